@@ -1,0 +1,57 @@
+# make atlas and make test do everything on a fresh machine: they make the environment (.venv) first.
+PYTHON ?= python3
+BIN := .venv/bin
+
+.PHONY: help setup test atlas lab results lint clean
+.DELETE_ON_ERROR:
+
+help:
+	@echo "make atlas    the concept-by-layer atlas of the tiny model, in atlas/index.html"
+	@echo "make test     the tests and the notebooks"
+	@echo "make lab      JupyterLab on notebooks/"
+	@echo "make setup    the environment alone, in .venv"
+	@echo "make results  rebuild what depends on the tiny model's weights"
+	@echo "make lint     ruff and mypy"
+	@echo "make clean    remove caches and build folders (not .venv, atlas/ or runs/)"
+
+setup: .venv/.ready
+
+# The stamp goes first and comes back last, so an installation that failed halfway is never taken for a finished one.
+.venv/.ready: pyproject.toml constraints.txt audioscope/mend.py
+	@rm -f $@
+	@if ! $(BIN)/python -m pip --version >/dev/null 2>&1; then \
+		command -v $(PYTHON) >/dev/null || { echo "$(PYTHON) not found: install Python 3.11 or later, or run make PYTHON=/path/to/python3.11" >&2; exit 1; }; \
+		$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "audioscope needs Python 3.11 or later, but $(PYTHON) is $$($(PYTHON) -V 2>&1): run make PYTHON=python3.11 (or later)" >&2; exit 1; }; \
+		echo "Making .venv with $$($(PYTHON) -V)"; \
+		$(PYTHON) -m venv .venv; \
+	fi
+	@$(BIN)/python -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "audioscope needs Python 3.11 or later, but .venv has $$($(BIN)/python -V 2>&1): remove .venv and run make again" >&2; exit 1; }
+	$(BIN)/python -m pip install -c constraints.txt -e '.[test]'
+	$(BIN)/python -m audioscope.mend
+	@touch $@
+
+test: setup
+	$(BIN)/python -m pytest tests
+	$(BIN)/python -m pytest --nbmake --nbmake-timeout=600 notebooks
+
+atlas: setup
+	$(BIN)/audioscope atlas --out atlas
+
+lab: setup
+	$(BIN)/jupyter lab notebooks
+
+# Written beside and moved into place, so that an evaluation that fails leaves the old numbers.
+results: setup
+	$(BIN)/audioscope tiny evaluate --json > data/tiny/evaluation.json.part
+	mv data/tiny/evaluation.json.part data/tiny/evaluation.json
+	$(BIN)/python tools/make_results.py
+
+lint: setup
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+clean:
+	rm -rf dist build .pytest_cache .mypy_cache .ruff_cache *.egg-info data/tiny/evaluation.json.part
+	find audioscope tests notebooks benchmarks -name __pycache__ -prune -exec rm -rf {} +
+	find notebooks -name .ipynb_checkpoints -prune -exec rm -rf {} +

@@ -1,0 +1,55 @@
+"""audioscope: see, hear and steer what the attention layers of text-to-music diffusion models do.
+
+    import audioscope
+    model = audioscope.load("tiny")
+    model.generate("a slow sad song with violin", seed=0)
+    audioscope.localize(model, pairs=4)
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from importlib.metadata import PackageNotFoundError, version
+from typing import TYPE_CHECKING, Any
+
+try:
+    __version__ = version("audioscope")
+except PackageNotFoundError:  # a checkout on the path that was never installed
+    __version__ = "0+unknown"
+
+# The public names and where they live; a module is imported when its name is first used, so that this import is light.
+_HOMES = {
+    "load": "model", "Model": "model", "Reading": "model",
+    "Site": "sites", "Sites": "sites", "Adapter": "adapters",
+    "PatchText": "edits", "PatchOutput": "edits", "Ablate": "edits",
+    "Clip": "audio", "in_a_row": "audio",
+    "Concept": "concepts", "Pair": "concepts", "concepts_from": "concepts", "shipped_concepts": "concepts",
+    "localize": "atlas", "Atlas": "atlas",
+    "listener_scorer": "scorers",
+}  # fmt: skip
+__all__ = ["__version__", *_HOMES]
+
+if TYPE_CHECKING:
+    from audioscope.adapters import Adapter
+    from audioscope.atlas import Atlas, localize
+    from audioscope.audio import Clip, in_a_row
+    from audioscope.concepts import Concept, Pair, concepts_from, shipped_concepts
+    from audioscope.edits import Ablate, PatchOutput, PatchText
+    from audioscope.model import Model, Reading, load
+    from audioscope.scorers import listener_scorer
+    from audioscope.sites import Site, Sites
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module 'audioscope' has no attribute {name!r}")
+    try:
+        return getattr(import_module(f"audioscope.{_HOMES[name]}"), name)
+    except OSError as error:
+        if "torchaudio" in str(error) or "libc10_cuda" in str(error):
+            raise ImportError("torchaudio's CUDA files cannot load beside a CPU-only torch: run `python -m audioscope.mend` once.") from error
+        raise
+
+
+def __dir__() -> list[str]:
+    return __all__

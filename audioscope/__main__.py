@@ -1,0 +1,3 @@
+from audioscope.cli import main
+
+raise SystemExit(main())

@@ -1,0 +1,145 @@
+"""The command line: audioscope sites | atlas | generate | tiny. Bad input ends with status 2 and one line."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+import warnings
+from collections.abc import Sequence
+from pathlib import Path
+
+QUICK = "female,fast,happy,metal,violin,drums"
+
+
+def parser() -> argparse.ArgumentParser:
+    """The argument parser, with one subcommand per verb."""
+    top = argparse.ArgumentParser(prog="audioscope", description="See and hear what the attention layers of music models do.")
+    verbs = top.add_subparsers(dest="verb", required=True, metavar="COMMAND")
+
+    sites = verbs.add_parser("sites", help="list the attention sites of a model")
+    sites.add_argument("--model", default="tiny", help="'tiny', a diffusers folder, or a hub name")
+    sites.add_argument("--json", action="store_true", help="print JSON")
+    sites.set_defaults(do=_sites)
+
+    atlas = verbs.add_parser("atlas", help="build the concept-by-layer atlas and its page")
+    atlas.add_argument("--model", default="tiny", help="'tiny', a diffusers folder, or a hub name")
+    atlas.add_argument("--quick", action="store_true", help=f"6 concepts ({QUICK}), 4 pairs")
+    atlas.add_argument("--concepts", help="comma-separated names, or a CSV of your own pairs")
+    atlas.add_argument("--pairs", type=int, help="pairs per concept (default 8)")
+    atlas.add_argument("--seeds", type=int, default=1, help="seeds per pair (default 1)")
+    atlas.add_argument("--patch", choices=("text", "output"), default="text")
+    atlas.add_argument("--sites", choices=("cross", "self"), default="cross")
+    atlas.add_argument("--out", type=Path, default=Path("atlas"), help="folder, resumed if it holds the same sweep")
+    atlas.set_defaults(do=_atlas)
+
+    generate = verbs.add_parser("generate", help="make a clip from text")
+    generate.add_argument("prompt")
+    generate.add_argument("--model", default="tiny")
+    generate.add_argument("--seed", type=int, default=0)
+    generate.add_argument("--steps", type=int)
+    generate.add_argument("--guidance", type=float)
+    generate.add_argument("--seconds", type=float)
+    generate.add_argument("--out", type=Path, required=True, help="a .flac, .wav, .ogg or .mp3 file")
+    generate.set_defaults(do=_generate)
+
+    tiny = verbs.add_parser("tiny", help="train and evaluate the embedded model").add_subparsers(dest="what", required=True, metavar="WHAT")
+    train = tiny.add_parser("train", help="train the embedded model (CPU or CUDA)")
+    train.add_argument("--hours", type=float, required=True, help="total training time, earlier hours counted when resuming")
+    train.add_argument("--resume", action="store_true", help="go on from the state in --work")
+    train.add_argument("--out", type=Path, default=Path("runs/tiny/pipeline"), help="where the finished pipeline goes")
+    train.add_argument("--work", type=Path, default=Path("runs/tiny"), help="where latents, states and the log go")
+    train.set_defaults(do=_train)
+    listeners = tiny.add_parser("listeners", help="train the listener and the judge")
+    listeners.add_argument("--out", type=Path, default=Path("runs/tiny"))
+    listeners.add_argument("--work", type=Path, default=Path("runs/tiny"))
+    listeners.set_defaults(do=_listeners)
+    evaluate = tiny.add_parser("evaluate", help="accuracy of listener and judge, on real and on generated clips")
+    evaluate.add_argument("--json", action="store_true", help="print JSON")
+    evaluate.add_argument("--clips", type=int, default=400, help="clips of each kind (default 400)")
+    evaluate.set_defaults(do=_evaluate)
+    return top
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run a command; returns the exit status: 0 when done, 2 for bad input, 130 when interrupted."""
+    options = parser().parse_args(arguments)
+    warnings.showwarning = lambda message, category, *rest: (
+        print(f"audioscope: {message}", file=sys.stderr) if category is UserWarning else None
+    )
+    try:
+        options.do(options)
+    except (ValueError, KeyError, OSError, FloatingPointError) as error:
+        text = error.args[0] if isinstance(error, KeyError) and error.args else str(error)
+        print(f"audioscope: {' '.join(str(text).split())}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("audioscope: interrupted; what is done is kept, the same command goes on from there", file=sys.stderr)
+        return 130
+    return 0
+
+
+def _sites(options: argparse.Namespace) -> None:
+    from audioscope.model import load
+
+    frame = load(options.model).sites.frame()
+    print(json.dumps(frame.to_dict("records"), indent=1) if options.json else frame.to_string(index=False))
+
+
+def _atlas(options: argparse.Namespace) -> None:
+    from audioscope.atlas import localize
+    from audioscope.concepts import choose
+    from audioscope.model import load
+    from audioscope.report import write_page
+
+    names = options.concepts or (QUICK if options.quick else None)
+    concepts = names if names is None or names.endswith(".csv") else [name.strip() for name in names.split(",")]
+    choose(concepts)  # a wrong name should not wait for the model
+    patch = "output" if options.sites == "self" else options.patch
+    atlas = localize(
+        load(options.model), concepts, pairs=options.pairs if options.pairs is not None else 4 if options.quick else 8,
+        seeds=options.seeds, patch=patch, sites=options.sites, out=options.out,
+    )  # fmt: skip
+    page = write_page(atlas, options.out)
+    print(atlas)
+    print(f"\nThe atlas: {page.resolve()}\nIts table: {(options.out / 'atlas.parquet').resolve()}")
+
+
+def _generate(options: argparse.Namespace) -> None:
+    from audioscope.audio import check_suffix
+    from audioscope.model import load
+
+    check_suffix(options.out)
+    clip = load(options.model).generate(
+        options.prompt, options.seed, steps=options.steps, guidance=options.guidance, seconds=options.seconds
+    )  # fmt: skip
+    print(f"{clip.save(options.out)}: {clip}")
+
+
+def _train(options: argparse.Namespace) -> None:
+    from audioscope.tiny.train import train
+
+    if options.hours <= 0:
+        raise ValueError(f"--hours is {options.hours:g}, expected more than 0.")
+    print(train(options.hours, options.out, options.work, resume=options.resume))
+
+
+def _listeners(options: argparse.Namespace) -> None:
+    from audioscope.tiny import listener
+    from audioscope.tiny.train import Recipe, dataset
+
+    codec, _ = dataset(Recipe(), options.work)
+    for name in listener.POOLS:
+        listener.train(name, options.out / name, options.work, codec)
+        print(options.out / name)
+
+
+def _evaluate(options: argparse.Namespace) -> None:
+    from audioscope.tiny.evaluate import as_table, evaluate
+
+    result = evaluate(clips=options.clips)
+    print(json.dumps(result, indent=1) if options.json else as_table(result))
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

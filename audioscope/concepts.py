@@ -1,0 +1,153 @@
+"""Concepts and their counterfactual pairs: two prompts that differ in one musical idea.
+
+The shipped concepts are made from `data/concepts.yaml`; a user's own come from a CSV file or a DataFrame.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from difflib import get_close_matches
+from functools import lru_cache
+from pathlib import Path
+from zlib import crc32
+
+import numpy as np
+import pandas as pd
+import yaml
+
+from audioscope.paths import data_folder
+
+SPLITS = ("localise", "build", "select", "test")
+
+
+@dataclass(frozen=True)
+class Pair:
+    """A clean prompt, which has the concept, and the corrupted one, where its counterfactual stands instead."""
+
+    number: int
+    split: str
+    clean: str
+    corrupted: str
+
+
+@dataclass(frozen=True)
+class Concept:
+    """A concept: its name, its group, the groups that its pairs change, and the pairs."""
+
+    name: str
+    pairs: tuple[Pair, ...]
+    group: str = ""
+    counterfactual: str = ""
+    changes: frozenset[str] = frozenset()
+
+    def split(self, name: str) -> tuple[Pair, ...]:
+        """The pairs of "localise", "build", "select" or "test": disjoint, for finding, making, tuning and reporting."""
+        if name not in SPLITS:
+            raise ValueError(f"split is {name!r}, expected one of {', '.join(SPLITS)}.")
+        return tuple(pair for pair in self.pairs if pair.split == name)
+
+    def __repr__(self) -> str:
+        versus = f" against {self.counterfactual}" if self.counterfactual else ""
+        return f"Concept({self.name!r}{versus}, {len(self.pairs)} pairs)"
+
+
+@lru_cache(maxsize=1)
+def shipped_concepts() -> dict[str, Concept]:
+    """The paper's 21 concepts, each with pairs in four splits; no prompt occurs in two splits, of any concept."""
+    plan = yaml.safe_load((data_folder() / "concepts.yaml").read_text())
+    group_of = {name: group for group, classes in plan["groups"].items() for name in classes}
+    owner: dict[str, str] = {}  # prompt -> split
+    concepts = {}
+    for name, other in plan["counterfactuals"].items():
+        changes = frozenset({group_of[name], group_of[other]})
+        sentences = _sentences(name, other, plan, changes)
+        pairs: dict[tuple[str, str], Pair] = {}
+        for split, count in plan["splits"].items():
+            last = len(pairs) + count
+            while len(pairs) < last:
+                clean, corrupted = next(sentences)
+                if (clean, corrupted) in pairs or any(owner.get(text, split) != split for text in (clean, corrupted)):
+                    continue
+                owner[clean] = owner[corrupted] = split
+                pairs[clean, corrupted] = Pair(len(pairs), split, clean, corrupted)
+        concepts[name] = Concept(name, tuple(pairs.values()), group_of[name], other, changes)
+    return concepts
+
+
+def _sentences(name: str, other: str, plan: dict, changes: frozenset[str]) -> Iterator[tuple[str, str]]:
+    """Endless random contexts with the concept and its counterfactual in the same place."""
+    rng = np.random.default_rng(crc32(name.encode()))
+    groups = plan["groups"]
+    words = {cls: phrases for classes in groups.values() for cls, phrases in classes.items()}
+    context = [group for group in groups if group not in changes]
+    while True:
+        chosen = [str(rng.choice(list(groups[group]))) for group in context if rng.random() < 0.5]
+        place = int(rng.integers(len(chosen) + 1))
+        sentence = str(rng.choice(plan["sentences"]))
+        variant = int(rng.integers(12))
+        texts = []
+        for concept in (name, other):
+            said = [*chosen[:place], concept, *chosen[place:]]
+            adjectives = [w["adjectives"][variant % len(w["adjectives"])] for c in said if "adjectives" in (w := words[c])]
+            items = [w["items"][variant % len(w["items"])] for c in said if "items" in (w := words[c])]
+            texts.append(_say(sentence, adjectives, items))
+        yield texts[0], texts[1]
+
+
+def _say(sentence: str, adjectives: list[str], items: list[str]) -> str:
+    """Fill a sentence; without items its tail ("with ...") goes too."""
+    listed = ", ".join(items[:-1]) + (" and " if len(items) > 1 else "") + (items[-1] if items else "")
+    if not items:
+        sentence = sentence.split(" with ")[0].split(" featuring ")[0]
+    text = " ".join(sentence.format(what=" ".join(adjectives), items=listed).split())
+    return "an " + text[2:] if text.startswith("a ") and text[2] in "aeiou" else text
+
+
+def concepts_from(source: str | Path | pd.DataFrame) -> dict[str, Concept]:
+    """A user's concepts from a CSV file or DataFrame with columns concept, clean, corrupted, and optionally group, split.
+
+    Pairs without a split are for localising. Raises ValueError that names the missing column, or the row whose prompt
+    is empty or whose two prompts are equal.
+    """
+    table = source if isinstance(source, pd.DataFrame) else pd.read_csv(source)
+    missing = {"concept", "clean", "corrupted"} - set(table.columns)
+    if missing:
+        raise ValueError(f"The pairs lack the columns {sorted(missing)}: expected concept, clean, corrupted, and optionally group, split.")
+    concepts = {}
+    for name, rows in table.groupby("concept", sort=False):
+        pairs = []
+        for number, row in enumerate(rows.to_dict("records")):
+            clean, corrupted, split = row["clean"], row["corrupted"], row.get("split", "localise")
+            if not all(isinstance(t, str) and t.strip() for t in (clean, corrupted)) or clean == corrupted:
+                raise ValueError(f"Pair {number} of {name!r} is {clean!r} / {corrupted!r}: expected two different, non-empty prompts.")
+            if split not in SPLITS:
+                raise ValueError(f"Pair {number} of {name!r} has split {split!r}, expected one of {', '.join(SPLITS)}.")
+            pairs.append(Pair(number, split, clean, corrupted))
+        group = str(rows["group"].iloc[0]) if "group" in rows else ""
+        concepts[str(name)] = Concept(str(name), tuple(pairs), group, changes=frozenset({group} - {""}))
+    return concepts
+
+
+def choose(which: Iterable[str | Concept] | str | Path | pd.DataFrame | None) -> list[Concept]:
+    """Concepts from names of shipped ones, Concept values, a CSV path or a DataFrame; None is all 21.
+
+    Raises KeyError for an unknown name, with the nearest ones.
+    """
+    shipped = shipped_concepts()
+    if which is None:
+        return list(shipped.values())
+    if isinstance(which, pd.DataFrame | Path) or (isinstance(which, str) and which.endswith(".csv")):
+        return list(concepts_from(which).values())
+    chosen = []
+    for item in [which] if isinstance(which, str) else which:
+        if isinstance(item, Concept):
+            chosen.append(item)
+        elif item in shipped:
+            chosen.append(shipped[item])
+        else:
+            near = get_close_matches(str(item), shipped, n=3, cutoff=0.4)
+            raise KeyError(f"Unknown concept {item!r}. Nearest: {', '.join(near) or 'none'}. There are: {', '.join(shipped)}.")
+    if not chosen:
+        raise ValueError("No concepts given: name at least one, or pass None for all.")
+    return chosen

@@ -1,0 +1,212 @@
+"""A text-to-music pipeline with its sites: generate, edit and read."""
+
+from __future__ import annotations
+
+import hashlib
+import warnings
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, overload
+
+import torch
+from diffusers import DiffusionPipeline
+from safetensors import SafetensorError
+from torch import Tensor
+from tqdm.auto import tqdm
+
+from audioscope import tracing
+from audioscope.adapters import Adapter, adapter_for
+from audioscope.audio import Clip
+from audioscope.edits import Edit, Which
+from audioscope.paths import data_folder
+from audioscope.sites import Sites, find_sites
+
+BATCH = 32  # prompts a batch, where a call gets many
+
+
+@dataclass(frozen=True)
+class Reading:
+    """Activations of one generation: `values[path]` is float32 [steps, width] (pooled) or [steps, tokens, width].
+
+    `sigmas` [steps] are the noise levels at which they were read.
+    """
+
+    prompt: str
+    seed: int
+    sigmas: Tensor
+    values: dict[str, Tensor]
+
+
+class Model:
+    """A diffusers text-to-audio pipeline, its adapter and its attention sites."""
+
+    def __init__(self, pipe: DiffusionPipeline, name: str, adapter: Adapter | None = None):
+        self.pipe, self.name = pipe, name
+        self.adapter = adapter or adapter_for(pipe)
+        self.denoiser = getattr(pipe, self.adapter.denoiser)
+        self.sites: Sites = find_sites(self.denoiser, self.adapter.denoiser)
+        pipe.set_progress_bar_config(disable=True)
+
+    def __repr__(self) -> str:
+        kinds = [s.kind for s in self.sites]
+        return (
+            f"Model({self.name!r}: {type(self.pipe).__name__}, {kinds.count('cross')} cross and {kinds.count('self')} self-attention "
+            f"sites, {self.adapter.sampling_rate(self.pipe)} Hz, {self.adapter.steps} steps, guidance {self.adapter.guidance:g})"
+        )
+
+    @property
+    def fingerprint(self) -> str:
+        """A short hash of samples of the denoiser's weights: tells two models of one shape apart."""
+        digest = hashlib.sha256()
+        for name, weight in self.denoiser.named_parameters():
+            digest.update(name.encode())
+            digest.update(weight.detach().flatten()[:: max(1, weight.numel() // 64)].float().cpu().numpy().tobytes())
+        return digest.hexdigest()[:16]
+
+    def settings(self, steps: int | None, guidance: float | None, seconds: float | None) -> dict[str, Any]:
+        """The keywords of a run with this model's defaults filled in. Raises ValueError for a value out of range."""
+        steps = self.adapter.steps if steps is None else steps
+        guidance = self.adapter.guidance if guidance is None else float(guidance)
+        seconds = self.adapter.default_seconds if seconds is None else float(seconds)
+        longest = self.adapter.max_duration(self.pipe)
+        if steps < 1:
+            raise ValueError(f"steps is {steps}, expected at least 1.")
+        if not 0 <= guidance < 100:
+            raise ValueError(f"guidance is {guidance:g}, expected 0 to 100 (up to 1 is no guidance).")
+        if not 0.1 <= seconds <= (longest or float("inf")):
+            raise ValueError(f"seconds is {seconds:g}, expected 0.1 to {longest or 'any length':g} for {self.name}.")
+        return {"steps": steps, "guidance": guidance, "seconds": seconds}
+
+    def check_prompt(self, prompt: str) -> None:
+        """Raise ValueError for an empty prompt, warn about words that the tokenizer does not know."""
+        if not isinstance(prompt, str) or not prompt.strip():
+            raise ValueError(f"prompt is {prompt!r}, expected a text such as 'a slow sad song with violin'.")
+        tokenizer = self.pipe.tokenizer
+        if getattr(tokenizer, "unk_token_id", None) is None:
+            return
+        unknown = [w for w in dict.fromkeys(prompt.replace(",", " ").split()) if tokenizer.unk_token_id in tokenizer(w).input_ids]
+        if unknown:
+            warnings.warn(f"{self.name} never saw these words and ignores them: {', '.join(unknown)}.", stacklevel=3)
+
+    def run(self, rows: Sequence[tracing.Row], **keywords: Any) -> tracing.Run:
+        """One batch of rows through the pipeline; keywords are those of `audioscope.tracing.run`."""
+        return tracing.run(self.pipe, self.adapter, self.sites, rows, **keywords)
+
+    @overload
+    def generate(self, prompt: str, seed: int = 0, **keywords: Any) -> Clip: ...
+    @overload
+    def generate(self, prompt: Sequence[str], seed: int | Sequence[int] = 0, **keywords: Any) -> list[Clip]: ...
+
+    def generate(
+        self,
+        prompt: str | Sequence[str],
+        seed: int | Sequence[int] = 0,
+        *,
+        steps: int | None = None,
+        guidance: float | None = None,
+        seconds: float | None = None,
+        edits: Edit | Sequence[Edit] = (),
+        progress: bool | None = None,
+    ) -> Clip | list[Clip]:
+        """Make music from text, with edits at sites if wanted; the same prompt and seed give the same clip.
+
+        prompt, seed: one, or a list (a list of clips comes back); one seed serves all prompts.
+        steps, guidance, seconds: the model's defaults if None. edits: act on every prompt.
+        Raises ValueError for input out of range and FloatingPointError if the model gives NaN.
+        """
+        prompts = [prompt] if isinstance(prompt, str) else list(prompt)
+        seeds = [seed] * len(prompts) if isinstance(seed, int) else list(seed)
+        if len(seeds) != len(prompts):
+            raise ValueError(f"{len(prompts)} prompts but {len(seeds)} seeds: give one seed, or one for each prompt.")
+        for text in prompts:
+            self.check_prompt(text)
+        settings = self.settings(steps, guidance, seconds)
+        chosen = (edits,) if isinstance(edits, Edit) else tuple(edits)
+        rows = [tracing.Row(text, number, chosen) for text, number in zip(prompts, seeds, strict=True)]
+        clips = []
+        show = len(rows) > BATCH if progress is None else progress
+        with tqdm(total=len(rows), desc="generating", unit="clip", disable=not show) as bar:
+            for start in range(0, len(rows), BATCH):
+                part = rows[start : start + BATCH]
+                audio = self.run(part, **settings).audio
+                assert audio is not None
+                clips += [self.clip(samples, row) for samples, row in zip(audio, part, strict=True)]
+                bar.update(len(part))
+        return clips[0] if isinstance(prompt, str) else clips
+
+    def clip(self, samples: Tensor, row: tracing.Row) -> Clip:
+        """A row's audio [channels, samples] as a Clip. Raises FloatingPointError for NaN."""
+        if not torch.isfinite(samples).all():
+            raise FloatingPointError(f"{self.name} gave NaN for {row.prompt!r} (seed {row.seed}): try float32, or weaker edits.")
+        return Clip(samples.numpy(), self.adapter.sampling_rate(self.pipe), row.prompt, row.seed, self.name)
+
+    def activations(
+        self,
+        prompts: Sequence[str],
+        sites: Which = "cross",
+        *,
+        seeds: Sequence[int] = (0,),
+        at_steps: Sequence[int] | None = None,
+        pool: bool = True,
+        branch: str = "cond",
+        steps: int | None = None,
+        guidance: float | None = None,
+        seconds: float | None = None,
+        edits: Edit | Sequence[Edit] = (),
+        batch: int = BATCH,
+    ) -> Iterator[Reading]:
+        """Read what `sites` put out while each prompt and seed is generated, one Reading at a time.
+
+        at_steps: the denoising steps to read (None: all). pool: average over time tokens (memory and duration tokens
+        left out) instead of keeping them. Readings are yielded as batches finish, so memory does not grow with the
+        number of prompts.
+        """
+        settings = self.settings(steps, guidance, seconds)
+        for text in prompts:
+            self.check_prompt(text)
+        read = tracing.Read(self.sites.select(sites), None if at_steps is None else tuple(at_steps), pool, branch)
+        outside = [s for s in read.steps or () if not 0 <= s < settings["steps"]]
+        if outside:
+            raise ValueError(f"at_steps holds {outside}, expected steps from 0 to {settings['steps'] - 1}.")
+        chosen = (edits,) if isinstance(edits, Edit) else tuple(edits)
+        rows = [tracing.Row(text, seed, chosen) for text in prompts for seed in seeds]
+        for start in range(0, len(rows), batch):
+            part = rows[start : start + batch]
+            run = self.run(part, read=read, decode=False, **settings)
+            sigmas = run.sigmas if read.steps is None else run.sigmas[list(read.steps)]
+            for i, row in enumerate(part):
+                yield Reading(row.prompt, row.seed, sigmas, {path: values[i].clone() for path, values in run.reads.items()})
+
+
+def load(
+    name: str | Path = "tiny", *, device: str | None = None, dtype: torch.dtype | None = None, adapter: Adapter | None = None, **keywords: Any
+) -> Model:
+    """Load a model: "tiny" (it ships with audioscope), a local diffusers folder, or a name on the Hugging Face hub.
+
+    device: "cuda" if there is one, else "cpu". dtype: float32 if None. keywords go to `DiffusionPipeline.from_pretrained`.
+    Raises FileNotFoundError for a folder that is no pipeline, ConnectionError for a hub name that cannot be fetched,
+    ValueError for damaged weights or a pipeline without an adapter.
+    """
+    device = device or ("cuda" if torch.cuda.is_available() else "cpu")
+    source = data_folder() / "tiny" if str(name) == "tiny" else Path(name)
+    local = source.is_dir()
+    if local and not (source / "model_index.json").exists():
+        raise FileNotFoundError(f"{source} is a folder but no diffusers pipeline: it has no model_index.json.")
+    if not local and (source.is_absolute() or str(name).startswith(".") or str(name).count("/") != 1):
+        raise FileNotFoundError(f"No folder {str(name)!r}: expected 'tiny', a folder with a diffusers pipeline, or a hub name 'owner/model'.")
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            pipe = DiffusionPipeline.from_pretrained(str(source), torch_dtype=dtype or torch.float32, local_files_only=local, **keywords)
+    except (SafetensorError, EOFError, RuntimeError) as error:
+        raise ValueError(f"The weights of {name} are damaged or do not fit their configuration ({_first_line(error)}): fetch them again.") from error
+    except OSError as error:
+        if local:
+            raise ValueError(f"{source} is incomplete ({_first_line(error)}): fetch it again.") from error
+        raise ConnectionError(f"Could not fetch {str(name)!r} from the hub ({_first_line(error)}): is the name right, and is there a network?") from error
+    return Model(pipe.to(device), str(name), adapter)
+
+
+def _first_line(error: BaseException) -> str:
+    return (str(error).strip().splitlines() or [type(error).__name__])[0][:200]

@@ -1,0 +1,111 @@
+"""Sites: the attention modules of a denoiser, found in its module tree."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from dataclasses import asdict, dataclass
+from difflib import get_close_matches
+
+import pandas as pd
+from torch import nn
+
+# diffusers names its attention modules by these; the class decides where a name alone does not.
+CROSS_NAMES = ("cross_attn", "attn2")
+SELF_NAMES = ("self_attn", "attn1")
+
+
+@dataclass(frozen=True)
+class Site:
+    """One attention module: its path in the pipeline, kind ("cross" or "self"), layer (from 0) and output width."""
+
+    path: str
+    kind: str
+    layer: int
+    width: int
+
+    def __str__(self) -> str:
+        return self.path
+
+
+@dataclass(frozen=True)
+class Sites:
+    """The sites of a model in the order in which they run; prints as a table, filters by kind and layer."""
+
+    all: tuple[Site, ...]
+
+    def __iter__(self) -> Iterator[Site]:
+        return iter(self.all)
+
+    def __len__(self) -> int:
+        return len(self.all)
+
+    def __getitem__(self, path: str) -> Site:
+        """The site of that module path. Raises KeyError with the nearest paths."""
+        for site in self.all:
+            if site.path == path:
+                return site
+        near = get_close_matches(str(path), [s.path for s in self.all], n=3, cutoff=0.3)
+        raise KeyError(f"No site {path!r} in this model. Nearest: {', '.join(near) or 'none'}. `model.sites` lists all.")
+
+    def select(self, which: str | Site | Iterable[str | Site] | None) -> tuple[Site, ...]:
+        """Sites by kind ("cross", "self", "all"), by path, or by a list of either; always in running order.
+
+        Raises KeyError for an unknown path, ValueError when nothing is selected.
+        """
+        if which is None or which == "all":
+            chosen = set(self.all)
+        elif isinstance(which, str) and which in ("cross", "self"):
+            chosen = {s for s in self.all if s.kind == which}
+        elif isinstance(which, (str, Site)):
+            chosen = {self[str(which)]}
+        else:
+            chosen = {s for item in which for s in self.select(item)}
+        if not chosen:
+            raise ValueError(f"No sites selected by {which!r}: give 'cross', 'self', 'all', or module paths of `model.sites`.")
+        return tuple(s for s in self.all if s in chosen)
+
+    @property
+    def cross(self) -> tuple[Site, ...]:
+        return self.select("cross")
+
+    def frame(self) -> pd.DataFrame:
+        """A DataFrame with columns path, kind, layer, width."""
+        return pd.DataFrame([asdict(s) for s in self.all], columns=["path", "kind", "layer", "width"])
+
+    def __repr__(self) -> str:
+        return self.frame().to_string(index=False)
+
+    def _repr_html_(self) -> str:
+        return self.frame().to_html(index=False)
+
+
+def find_sites(denoiser: nn.Module, prefix: str) -> Sites:
+    """Every attention module below `denoiser`, with paths that begin with `prefix` (the denoiser's name in the pipeline).
+
+    Raises ValueError when there is none, so that a model without attention is refused and not analysed as empty.
+    """
+    found: list[Site] = []
+    counts = {"cross": 0, "self": 0}
+    for name, module in denoiser.named_modules():
+        kind = _kind(name, module)
+        if kind:
+            found.append(Site(f"{prefix}.{name}", kind, counts[kind], _width(module)))
+            counts[kind] += 1
+    if not found:
+        raise ValueError(f"{type(denoiser).__name__} has no attention module that audioscope knows ({CROSS_NAMES + SELF_NAMES}).")
+    return Sites(tuple(found))
+
+
+def _kind(name: str, module: nn.Module) -> str | None:
+    last = name.rsplit(".", 1)[-1]
+    if last not in CROSS_NAMES + SELF_NAMES or not hasattr(module, "to_out"):
+        return None
+    if hasattr(module, "is_cross_attention"):  # diffusers' Attention: a block may use attn2 for a second self-attention
+        return "cross" if module.is_cross_attention else "self"
+    return "cross" if last in CROSS_NAMES else "self"
+
+
+def _width(module: nn.Module) -> int:
+    out = module.to_out
+    linear = out[0] if isinstance(out, nn.ModuleList) else out
+    return int(linear.out_features)

@@ -1,0 +1,85 @@
+"""A resumable table: independent units of work, each written when done, in a folder that knows its settings."""
+
+from __future__ import annotations
+
+import errno
+import hashlib
+import json
+import os
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+from tqdm.auto import tqdm
+
+
+def key(unit: Any) -> str:
+    """A short name of a unit that depends on its content only."""
+    return hashlib.sha256(json.dumps(unit, sort_keys=True).encode()).hexdigest()[:16]
+
+
+def claim(folder: Path, settings: dict[str, Any]) -> None:
+    """Make a folder this sweep's, or check that it is. Raises ValueError when it holds another model's or settings' results."""
+    file = folder / "settings.json"
+    wanted = json.loads(json.dumps(settings))
+    if file.exists():
+        found = json.loads(file.read_text())
+        differ = sorted(k for k in wanted.keys() | found.keys() if wanted.get(k) != found.get(k))
+        if differ:
+            name = differ[0]
+            raise ValueError(
+                f"{folder} holds a sweep with other settings ({', '.join(differ)}; {name}: {_short(found.get(name))} there, "
+                f"{_short(wanted.get(name))} now): choose another folder, or delete it."
+            )
+        return
+    folder.mkdir(parents=True, exist_ok=True)
+    write_whole(file, lambda path: path.write_text(json.dumps(wanted, indent=1) + "\n"))
+
+
+def _short(value: Any) -> str:
+    text = repr(value)
+    return text if len(text) < 60 else text[:57] + "..."
+
+
+def write_whole(file: Path, write: Callable[[Path], Any]) -> None:
+    """Write a file under another name and rename it, so that it is there whole or not at all.
+
+    Raises OSError with advice when the disk is full.
+    """
+    part = file.with_name(f"{file.name}.{os.getpid()}.part")
+    try:
+        write(part)
+        part.replace(file)
+    except OSError as error:
+        part.unlink(missing_ok=True)
+        if error.errno == errno.ENOSPC:
+            raise OSError(errno.ENOSPC, f"The disk of {file.parent} is full. What is done is kept: free some space and run again") from error
+        raise
+
+
+def run_units(
+    folder: Path,
+    settings: dict[str, Any],
+    units: Sequence[dict[str, Any]],
+    work: Callable[[dict[str, Any]], pd.DataFrame],
+    progress: bool = True,
+    desc: str = "sweep",
+) -> pd.DataFrame:
+    """Do every unit that the folder lacks and return all tables in the units' order.
+
+    A unit's table is one Parquet file, written by rename: a run that is killed anywhere loses at most the unit it was at,
+    and a rerun goes on from there. Results do not depend on where runs were cut, since `work` sees one unit at a time.
+    """
+    claim(folder, settings)
+    (folder / "units").mkdir(exist_ok=True)
+    files = {key(unit): folder / "units" / f"{key(unit)}.parquet" for unit in units}
+    if len(files) != len(units):
+        raise ValueError("Two units of the sweep are equal: every unit must be listed once.")
+    todo = [unit for unit in units if not files[key(unit)].exists()]
+    with tqdm(total=len(units), initial=len(units) - len(todo), desc=desc, unit="unit", disable=not progress) as bar:
+        for unit in todo:
+            table = work(unit)
+            write_whole(files[key(unit)], table.to_parquet)
+            bar.update()
+    return pd.concat([pd.read_parquet(file) for file in files.values()], ignore_index=True)

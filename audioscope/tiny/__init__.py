@@ -1,0 +1,1 @@
+"""The embedded model: its music, its captions, its codec, its training and its listeners."""

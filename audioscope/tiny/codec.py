@@ -1,0 +1,109 @@
+"""The tiny model's codec: log-mel patches, a principal component basis, and Griffin-Lim on the way back.
+
+It stands where a Stable Audio pipeline has its VAE. Nothing in it is trained by gradient: the basis is fitted once to
+rendered music, so every latent is a linear, readable picture of sound.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from diffusers.configuration_utils import ConfigMixin, register_to_config
+from diffusers.models.modeling_utils import ModelMixin
+from torch import Tensor, nn
+from torchaudio.functional import griffinlim, melscale_fbanks
+
+FLOOR = 1e-3  # magnitude added before the logarithm: about -60 dB under a typical partial
+
+
+@dataclass
+class Decoded:
+    """Waveforms [batch, 1, samples], float32; the field name is the one that diffusers pipelines read."""
+
+    sample: Tensor
+
+
+class MelCodec(ModelMixin, ConfigMixin):
+    """Audio to latents and back: log-mel frames, stacked in fours, projected on `latent_dim` principal components.
+
+    Components are divided by the square root of their standard deviation, between none and full whitening: large-scale
+    structure keeps more variance than detail, so a diffusion model settles it first.
+    """
+
+    @register_to_config
+    def __init__(
+        self,
+        latent_dim: int = 96,
+        sampling_rate: int = 16_000,
+        n_fft: int = 1024,
+        hop: int = 256,
+        n_mels: int = 96,
+        stack: int = 4,
+        griffinlim_iterations: int = 20,
+    ):
+        super().__init__()
+        values = n_mels * stack
+        self.register_buffer("mean", torch.zeros(values))
+        self.register_buffer("basis", torch.eye(values, latent_dim))
+        self.register_buffer("scale", torch.ones(latent_dim))
+        filters = melscale_fbanks(n_fft // 2 + 1, 40.0, sampling_rate / 2, n_mels, sampling_rate)
+        self.register_buffer("filters", filters, persistent=False)
+        self.register_buffer("window", torch.hann_window(n_fft), persistent=False)
+        self.anchor = nn.Parameter(torch.zeros(1), requires_grad=False)  # diffusers asks a model's parameters for its dtype
+
+    @property
+    def downsampling_ratio(self) -> int:
+        """Samples per latent frame."""
+        return self.config.hop * self.config.stack
+
+    def log_mel(self, wave: Tensor) -> Tensor:
+        """Natural log-mel magnitudes of waveforms [batch, samples]: [batch, n_mels, samples / hop]."""
+        frames = wave.shape[-1] // self.config.hop
+        spectrum = torch.stft(wave, self.config.n_fft, self.config.hop, window=self.window, return_complex=True).abs()
+        return torch.log(self.filters.T @ spectrum[..., :frames] + FLOOR)
+
+    def patches(self, wave: Tensor) -> Tensor:
+        """Stacked log-mel frames of waveforms [batch, samples]: [batch, tokens, n_mels * stack]."""
+        mel = self.log_mel(wave)
+        return mel.unflatten(-1, (-1, self.config.stack)).permute(0, 2, 1, 3).flatten(2)
+
+    def fit(self, patches: Tensor) -> float:
+        """Set the basis from patches [n, n_mels * stack]; returns the part of the variance that it keeps."""
+        self.mean.copy_(patches.mean(0))
+        values, vectors = torch.linalg.eigh(torch.cov((patches - self.mean).T.double()))
+        keep = self.config.latent_dim
+        values, vectors = values.flip(0), vectors.flip(1)
+        deviation = values[:keep].clamp_min(1e-8).sqrt()
+        self.basis.copy_(vectors[:, :keep])
+        self.scale.copy_(deviation.sqrt() * deviation.mean().sqrt())
+        return float(values[:keep].sum() / values.sum())
+
+    def encode(self, wave: Tensor) -> Tensor:
+        """Waveforms [batch, 1, samples] to latents [batch, latent_dim, samples / 1024]."""
+        return ((self.patches(wave[:, 0]) - self.mean) @ self.basis / self.scale).transpose(1, 2)
+
+    def decode_mel(self, latents: Tensor) -> Tensor:
+        """Latents [batch, latent_dim, tokens] to log-mel magnitudes [batch, n_mels, tokens * stack]."""
+        patches = (latents.transpose(1, 2) * self.scale) @ self.basis.T + self.mean
+        return patches.unflatten(-1, (self.config.n_mels, self.config.stack)).permute(0, 2, 1, 3).flatten(2)
+
+    def decode(self, latents: Tensor, return_dict: bool = True) -> Decoded | tuple[Tensor]:
+        """Latents to waveforms [batch, 1, samples]: a pure function of each row, with zero initial phase."""
+        mel = (self.decode_mel(latents.float()).clamp(max=8).exp() - FLOOR).clamp_min(0)
+        spectrum = self._inverse_mel(mel)
+        wave = griffinlim(
+            torch.nn.functional.pad(spectrum, (0, 1)),  # the frame centred on the last sample
+            self.window, self.config.n_fft, self.config.hop, self.config.n_fft, power=1.0,
+            n_iter=self.config.griffinlim_iterations, momentum=0.99, length=None, rand_init=False,
+        )  # fmt: skip
+        wave = wave.unsqueeze(1)
+        return Decoded(wave) if return_dict else (wave,)
+
+    def _inverse_mel(self, mel: Tensor, iterations: int = 12) -> Tensor:
+        """Non-negative magnitudes whose mel bands are `mel`, by multiplicative (Kullback-Leibler) updates."""
+        reach = self.filters.sum(1, keepdim=True).clamp_min(1e-6)
+        spectrum = self.filters @ mel / reach
+        for _ in range(iterations):
+            spectrum = spectrum * (self.filters @ (mel / (self.filters.T @ spectrum + 1e-8))) / reach
+        return spectrum

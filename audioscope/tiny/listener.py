@@ -1,0 +1,180 @@
+"""Two classifiers of the tiny model's music: the listener scores and tunes, the judge only reports.
+
+They differ in architecture, clips and seed. Both hear codec round trips of rendered songs, so that they judge the music
+and not the codec, and both give each class of a group as calibrated log-odds.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from itertools import islice
+from pathlib import Path
+
+import numpy as np
+import torch
+from diffusers.configuration_utils import ConfigMixin, register_to_config
+from diffusers.models.modeling_utils import ModelMixin
+from torch import Tensor, nn
+from tqdm.auto import tqdm
+
+from audioscope.paths import data_folder
+from audioscope.tiny import pool
+from audioscope.tiny.codec import MelCodec
+from audioscope.tiny.music import GROUPS
+
+CLIP = 6.0  # log-odds are clipped here: beyond it a classifier's confidence means nothing
+POOLS = {"listener": 2, "judge": 3}  # pool seeds; the diffusion model trains on pool 1, evaluation renders pool 4
+
+
+def _block(inputs: int, outputs: int, stride: tuple[int, int]) -> nn.Sequential:
+    return nn.Sequential(
+        nn.Conv2d(inputs, outputs, 3, stride, 1, bias=False), nn.BatchNorm2d(outputs), nn.ReLU(),
+    )  # fmt: skip
+
+
+class _Convolutional(nn.Module):
+    """Plain convolutions over mel and time, mean and maximum over time."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.body = nn.Sequential(
+            _block(1, 20, (2, 2)), _block(20, 40, (2, 2)), _block(40, 80, (2, 1)), _block(80, 96, (2, 2)), _block(96, 128, (2, 1)),
+        )  # fmt: skip
+        self.width = 2 * 128 * 3
+
+    def forward(self, mel: Tensor) -> Tensor:
+        x = self.body(mel[:, None]).flatten(1, 2)
+        return torch.cat([x.mean(-1), x.amax(-1)], 1)
+
+
+class _Recurrent(nn.Module):
+    """Convolutions that shrink the mel axis, then a recurrent network over time."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.body = nn.Sequential(_block(1, 24, (2, 2)), _block(24, 48, (2, 2)), _block(48, 64, (2, 1)), _block(64, 64, (2, 1)))
+        self.project = nn.Linear(64 * 6, 128)
+        self.recurrent = nn.GRU(128, 96, batch_first=True, bidirectional=True)
+        self.width = 2 * 192
+
+    def forward(self, mel: Tensor) -> Tensor:
+        x = self.body(mel[:, None]).flatten(1, 2).transpose(1, 2)
+        x, _ = self.recurrent(torch.relu(self.project(x)))
+        return torch.cat([x.mean(1), x.amax(1)], 1)
+
+
+class Listener(ModelMixin, ConfigMixin):
+    """Classifies a clip in every group of labels; `kind` is "convolutional" (the listener) or "recurrent" (the judge)."""
+
+    @register_to_config
+    def __init__(self, kind: str = "convolutional"):
+        super().__init__()
+        self.codec = MelCodec()  # only its log-mel is used, which has no weights
+        self.body = {"convolutional": _Convolutional, "recurrent": _Recurrent}[kind]()
+        self.drop = nn.Dropout(0.3)
+        self.heads = nn.ModuleDict({group: nn.Linear(self.body.width, len(c)) for group, c in GROUPS.items()})
+        self.register_buffer("temperature", torch.ones(len(GROUPS)))
+
+    def logits(self, mel: Tensor) -> dict[str, Tensor]:
+        """Uncalibrated logits [batch, classes] of each group, from log-mels [batch, 96, 256]."""
+        x = self.drop(self.body((mel + 2.0) / 1.6))
+        return {group: head(x) for group, head in self.heads.items()}
+
+    @torch.no_grad()
+    def log_odds(self, wave: Tensor) -> dict[str, Tensor]:
+        """Calibrated log-odds [batch, classes] of each class against the rest of its group, clipped at +-6.
+
+        wave: float32 [batch, 65536] at 16 kHz.
+        """
+        logits = self.logits(self.codec.log_mel(wave))
+        scores = {}
+        for (group, values), temperature in zip(logits.items(), self.temperature, strict=True):
+            log_p = torch.log_softmax(values / temperature, dim=1)
+            log_rest = torch.log((1 - log_p.exp()).clamp_min(1e-9))
+            scores[group] = (log_p - log_rest).clamp(-CLIP, CLIP)
+        return scores
+
+    @torch.no_grad()
+    def guess(self, wave: Tensor) -> Tensor:
+        """The likeliest class number of each group: int64 [batch, groups], in the order of GROUPS."""
+        return torch.stack([values.argmax(1) for values in self.logits(self.codec.log_mel(wave)).values()], dim=1)
+
+
+def batched(items: Iterable, size: int) -> Iterator[list]:
+    """Lists of up to `size` items (itertools.batched comes with Python 3.12)."""
+    source = iter(items)
+    while part := list(islice(source, size)):
+        yield part
+
+
+def load(name: str = "listener") -> Listener:
+    """The shipped listener or judge."""
+    return Listener.from_pretrained(data_folder() / "tiny" / name).eval()
+
+
+def round_trips(name: str, count: int, codec: MelCodec, folder: Path) -> tuple[Tensor, Tensor]:
+    """Log-mels [count, 96, 256] of codec round trips of a pool's clips, and their labels [count, groups]; kept in `folder`.
+
+    The last quarter, which holds the calibration part, goes through Griffin-Lim to sound and back; for the rest the trip
+    ends at the decoded log-mel, which is within .2 of that and ten times cheaper.
+    """
+    file, seed = folder / f"{name}-mels.npy", POOLS[name]
+    labels = torch.tensor([pool.song(i, seed).indices() for i in range(count)])
+    if file.exists() and len(mels := np.load(file, mmap_mode="r")) == count:
+        return torch.from_numpy(np.array(mels)), labels
+    parts: list[Tensor] = []
+    with torch.no_grad(), tqdm(total=count, desc=f"round trips for the {name}") as bar:
+        for waves in batched(pool.clips(range(count), seed, workers=1), 20):
+            latents = codec.encode(torch.from_numpy(np.stack(waves))[:, None])
+            if bar.n < count - count // 4:
+                parts.append(codec.decode_mel(latents).half())
+            else:
+                parts.append(codec.log_mel(codec.decode(latents).sample[:, 0].clamp(-1, 1)).half())
+            bar.update(len(waves))
+    mels = torch.cat(parts)
+    folder.mkdir(parents=True, exist_ok=True)
+    np.save(file, mels.numpy())
+    return mels, labels
+
+
+def train(name: str, out: Path, work: Path, codec: MelCodec, clips: int = 6000, epochs: int = 14, seed: int = 0) -> Listener:
+    """Train the "listener" or the "judge" on its own pool, calibrate on the last tenth of it, and save to `out`."""
+    mels, labels = round_trips(name, clips, codec, work)
+    torch.manual_seed(seed + POOLS[name])
+    model = Listener("convolutional" if name == "listener" else "recurrent")
+    cut = int(0.9 * clips)
+    steps = epochs * (cut // 64)
+    optimizer = torch.optim.AdamW(model.parameters(), lr=2e-3, weight_decay=0.02)
+    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, 2e-3, total_steps=steps)
+    with tqdm(total=steps, desc=f"training the {name}") as bar:
+        for _ in range(epochs):
+            model.train()
+            for numbers in torch.randperm(cut)[: cut // 64 * 64].split(64):
+                mel = mels[numbers].float()
+                mel = mel + 0.8 * (torch.rand(len(mel), 1, 1) - 0.5) + 0.1 * torch.randn_like(mel)  # level and roughness
+                logits = model.logits(mel)
+                loss = sum(
+                    nn.functional.cross_entropy(logits[group], labels[numbers, i], label_smoothing=0.05)
+                    for i, group in enumerate(GROUPS)
+                )
+                optimizer.zero_grad(set_to_none=True)
+                loss.backward()
+                optimizer.step()
+                schedule.step()
+                bar.update()
+            model.eval()
+            with torch.no_grad():
+                held = [model.logits(part.float()) for part in mels[cut:].split(100)]
+            right = {g: float((torch.cat([h[g] for h in held]).argmax(1) == labels[cut:, i]).float().mean()) for i, g in enumerate(GROUPS)}
+            bar.set_postfix({group: f"{value:.3f}" for group, value in right.items()})
+    for i, group in enumerate(GROUPS):
+        model.temperature[i] = _temperature(torch.cat([h[group] for h in held]), labels[cut:, i])
+    model.save_pretrained(out)
+    return model
+
+
+def _temperature(logits: Tensor, labels: Tensor) -> float:
+    """The divisor of the logits that makes them most likely, by search: one number cannot overfit."""
+    grid = torch.logspace(-1, 1, 81)
+    losses = torch.stack([nn.functional.cross_entropy(logits / t, labels) for t in grid])
+    return float(grid[losses.argmin()])

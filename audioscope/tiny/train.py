@@ -1,0 +1,199 @@
+"""Train the tiny model: rectified flow on the latents of rendered songs, text encoder and transformer together."""
+
+from __future__ import annotations
+
+import csv
+import json
+import time
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from tqdm.auto import tqdm
+
+from audioscope.tiny import pool
+from audioscope.tiny.captions import caption
+from audioscope.tiny.codec import MelCodec
+from audioscope.tiny.music import SAMPLES, SECONDS
+from audioscope.tiny.pipeline import build
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """What decides a run, besides its length. The schedule follows the share of the time that is used up."""
+
+    clips: int = 16_000
+    pool_seed: int = 1
+    seed: int = 0
+    batch: int = 32
+    rate: float = 2e-3  # peak learning rate, reached after `warmup` steps
+    warmup: int = 100
+    cooldown: float = 0.4  # last part of the time, in which the rate falls linearly to 2 %
+    weight_decay: float = 0.01
+    averaging: float = 0.998  # decay of the weight average
+    caption_dropout: float = 0.1
+    time_mean: float = 0.5  # of the logit-normal distribution of noise levels
+    time_spread: float = 1.2
+    optimizer: str = "muon"  # or "adamw"
+
+
+def dataset(recipe: Recipe, folder: Path) -> tuple[MelCodec, Tensor]:
+    """The fitted codec and the pool's latents [clips, latent_dim, tokens], float16; made once and kept in `folder`."""
+    file, codec_folder = folder / "latents.npy", folder / "codec"
+    if file.exists():
+        return MelCodec.from_pretrained(codec_folder), torch.from_numpy(np.load(file))
+    codec = MelCodec()
+    with torch.no_grad():
+        start = torch.from_numpy(np.stack(list(pool.clips(range(2000), recipe.pool_seed))))
+        kept = codec.fit(torch.cat([codec.patches(part).flatten(0, 1) for part in start.split(100)]))
+        print(f"codec: {codec.config.latent_dim} components keep {kept:.1%} of the log-mel variance")
+        latents, part = [], []
+        for wave in tqdm(pool.clips(range(recipe.clips), recipe.pool_seed), total=recipe.clips, desc="rendering"):
+            part.append(wave)
+            if len(part) == 100:
+                latents.append(codec.encode(torch.from_numpy(np.stack(part))[:, None]).half())
+                part = []
+    if part:
+        latents.append(codec.encode(torch.from_numpy(np.stack(part))[:, None]).half())
+    folder.mkdir(parents=True, exist_ok=True)
+    codec.save_pretrained(codec_folder)
+    whole = torch.cat(latents)
+    np.save(folder / "latents.tmp.npy", whole.numpy())
+    (folder / "latents.tmp.npy").rename(file)
+    return codec, whole
+
+
+class Trainer:
+    """A pipeline under training, with its optimisers, weight average and clock; `save` and `load` lose nothing."""
+
+    def __init__(self, recipe: Recipe, codec: MelCodec, device: str):
+        self.recipe, self.device = recipe, device
+        self.pipe = build(codec, recipe.seed).to(device)
+        self.parts = nn.ModuleDict(
+            {name: getattr(self.pipe, name) for name in ("transformer", "text_encoder", "duration_embedder")}
+        ).train()
+        matrices = [p for n, p in self.parts.named_parameters() if p.ndim == 2 and ("blocks" in n or "layers" in n)]
+        chosen = {id(p) for p in matrices} if recipe.optimizer == "muon" else set()
+        rest = [p for p in self.parts.parameters() if id(p) not in chosen]
+        self.optimizers: list[torch.optim.Optimizer] = [
+            torch.optim.AdamW(rest, lr=recipe.rate, betas=(0.9, 0.98), weight_decay=recipe.weight_decay)
+        ]
+        if chosen:
+            self.optimizers.append(
+                torch.optim.Muon(matrices, lr=recipe.rate, weight_decay=recipe.weight_decay, adjust_lr_fn="match_rms_adamw")
+            )
+        self.average = torch.optim.swa_utils.AveragedModel(
+            self.parts, multi_avg_fn=torch.optim.swa_utils.get_ema_multi_avg_fn(recipe.averaging)
+        )
+        self.step, self.seconds = 0, 0.0
+        self.null = self._tokens([""])
+
+    def _tokens(self, texts: list[str]) -> tuple[Tensor, Tensor]:
+        out = self.pipe.tokenizer(texts, padding="max_length", truncation=True, return_tensors="pt")
+        return out.input_ids.to(self.device), out.attention_mask.to(self.device)
+
+    def loss(self, parts: nn.ModuleDict, latents: Tensor, texts: list[str], times: Tensor, noise: Tensor) -> Tensor:
+        """Mean squared error of the velocity noise - latents at times [batch] in (0, 1), as the sampler will ask for it."""
+        ids, mask = self._tokens(texts)
+        states = parts["text_encoder"](ids, attention_mask=mask)[0]
+        duration = parts["duration_embedder"](torch.full((len(ids),), SECONDS, device=self.device))
+        states, mask = self.pipe.prepare_cross_attention(states, mask, duration)
+        mix = times.view(-1, 1, 1)
+        velocity = parts["transformer"](
+            (1 - mix) * latents + mix * noise, times, encoder_hidden_states=states, global_hidden_states=duration,
+            encoder_attention_mask=mask, return_dict=False,
+        )[0]  # fmt: skip
+        return nn.functional.mse_loss(velocity, noise - latents)
+
+    def train_step(self, latents: Tensor, progress: float) -> float:
+        """One step on a batch drawn by the step's number; `progress` (0 to 1) sets the learning rate."""
+        recipe = self.recipe
+        rng = np.random.default_rng([recipe.seed, self.step])
+        numbers = rng.choice(len(latents), recipe.batch, replace=False)
+        batch = latents[torch.from_numpy(numbers)].to(self.device, torch.float32)
+        texts = [
+            "" if rng.random() < recipe.caption_dropout else caption(pool.song(int(n), recipe.pool_seed), rng) for n in numbers
+        ]
+        draw = torch.Generator().manual_seed(recipe.seed * 10**7 + self.step)
+        times = torch.sigmoid(recipe.time_mean + recipe.time_spread * torch.randn(recipe.batch, generator=draw)).to(self.device)
+        noise = torch.randn(batch.shape, generator=draw).to(self.device)
+        factor = min(1.0, (self.step + 1) / recipe.warmup, max(0.02, (1 - progress) / recipe.cooldown))
+        for optimizer in self.optimizers:
+            optimizer.param_groups[0]["lr"] = recipe.rate * factor
+            optimizer.zero_grad(set_to_none=True)
+        loss = self.loss(self.parts, batch, texts, times, noise)
+        loss.backward()
+        nn.utils.clip_grad_norm_(self.parts.parameters(), 1.0)
+        for optimizer in self.optimizers:
+            optimizer.step()
+        if self.step >= 2 * recipe.warmup:  # random weights do not belong in the average
+            self.average.update_parameters(self.parts)
+        self.step += 1
+        return float(loss.detach())
+
+    def save(self, file: Path) -> None:
+        """Write everything a later run needs, by rename."""
+        state = {
+            "recipe": asdict(self.recipe), "step": self.step, "seconds": self.seconds, "parts": self.parts.state_dict(),
+            "average": self.average.state_dict(), "optimizers": [o.state_dict() for o in self.optimizers],
+        }  # fmt: skip
+        torch.save(state, file.with_suffix(".tmp"))
+        file.with_suffix(".tmp").rename(file)
+
+    def load(self, file: Path) -> None:
+        state = torch.load(file, map_location=self.device, weights_only=True)
+        if state["recipe"] != asdict(self.recipe):
+            raise ValueError(f"{file} was trained with {state['recipe']}, not {asdict(self.recipe)}: use another folder.")
+        self.step, self.seconds = state["step"], state["seconds"]
+        self.parts.load_state_dict(state["parts"])
+        self.average.load_state_dict(state["average"])
+        for optimizer, saved in zip(self.optimizers, state["optimizers"], strict=True):
+            optimizer.load_state_dict(saved)
+
+    def export(self, folder: Path, facts: dict) -> None:
+        """Save the averaged weights as a diffusers pipeline, with `training.json` beside it."""
+        parts = self.average.module if self.average.n_averaged > 0 else self.parts
+        components = dict(self.pipe.components) | {name: parts[name].eval() for name in parts}
+        type(self.pipe)(**components).save_pretrained(folder)
+        (folder / "training.json").write_text(json.dumps(facts, indent=1) + "\n")
+
+
+def train(hours: float, out: Path, work: Path, resume: bool = False, recipe: Recipe | None = None, save_every: float = 300.0) -> Path:
+    """Train for `hours` of computing (earlier ones counted when resuming) and export to `out`; returns `out`.
+
+    work: folder for the latents, the state after every `save_every` seconds, and log.csv. A killed run goes on from
+    its last state with `resume`; without it, an existing state is an error.
+    """
+    recipe = recipe or Recipe()
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    state = work / "state.pt"
+    if state.exists() and not resume:
+        raise FileExistsError(f"{state} exists: go on with --resume, or choose another --work folder.")
+    codec, latents = dataset(recipe, work)
+    trainer = Trainer(recipe, codec, device)
+    if state.exists():
+        trainer.load(state)
+    total, began, done, saved = hours * 3600, time.monotonic(), trainer.seconds, time.monotonic()
+    smooth, rows = None, []
+    with tqdm(total=round(total), initial=round(done), unit="s", desc="training", mininterval=5.0) as bar:
+        while trainer.seconds < total:
+            loss = trainer.train_step(latents, trainer.seconds / total)
+            trainer.seconds = done + time.monotonic() - began
+            smooth = loss if smooth is None else 0.98 * smooth + 0.02 * loss
+            bar.n = min(round(trainer.seconds), round(total))
+            bar.set_postfix_str(f"step {trainer.step}, loss {smooth:.4f}, {trainer.step * recipe.batch / trainer.seconds:.0f} clips/s")
+            if trainer.step % 20 == 0:
+                rows.append((trainer.step, round(trainer.seconds, 1), round(smooth, 5)))
+            if time.monotonic() - saved > save_every or trainer.seconds >= total:
+                trainer.save(state)
+                with open(work / "log.csv", "a", newline="") as file:
+                    csv.writer(file).writerows(rows)
+                rows, saved = [], time.monotonic()
+    facts = {
+        "recipe": asdict(recipe), "steps": trainer.step, "hours": round(trainer.seconds / 3600, 3), "device": device,
+        "threads": torch.get_num_threads(), "samples": SAMPLES, "loss": round(smooth or 0.0, 4),
+    }  # fmt: skip
+    trainer.export(out, facts)
+    return out

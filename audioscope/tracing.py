@@ -1,0 +1,197 @@
+"""Run prompts through a pipeline under nnsight, with edits and reads: the only module that imports nnsight.
+
+Many variants ride in one batch. Each is a `Row` with its own prompt, seed and edits; what an edit must copy from (the
+other prompt, unedited) is another row of the same batch. Rows are addressed by the adapter's guidance layout, never by
+nnsight's invokes, and every row has its own seeded generator, so a row does not depend on its neighbours.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import nnsight
+import torch
+from nnsight import _c
+from torch import Tensor
+
+from audioscope.adapters import Adapter
+from audioscope.edits import Edit, PatchOutput, PatchText
+from audioscope.sites import Site, Sites
+
+# nnsight hangs a `save` method on every Python object, which breaks torchsde (Stable Audio's scheduler): take it off.
+if nnsight.CONFIG.APP.PYMOUNT and _c.unmount is not None:
+    _c.unmount("save")
+
+
+@dataclass(frozen=True)
+class Row:
+    """One variant in a batch: a prompt, a seed, and the edits that act on this row alone."""
+
+    prompt: str
+    seed: int
+    edits: tuple[Edit, ...] = ()
+
+
+@dataclass(frozen=True)
+class Read:
+    """What to record: the output of `sites` at `steps` (None: every one), averaged over time tokens or whole."""
+
+    sites: tuple[Site, ...]
+    steps: tuple[int, ...] | None = None
+    pool: bool = True
+    branch: str = "cond"
+
+
+@dataclass
+class Run:
+    """What a batch gave: audio [rows, channels, samples] (None if not decoded), latents, and reads by site path.
+
+    reads[path] is float32 [rows, steps, width] when pooled, else [rows, steps, tokens, width]; `sigmas` [steps] are the
+    noise levels of all denoising steps.
+    """
+
+    latents: Tensor
+    audio: Tensor | None
+    sigmas: Tensor
+    reads: dict[str, Tensor] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class _Action:
+    """An edit bound to rows of the stacked denoiser batch: (row, row to copy from or None) pairs."""
+
+    edit: Edit
+    pairs: tuple[tuple[int, int | None], ...]
+
+
+def with_sources(rows: Sequence[Row]) -> list[Row]:
+    """The rows, followed by the unedited rows that their patches copy from and that are not there yet."""
+    packed = list(rows)
+    for row in rows:
+        for edit in row.edits:
+            if isinstance(edit, PatchText | PatchOutput) and _source(packed, row, edit) is None:
+                packed.append(Row(edit.prompt, row.seed))
+    return packed
+
+
+def _source(rows: Sequence[Row], row: Row, edit: PatchText | PatchOutput) -> int | None:
+    """The number of the unedited row with the edit's prompt and the row's seed."""
+    return next((i for i, r in enumerate(rows) if r.prompt == edit.prompt and r.seed == row.seed and not r.edits), None)
+
+
+def _plan(rows: Sequence[Row], sites: Sites, layout: dict[str, range]) -> dict[Site, list[_Action]]:
+    """Which actions happen at which site, in the order in which each row lists its edits."""
+    plan: dict[Site, list[_Action]] = {}
+    for number, row in enumerate(rows):
+        for edit in row.edits:
+            source = _source(rows, row, edit) if isinstance(edit, PatchText | PatchOutput) else None
+            branches = [name for name in layout if edit.branch in ("both", name)]
+            pairs = tuple((layout[b][number], None if source is None else layout[b][source]) for b in branches)
+            for site in sites.select(edit.sites):
+                if edit.place == "text" and site.kind != "cross":
+                    raise ValueError(f"{type(edit).__name__} needs text, but {site.path} is self-attention: use PatchOutput.")
+                plan.setdefault(site, []).append(_Action(edit, pairs))
+    return plan
+
+
+def _changed(values: Tensor, actions: list[_Action]) -> Tensor:
+    """A copy of `values` [stacked rows, ...] with the actions done: sites share their text tensor, so never in place."""
+    values = values.clone()
+    for action in actions:
+        for row, source in action.pairs:
+            values[row] = action.edit.change(values[row], None if source is None else values[source])
+    return values
+
+
+def _swap_text(call: tuple[tuple, dict], names: tuple[str, ...], actions: list[_Action]) -> tuple[tuple, dict]:
+    """The arguments of a site's call with the text of the patched rows replaced."""
+    args, kwargs = call
+    swapped = {n: _changed(kwargs[n], actions) for n in names if isinstance(kwargs.get(n), Tensor)}
+    if not swapped:
+        raise RuntimeError(f"The site was called with {sorted(kwargs)}, none of {names} is a tensor: the adapter is wrong.")
+    return args, {**kwargs, **swapped}
+
+
+def run(
+    pipe: Any,
+    adapter: Adapter,
+    sites: Sites,
+    rows: Sequence[Row],
+    *,
+    steps: int,
+    guidance: float,
+    seconds: float,
+    read: Read | None = None,
+    decode: bool = True,
+    negative_prompt: str | None = None,
+) -> Run:
+    """Generate all rows in one batch.
+
+    Rows that patches need and that are missing run along but are not returned. Hooks live only while this runs, also
+    when it raises. Raises ValueError for edits that a site cannot take.
+    """
+    packed = with_sources(rows)
+    layout = adapter.rows(len(packed), guidance)
+    plan = _plan(packed, sites, layout)
+    reading: dict[Site, list[Tensor]] = {} if read is None else {site: [] for site in read.sites}
+    if read is not None and read.branch not in layout:
+        raise ValueError(f"No {read.branch!r} branch to read at guidance {guidance}: there is {', '.join(layout)}.")
+    keep = layout[read.branch][: len(rows)] if read is not None else range(0)
+    leading = adapter.leading(getattr(pipe, adapter.denoiser))
+    call: dict[str, Any] = {
+        "prompt": [row.prompt for row in packed],
+        "generator": [torch.Generator().manual_seed(row.seed) for row in packed],
+        "num_inference_steps": steps,
+        "guidance_scale": guidance,
+        adapter.seconds: seconds,
+        "output_type": "latent",
+        **dict(adapter.extra),
+    }
+    if negative_prompt is not None and guidance > 1.0:
+        call["negative_prompt"] = [negative_prompt] * len(packed)
+    busy = [site for site in sites if site in plan or site in reading]
+
+    def visit(envoy: Any, step: int) -> None:
+        for site in busy:
+            module = envoy.get(site.path.split(".", 1)[1])
+            actions = [a for a in plan.get(site, ()) if a.edit.acts_at(step)]
+            text = [a for a in actions if a.edit.place == "text"]
+            output = [a for a in actions if a.edit.place == "output"]
+            if text:
+                module.inputs = _swap_text(module.inputs, adapter.text, text)
+            if output:
+                module.output = _changed(module.output, output)
+            if site in reading and (read.steps is None or step in read.steps):  # type: ignore[union-attr]
+                values = module.output[keep.start : keep.stop, leading:].detach().float()
+                reading[site].append((values.mean(1) if read.pool else values).cpu())  # type: ignore[union-attr]
+
+    if not busy:
+        latents = pipe(**call)[0]
+    else:
+        latents = _traced(pipe, getattr(pipe, adapter.denoiser), call, steps, visit)
+    audio = decoded(pipe, adapter, latents[: len(rows)], seconds) if decode else None
+    return Run(
+        latents=latents[: len(rows)],
+        audio=audio,
+        sigmas=pipe.scheduler.sigmas[:steps].detach().cpu().float(),
+        reads={site.path: torch.stack(values, dim=1) for site, values in reading.items()},
+    )
+
+
+def _traced(pipe: Any, denoiser: Any, call: dict[str, Any], steps: int, visit: Any) -> Tensor:
+    """Run the pipeline with `visit(envoy, step)` inside every denoiser call; the wrapper lives only here."""
+    envoy = nnsight.NNsight(denoiser)
+    with envoy.trace(fn=pipe, **call) as tracer:
+        for step in tracer.iter[:steps]:
+            visit(envoy, step)
+        result = nnsight.save(tracer.result)
+    return result[0]
+
+
+def decoded(pipe: Any, adapter: Adapter, latents: Tensor, seconds: float) -> Tensor:
+    """Latents to audio [rows, channels, samples] float32 on the CPU, cut to `seconds`, within -1..1."""
+    with torch.no_grad():
+        audio = pipe.vae.decode(latents.to(pipe.vae.dtype)).sample
+    return audio[..., : int(seconds * adapter.sampling_rate(pipe))].float().clamp(-1, 1).cpu()

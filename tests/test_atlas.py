@@ -1,0 +1,218 @@
+"""The atlas: a known answer, honest intervals, and a sweep that survives being killed."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import replace
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from conftest import PROMPTS, Levels, build_stable_audio
+
+import audioscope
+from audioscope.atlas import Atlas
+from audioscope.concepts import SPLITS, concepts_from, shipped_concepts
+from audioscope.model import Model
+from audioscope.ratios import mean_of_ratios, ratio_of_means
+from audioscope.sweep import run_units
+
+A, B = PROMPTS
+
+
+def own_pairs(count: int = 4) -> pd.DataFrame:
+    """Pairs for a model whose vocabulary is the two test prompts."""
+    tails = ["song", "song with drums", "song with violin", "a song", "song a with", "with song"]
+    rows = [{"concept": c, "clean": f"{x} {t}", "corrupted": f"{y} {t}"} for c, x, y in (("speed", "fast happy", "slow sad"),) for t in tails]
+    return pd.DataFrame(rows[:count])
+
+
+@pytest.mark.parametrize("layer", [0, 2])
+@pytest.mark.parametrize("patch", ["text", "output"])
+def test_8_known_answer(layer, patch, tmp_path):
+    """Where only one layer's cross-attention speaks, the atlas says 1 there and 0 elsewhere."""
+    pipe = build_stable_audio()
+    for i, block in enumerate(pipe.transformer.transformer_blocks):
+        if i != layer:
+            torch.nn.init.zeros_(block.attn2.to_out[0].weight)
+    model = Model(pipe, "known")
+    model.adapter = replace(model.adapter, default_seconds=0.016, max_seconds=1.0)
+    atlas = audioscope.localize(
+        model, own_pairs(), pairs=4, patch=patch, scorer=Levels("speed"), steps=2, guidance=2.0, out=tmp_path, progress=False
+    )
+    impacts = atlas.impacts()
+    assert impacts["defined"].all(), "the prompts must differ audibly for the law to say anything"
+    np.testing.assert_allclose(impacts["impact"], np.eye(4)[layer], atol=0.01)
+    assert atlas.functional == [model.sites.cross[layer].path]
+
+
+def test_self_attention_atlas(tiny, tmp_path):
+    atlas = audioscope.localize(tiny, ["fast"], pairs=2, patch="output", sites="self", steps=2, out=tmp_path, progress=False)
+    assert [s.kind for s in atlas.sites] == ["self"] * 12
+    with pytest.raises(ValueError, match="patch='output'"):
+        audioscope.localize(tiny, ["fast"], sites="self")
+
+
+@pytest.mark.parametrize("pairs", [8, 34])
+def test_interval_covers(pairs):
+    """Simulated pairs whose true ratio is known: the 95 % interval holds it in 92 to 98 % of draws."""
+    rng = np.random.default_rng(pairs)
+    truth, inside, means_inside, draws = 0.4, 0, 0, 1500
+    for _ in range(draws):
+        swings = np.clip(rng.normal(5, 2.5, (4, pairs)), -12, 12)
+        shifts = truth * swings + rng.normal(0, 1.2, (4, pairs))
+        ratio = ratio_of_means(shifts[0], swings[0])
+        inside += ratio.low <= truth <= ratio.high
+        _, low, high = mean_of_ratios(list(shifts), list(swings))
+        means_inside += low <= truth <= high
+    assert 0.92 <= inside / draws <= 0.98
+    assert 0.92 <= means_inside / draws <= 0.98
+
+
+def test_ratio_is_undefined_where_its_denominator_may_be_zero():
+    rng = np.random.default_rng(0)
+    undefined = ratio_of_means(rng.normal(1, 1, 8), np.array([1.0, -1, 2, -2, 0.5, -0.5, 1, -1]))
+    assert not undefined.defined and np.isnan(undefined.value) and undefined.denominator_low < 0 < undefined.denominator_high
+    assert not ratio_of_means(np.array([1.0]), np.array([2.0])).defined, "one pair has no interval"
+    exact = ratio_of_means(np.array([1.0, 2, 3]), np.array([2.0, 4, 6]))
+    assert exact.defined and exact.value == pytest.approx(0.5) and exact.high - exact.low < 1e-6
+
+
+def test_published_tables_give_the_papers_sets(root):
+    """The rule 2.5 / L, on the paper's own numbers: its functional sets, which a fixed .10 misses for AudioLDM2."""
+    shared = root.parent / "shared" / "published" / "tada_localization.csv"
+    table = root / "data" / "published" / "tada_localization.csv"
+    table = table if table.exists() else shared
+    if not table.exists():
+        pytest.skip("the published table is not here")
+    frame = pd.read_csv(table)
+    expected = {"ace": {"tf6", "tf7"}, "stableaudio": {"tf11", "tf12", "tf13"}}
+    for name, layers in expected.items():
+        mean = frame[frame["model"] == name].groupby(["block", "attn"])["impact"].mean()
+        assert {block for block, _ in mean[mean >= 2.5 / len(mean)].index} == layers
+    mean = frame[frame["model"] == "audioldm2"].groupby(["block", "attn"])["impact"].mean()
+    assert len(mean[mean >= 2.5 / len(mean)]) == 7
+
+
+def test_splits_are_disjoint_and_large():
+    owner: dict[str, str] = {}
+    concepts = shipped_concepts()
+    assert len(concepts) == 21
+    for concept in concepts.values():
+        assert len(concept.pairs) >= 120 and len({(p.clean, p.corrupted) for p in concept.pairs}) == len(concept.pairs)
+        assert all(len(concept.split(s)) >= 20 for s in SPLITS) and len(concept.split("localise")) >= 34
+        for pair in concept.pairs:
+            assert pair.clean != pair.corrupted
+            for text in (pair.clean, pair.corrupted):
+                assert owner.setdefault(text, pair.split) == pair.split, f"{text!r} is in two splits"
+
+
+def test_tiny_knows_every_word_of_every_pair(tiny):
+    unknown = tiny.pipe.tokenizer.unk_token_id
+    texts = {t for c in shipped_concepts().values() for p in c.pairs for t in (p.clean, p.corrupted)}
+    assert not [t for t in texts if unknown in tiny.pipe.tokenizer(t).input_ids]
+
+
+def test_own_pairs_from_csv(tmp_path):
+    own_pairs().to_csv(tmp_path / "pairs.csv", index=False)
+    assert len(concepts_from(tmp_path / "pairs.csv")["speed"].pairs) == 4
+    with pytest.raises(ValueError, match="corrupted"):
+        concepts_from(own_pairs().drop(columns="corrupted"))
+    with pytest.raises(ValueError, match="different"):
+        concepts_from(own_pairs().assign(clean="x", corrupted="x"))
+
+
+SWEEP = """
+import sys, pandas as pd
+sys.path.insert(0, {root!r}); sys.path.insert(0, {tests!r})
+import audioscope, conftest
+audioscope.localize(audioscope.load("tiny"), ["fast", "drums"], pairs=3, steps=2, out={out!r}, progress=False)
+"""
+
+
+def test_a_killed_sweep_resumes_to_the_same_table(tiny, tmp_path, root):
+    whole = audioscope.localize(tiny, ["fast", "drums"], pairs=3, steps=2, out=tmp_path / "whole", progress=False)
+    out = tmp_path / "cut"
+    code = SWEEP.format(root=str(root), tests=str(root / "tests"), out=str(out))
+    process = subprocess.Popen([sys.executable, "-c", code], env={**os.environ, "OMP_NUM_THREADS": "1"})
+    deadline = time.monotonic() + 120
+    while len(list(out.glob("units/*.parquet"))) < 2 and time.monotonic() < deadline and process.poll() is None:
+        time.sleep(0.01)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    done = set(out.glob("units/*.parquet"))
+    assert 2 <= len(done) < 6, "the kill must fall in the middle"
+    before = {f: f.stat().st_mtime_ns for f in done}
+    resumed = audioscope.localize(tiny, ["fast", "drums"], pairs=3, steps=2, out=out, progress=False)
+    assert {f: f.stat().st_mtime_ns for f in done} == before, "finished units were done again"
+    pd.testing.assert_frame_equal(resumed.table, whole.table)
+    assert all((out / clip).exists() for clip in resumed.table["clip"] if clip)
+
+
+def test_a_folder_of_other_settings_is_refused(tiny, tmp_path):
+    keywords = {"pairs": 1, "out": tmp_path, "progress": False, "clips": False}
+    audioscope.localize(tiny, ["fast"], steps=2, **keywords)
+    with pytest.raises(ValueError, match="other settings.*steps"):
+        audioscope.localize(tiny, ["fast"], steps=3, **keywords)
+    settings = json.loads((tmp_path / "settings.json").read_text())
+    (tmp_path / "settings.json").write_text(json.dumps({**settings, "fingerprint": "another"}))
+    with pytest.raises(ValueError, match="fingerprint"):
+        audioscope.localize(tiny, ["fast"], steps=2, **keywords)
+
+
+def test_a_full_disk_loses_nothing(tmp_path, monkeypatch):
+    def work(unit):
+        if unit["n"] == 2 and not freed:
+            raise_full()
+        return pd.DataFrame({"n": [unit["n"]]})
+
+    def raise_full():
+        monkeypatch.setattr(pd.DataFrame, "to_parquet", lambda self, path: (_ for _ in ()).throw(OSError(28, "No space left on device")))
+
+    freed = []
+    units = [{"n": n} for n in range(4)]
+    with monkeypatch.context() as patched:
+        monkeypatch = patched
+        with pytest.raises(OSError, match="full. What is done is kept"):
+            run_units(tmp_path, {"a": 1}, units, work, progress=False)
+    assert len(list(tmp_path.glob("units/*.parquet"))) == 2 and not list(tmp_path.glob("units/*.part"))
+    freed.append(True)
+    assert run_units(tmp_path, {"a": 1}, units, work, progress=False)["n"].tolist() == [0, 1, 2, 3]
+
+
+def test_nan_marks_the_cell_and_the_sweep_goes_on(tiny, tmp_path, monkeypatch):
+    run = Model.run
+
+    def spoilt(self, rows, **keywords):
+        result = run(self, rows, **keywords)
+        result.audio[3] = float("nan")  # layer 1
+        return result
+
+    monkeypatch.setattr(Model, "run", spoilt)
+    atlas = audioscope.localize(tiny, ["fast"], pairs=3, steps=2, out=tmp_path, progress=False)
+    failed = atlas.table[atlas.table["failed"]]
+    assert set(failed["layer"]) == {1} and failed["logodds"].isna().all() and (failed["clip"] == "").all()
+    impacts = atlas.impacts().set_index("layer")
+    assert impacts.loc[1, "pairs"] == 0 and not impacts.loc[1, "defined"] and impacts.loc[0, "pairs"] == 3
+
+
+def test_save_and_load(tiny, tmp_path):
+    atlas = audioscope.localize(tiny, ["fast", "drums"], pairs=4, steps=2, out=tmp_path / "a", progress=False)
+    again = Atlas.load(atlas.save(tmp_path / "b", shipped=True))
+    pd.testing.assert_frame_equal(again.impacts(), atlas.impacts())
+    for row in again.examples().to_dict("records"):
+        assert all((tmp_path / "b" / row[k]).exists() for k in ("clean", "corrupted", "patched"))
+
+
+def test_shipped_atlas(tiny):
+    """The shipped atlas is of the shipped weights, has 34 pairs of 21 concepts, and its rule gives a proper subset of layers."""
+    atlas = Atlas.load()
+    assert atlas.settings["fingerprint"] == tiny.fingerprint, "data/atlas is of other weights: run `make results`"
+    assert len(atlas.concepts) == 21 and atlas.settings["pairs"] == 34 and len(atlas.sites) == 12
+    assert 0 < len(atlas.functional) < 12
+    means = atlas.layer_means()
+    assert (means.loc[means["functional"], "low"] > means.loc[means["functional"], "control"]).all()

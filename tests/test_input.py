@@ -1,0 +1,144 @@
+"""Bad input gets one clear error, in Python and on the command line, and good input does what it says."""
+
+import json
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+import soundfile as sf
+
+import audioscope
+from audioscope.cli import main
+from audioscope.edits import Ablate, PatchOutput, PatchText
+
+
+def test_unknown_names_get_the_nearest(tiny):
+    with pytest.raises(KeyError, match="violin"):
+        audioscope.localize(tiny, ["violn"])
+    with pytest.raises(KeyError, match=r"cross_attn"):
+        tiny.generate("a slow song", edits=Ablate("transformer.transformer_blocks.3.cros_attn"))
+    with pytest.raises(ValueError, match="self-attention"):
+        tiny.generate("a slow song", edits=PatchText("self", "a fast song"))
+
+
+@pytest.mark.parametrize(
+    ("keywords", "message"),
+    [
+        ({"prompt": "  "}, "prompt is '  '"),
+        ({"prompt": "a song", "seconds": 60}, "seconds is 60"),
+        ({"prompt": "a song", "seconds": 0}, "seconds is 0"),
+        ({"prompt": "a song", "steps": 0}, "steps is 0"),
+        ({"prompt": "a song", "guidance": -1}, "guidance is -1"),
+        ({"prompt": ["a song", "a track"], "seed": [1]}, "2 prompts but 1 seeds"),
+    ],
+)
+def test_out_of_range(tiny, keywords, message):
+    with pytest.raises(ValueError, match=message):
+        tiny.generate(**keywords)
+
+
+def test_edits_check_themselves():
+    with pytest.raises(ValueError, match="branch is 'left'"):
+        Ablate("cross", branch="left")
+    with pytest.raises(ValueError, match="steps is"):
+        PatchOutput("cross", "a song", steps=(3, 3))
+    with pytest.raises(ValueError, match="to is 'one'"):
+        Ablate("cross", to="one")
+
+
+def test_unknown_words_are_listed(tiny):
+    with pytest.warns(UserWarning, match="zither, kazoo"):
+        tiny.generate("a slow song with zither, kazoo", steps=1)
+
+
+def test_loading(tmp_path, tiny):
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(FileNotFoundError, match="model_index.json"):
+        audioscope.load(tmp_path / "empty")
+    with pytest.raises(FileNotFoundError, match="No folder"):
+        audioscope.load("nothing-of-the-kind")
+    tiny.pipe.save_pretrained(tmp_path / "copy")
+    weights = tmp_path / "copy" / "transformer" / "diffusion_pytorch_model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:5000])
+    with pytest.raises(ValueError, match="damaged"):
+        audioscope.load(tmp_path / "copy")
+
+
+def test_hub_name_without_network(monkeypatch):
+    from diffusers import DiffusionPipeline
+
+    def refuse(*_, **__):
+        raise OSError("We couldn't connect to the hub")
+
+    monkeypatch.setattr(DiffusionPipeline, "from_pretrained", refuse)
+    with pytest.raises(ConnectionError, match="network"):
+        audioscope.load("someone/some-model")
+
+
+def test_pipeline_without_adapter(tiny):
+    class Other:
+        vae = None
+
+    with pytest.raises(ValueError, match="No adapter for Other"):
+        audioscope.Model(Other(), "other")
+
+
+def test_listener_refuses_other_audio(stable_audio, tiny):
+    import torch
+
+    scorer = audioscope.listener_scorer()
+    with pytest.raises(ValueError, match="another kind of model"):
+        scorer.check(stable_audio)
+    with pytest.raises(ValueError, match="4.096 s at 16000 Hz"):
+        scorer(torch.zeros(1, 1, 44_100), 44_100)
+    assert "female" in audioscope.listener_scorer(any_audio=True)(torch.zeros(1, 1, 44_100), 44_100)
+
+
+def test_nan_is_an_error_in_generate(tiny, monkeypatch):
+    monkeypatch.setattr(Ablate, "change", lambda self, own, other: own * float("nan"))
+    with pytest.raises(FloatingPointError, match="NaN"):
+        tiny.generate("a slow song", steps=1, edits=Ablate("cross"))
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["sites", "--model", "/nowhere"], "No folder"),
+        (["atlas", "--concepts", "violn"], "Nearest: violin"),
+        (["atlas", "--quick", "--pairs", "0"], "pairs is 0"),
+        (["generate", "", "--out", "x.flac"], "prompt is ''"),
+        (["generate", "a song", "--out", "x.xyz"], "suffix"),
+        (["generate", "a song", "--seconds", "99", "--out", "x.flac"], "seconds is 99"),
+        (["tiny", "train", "--hours", "0"], "--hours is 0"),
+    ],
+)
+def test_command_line_errors(arguments, message, capsys, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert main(arguments) == 2
+    out, err = capsys.readouterr()
+    assert message in err and err.count("\n") == 1 and "Traceback" not in err and out == ""
+
+
+def test_sites_and_generate_commands(capsys, tmp_path):
+    assert main(["sites", "--model", "tiny", "--json"]) == 0
+    sites = json.loads(capsys.readouterr().out)
+    assert len(sites) == 24 and sites[1] == {
+        "path": "transformer.transformer_blocks.0.cross_attn", "kind": "cross", "layer": 0, "width": 128
+    }  # fmt: skip
+    out = tmp_path / "clip.flac"
+    assert main(["generate", "a slow sad song with violin", "--seed", "0", "--steps", "2", "--out", str(out)]) == 0
+    samples, rate = sf.read(out)
+    assert rate == 16_000 and len(samples) == 65_536 and np.abs(samples).max() > 0.01
+
+
+def test_import_is_light():
+    code = "import sys, audioscope; assert not {'torch', 'diffusers', 'nnsight', 'altair'} & set(sys.modules); print(audioscope.__version__)"
+    subprocess.run([sys.executable, "-c", code], check=True, capture_output=True)
+
+
+def test_only_tracing_imports_nnsight(root):
+    import re
+
+    files = [f.name for f in (root / "audioscope").rglob("*.py") if re.search(r"^\s*(import|from) nnsight", f.read_text(), re.M)]
+    assert files == ["tracing.py"]

@@ -1,0 +1,210 @@
+"""The laws of tracing and editing, on the shipped model and on a random Stable Audio with its SDE scheduler."""
+
+import gc
+import weakref
+
+import pytest
+import torch
+from conftest import PROMPTS, SHORT
+
+from audioscope import tracing
+from audioscope.edits import Ablate, PatchOutput, PatchText
+from audioscope.tracing import Read, Row
+
+A, B = PROMPTS
+CLOSE = {"rtol": 1e-4, "atol": 1e-5}
+
+
+def settings(model, guidance=3.0, **more):
+    return {**model.settings(3, guidance, None), "decode": False, **more}
+
+
+def plain(model, prompts, seeds, guidance):
+    """The pipeline's own call, without audioscope or nnsight."""
+    keywords = {model.adapter.seconds: model.adapter.default_seconds if model.name == "tiny" else 10.0}
+    if model.name != "tiny":
+        keywords[model.adapter.seconds] = model.settings(None, None, None)["seconds"]
+    generators = [torch.Generator().manual_seed(s) for s in seeds]
+    return model.pipe(
+        list(prompts), generator=generators, num_inference_steps=3, guidance_scale=guidance, output_type="latent", **keywords
+    )[0]  # fmt: skip
+
+
+@pytest.fixture
+def model(model):
+    """Stable Audio's default of 10 s is longer than the small one makes."""
+    if model.name != "tiny":
+        from dataclasses import replace
+
+        model.adapter = replace(model.adapter, default_seconds=0.1, max_seconds=10.0)
+    return model
+
+
+@pytest.mark.parametrize("guidance", [1.0, 3.0])
+def test_1_no_edit_is_the_plain_call_bit_for_bit(model, guidance):
+    rows = [Row(A, 0), Row(B, 1)]
+    expected = plain(model, [A, B], [0, 1], guidance)
+    assert torch.equal(model.run(rows, **settings(model, guidance)).latents, expected)
+    reading = model.run(rows, read=Read(model.sites.select("all")), **settings(model, guidance))
+    assert torch.equal(reading.latents, expected), "reading every site changed the result"
+
+
+@pytest.mark.parametrize("guidance", [1.0, 3.0])
+def test_2_text_swap_everywhere_is_the_clean_run_and_nowhere_the_corrupted(model, guidance):
+    rows = [Row(A, 0), Row(B, 0), Row(B, 0, (PatchText("cross", A),)), Row(B, 0, ())]
+    clean, corrupted, swapped, untouched = model.run(rows, **settings(model, guidance)).latents
+    assert not torch.allclose(clean, corrupted, rtol=1e-2, atol=1e-2), "the prompts must differ for the law to say anything"
+    torch.testing.assert_close(swapped, clean, **CLOSE)
+    torch.testing.assert_close(untouched, corrupted, **CLOSE)
+
+
+def test_3_swapping_a_prompt_with_itself_changes_nothing(model):
+    for patch in (PatchText("cross", B), PatchOutput("all", B)):
+        base, swapped = model.run([Row(B, 0), Row(B, 0, (patch,))], **settings(model)).latents
+        torch.testing.assert_close(swapped, base, **CLOSE)
+
+
+@pytest.mark.parametrize("guidance", [1.0, 3.0])
+def test_4_packed_rows_are_separate_runs(model, guidance):
+    site = model.sites.cross[1]
+    rows = [Row(A, 0), Row(B, 1), Row(B, 0, (PatchText(site, A),)), Row(A, 2, (Ablate(site),)), Row(B, 3, (PatchOutput(site, A),))]
+    packed = model.run(rows, **settings(model, guidance)).latents
+    for row, together in zip(rows, packed, strict=True):
+        alone = model.run([row], **settings(model, guidance)).latents[0]
+        torch.testing.assert_close(together, alone, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("kind", [PatchText, PatchOutput])
+def test_5_windows_that_cover_all_steps_are_no_window(model, kind):
+    site = model.sites.cross[0]
+    parts = tuple(kind(site, A, steps=w) for w in ((0, 1), (1, 2), (2, 3)))
+    whole, pieces, first = model.run(
+        [Row(B, 0, (kind(site, A),)), Row(B, 0, parts), Row(B, 0, parts[:1])], **settings(model)
+    ).latents  # fmt: skip
+    torch.testing.assert_close(pieces, whole, **CLOSE)
+    assert not torch.allclose(first, whole, rtol=1e-4, atol=1e-5), "one window alone must do less"
+
+
+def test_6_an_edit_leaves_earlier_layers_of_the_first_step_unchanged(model):
+    sites = model.sites.cross
+    read = Read(sites, steps=(0,))
+    reads = model.run([Row(B, 0), Row(B, 0, (PatchText(sites[2], A),))], read=read, **settings(model)).reads
+    for site in sites:
+        base, edited = reads[site.path]
+        same = torch.allclose(base, edited, rtol=1e-5, atol=1e-6)
+        assert same == (site.layer < 2), f"layer {site.layer} {'changed' if not same else 'did not change'}"
+
+
+def test_7_nothing_acts_or_stays_after_a_run_or_an_exception(model, monkeypatch):
+    expected = plain(model, [A], [0], 3.0)
+    model.run([Row(A, 0, (Ablate("all"),))], **settings(model))
+    assert torch.equal(plain(model, [A], [0], 3.0), expected)
+
+    seen = []
+    change = Ablate.change
+
+    def breaks(self, own, other):
+        seen.append(weakref.ref(own))
+        if len(seen) > 2:
+            raise RuntimeError("broken on purpose")
+        return change(self, own, other)
+
+    monkeypatch.setattr(Ablate, "change", breaks)
+    with pytest.raises(RuntimeError, match="broken on purpose"):
+        model.run([Row(A, 0, (Ablate("cross"),))], **settings(model))
+    assert torch.equal(plain(model, [A], [0], 3.0), expected)
+    gc.collect()
+    assert len(seen) == 3 and not any(ref() is not None for ref in seen), "a captured tensor is still referenced"
+
+
+def test_branches_act_apart(model):
+    site = model.sites.cross[0]
+    rows = [Row(B, 0, (Ablate(site, branch=b),)) for b in ("both", "cond", "uncond")] + [Row(B, 0)]
+    both, cond, uncond, none = model.run(rows, **settings(model)).latents
+    results = [both, cond, uncond, none]
+    assert all(not torch.allclose(x, y, rtol=1e-4, atol=1e-5) for i, x in enumerate(results) for y in results[:i])
+
+
+class Hooks:
+    """The same edits by plain torch hooks: an independent path that shares no code with the package."""
+
+    def __init__(self, model, path, text=None, output=None):
+        self.module = model.pipe.get_submodule(path) if hasattr(model.pipe, "get_submodule") else None
+        component, rest = path.split(".", 1)
+        self.module = getattr(model.pipe, component).get_submodule(rest)
+        self.text, self.output = text, output
+
+    def __enter__(self):
+        if self.text:
+            self.handle = self.module.register_forward_pre_hook(self._swap, with_kwargs=True)
+        else:
+            self.handle = self.module.register_forward_hook(lambda m, i, o: self.output(o))
+        return self
+
+    def __exit__(self, *_):
+        self.handle.remove()
+
+    def _swap(self, module, args, kwargs):
+        name = "context" if "context" in kwargs else "encoder_hidden_states"
+        states = kwargs[name].clone()
+        half = len(states) // 2
+        states[half - 1], states[-1] = states[0], states[half]  # the last row of each half reads the first row's text
+        return args, {**kwargs, name: states}
+
+
+@pytest.mark.parametrize("layer", [0, 2])
+def test_plain_hooks_give_the_same_latents(model, layer):
+    path = model.sites.cross[layer].path
+    with Hooks(model, path, text=True):
+        hooked = plain(model, [A, B], [0, 0], 3.0)[1]
+    ours = model.run([Row(A, 0), Row(B, 0, (PatchText(path, A),))], **settings(model)).latents[1]
+    torch.testing.assert_close(ours, hooked, rtol=1e-5, atol=1e-6)
+
+    def zero_last(out):
+        out = out.clone()
+        out[len(out) // 2 - 1], out[-1] = 0, 0
+        return out
+
+    with Hooks(model, path, output=zero_last):
+        hooked = plain(model, [A, B], [0, 0], 3.0)[1]
+    ours = model.run([Row(A, 0), Row(B, 0, (Ablate(path),))], **settings(model)).latents[1]
+    torch.testing.assert_close(ours, hooked, rtol=1e-5, atol=1e-6)
+
+
+def test_reads_are_the_modules_outputs(model):
+    path = model.sites.cross[1].path
+    component, rest = path.split(".", 1)
+    seen = []
+    handle = getattr(model.pipe, component).get_submodule(rest).register_forward_hook(lambda m, i, o: seen.append(o.detach().clone()))
+    try:
+        plain(model, [A, B], [0, 1], 3.0)
+    finally:
+        handle.remove()
+    whole = model.run([Row(A, 0), Row(B, 1)], read=Read((model.sites[path],), pool=False), **settings(model)).reads[path]
+    leading = model.adapter.leading(model.denoiser)
+    assert leading >= 1, "both models put tokens before time"
+    for step, output in enumerate(seen):
+        torch.testing.assert_close(whole[:, step], output[2:, leading:], rtol=0, atol=0)
+    pooled = model.run([Row(A, 0), Row(B, 1)], read=Read((model.sites[path],)), **settings(model)).reads[path]
+    torch.testing.assert_close(pooled, whole.mean(2))
+
+
+def test_activations_stream(tiny):
+    """A generator: the second batch is not run before it is asked for."""
+    prompts = [A, B, A]
+    runs = []
+    original = tracing.run
+    try:
+        tracing.run = lambda *a, **k: runs.append(1) or original(*a, **k)
+        stream = tiny.activations(prompts, "cross", steps=2, batch=2)
+        first = next(stream)
+        assert len(runs) == 1
+        rest = list(stream)
+    finally:
+        tracing.run = original
+    assert len(runs) == 2 and [first.prompt, *(r.prompt for r in rest)] == prompts
+    assert first.values[tiny.sites.cross[0].path].shape == (2, 128) and first.sigmas.shape == (2,)
+
+
+def test_nnsight_leaves_no_save_on_every_object():
+    assert not hasattr(object(), "save"), "nnsight's mount breaks torchsde"

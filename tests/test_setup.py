@@ -1,0 +1,216 @@
+"""The set-up: one list of dependencies that nothing drifts from, the mending of torchaudio, a wheel that stands alone."""
+
+from __future__ import annotations
+
+import os
+import re
+import shlex
+import subprocess
+import sys
+import tomllib
+from pathlib import Path
+
+import pytest
+import yaml
+from packaging.requirements import Requirement
+from packaging.specifiers import SpecifierSet
+from packaging.utils import canonicalize_name
+
+from audioscope.mend import mend
+
+ROOT = Path(__file__).resolve().parents[1]
+PYPROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
+PROJECT = PYPROJECT["project"]
+README = (ROOT / "README.md").read_text()
+MAKEFILE = (ROOT / "Makefile").read_text()
+ENVIRONMENT = yaml.safe_load((ROOT / "environment.yml").read_text())
+
+
+def direct_dependencies() -> list[Requirement]:
+    extras = [line for lines in PROJECT["optional-dependencies"].values() for line in lines]
+    return [Requirement(line) for line in PROJECT["dependencies"] + extras]
+
+
+def constraints() -> dict[str, Requirement]:
+    lines = [line.split("#")[0].strip() for line in (ROOT / "constraints.txt").read_text().splitlines()]
+    pins = [Requirement(line) for line in lines if line]
+    return {canonicalize_name(pin.name): pin for pin in pins}
+
+
+def code_lines(markdown: str) -> list[str]:
+    """The lines of fenced blocks and the inline code of a page, without comments."""
+    fence = re.compile(r"^```\w*\n(.*?)^```", re.MULTILINE | re.DOTALL)
+    lines = [line for block in fence.findall(markdown) for line in block.splitlines()]
+    lines += re.findall(r"`([^`\n]+)`", fence.sub("", markdown))
+    return [line.split("  #")[0].strip() for line in lines]
+
+
+def audioscope_commands(lines: list[str]) -> list[str]:
+    """The arguments of each call of the command `audioscope`, up to the shell's next operator."""
+    found = [re.match(r"(?:\S*/)?audioscope\s+([^>|;&]+)", line.strip()) for line in lines]
+    return [match.group(1).strip() for match in found if match]
+
+
+# --- one list of dependencies
+
+
+@pytest.mark.parametrize("dependency", direct_dependencies(), ids=str)
+def test_constraints_hold_every_direct_dependency(dependency: Requirement) -> None:
+    pin = constraints().get(canonicalize_name(dependency.name))
+    assert pin is not None, f"constraints.txt lacks {dependency.name}: add its tested version"
+    (version,) = [part.version for part in pin.specifier]
+    assert dependency.specifier.contains(version, prereleases=True), (
+        f"constraints.txt has {pin}, pyproject.toml wants {dependency}"
+    )
+
+
+def test_constraints_are_exact_and_of_no_one_machine() -> None:
+    for pin in constraints().values():
+        assert [part.operator for part in pin.specifier] == ["=="], f"{pin} is not an exact version"
+        assert pin.url is None and "+" not in str(pin.specifier), f"{pin} names one machine's build"
+
+
+def test_what_must_be_pinned_is_pinned() -> None:
+    wanted = {requirement.name: requirement.specifier for requirement in direct_dependencies()}
+    assert wanted["nnsight"] == SpecifierSet(">=0.8.1,<0.9")
+    assert wanted["diffusers"] == SpecifierSet(">=0.42.1,<0.43")
+
+
+def test_conda_takes_torch_from_conda_and_the_rest_from_the_package() -> None:
+    assert ENVIRONMENT["channels"] == ["conda-forge"]
+    names = [line for line in ENVIRONMENT["dependencies"] if isinstance(line, str)]
+    (pip,) = [line["pip"] for line in ENVIRONMENT["dependencies"] if isinstance(line, dict)]
+    assert sorted(names) == sorted([f"python{PROJECT['requires-python']}", "pytorch", "torchaudio", "pip"])
+    assert pip == ["-e .[test]"], "environment.yml installs the package; a second list of dependencies would drift"
+
+
+# --- the README says what is there
+
+
+def test_readme_names_the_lowest_python() -> None:
+    (lowest,) = [part.version for part in SpecifierSet(PROJECT["requires-python"])]
+    assert f"Python {lowest} or later" in README
+
+
+def test_readme_make_targets_exist() -> None:
+    targets = set(re.findall(r"^([a-z]+):", MAKEFILE, re.MULTILINE))
+    named = {name for line in code_lines(README) for name in re.findall(r"\bmake ([a-z]+)", line)}
+    assert {"atlas", "test", "setup", "lab"} <= named
+    assert named <= targets
+
+
+def test_readme_commands_parse() -> None:
+    from audioscope.cli import parser
+
+    understands = parser()
+    commands = audioscope_commands(code_lines(README))
+    assert {command.split()[0] for command in commands} >= {"sites", "atlas", "generate", "tiny"}
+    commands += audioscope_commands(MAKEFILE.splitlines())
+    for command in commands:
+        try:
+            understands.parse_args(shlex.split(command))
+        except SystemExit:
+            pytest.fail(f"named in README.md or Makefile, but not understood: audioscope {command}")
+
+
+def test_readme_files_exist() -> None:
+    named = {
+        line for line in code_lines(README) if re.fullmatch(r"notebooks/\S+\.ipynb|data/\S+|[\w-]+\.(txt|yml|cff)|LICENSE", line)
+    }
+    assert sum(name.startswith("notebooks/") for name in named) == 3
+    missing = sorted(name for name in named if not (ROOT / name).exists())
+    assert not missing, f"named in README.md, but not there: {missing}"
+
+
+def test_readme_lists_every_notebook() -> None:
+    there = {f"notebooks/{path.name}" for path in (ROOT / "notebooks").glob("*.ipynb")}
+    assert there <= set(code_lines(README))
+
+
+def test_citation_has_the_package_version() -> None:
+    citation = yaml.safe_load((ROOT / "CITATION.cff").read_text())
+    assert citation["version"] == PROJECT["version"]
+    assert citation["license"] == PROJECT["license"]
+
+
+# --- torchaudio beside a CPU-only torch
+
+
+def fake_packages(folder: Path, cuda: str | None, compiled_for_cuda: bool) -> dict[str, Path]:
+    torch, torchaudio = folder / "torch", folder / "torchaudio"
+    torch.mkdir()
+    (torchaudio / "lib").mkdir(parents=True)
+    (torch / "version.py").write_text(f"__version__ = '2.13.0'\ncuda = {cuda!r}\nhip = None\n")
+    needs = b"libc10.so\0libc10_cuda.so\0" if compiled_for_cuda else b"libc10.so\0"
+    (torchaudio / "lib" / "libtorchaudio.abi3.so").write_bytes(b"\x7fELF" + needs)
+    (torchaudio / "lib" / "_torchaudio.abi3.so").write_bytes(b"\x7fELF")
+    return {"torch": torch, "torchaudio": torchaudio}
+
+
+def libraries(packages: dict[str, Path]) -> list[str]:
+    return sorted(path.name for path in (packages["torchaudio"] / "lib").iterdir())
+
+
+def test_mend_sets_cuda_files_aside_beside_a_cpu_torch(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    packages = fake_packages(tmp_path, cuda=None, compiled_for_cuda=True)
+    aside = mend(**packages)
+    assert libraries(packages) == ["_torchaudio.abi3.so.cuda", "libtorchaudio.abi3.so.cuda"]
+    assert sorted(path.name for path in aside) == libraries(packages)
+    assert "no CUDA" in capsys.readouterr().out, "the mending is visible"
+
+    assert mend(**packages) == [], "a second call finds nothing to do"
+    assert len(libraries(packages)) == 2
+    assert capsys.readouterr().out == ""
+
+
+@pytest.mark.parametrize(("cuda", "compiled_for_cuda"), [("13.0", True), (None, False)], ids=["CUDA torch", "CPU torchaudio"])
+def test_mend_leaves_what_works(tmp_path: Path, cuda: str | None, compiled_for_cuda: bool) -> None:
+    packages = fake_packages(tmp_path, cuda, compiled_for_cuda)
+    before = libraries(packages)
+    assert mend(**packages) == []
+    assert libraries(packages) == before
+
+
+def test_torchaudio_imports_here() -> None:
+    subprocess.run([sys.executable, "-c", "import torchaudio"], check=True)
+
+
+# --- the wheel
+
+OUTSIDE = """
+import pathlib, sys
+import numpy
+import audioscope
+from audioscope.paths import data_folder
+
+site = pathlib.Path(sys.argv[1])
+for path in (pathlib.Path(audioscope.__file__), data_folder()):
+    assert path.resolve().is_relative_to(site), f"{path} is not in the installed wheel"
+
+model = audioscope.load("tiny")
+clip = model.generate("a slow sad song with violin", seed=0, steps=2)
+waveform = numpy.asarray(clip.waveform)
+assert waveform.size and numpy.isfinite(waveform).all()
+print("played", waveform.shape)
+"""
+
+
+@pytest.mark.slow
+def test_wheel_works_outside_the_checkout(tmp_path: Path) -> None:
+    pip = [sys.executable, "-m", "pip", "--disable-pip-version-check", "--quiet"]
+    # Nothing here needs the network: hatchling is in the test extra, and the dependencies are the environment's.
+    subprocess.run([*pip, "wheel", "--no-deps", "--no-build-isolation", "--no-index", "-w", tmp_path, ROOT], check=True)
+    (wheel,) = tmp_path.glob("audioscope-*.whl")
+    site = tmp_path / "site"
+    subprocess.run([*pip, "install", "--no-deps", "--no-index", "--target", site, wheel], check=True)
+
+    # -P and another working directory keep the checkout out; PYTHONPATH comes before the environment's editable install.
+    played = subprocess.run(
+        [sys.executable, "-P", "-c", OUTSIDE, site.resolve()],
+        cwd=tmp_path,
+        env={**os.environ, "PYTHONPATH": str(site)},
+        capture_output=True,
+        text=True,
+    )
+    assert played.returncode == 0, played.stderr
+    assert "played" in played.stdout

@@ -1,0 +1,133 @@
+"""The embedded model: real classes, a pure codec, reproducible music, listeners that hear it, and the promised floors."""
+
+import json
+
+import numpy as np
+import pytest
+import torch
+
+from audioscope.tiny import listener, pool
+from audioscope.tiny.captions import caption, vocabulary
+from audioscope.tiny.evaluate import held_out_captions
+from audioscope.tiny.music import GROUPS, Song
+
+
+def test_it_is_a_stable_audio_3_of_diffusers_own_classes(tiny):
+    import diffusers
+    from transformers import T5GemmaEncoderModel
+
+    assert type(tiny.pipe) is diffusers.StableAudio3Pipeline
+    assert type(tiny.pipe.transformer) is diffusers.StableAudio3DiTModel
+    assert type(tiny.pipe.text_encoder) is T5GemmaEncoderModel
+    assert type(tiny.pipe.scheduler) is diffusers.FlowMatchEulerDiscreteScheduler
+    size = sum(p.numel() for p in tiny.pipe.transformer.parameters())
+    assert len(tiny.pipe.transformer.transformer_blocks) == 12 and 2.5e6 < size < 3.5e6
+
+
+def test_data_fits(root):
+    assert sum(f.stat().st_size for f in (root / "data").rglob("*") if f.is_file()) <= 30e6
+    assert (root / "data/tiny/bank/bank.ogg").stat().st_size <= 10e6
+
+
+def test_codec_is_a_pure_function_of_each_row(tiny):
+    codec = tiny.pipe.vae
+    wave = torch.from_numpy(np.stack([pool.clip(i, 9) for i in range(3)]))[:, None]
+    latents = codec.encode(wave)
+    assert latents.shape == (3, codec.config.latent_dim, 64)
+    together = codec.decode(latents).sample
+    assert torch.equal(together, codec.decode(latents).sample)
+    torch.testing.assert_close(together[1:2], codec.decode(latents[1:2]).sample, rtol=1e-4, atol=1e-4)
+    error = (codec.log_mel(together[:, 0]) - codec.log_mel(wave[:, 0])).pow(2).mean().sqrt()
+    assert error < 0.45, "the round trip must keep the log-mel (data's standard deviation is 1.5)"
+
+
+def test_the_pool_is_reproducible_and_its_labels_independent():
+    assert np.array_equal(pool.clip(7, 1), pool.clip(7, 1))
+    songs = [pool.song(i, 1).indices() for i in range(3000)]
+    table = np.array(songs)
+    for i, a in enumerate(GROUPS.values()):
+        for j, b in enumerate(GROUPS.values()):
+            if i < j:
+                joint = np.histogram2d(table[:, i], table[:, j], bins=(range(len(a) + 1), range(len(b) + 1)))[0] / len(table)
+                assert np.abs(joint - 1 / len(a) / len(b)).max() < 0.025
+    assert not any(pool.song(i, 1).held_out for i in range(500)) and all(pool.song(i, 4, held_out=True).held_out for i in range(50))
+
+
+def test_rendered_clips_are_sound(tiny):
+    for i in range(12):
+        wave = pool.clip(i, 11)
+        assert wave.shape == (65_536,) and wave.dtype == np.float32
+        assert np.abs(wave).max() < 1.0 and 0.02 < np.sqrt((wave**2).mean()) < 0.3
+        assert abs(wave[-1]) < 1e-3, "no click at the end"
+
+
+def test_captions_use_the_vocabulary_and_name_what_they_should():
+    rng = np.random.default_rng(0)
+    words = set(vocabulary())
+    for i in range(300):
+        song = Song.draw(np.random.default_rng(i))
+        text = caption(song, rng, always=GROUPS)
+        assert set(text.replace(",", " ").replace("-", " ").split()) <= words
+        if song.lead != "none":
+            assert song.lead in text
+    texts = {caption(Song.draw(np.random.default_rng(1)), np.random.default_rng(i)) for i in range(50)}
+    assert len(texts) > 40, "one song has many names"
+
+
+def test_evaluation_captions_are_balanced_and_held_out():
+    captions = held_out_captions(400)
+    assert all(song.held_out for _, song, _ in captions)
+    for i, (group, classes) in enumerate(GROUPS.items()):
+        counts = np.bincount([song.indices()[i] for _, song, _ in captions], minlength=len(classes))
+        assert counts.max() - counts.min() <= 12, f"{group}: {counts}"
+
+
+def test_listener_and_judge_hear_real_clips(tiny):
+    from audioscope.tiny.evaluate import accuracies, real_clips
+
+    waves, truth = real_clips(60, tiny.pipe.vae)
+    for name in ("listener", "judge"):
+        right = accuracies(listener.load(name).guess(waves), truth)
+        assert right["genre"] > 0.85 and right["percussion"] > 0.85 and right["voice"] > 0.8 and right["tempo"] > 0.8, right
+    odds = listener.load("listener").log_odds(waves)
+    assert all(v.abs().max() <= 6 for v in odds.values())
+
+
+def test_listener_and_judge_differ():
+    assert listener.load("listener").config.kind != listener.load("judge").config.kind
+    assert listener.POOLS["listener"] != listener.POOLS["judge"] and 1 not in listener.POOLS.values()
+
+
+def test_floors(root):
+    """What `audioscope tiny evaluate --json` said of the shipped weights (rebuilt by `make results`)."""
+    result = json.loads((root / "data/tiny/evaluation.json").read_text())
+    floors = {"genre": 0.75, "lead": 0.60, "percussion": 0.90, "voice": 0.85, "tempo": 0.70}
+    assert result["clips"] == 400
+    for group, floor in floors.items():
+        assert result["generated"]["judge"][group] >= floor, group
+
+
+def test_the_asked_for_sound_is_generated(tiny):
+    """A quick look by the listener itself at the shipped weights: drums against none, fast against slow."""
+    hearing = listener.load("listener")
+    asked = ["a fast techno song with drums", "a slow opera song with violin"]
+    clips = tiny.generate([p for p in asked for _ in range(6)], seed=[*range(6)] * 2)
+    odds = hearing.log_odds(torch.from_numpy(np.stack([c.mono for c in clips])))
+    for group, name in (("percussion", "drums"), ("tempo", "fast"), ("genre", "techno")):
+        values = odds[group][:, GROUPS[group].index(name)]
+        assert values[:6].mean() > values[6:].mean() + 1.0, (group, name)
+
+
+def test_training_resumes(tmp_path, monkeypatch):
+    from audioscope.tiny import train as module
+
+    recipe = module.Recipe(clips=40, batch=4, warmup=2)
+    monkeypatch.setattr(module.pool, "clips", lambda numbers, seed, **_: (pool.clip(i % 40, seed) for i in range(min(len(numbers), 200))))
+    work, out = tmp_path / "work", tmp_path / "out"
+    module.train(2 / 3600, out, work, recipe=recipe)
+    first = torch.load(work / "state.pt", weights_only=True)["step"]
+    with pytest.raises(FileExistsError, match="--resume"):
+        module.train(3 / 3600, out, work, recipe=recipe)
+    module.train(4 / 3600, out, work, resume=True, recipe=recipe)
+    assert torch.load(work / "state.pt", weights_only=True)["step"] > first >= 1
+    assert (out / "model_index.json").exists() and json.loads((out / "training.json").read_text())["steps"] > first
