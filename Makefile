@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: help setup test atlas lab results lint clean
+.PHONY: help setup test atlas lab results notebooks lint clean
 .DELETE_ON_ERROR:
 
 help:
@@ -11,6 +11,7 @@ help:
 	@echo "make lab      JupyterLab on notebooks/"
 	@echo "make setup    the environment alone, in .venv"
 	@echo "make results  rebuild what depends on the tiny model's weights"
+	@echo "make notebooks  the ipynb files, from their percent scripts"
 	@echo "make lint     ruff and mypy"
 	@echo "make clean    remove caches and build folders (not .venv, atlas/ or runs/)"
 
@@ -40,11 +41,12 @@ atlas: setup
 lab: setup
 	$(BIN)/jupyter lab notebooks
 
-# Written beside and moved into place, so that an evaluation that fails leaves the old numbers.
 results: setup
-	$(BIN)/audioscope tiny evaluate --json > data/tiny/evaluation.json.part
-	mv data/tiny/evaluation.json.part data/tiny/evaluation.json
 	$(BIN)/python tools/make_results.py
+
+# The percent scripts are the source; the notebooks are made from them, without outputs.
+notebooks: setup
+	$(BIN)/jupytext --to ipynb notebooks/*.py
 
 lint: setup
 	$(BIN)/ruff check .

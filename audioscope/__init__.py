@@ -1,9 +1,9 @@
 """audioscope: see, hear and steer what the attention layers of text-to-music diffusion models do.
 
-    import audioscope
-    model = audioscope.load("tiny")
-    model.generate("a slow sad song with violin", seed=0)
-    audioscope.localize(model, pairs=4)
+import audioscope
+model = audioscope.load("tiny")
+model.generate("a slow sad song with violin", seed=0)
+audioscope.localize(model, pairs=4)
 """
 
 from __future__ import annotations
@@ -47,7 +47,9 @@ def __getattr__(name: str) -> Any:
         return getattr(import_module(f"audioscope.{_HOMES[name]}"), name)
     except OSError as error:
         if "torchaudio" in str(error) or "libc10_cuda" in str(error):
-            raise ImportError("torchaudio's CUDA files cannot load beside a CPU-only torch: run `python -m audioscope.mend` once.") from error
+            raise ImportError(
+                "torchaudio's CUDA files cannot load beside a CPU-only torch: run `python -m audioscope.mend` once."
+            ) from error
         raise
 
 

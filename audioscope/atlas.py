@@ -57,8 +57,8 @@ def localize(
     import tempfile
 
     chosen = choose(concepts)
-    scorer = scorer or listener_scorer()
-    scorer.check(model)
+    judge_by: Scorer = listener_scorer() if scorer is None else scorer
+    judge_by.check(model)
     where = model.sites.select(sites)
     if patch not in ("text", "output"):
         raise ValueError(f"patch is {patch!r}, expected 'text' or 'output'.")
@@ -68,14 +68,16 @@ def localize(
         raise ValueError(f"pairs is {pairs} and seeds is {seeds}, expected at least 1 of each.")
     for concept in chosen:
         if len(concept.split(split)) < pairs:
-            raise ValueError(f"{concept.name!r} has {len(concept.split(split))} pairs in split {split!r}, {pairs} were asked for.")
+            raise ValueError(
+                f"{concept.name!r} has {len(concept.split(split))} pairs in split {split!r}, {pairs} were asked for."
+            )
     run_settings = model.settings(steps, guidance, seconds)
     settings = {
         "model": model.name, "fingerprint": model.fingerprint, "patch": patch, "sites": [asdict(s) for s in where],
-        "split": split, "scorer": scorer.name, **run_settings, "clips": clips,
+        "split": split, "scorer": judge_by.name, **run_settings, "clips": clips,
         "rate": model.adapter.sampling_rate(model.pipe),
     }  # fmt: skip
-    units = [
+    units: list[dict[str, Any]] = [
         {"concept": c.name, "pair": p.number, "seed": seed, "clean": p.clean, "corrupted": p.corrupted}
         for c in chosen for p in c.split(split)[:pairs] for seed in range(seeds)
     ]  # fmt: skip
@@ -85,7 +87,7 @@ def localize(
     names = [c.name for c in chosen]
 
     def work(unit: dict[str, Any]) -> pd.DataFrame:
-        return _do_unit(model, unit, where, patch, scorer, run_settings, folder if clips else None)
+        return _do_unit(model, unit, where, patch, judge_by, run_settings, folder if clips else None)
 
     table = run_units(folder, settings, units, work, progress, desc="atlas")
     groups = {c.name: {"group": c.group, "changes": sorted(c.changes)} for c in chosen}
@@ -95,7 +97,13 @@ def localize(
 
 
 def _do_unit(
-    model: Model, unit: dict[str, Any], sites: Sequence[Site], patch: str, scorer: Scorer, settings: dict[str, Any], folder: Path | None
+    model: Model,
+    unit: dict[str, Any],
+    sites: Sequence[Site],
+    patch: str,
+    scorer: Scorer,
+    settings: dict[str, Any],
+    folder: Path | None,
 ) -> pd.DataFrame:
     """All rows of one pair and seed in one batch: a table with one line per row and scored concept."""
     kind = PatchText if patch == "text" else PatchOutput
@@ -168,7 +176,8 @@ class Atlas:
             wide = frame.pivot(index=["concept", "scored", "pair", "seed"], columns="cell", values="value")
             shift = wide.sub(wide["corrupted"], axis=0).groupby(level=["concept", "scored", "pair"]).mean()
             result[scale] = {
-                key: (part[paths].to_numpy(float), part["clean"].to_numpy(float)) for key, part in shift.groupby(level=["concept", "scored"])
+                key: (part[paths].to_numpy(float), part["clean"].to_numpy(float))
+                for key, part in shift.groupby(level=["concept", "scored"])
             }
         return result
 
@@ -201,12 +210,22 @@ class Atlas:
             control = self._control(concept, scale)
             for i, (site, ratio) in enumerate(zip(self.sites, self._ratios(concept, scale), strict=True)):
                 lines.append(
-                    {"concept": concept, "group": self.settings["groups"][concept]["group"], "site": site.path, "layer": site.layer,
-                     "impact": ratio.value, "low": ratio.low, "high": ratio.high, "numerator": ratio.numerator,
-                     "denominator": ratio.denominator, "denominator_low": ratio.denominator_low,
-                     "denominator_high": ratio.denominator_high,
-                     "control": control[i] / abs(ratio.denominator) if ratio.defined else np.nan,
-                     "pairs": ratio.pairs, "defined": ratio.defined}  # fmt: skip
+                    {
+                        "concept": concept,
+                        "group": self.settings["groups"][concept]["group"],
+                        "site": site.path,
+                        "layer": site.layer,
+                        "impact": ratio.value,
+                        "low": ratio.low,
+                        "high": ratio.high,
+                        "numerator": ratio.numerator,
+                        "denominator": ratio.denominator,
+                        "denominator_low": ratio.denominator_low,
+                        "denominator_high": ratio.denominator_high,
+                        "control": control[i] / abs(ratio.denominator) if ratio.defined else np.nan,
+                        "pairs": ratio.pairs,
+                        "defined": ratio.defined,
+                    }
                 )
         return pd.DataFrame(lines)
 
@@ -270,11 +289,18 @@ class Atlas:
             if rows["clip"].eq("").any() or rows["failed"].any():
                 continue
             lines.append(
-                {"concept": concept, "site": site.path, "layer": site.layer, "impact": shown.numerator / shown.denominator, "pair": pair,
-                 "seed": int(rows["seed"].iloc[0]), "clean_prompt": rows["clean_prompt"].iloc[0],
-                 "corrupted_prompt": rows["corrupted_prompt"].iloc[0],
-                 **{row: rows.loc[row, "clip"] for row in ("clean", "corrupted", "patched")},
-                 **{f"{row}_score": float(rows.loc[row, "logodds"]) for row in ("clean", "corrupted", "patched")}}  # fmt: skip
+                {
+                    "concept": concept,
+                    "site": site.path,
+                    "layer": site.layer,
+                    "impact": shown.numerator / shown.denominator,
+                    "pair": pair,
+                    "seed": int(rows["seed"].iloc[0]),
+                    "clean_prompt": rows["clean_prompt"].iloc[0],
+                    "corrupted_prompt": rows["corrupted_prompt"].iloc[0],
+                    **{row: rows.loc[row, "clip"] for row in ("clean", "corrupted", "patched")},
+                    **{f"{row}_score": float(rows.loc[row, "logodds"]) for row in ("clean", "corrupted", "patched")},
+                }
             )
         return pd.DataFrame(lines)
 
@@ -323,12 +349,16 @@ class Atlas:
         """Read an atlas; None is the one that ships with audioscope. Raises FileNotFoundError where there is none."""
         folder = data_folder() / "atlas" if folder is None else Path(folder)
         if not (folder / "atlas.parquet").exists():
-            raise FileNotFoundError(f"{folder} holds no atlas (atlas.parquet): make one with audioscope.localize or `audioscope atlas`.")
+            raise FileNotFoundError(
+                f"{folder} holds no atlas (atlas.parquet): make one with audioscope.localize or `audioscope atlas`."
+            )
         return cls(pd.read_parquet(folder / "atlas.parquet"), json.loads((folder / "atlas.json").read_text()), folder)
 
     def __repr__(self) -> str:
         means = self.layer_means()
-        layers = ", ".join(f"{r.layer} ({r.impact:.2f} [{r.low:.2f}, {r.high:.2f}])" for r in means[means["functional"]].itertuples())
+        layers = ", ".join(
+            f"{r.layer} ({r.impact:.2f} [{r.low:.2f}, {r.high:.2f}])" for r in means[means["functional"]].itertuples()
+        )
         undefined = sorted(set(self.concepts) - set(self.impacts().query("defined")["concept"]))
         return (
             f"Atlas({self.settings['model']}, patch={self.settings['patch']!r}: {len(self.concepts)} concepts x {len(self.sites)} sites, "

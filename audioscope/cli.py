@@ -8,6 +8,7 @@ import sys
 import warnings
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Literal
 
 QUICK = "female,fast,happy,metal,violin,drums"
 
@@ -43,7 +44,9 @@ def parser() -> argparse.ArgumentParser:
     generate.add_argument("--out", type=Path, required=True, help="a .flac, .wav, .ogg or .mp3 file")
     generate.set_defaults(do=_generate)
 
-    tiny = verbs.add_parser("tiny", help="train and evaluate the embedded model").add_subparsers(dest="what", required=True, metavar="WHAT")
+    tiny = verbs.add_parser("tiny", help="train and evaluate the embedded model").add_subparsers(
+        dest="what", required=True, metavar="WHAT"
+    )
     train = tiny.add_parser("train", help="train the embedded model (CPU or CUDA)")
     train.add_argument("--hours", type=float, required=True, help="total training time, earlier hours counted when resuming")
     train.add_argument("--resume", action="store_true", help="go on from the state in --work")
@@ -95,7 +98,7 @@ def _atlas(options: argparse.Namespace) -> None:
     names = options.concepts or (QUICK if options.quick else None)
     concepts = names if names is None or names.endswith(".csv") else [name.strip() for name in names.split(",")]
     choose(concepts)  # a wrong name should not wait for the model
-    patch = "output" if options.sites == "self" else options.patch
+    patch: Literal["text", "output"] = "output" if options.sites == "self" else options.patch
     atlas = localize(
         load(options.model), concepts, pairs=options.pairs if options.pairs is not None else 4 if options.quick else 8,
         seeds=options.seeds, patch=patch, sites=options.sites, out=options.out,

@@ -113,14 +113,18 @@ def concepts_from(source: str | Path | pd.DataFrame) -> dict[str, Concept]:
     table = source if isinstance(source, pd.DataFrame) else pd.read_csv(source)
     missing = {"concept", "clean", "corrupted"} - set(table.columns)
     if missing:
-        raise ValueError(f"The pairs lack the columns {sorted(missing)}: expected concept, clean, corrupted, and optionally group, split.")
+        raise ValueError(
+            f"The pairs lack the columns {sorted(missing)}: expected concept, clean, corrupted, and optionally group, split."
+        )
     concepts = {}
     for name, rows in table.groupby("concept", sort=False):
         pairs = []
         for number, row in enumerate(rows.to_dict("records")):
             clean, corrupted, split = row["clean"], row["corrupted"], row.get("split", "localise")
             if not all(isinstance(t, str) and t.strip() for t in (clean, corrupted)) or clean == corrupted:
-                raise ValueError(f"Pair {number} of {name!r} is {clean!r} / {corrupted!r}: expected two different, non-empty prompts.")
+                raise ValueError(
+                    f"Pair {number} of {name!r} is {clean!r} / {corrupted!r}: expected two different, non-empty prompts."
+                )
             if split not in SPLITS:
                 raise ValueError(f"Pair {number} of {name!r} has split {split!r}, expected one of {', '.join(SPLITS)}.")
             pairs.append(Pair(number, split, clean, corrupted))

@@ -7,7 +7,7 @@ that row carries the other prompt, unedited, from the same seed.
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import ClassVar, Literal
 
 from torch import Tensor
@@ -27,6 +27,7 @@ class Edit:
     branch: part of classifier-free guidance to change; without guidance there is only "cond".
     """
 
+    sites: Which = field(kw_only=False)
     steps: tuple[int, int] | None = None
     branch: Branch = "both"
     place: ClassVar[Literal["text", "output"]] = "output"
@@ -36,6 +37,10 @@ class Edit:
             raise ValueError(f"branch is {self.branch!r}, expected 'both', 'cond' or 'uncond'.")
         if self.steps is not None and not (len(self.steps) == 2 and 0 <= self.steps[0] < self.steps[1]):
             raise ValueError(f"steps is {self.steps!r}, expected (first, last + 1) with 0 <= first < last + 1, or None.")
+
+    def change(self, own: Tensor, other: Tensor | None) -> Tensor:
+        """What becomes of a row's text or output `own`; `other` is the row that a patch copies from."""
+        raise NotImplementedError
 
     def acts_at(self, step: int) -> bool:
         return self.steps is None or self.steps[0] <= step < self.steps[1]
@@ -48,7 +53,6 @@ class PatchText(Edit):
     Only cross-attention sites have text to swap; others raise ValueError when the run begins.
     """
 
-    sites: Which
     prompt: str
     place: ClassVar[Literal["text", "output"]] = "text"
 
@@ -61,7 +65,6 @@ class PatchText(Edit):
 class PatchOutput(Edit):
     """Replace a site's output by what it is, at the same step and seed, in an unedited run of another prompt."""
 
-    sites: Which
     prompt: str
 
     def change(self, own: Tensor, other: Tensor | None) -> Tensor:
@@ -73,7 +76,6 @@ class PatchOutput(Edit):
 class Ablate(Edit):
     """Take a site's contribution away: its output becomes zero, or its mean over the row's tokens."""
 
-    sites: Which
     to: Literal["zero", "mean"] = "zero"
 
     def __post_init__(self) -> None:

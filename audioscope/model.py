@@ -68,14 +68,15 @@ class Model:
         """The keywords of a run with this model's defaults filled in. Raises ValueError for a value out of range."""
         steps = self.adapter.steps if steps is None else steps
         guidance = self.adapter.guidance if guidance is None else float(guidance)
-        seconds = self.adapter.default_seconds if seconds is None else float(seconds)
         longest = self.adapter.max_duration(self.pipe)
+        seconds = min(self.adapter.default_seconds, longest or float("inf")) if seconds is None else float(seconds)
         if steps < 1:
             raise ValueError(f"steps is {steps}, expected at least 1.")
         if not 0 <= guidance < 100:
             raise ValueError(f"guidance is {guidance:g}, expected 0 to 100 (up to 1 is no guidance).")
-        if not 0.1 <= seconds <= (longest or float("inf")):
-            raise ValueError(f"seconds is {seconds:g}, expected 0.1 to {longest or 'any length':g} for {self.name}.")
+        if not 0 < seconds <= (longest or float("inf")):
+            limit = "more than 0" if longest is None else f"more than 0 and at most {longest:g}"
+            raise ValueError(f"seconds is {seconds:g}, expected {limit} for {self.name}.")
         return {"steps": steps, "guidance": guidance, "seconds": seconds}
 
     def check_prompt(self, prompt: str) -> None:
@@ -94,11 +95,11 @@ class Model:
         return tracing.run(self.pipe, self.adapter, self.sites, rows, **keywords)
 
     @overload
-    def generate(self, prompt: str, seed: int = 0, **keywords: Any) -> Clip: ...
+    def generate(self, prompt: str, seed: int = ..., **keywords: Any) -> Clip: ...
     @overload
-    def generate(self, prompt: Sequence[str], seed: int | Sequence[int] = 0, **keywords: Any) -> list[Clip]: ...
+    def generate(self, prompt: Sequence[str], seed: int | Sequence[int] = ..., **keywords: Any) -> list[Clip]: ...
 
-    def generate(
+    def generate(  # type: ignore[misc]  # the overloads pass the keywords below on
         self,
         prompt: str | Sequence[str],
         seed: int | Sequence[int] = 0,
@@ -180,7 +181,12 @@ class Model:
 
 
 def load(
-    name: str | Path = "tiny", *, device: str | None = None, dtype: torch.dtype | None = None, adapter: Adapter | None = None, **keywords: Any
+    name: str | Path = "tiny",
+    *,
+    device: str | None = None,
+    dtype: torch.dtype | None = None,
+    adapter: Adapter | None = None,
+    **keywords: Any,
 ) -> Model:
     """Load a model: "tiny" (it ships with audioscope), a local diffusers folder, or a name on the Hugging Face hub.
 
@@ -194,17 +200,25 @@ def load(
     if local and not (source / "model_index.json").exists():
         raise FileNotFoundError(f"{source} is a folder but no diffusers pipeline: it has no model_index.json.")
     if not local and (source.is_absolute() or str(name).startswith(".") or str(name).count("/") != 1):
-        raise FileNotFoundError(f"No folder {str(name)!r}: expected 'tiny', a folder with a diffusers pipeline, or a hub name 'owner/model'.")
+        raise FileNotFoundError(
+            f"No folder {str(name)!r}: expected 'tiny', a folder with a diffusers pipeline, or a hub name 'owner/model'."
+        )
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            pipe = DiffusionPipeline.from_pretrained(str(source), torch_dtype=dtype or torch.float32, local_files_only=local, **keywords)
+            pipe = DiffusionPipeline.from_pretrained(
+                str(source), torch_dtype=dtype or torch.float32, local_files_only=local, **keywords
+            )
     except (SafetensorError, EOFError, RuntimeError) as error:
-        raise ValueError(f"The weights of {name} are damaged or do not fit their configuration ({_first_line(error)}): fetch them again.") from error
+        raise ValueError(
+            f"The weights of {name} are damaged or do not fit their configuration ({_first_line(error)}): fetch them again."
+        ) from error
     except OSError as error:
         if local:
             raise ValueError(f"{source} is incomplete ({_first_line(error)}): fetch it again.") from error
-        raise ConnectionError(f"Could not fetch {str(name)!r} from the hub ({_first_line(error)}): is the name right, and is there a network?") from error
+        raise ConnectionError(
+            f"Could not fetch {str(name)!r} from the hub ({_first_line(error)}): is the name right, and is there a network?"
+        ) from error
     return Model(pipe.to(device), str(name), adapter)
 
 

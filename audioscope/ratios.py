@@ -51,7 +51,9 @@ def ratio_of_means(numerators: np.ndarray, denominators: np.ndarray, level: floa
     return Ratio(value, centre - width, centre + width, top, bottom, bottom - half, bottom + half, n, True)
 
 
-def mean_of_ratios(numerators: list[np.ndarray], denominators: list[np.ndarray], level: float = 0.95) -> tuple[float, float, float]:
+def mean_of_ratios(
+    numerators: list[np.ndarray], denominators: list[np.ndarray], level: float = 0.95
+) -> tuple[float, float, float]:
     """Mean over concepts of their ratios of means, with an interval (value, low, high); concepts are fixed, pairs are units.
 
     The error of each ratio is its linearised one (delta method), and errors of concepts are independent.

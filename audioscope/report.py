@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import json
-import os
 import shutil
-import tempfile
 from difflib import SequenceMatcher
 from functools import cache
 from pathlib import Path, PurePosixPath
@@ -17,7 +15,8 @@ import pandas as pd
 import vl_convert
 from markupsafe import Markup
 
-from . import charts
+from audioscope import charts
+from audioscope.sweep import write_whole
 
 PATCHES = {"text": "text swap", "output": "output patch"}
 PATCHED = {
@@ -164,7 +163,7 @@ PAGE = """<!doctype html>
   <h2 id="listen">Listen</h2>
   <p>One example per concept, at the concept's best layer. The layer was chosen on half of the prompt pairs; the impact shown
   is that of the other half. Scores are log-odds of the concept: above 0 the scorer hears it, below 0 it does not.</p>
-  {% if not cards %}<p class="quiet">No concept is defined, so there is nothing to compare.</p>{% endif %}
+  {% if not cards %}<p class="quiet">There is nothing to play: no clips were kept, or no concept is defined.</p>{% endif %}
   <div class="examples">
   {% for card in cards %}
   <article class="card" aria-labelledby="concept-{{ loop.index }}">
@@ -321,19 +320,6 @@ def _table(impacts: pd.DataFrame) -> list[tuple[str, list[tuple[str, str]]]]:
     ]
 
 
-def _write(text: str, path: Path) -> None:
-    """Write by rename, so that a reader never meets half a page."""
-    handle, name = tempfile.mkstemp(dir=path.parent, prefix=".index-", suffix=".html")
-    try:
-        with os.fdopen(handle, "w", encoding="utf-8") as file:
-            file.write(text)
-        os.chmod(name, 0o644)  # mkstemp's 0600 would hide the page from a web server
-        os.replace(name, path)
-    except BaseException:
-        os.unlink(name)
-        raise
-
-
 def write_page(atlas, folder: Path) -> Path:
     """Write the atlas as folder/index.html, a page with chart and sound that loads nothing from the network; returns its path.
 
@@ -368,5 +354,5 @@ def write_page(atlas, folder: Path) -> Path:
         script=Markup(SCRIPT),
     )  # fmt: skip
     path = folder / "index.html"
-    _write(page, path)
+    write_whole(path, lambda part: part.write_text(page, encoding="utf-8"))
     return path

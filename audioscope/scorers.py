@@ -17,7 +17,8 @@ class Scorer(Protocol):
     per concept, bounded log-odds. `check(model)` raises ValueError for a model whose audio it cannot judge.
     """
 
-    name: str
+    @property
+    def name(self) -> str: ...
 
     def check(self, model: Any) -> None: ...
 
@@ -55,7 +56,12 @@ class ListenerScorer:
         mono = audio.mean(1)
         scores = self.listener.log_odds(torch.nn.functional.pad(mono, (0, max(0, SAMPLES - mono.shape[-1])))[:, :SAMPLES])
         return pd.DataFrame(
-            {name: scores[group][:, i].numpy() for group, names in GROUPS.items() for i, name in enumerate(names) if name != "none"}
+            {
+                name: scores[group][:, i].numpy()
+                for group, names in GROUPS.items()
+                for i, name in enumerate(names)
+                if name != "none"
+            }
         )
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass
 from difflib import get_close_matches
+from typing import Any
 
 import pandas as pd
 from torch import nn
@@ -106,6 +107,6 @@ def _kind(name: str, module: nn.Module) -> str | None:
 
 
 def _width(module: nn.Module) -> int:
-    out = module.to_out
-    linear = out[0] if isinstance(out, nn.ModuleList) else out
+    out: Any = module.to_out
+    linear: Any = out[0] if isinstance(out, nn.ModuleList) else out
     return int(linear.out_features)

@@ -54,7 +54,9 @@ def write_whole(file: Path, write: Callable[[Path], Any]) -> None:
     except OSError as error:
         part.unlink(missing_ok=True)
         if error.errno == errno.ENOSPC:
-            raise OSError(errno.ENOSPC, f"The disk of {file.parent} is full. What is done is kept: free some space and run again") from error
+            raise OSError(
+                errno.ENOSPC, f"The disk of {file.parent} is full. What is done is kept: free some space and run again"
+            ) from error
         raise
 
 

@@ -12,8 +12,6 @@ import audioscope  # noqa: E402
 from audioscope.model import Model  # noqa: E402
 
 PROMPTS = ("a slow sad song with violin", "a fast happy song with drums")
-# The last sigma of a short Stable Audio schedule is far from 0: few steps, but every law holds at any number.
-SHORT = {"steps": 3, "decode": False}
 
 
 @pytest.fixture(scope="session")
@@ -54,7 +52,9 @@ def build_stable_audio(layers: int = 4):
         torch.nn.init.normal_(weight, std=0.15)
     return StableAudioPipeline(
         vae=AutoencoderOobleck(8, [2, 4], [1, 2], 8, 8, 2, 16_000),
-        text_encoder=T5EncoderModel(T5Config(vocab_size=len(words), d_model=32, d_kv=8, d_ff=64, num_layers=1, num_heads=2)).eval(),
+        text_encoder=T5EncoderModel(
+            T5Config(vocab_size=len(words), d_model=32, d_kv=8, d_ff=64, num_layers=1, num_heads=2)
+        ).eval(),
         projection_model=StableAudioProjectionModel(32, 32, 0, 10),
         tokenizer=PreTrainedTokenizerFast(tokenizer_object=core, pad_token="<pad>", unk_token="<unk>", model_max_length=8),
         transformer=transformer,
@@ -62,25 +62,19 @@ def build_stable_audio(layers: int = 4):
     )
 
 
-class Levels:
-    """A scorer without weights: the log power of parts of a clip, one per concept."""
+class Nearness:
+    """A scorer without weights: how near a unit's clips are to its first one, the clean clip (0 is equal)."""
 
-    name = "levels"
+    name = "nearness"
 
-    def __init__(self, *concepts: str):
-        self.concepts = concepts
+    def __init__(self, concept: str):
+        self.concept = concept
 
     def check(self, model) -> None:
         pass
 
     def __call__(self, audio, rate):
-        parts = audio.mean(1).tensor_split(len(self.concepts), dim=1)
-        return pd.DataFrame({c: p.pow(2).mean(1).add(1e-6).log().numpy() for c, p in zip(self.concepts, parts, strict=True)})
-
-
-@pytest.fixture
-def levels():
-    return Levels
+        return pd.DataFrame({self.concept: -(audio - audio[:1]).flatten(1).norm(dim=1).numpy()})
 
 
 @pytest.fixture(scope="session")

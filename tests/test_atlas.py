@@ -6,13 +6,12 @@ import signal
 import subprocess
 import sys
 import time
-from dataclasses import replace
 
 import numpy as np
 import pandas as pd
 import pytest
 import torch
-from conftest import PROMPTS, Levels, build_stable_audio
+from conftest import PROMPTS, Nearness, build_stable_audio
 
 import audioscope
 from audioscope.atlas import Atlas
@@ -27,7 +26,11 @@ A, B = PROMPTS
 def own_pairs(count: int = 4) -> pd.DataFrame:
     """Pairs for a model whose vocabulary is the two test prompts."""
     tails = ["song", "song with drums", "song with violin", "a song", "song a with", "with song"]
-    rows = [{"concept": c, "clean": f"{x} {t}", "corrupted": f"{y} {t}"} for c, x, y in (("speed", "fast happy", "slow sad"),) for t in tails]
+    rows = [
+        {"concept": c, "clean": f"{x} {t}", "corrupted": f"{y} {t}"}
+        for c, x, y in (("speed", "fast happy", "slow sad"),)
+        for t in tails
+    ]
     return pd.DataFrame(rows[:count])
 
 
@@ -40,9 +43,8 @@ def test_8_known_answer(layer, patch, tmp_path):
         if i != layer:
             torch.nn.init.zeros_(block.attn2.to_out[0].weight)
     model = Model(pipe, "known")
-    model.adapter = replace(model.adapter, default_seconds=0.016, max_seconds=1.0)
     atlas = audioscope.localize(
-        model, own_pairs(), pairs=4, patch=patch, scorer=Levels("speed"), steps=2, guidance=2.0, out=tmp_path, progress=False
+        model, own_pairs(), pairs=4, patch=patch, scorer=Nearness("speed"), steps=2, guidance=2.0, out=tmp_path, progress=False
     )
     impacts = atlas.impacts()
     assert impacts["defined"].all(), "the prompts must differ audibly for the law to say anything"
@@ -78,18 +80,13 @@ def test_ratio_is_undefined_where_its_denominator_may_be_zero():
     undefined = ratio_of_means(rng.normal(1, 1, 8), np.array([1.0, -1, 2, -2, 0.5, -0.5, 1, -1]))
     assert not undefined.defined and np.isnan(undefined.value) and undefined.denominator_low < 0 < undefined.denominator_high
     assert not ratio_of_means(np.array([1.0]), np.array([2.0])).defined, "one pair has no interval"
-    exact = ratio_of_means(np.array([1.0, 2, 3]), np.array([2.0, 4, 6]))
+    exact = ratio_of_means(np.array([1.0, 2, 3, 2]), np.array([2.0, 4, 6, 4]))
     assert exact.defined and exact.value == pytest.approx(0.5) and exact.high - exact.low < 1e-6
 
 
 def test_published_tables_give_the_papers_sets(root):
     """The rule 2.5 / L, on the paper's own numbers: its functional sets, which a fixed .10 misses for AudioLDM2."""
-    shared = root.parent / "shared" / "published" / "tada_localization.csv"
-    table = root / "data" / "published" / "tada_localization.csv"
-    table = table if table.exists() else shared
-    if not table.exists():
-        pytest.skip("the published table is not here")
-    frame = pd.read_csv(table)
+    frame = pd.read_csv(root / "data" / "published" / "tada_localization.csv")
     expected = {"ace": {"tf6", "tf7"}, "stableaudio": {"tf11", "tf12", "tf13"}}
     for name, layers in expected.items():
         mean = frame[frame["model"] == name].groupby(["block", "attn"])["impact"].mean()
@@ -171,7 +168,9 @@ def test_a_full_disk_loses_nothing(tmp_path, monkeypatch):
         return pd.DataFrame({"n": [unit["n"]]})
 
     def raise_full():
-        monkeypatch.setattr(pd.DataFrame, "to_parquet", lambda self, path: (_ for _ in ()).throw(OSError(28, "No space left on device")))
+        monkeypatch.setattr(
+            pd.DataFrame, "to_parquet", lambda self, path: (_ for _ in ()).throw(OSError(28, "No space left on device"))
+        )
 
     freed = []
     units = [{"n": n} for n in range(4)]

@@ -239,7 +239,7 @@ def test_page_without_examples_or_functional_layers(atlas, means, tmp_path):
     atlas.functional, atlas.examples = [], lambda: pd.DataFrame()
     atlas.layer_means = lambda scale="logodds": means.assign(functional=False)
     text = write_page(atlas, tmp_path / "page").read_text(encoding="utf-8")
-    assert "No layer" in text and "No concept is defined" in text
+    assert "No layer" in text and "nothing to play" in text
 
 
 def test_page_with_every_concept_undefined(atlas, impacts, means, tmp_path):

@@ -189,7 +189,7 @@ for path in (pathlib.Path(audioscope.__file__), data_folder()):
 
 model = audioscope.load("tiny")
 clip = model.generate("a slow sad song with violin", seed=0, steps=2)
-waveform = numpy.asarray(clip.waveform)
+waveform = numpy.asarray(clip.samples)
 assert waveform.size and numpy.isfinite(waveform).all()
 print("played", waveform.shape)
 """

@@ -50,7 +50,9 @@ def test_the_pool_is_reproducible_and_its_labels_independent():
             if i < j:
                 joint = np.histogram2d(table[:, i], table[:, j], bins=(range(len(a) + 1), range(len(b) + 1)))[0] / len(table)
                 assert np.abs(joint - 1 / len(a) / len(b)).max() < 0.025
-    assert not any(pool.song(i, 1).held_out for i in range(500)) and all(pool.song(i, 4, held_out=True).held_out for i in range(50))
+    assert not any(pool.song(i, 1).held_out for i in range(500)) and all(
+        pool.song(i, 4, held_out=True).held_out for i in range(50)
+    )
 
 
 def test_rendered_clips_are_sound(tiny):
@@ -122,7 +124,9 @@ def test_training_resumes(tmp_path, monkeypatch):
     from audioscope.tiny import train as module
 
     recipe = module.Recipe(clips=40, batch=4, warmup=2)
-    monkeypatch.setattr(module.pool, "clips", lambda numbers, seed, **_: (pool.clip(i % 40, seed) for i in range(min(len(numbers), 200))))
+    monkeypatch.setattr(
+        module.pool, "clips", lambda numbers, seed, **_: (pool.clip(i % 40, seed) for i in range(min(len(numbers), 200)))
+    )
     work, out = tmp_path / "work", tmp_path / "out"
     module.train(2 / 3600, out, work, recipe=recipe)
     first = torch.load(work / "state.pt", weights_only=True)["step"]

@@ -51,15 +51,16 @@ NOUNS = ("song", "track", "piece", "tune", "music", "recording")
 def caption(song: Song, rng: np.random.Generator, keep: float = 0.75, always: Collection[str] = ()) -> str:
     """Say a song in words. Each attribute is named with chance `keep`, those of the groups in `always` surely."""
     named = [(g, c) for g, c in asdict(song).items() if g in always or rng.random() < keep]
-    adjectives, tags = [], []
+    adjectives: list[str] = []
+    tags: list[str] = []
     for attribute in (named[i] for i in rng.permutation(len(named))):
         words = ADJECTIVES.get(attribute, ()) + TAGS.get(attribute, ())
         word = words[rng.integers(len(words))]
         (adjectives if word in ADJECTIVES.get(attribute, ()) else tags).append(word)
     style = rng.integers(4)
     if style == 0:  # keywords
-        words = adjectives + [tag.removeprefix("a ") for tag in tags]
-        return ", ".join(words[i] for i in rng.permutation(len(words))) or "music"
+        keys = adjectives + [tag.removeprefix("a ") for tag in tags]
+        return ", ".join(keys[i] for i in rng.permutation(len(keys))) or "music"
     noun = str(rng.choice(NOUNS))
     head = " ".join(adjectives + [noun])
     if style == 1 and tags:

@@ -88,7 +88,7 @@ class MelCodec(ModelMixin, ConfigMixin):
         patches = (latents.transpose(1, 2) * self.scale) @ self.basis.T + self.mean
         return patches.unflatten(-1, (self.config.n_mels, self.config.stack)).permute(0, 2, 1, 3).flatten(2)
 
-    def decode(self, latents: Tensor, return_dict: bool = True) -> Decoded | tuple[Tensor]:
+    def decode(self, latents: Tensor) -> Decoded:
         """Latents to waveforms [batch, 1, samples]: a pure function of each row, with zero initial phase."""
         mel = (self.decode_mel(latents.float()).clamp(max=8).exp() - FLOOR).clamp_min(0)
         spectrum = self._inverse_mel(mel)
@@ -98,7 +98,7 @@ class MelCodec(ModelMixin, ConfigMixin):
             n_iter=self.config.griffinlim_iterations, momentum=0.99, length=None, rand_init=False,
         )  # fmt: skip
         wave = wave.unsqueeze(1)
-        return Decoded(wave) if return_dict else (wave,)
+        return Decoded(wave)
 
     def _inverse_mel(self, mel: Tensor, iterations: int = 12) -> Tensor:
         """Non-negative magnitudes whose mel bands are `mel`, by multiplicative (Kullback-Leibler) updates."""

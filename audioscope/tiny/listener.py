@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from itertools import islice
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -70,7 +71,8 @@ class Listener(ModelMixin, ConfigMixin):
     def __init__(self, kind: str = "convolutional"):
         super().__init__()
         self.codec = MelCodec()  # only its log-mel is used, which has no weights
-        self.body = {"convolutional": _Convolutional, "recurrent": _Recurrent}[kind]()
+        bodies: dict[str, Any] = {"convolutional": _Convolutional, "recurrent": _Recurrent}
+        self.body = bodies[kind]()
         self.drop = nn.Dropout(0.3)
         self.heads = nn.ModuleDict({group: nn.Linear(self.body.width, len(c)) for group, c in GROUPS.items()})
         self.register_buffer("temperature", torch.ones(len(GROUPS)))
@@ -153,10 +155,12 @@ def train(name: str, out: Path, work: Path, codec: MelCodec, clips: int = 6000, 
                 mel = mels[numbers].float()
                 mel = mel + 0.8 * (torch.rand(len(mel), 1, 1) - 0.5) + 0.1 * torch.randn_like(mel)  # level and roughness
                 logits = model.logits(mel)
-                loss = sum(
-                    nn.functional.cross_entropy(logits[group], labels[numbers, i], label_smoothing=0.05)
-                    for i, group in enumerate(GROUPS)
-                )
+                loss = torch.stack(
+                    [
+                        nn.functional.cross_entropy(logits[group], labels[numbers, i], label_smoothing=0.05)
+                        for i, group in enumerate(GROUPS)
+                    ]
+                ).sum()
                 optimizer.zero_grad(set_to_none=True)
                 loss.backward()
                 optimizer.step()
@@ -165,7 +169,10 @@ def train(name: str, out: Path, work: Path, codec: MelCodec, clips: int = 6000, 
             model.eval()
             with torch.no_grad():
                 held = [model.logits(part.float()) for part in mels[cut:].split(100)]
-            right = {g: float((torch.cat([h[g] for h in held]).argmax(1) == labels[cut:, i]).float().mean()) for i, g in enumerate(GROUPS)}
+            right = {
+                g: float((torch.cat([h[g] for h in held]).argmax(1) == labels[cut:, i]).float().mean())
+                for i, g in enumerate(GROUPS)
+            }
             bar.set_postfix({group: f"{value:.3f}" for group, value in right.items()})
     for i, group in enumerate(GROUPS):
         model.temperature[i] = _temperature(torch.cat([h[group] for h in held]), labels[cut:, i])

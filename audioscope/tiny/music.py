@@ -199,7 +199,7 @@ def _reggae(band, degrees, pitch, mood) -> None:
         band.chord("clean guitar", _triad(pitch, degree, low), b + 0.5, 0.22, 0.75)
         if shape:
             band.chord("organ", _triad(pitch, degree, low), b + 0.5, 0.3, 0.35)
-        for at, step in (((0, 0), (0.75, 4)) if b % 2 == 0 else ((0.5, 2),)):
+        for at, step in ((0, 0), (0.75, 4)) if b % 2 == 0 else ((0.5, 2),):
             band.note("electric bass", pitch(degree + step, 28), b + at, 0.45, 0.6)
 
 

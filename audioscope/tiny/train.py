@@ -7,6 +7,7 @@ import json
 import time
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -154,13 +155,15 @@ class Trainer:
 
     def export(self, folder: Path, facts: dict) -> None:
         """Save the averaged weights as a diffusers pipeline, with `training.json` beside it."""
-        parts = self.average.module if self.average.n_averaged > 0 else self.parts
+        parts: Any = self.average.module if self.average.n_averaged > 0 else self.parts
         components = dict(self.pipe.components) | {name: parts[name].eval() for name in parts}
         type(self.pipe)(**components).save_pretrained(folder)
         (folder / "training.json").write_text(json.dumps(facts, indent=1) + "\n")
 
 
-def train(hours: float, out: Path, work: Path, resume: bool = False, recipe: Recipe | None = None, save_every: float = 300.0) -> Path:
+def train(
+    hours: float, out: Path, work: Path, resume: bool = False, recipe: Recipe | None = None, save_every: float = 300.0
+) -> Path:
     """Train for `hours` of computing (earlier ones counted when resuming) and export to `out`; returns `out`.
 
     work: folder for the latents, the state after every `save_every` seconds, and log.csv. A killed run goes on from
@@ -183,7 +186,9 @@ def train(hours: float, out: Path, work: Path, resume: bool = False, recipe: Rec
             trainer.seconds = done + time.monotonic() - began
             smooth = loss if smooth is None else 0.98 * smooth + 0.02 * loss
             bar.n = min(round(trainer.seconds), round(total))
-            bar.set_postfix_str(f"step {trainer.step}, loss {smooth:.4f}, {trainer.step * recipe.batch / trainer.seconds:.0f} clips/s")
+            bar.set_postfix_str(
+                f"step {trainer.step}, loss {smooth:.4f}, {trainer.step * recipe.batch / trainer.seconds:.0f} clips/s"
+            )
             if trainer.step % 20 == 0:
                 rows.append((trainer.step, round(trainer.seconds, 1), round(smooth, 5)))
             if time.monotonic() - saved > save_every or trainer.seconds >= total:

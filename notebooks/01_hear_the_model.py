@@ -1,0 +1,136 @@
+# ---
+# jupyter:
+#   jupytext:
+#     formats: ipynb,py:percent
+#     text_representation:
+#       extension: .py
+#       format_name: percent
+#   kernelspec:
+#     display_name: Python 3
+#     language: python
+#     name: python3
+# ---
+
+# %% [markdown]
+# # 1. Hear the model
+#
+# **What you will hear and learn** (about 2 minutes to run, no GPU, no download)
+#
+# - `tiny` is a real text-to-music diffusion model that ships with audioscope: words in, four seconds of music out.
+# - A prompt and a seed always give the same clip; words change it in ways that can be measured.
+# - What limits the sound: the music that it learnt from, and the codec.
+
+# %%
+import numpy as np
+import torch
+
+import audioscope
+
+model = audioscope.load("tiny")
+model
+
+# %% [markdown]
+# ## A prompt and a seed give one clip
+# Press play. The picture is the mel spectrogram: time to the right, pitch upwards.
+
+# %%
+clip = model.generate("a fast happy techno song with drums", seed=0)
+clip
+
+# %%
+again = model.generate("a fast happy techno song with drums", seed=0)
+other = model.generate("a fast happy techno song with drums", seed=1)
+assert np.array_equal(clip.samples, again.samples), "the same prompt and seed must give the same clip"
+assert not np.allclose(clip.samples, other.samples), "another seed is another piece"
+
+# %% [markdown]
+# ## One word makes a concept
+# A *counterfactual pair* is one sentence said twice, with a single idea exchanged. The 21 concepts of the paper
+# (TADA, arXiv 2602.11910) come with such pairs. Listen to a few: same seed, so that only the words differ.
+
+# %%
+concepts = audioscope.shipped_concepts()
+list(concepts)
+
+# %%
+pair = concepts["female"].split("test")[0]
+audioscope.in_a_row(*model.generate([pair.clean, pair.corrupted], seed=3))
+
+# %%
+pair = concepts["drums"].split("test")[1]
+audioscope.in_a_row(*model.generate([pair.clean, pair.corrupted], seed=3))
+
+# %%
+pair = concepts["fast"].split("test")[2]
+audioscope.in_a_row(*model.generate([pair.clean, pair.corrupted], seed=3))
+
+# %% [markdown]
+# ## The difference can be measured
+# The *listener* is a small classifier of this model's music. It gives each concept a log-odds: 0 is a coin toss, +6 as sure
+# as it is allowed to be. Over ten pairs, clips that were asked for a concept must score higher than their counterfactuals.
+
+# %%
+hear = audioscope.listener_scorer()
+swings = {}
+for name in ("female", "drums", "fast", "metal"):
+    pairs = concepts[name].split("test")[:10]
+    clean = model.generate([p.clean for p in pairs], seed=0)
+    corrupted = model.generate([p.corrupted for p in pairs], seed=0)
+    scores = [hear(torch.from_numpy(np.stack([c.samples for c in clips])), clean[0].rate)[name] for clips in (clean, corrupted)]
+    swings[name] = float((scores[0] - scores[1]).mean())
+swings
+
+# %%
+assert all(swing > 1 for swing in swings.values()), f"a concept does not show: {swings}"
+
+# %% [markdown]
+# ## What it learnt from, and what the codec costs
+# The training music is rendered from single notes of a free soundfont, so its labels are the truth. Here is such a clip, and the
+# same clip after a round trip through the model's codec (log-mel, principal components, Griffin-Lim): the best that the model could do.
+
+# %%
+from audioscope.tiny import pool
+
+song = pool.song(12, seed=4)
+wave = torch.from_numpy(pool.clip(12, seed=4))
+with torch.no_grad():
+    trip = model.pipe.vae.decode(model.pipe.vae.encode(wave[None, None])).sample[0]
+label = f"{song.tempo} {song.mood} {song.genre}, lead: {song.lead}, percussion: {song.percussion}, voice: {song.voice}"
+audioscope.in_a_row(
+    audioscope.Clip(wave[None].numpy(), 16_000, f"rendered: {label}"),
+    audioscope.Clip(trip.numpy(), 16_000, "after the codec"),
+)
+
+# %%
+codec = model.pipe.vae
+error = (codec.log_mel(trip) - codec.log_mel(wave[None])).pow(2).mean().sqrt()
+print(f"log-mel error of the round trip: {error:.2f} (the music's own standard deviation is about 1.5)")
+assert error < 0.6
+
+# %% [markdown]
+# ## Exercise
+# How many denoising steps does the model need? Generate one prompt with 2, 4, 8 and 16 steps and compare.
+#
+# <details><summary>Solution</summary>
+#
+# ```python
+# audioscope.in_a_row(*(model.generate("a slow jazz song with saxophone", seed=0, steps=n) for n in (2, 4, 8, 16)))
+# ```
+# With 2 steps it is a blur; between 8 and 16 little changes but detail.
+# </details>
+
+# %%
+for steps in (2, 16):
+    print(model.generate("a slow jazz song with saxophone", seed=0, steps=steps))
+
+# %% [markdown]
+# **Limits.** Four seconds, sixteen kilohertz, one band of General MIDI instruments: `tiny` is for learning how such models work.
+# It knows only the words of its captions and says so when it meets another.
+#
+# **Next:** [2. Look inside](02_look_inside.ipynb).
+
+# %%
+import diffusers
+import nnsight
+
+print({m.__name__: m.__version__ for m in (audioscope, torch, diffusers, nnsight)})

@@ -1,0 +1,161 @@
+# ---
+# jupyter:
+#   jupytext:
+#     formats: ipynb,py:percent
+#     text_representation:
+#       extension: .py
+#       format_name: percent
+#   kernelspec:
+#     display_name: Python 3
+#     language: python
+#     name: python3
+# ---
+
+# %% [markdown]
+# # 3. The concept atlas
+#
+# **What you will learn** (about 2 minutes to run)
+#
+# - How to build an atlas: which layer carries which concept.
+# - How to read it without being fooled: intervals, undefined cells, controls.
+# - What the shipped atlas of `tiny` says, and what self-attention adds.
+
+# %%
+import altair as alt
+import numpy as np
+import torch
+
+import audioscope
+from audioscope import Atlas
+
+model = audioscope.load("tiny")
+
+# %% [markdown]
+# ## An atlas is a table of patched generations
+# For each counterfactual pair there are L + 2 clips: the clean prompt, the corrupted prompt, and the corrupted prompt with one layer reading the
+# clean text. The *impact* of a layer is how far that one layer brings the score from corrupted (0) to clean (1).
+#
+# A small one, live: three concepts, three pairs. It is written unit by unit, so a run that is cut goes on where it was.
+
+# %%
+small = audioscope.localize(model, ["drums", "fast", "metal"], pairs=3, steps=8)
+small
+
+# %%
+assert len(small.table[small.table["scored"] == "drums"]) == 3 * 3 * (12 + 2)
+small.impacts().head()
+
+# %% [markdown]
+# ## The shipped atlas: 21 concepts, 34 pairs
+
+# %%
+atlas = Atlas.load()
+atlas
+
+# %%
+atlas.heatmap()
+
+# %% [markdown]
+# ## The functional layers are few
+# A layer is *functional* when its impact, averaged over concepts, is at least 2.5 / L and its whole interval lies above the control.
+
+# %%
+means = atlas.layer_means()
+means.round(3)
+
+# %%
+functional = means[means["functional"]]
+assert 0 < len(functional) < len(means) / 2, "a small, shared subset"
+assert (functional["low"] > functional["control"]).all()
+share = functional["impact"].sum() / means["impact"].sum()
+print(f"layers {functional['layer'].tolist()} of 12 hold {share:.0%} of the summed mean impact")
+
+# %% [markdown]
+# ## Log-odds or probability?
+# The same impacts on the probability scale. Do both scales give the same functional set?
+
+# %%
+by_probability = atlas.layer_means("probability")
+print("log-odds:   ", functional["layer"].tolist())
+print("probability:", by_probability.loc[by_probability["functional"], "layer"].tolist())
+agreement = np.corrcoef(means["impact"], by_probability["impact"])[0, 1]
+assert agreement > 0.8
+
+# %% [markdown]
+# ## Controls: a swap of other concepts should not move this one
+# Every clip is scored on every concept, so the control costs nothing. It is how much swaps of *unrelated* concepts move a concept's score,
+# over the concept's own denominator.
+
+# %%
+impacts = atlas.impacts()
+defined = impacts[impacts["defined"]]
+best = defined.loc[defined.groupby("concept")["impact"].idxmax(), ["concept", "layer", "impact", "low", "high", "control"]]
+best.round(2)
+
+# %%
+assert (best["impact"] > best["control"]).mean() > 0.9
+
+# %% [markdown]
+# ## Undefined is not zero
+# Where clean and corrupted clips do not differ, a ratio has nothing to divide by. Such concepts are flagged and grey, never coloured.
+
+# %%
+undefined = sorted(set(atlas.concepts) - set(defined["concept"]))
+print("undefined:", undefined or "none")
+assert impacts.loc[~impacts["defined"], "impact"].isna().all()
+
+# %% [markdown]
+# ## Do single layers add up?
+# All layers together reach 1 by construction (the swap at every site is the clean run). The sum of single layers tells how much they overlap
+# (above 1) or need each other (below 1).
+
+# %%
+sums = atlas.additivity()
+assert (sums["all_together"] == 1).all()
+alt.Chart(sums, title="Impacts of single layers added up").mark_point(filled=True).encode(
+    x=alt.X("sum_of_single:Q", title="sum of single-layer impacts"),
+    y=alt.Y("concept:N", sort="-x"),
+    tooltip=["concept", "sum_of_single"],
+).properties(width=380, description="Sum of the single-layer impacts of each concept; all layers together give 1")
+
+# %% [markdown]
+# ## Listen
+# Clean, corrupted, and corrupted with the best layer patched. The layer was chosen on half of the pairs, the clip comes from the other half.
+
+# %%
+atlas.play(defined["concept"].iloc[0])
+
+# %% [markdown]
+# ## Self-attention, too
+# Self-attention has no text to swap, so its *output* is copied from the clean run, from the row beside it in the same batch.
+
+# %%
+inner = audioscope.localize(model, ["drums", "fast"], pairs=3, patch="output", sites="self", steps=8)
+inner.impacts().pivot(index="concept", columns="layer", values="impact").round(2)
+
+# %%
+assert {s.kind for s in inner.sites} == {"self"}
+
+# %% [markdown]
+# ## Exercise
+# Make an atlas of your own pairs: three sentences with *piano* against *guitar*.
+#
+# <details><summary>Solution</summary>
+#
+# ```python
+# import pandas as pd
+# pairs = pd.DataFrame({"concept": "piano", "clean": [f"a {g} song with piano" for g in ("jazz", "pop", "slow")]})
+# pairs["corrupted"] = pairs["clean"].str.replace("piano", "guitar")
+# audioscope.localize(model, pairs, pairs=3).impacts()
+# ```
+# </details>
+
+# %% [markdown]
+# **Limits.** The atlas measures what a layer's text is sufficient for; impacts of concepts that the model holds badly have wide intervals;
+# the listener is a classifier and can be fooled. The paper used 34 pairs and published no intervals.
+
+# %%
+import diffusers
+import nnsight
+
+print({m.__name__: m.__version__ for m in (audioscope, torch, diffusers, nnsight, alt)})
