@@ -5,16 +5,20 @@ from __future__ import annotations
 import hashlib
 import warnings
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, overload
 
 import torch
 from diffusers import DiffusionPipeline
+from diffusers.utils import logging as diffusers_logging
 from safetensors import SafetensorError
 from torch import Tensor
 from tqdm.auto import tqdm
+from transformers.utils import logging as transformers_logging
 
+import audioscope.tiny.codec  # noqa: F401  # diffusers finds the tiny model's codec only if it is imported
 from audioscope import tracing
 from audioscope.adapters import Adapter, adapter_for
 from audioscope.audio import Clip
@@ -204,8 +208,7 @@ def load(
             f"No folder {str(name)!r}: expected 'tiny', a folder with a diffusers pipeline, or a hub name 'owner/model'."
         )
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
+        with _quiet() if local else nullcontext():
             pipe = DiffusionPipeline.from_pretrained(
                 str(source), torch_dtype=dtype or torch.float32, local_files_only=local, **keywords
             )
@@ -215,11 +218,28 @@ def load(
         ) from error
     except OSError as error:
         if local:
-            raise ValueError(f"{source} is incomplete ({_first_line(error)}): fetch it again.") from error
+            raise ValueError(f"{source} is incomplete or damaged ({_first_line(error)}): fetch it again.") from error
         raise ConnectionError(
             f"Could not fetch {str(name)!r} from the hub ({_first_line(error)}): is the name right, and is there a network?"
         ) from error
     return Model(pipe.to(device), str(name), adapter)
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """No progress bars and notices of the libraries while a local folder is read, which takes a moment."""
+    level = diffusers_logging.get_verbosity()
+    diffusers_logging.set_verbosity_error()
+    diffusers_logging.disable_progress_bar()
+    transformers_logging.disable_progress_bar()
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        diffusers_logging.set_verbosity(level)
+        diffusers_logging.enable_progress_bar()
+        transformers_logging.enable_progress_bar()
 
 
 def _first_line(error: BaseException) -> str:

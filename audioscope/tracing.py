@@ -153,9 +153,8 @@ def run(
         call["negative_prompt"] = [negative_prompt] * len(packed)
     busy = [site for site in sites if site in plan or site in reading]
 
-    def visit(envoy: Any, step: int) -> None:
-        for site in busy:
-            module = envoy.get(site.path.split(".", 1)[1])
+    def visit(modules: dict[Site, Any], step: int) -> None:
+        for site, module in modules.items():
             actions = [a for a in plan.get(site, ()) if a.edit.acts_at(step)]
             text = [a for a in actions if a.edit.place == "text"]
             output = [a for a in actions if a.edit.place == "output"]
@@ -170,7 +169,7 @@ def run(
     if not busy:
         latents = pipe(**call)[0]
     else:
-        latents = _traced(pipe, getattr(pipe, adapter.denoiser), call, steps, visit)
+        latents = _traced(pipe, getattr(pipe, adapter.denoiser), busy, call, steps, visit)
     audio = decoded(pipe, adapter, latents[: len(rows)], seconds) if decode else None
     return Run(
         latents=latents[: len(rows)],
@@ -180,12 +179,13 @@ def run(
     )
 
 
-def _traced(pipe: Any, denoiser: Any, call: dict[str, Any], steps: int, visit: Any) -> Tensor:
-    """Run the pipeline with `visit(envoy, step)` inside every denoiser call; the wrapper lives only here."""
+def _traced(pipe: Any, denoiser: Any, busy: list[Site], call: dict[str, Any], steps: int, visit: Any) -> Tensor:
+    """Run the pipeline with `visit(nnsight's modules by site, step)` in every denoiser call; the wrapper lives only here."""
     envoy = nnsight.NNsight(denoiser)
+    modules = {site: envoy.get(site.path.split(".", 1)[1]) for site in busy}
     with envoy.trace(fn=pipe, **call) as tracer:
         for step in tracer.iter[:steps]:
-            visit(envoy, step)
+            visit(modules, step)
         result = nnsight.save(tracer.result)
     return result[0]
 

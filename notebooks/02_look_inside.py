@@ -30,6 +30,7 @@ import torch
 import audioscope
 from audioscope import PatchText
 
+alt.renderers.enable("jupyter", offline=True)  # charts without a network
 model = audioscope.load("tiny")
 model.sites
 

@@ -28,6 +28,7 @@ import torch
 import audioscope
 from audioscope import Atlas
 
+alt.renderers.enable("jupyter", offline=True)  # charts without a network
 model = audioscope.load("tiny")
 
 # %% [markdown]
