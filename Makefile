@@ -46,7 +46,7 @@ results: setup
 
 # The percent scripts are the source; the notebooks are made from them, without outputs.
 notebooks: setup
-	$(BIN)/jupytext --to ipynb notebooks/*.py
+	$(BIN)/jupytext --update --to ipynb notebooks/*.py
 
 lint: setup
 	$(BIN)/ruff check .
@@ -54,6 +54,6 @@ lint: setup
 	$(BIN)/mypy
 
 clean:
-	rm -rf dist build .pytest_cache .mypy_cache .ruff_cache *.egg-info data/tiny/evaluation.json.part
+	rm -rf dist build .pytest_cache .mypy_cache .ruff_cache *.egg-info
 	find audioscope tests notebooks benchmarks -name __pycache__ -prune -exec rm -rf {} +
 	find notebooks -name .ipynb_checkpoints -prune -exec rm -rf {} +

@@ -46,10 +46,10 @@ def __getattr__(name: str) -> Any:
     try:
         return getattr(import_module(f"audioscope.{_HOMES[name]}"), name)
     except OSError as error:
-        if "torchaudio" in str(error) or "libc10_cuda" in str(error):
-            raise ImportError(
-                "torchaudio's CUDA files cannot load beside a CPU-only torch: run `python -m audioscope.mend` once."
-            ) from error
+        from audioscope.errors import MEND, is_torchaudio_failure
+
+        if is_torchaudio_failure(error):
+            raise ImportError(MEND) from error
         raise
 
 

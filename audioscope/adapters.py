@@ -17,7 +17,7 @@ class Adapter:
     branches: tuple[str, ...]  # order in which guidance stacks its halves
     text: tuple[str, ...]  # arguments of a cross-attention site that carry the text and its mask
     seconds: str  # the pipeline's argument for the duration in seconds
-    extra_tokens: str = ""  # denoiser config entry: leading tokens that are not time
+    leading_tokens: int | str = 0  # tokens before those of time (memory, duration): a number, or the denoiser's config entry
     steps: int = 50  # defaults of a generation
     guidance: float = 1.0
     default_seconds: float = 10.0
@@ -32,16 +32,13 @@ class Adapter:
 
     def leading(self, denoiser: Any) -> int:
         """How many leading tokens of a site's output are not time (memory, duration)."""
-        if not self.extra_tokens:
-            return 0
-        value = getattr(denoiser.config, self.extra_tokens, None)
-        return int(self.extra_tokens) if value is None else int(value)
+        return self.leading_tokens if isinstance(self.leading_tokens, int) else int(denoiser.config[self.leading_tokens])
 
     def max_duration(self, pipe: DiffusionPipeline) -> float | None:
         """The longest clip in seconds that the pipeline makes, where its configuration or the adapter says."""
         if self.max_seconds is not None:
             return self.max_seconds
-        longest = getattr(pipe.transformer.config, "sample_size", None)
+        longest = getattr(getattr(pipe, self.denoiser).config, "sample_size", None)
         if longest is None:
             return None
         return longest * pipe.vae.hop_length / pipe.vae.config.sampling_rate
@@ -53,18 +50,18 @@ class Adapter:
 
 STABLE_AUDIO_3 = Adapter(
     pipeline="StableAudio3Pipeline", denoiser="transformer", branches=("uncond", "cond"),
-    text=("context", "context_mask"), seconds="duration", extra_tokens="num_memory_tokens",
+    text=("context", "context_mask"), seconds="duration", leading_tokens="num_memory_tokens",
     steps=8, default_seconds=10.0, max_seconds=384.0,
 )  # fmt: skip
-# The embedded model is a Stable Audio 3 that knows one length; it is told from the real ones by its codec.
+# The embedded model is a Stable Audio 3 trained at one length; it is told from the real ones by its codec.
 TINY = Adapter(
     pipeline="StableAudio3Pipeline", denoiser="transformer", branches=("uncond", "cond"),
-    text=("context", "context_mask"), seconds="duration", extra_tokens="num_memory_tokens",
+    text=("context", "context_mask"), seconds="duration", leading_tokens="num_memory_tokens",
     steps=16, guidance=2.0, default_seconds=4.096, max_seconds=4.096,
 )  # fmt: skip
 STABLE_AUDIO = Adapter(
     pipeline="StableAudioPipeline", denoiser="transformer", branches=("uncond", "cond"),
-    text=("encoder_hidden_states", "attention_mask"), seconds="audio_end_in_s", extra_tokens="1",
+    text=("encoder_hidden_states", "attention_mask"), seconds="audio_end_in_s", leading_tokens=1,
     steps=100, guidance=7.0,
 )  # fmt: skip
 

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
+from zlib import crc32
 
 import numpy as np
 import pandas as pd
@@ -16,12 +18,13 @@ import torch
 from audioscope.audio import Clip
 from audioscope.concepts import Concept, choose
 from audioscope.edits import Edit, PatchOutput, PatchText, Which
+from audioscope.errors import UnknownName
 from audioscope.model import Model
-from audioscope.paths import data_folder
+from audioscope.paths import data_folder, write_whole
 from audioscope.ratios import Ratio, mean_of_ratios, ratio_of_means
 from audioscope.scorers import Scorer, listener_scorer
 from audioscope.sites import Site
-from audioscope.sweep import run_units, write_whole
+from audioscope.sweep import key, run_units
 from audioscope.tracing import Row
 
 Scale = Literal["logodds", "probability"]
@@ -52,7 +55,7 @@ def localize(
     patch: "text" gives one site the clean prompt's text; "output" copies its output from the clean row of the batch.
     sites: cross-attention by default; "self" needs patch="output".
     out: folder for the results, resumed when it is there; a temporary one if None. clips: also keep the sound.
-    Raises ValueError or KeyError for input out of range, before anything is generated.
+    Raises ValueError, or UnknownName (a KeyError), for input out of range, before anything is generated.
     """
     import tempfile
 
@@ -71,15 +74,17 @@ def localize(
             raise ValueError(
                 f"{concept.name!r} has {len(concept.split(split))} pairs in split {split!r}, {pairs} were asked for."
             )
+        if concept.name not in judge_by.concepts:
+            raise ValueError(f"The {judge_by.name} cannot score {concept.name!r}: it knows {', '.join(judge_by.concepts)}.")
     run_settings = model.settings(steps, guidance, seconds)
     settings = {
         "model": model.name, "fingerprint": model.fingerprint, "patch": patch, "sites": [asdict(s) for s in where],
-        "split": split, "scorer": judge_by.name, **run_settings, "clips": clips,
-        "rate": model.adapter.sampling_rate(model.pipe),
+        "split": split, "scorer": judge_by.name, "scorer_fingerprint": judge_by.fingerprint, **run_settings, "clips": clips,
+        "rate": model.adapter.sampling_rate(model.pipe), "swaps_all_text": patch == "text" and where == model.sites.cross,
     }  # fmt: skip
     units: list[dict[str, Any]] = [
-        {"concept": c.name, "pair": p.number, "seed": seed, "clean": p.clean, "corrupted": p.corrupted}
-        for c in chosen for p in c.split(split)[:pairs] for seed in range(seeds)
+        {"concept": c.name, "pair": p.number, "seed": _seed(c.name, p.number, n), "clean": p.clean, "corrupted": p.corrupted}
+        for c in chosen for p in c.split(split)[:pairs] for n in range(seeds)
     ]  # fmt: skip
     for text in {u[side] for u in units for side in ("clean", "corrupted")}:
         model.check_prompt(text)
@@ -96,6 +101,11 @@ def localize(
     return atlas
 
 
+def _seed(concept: str, pair: int, number: int) -> int:
+    """Another piece of noise for every unit, so that pairs are independent draws of it, too."""
+    return crc32(f"{concept}/{pair}/{number}".encode())
+
+
 def _do_unit(
     model: Model,
     unit: dict[str, Any],
@@ -110,9 +120,9 @@ def _do_unit(
     edits: list[Edit] = [kind(site, unit["clean"]) for site in sites]
     rows = [Row(unit["clean"], unit["seed"]), Row(unit["corrupted"], unit["seed"])]
     rows += [Row(unit["corrupted"], unit["seed"], (edit,)) for edit in edits]
-    audio = model.run(rows, **settings).audio
+    run = model.run(rows, **settings)
+    audio, failed = run.audio, ~run.finite
     assert audio is not None
-    failed = ~torch.isfinite(audio).flatten(1).all(1)
     rate = model.adapter.sampling_rate(model.pipe)
     scores = scorer(torch.nan_to_num(audio), rate)
     scores[failed.numpy()] = np.nan
@@ -122,10 +132,10 @@ def _do_unit(
         file = ""
         if folder is not None and not failed[i]:
             name = row if row != "patched" else site.replace("/", "_")
-            file = f"clips/{_safe(unit['concept'])}/{unit['pair']:03d}-{unit['seed']}/{name}.flac"
+            file = f"clips/{_safe(unit['concept'])}/{unit['pair']:03d}-{key(unit)[:8]}/{name}.flac"
             Clip(audio[i].numpy(), rate).save(folder / file)
         lines.append({"row": row, "site": site, "layer": layer, "clip": file, "failed": bool(failed[i])})
-    frame = pd.DataFrame(lines).join(scores.astype("float32").round(3)).melt(
+    frame = pd.DataFrame(lines).join(scores.astype("float32")).melt(
         id_vars=["row", "site", "layer", "clip", "failed"], var_name="scored", value_name="logodds"
     )  # fmt: skip
     facts = {"model": model.name, "concept": unit["concept"], "pair": unit["pair"], "seed": unit["seed"],
@@ -164,7 +174,10 @@ class Atlas:
 
     @cached_property
     def _swings(self) -> dict[Scale, dict[tuple[str, str], tuple[np.ndarray, np.ndarray]]]:
-        """By scale, then (swapped concept, scored concept): shifts [pairs, sites] and clean - corrupted [pairs], means over seeds."""
+        """By scale, then (swapped concept, scored concept): shifts and clean - corrupted, both [pairs, sites].
+
+        Means over seeds; where a patched clip failed, both leave that seed out.
+        """
         paths = [s.path for s in self.sites]
         table = self.table[self.table["scored"].isin(self.concepts)]
         text = {name: table[name].astype(str) for name in ("concept", "scored", "site", "row")}
@@ -174,17 +187,19 @@ class Atlas:
             value = table["logodds"] if scale == "logodds" else 1 / (1 + np.exp(-table["logodds"]))
             frame = table[["pair", "seed"]].assign(value=value, cell=cell, concept=text["concept"], scored=text["scored"])
             wide = frame.pivot(index=["concept", "scored", "pair", "seed"], columns="cell", values="value")
-            shift = wide.sub(wide["corrupted"], axis=0).groupby(level=["concept", "scored", "pair"]).mean()
-            result[scale] = {
-                key: (part[paths].to_numpy(float), part["clean"].to_numpy(float))
-                for key, part in shift.groupby(level=["concept", "scored"])
-            }
+            swing = wide.sub(wide["corrupted"], axis=0)
+            shift = swing[paths]
+            whole = shift.mul(0).add(swing["clean"], axis=0)
+            means = [frame.groupby(level=["concept", "scored", "pair"]).mean() for frame in (shift, whole)]
+            both = zip(*(frame.groupby(level=["concept", "scored"]) for frame in means), strict=True)
+            result[scale] = {names: (tops.to_numpy(float), wholes.to_numpy(float)) for (names, tops), (_, wholes) in both}
         return result
 
     def _control(self, concept: str, scale: Scale) -> np.ndarray:
         """How far swaps of unrelated concepts move this one: mean over them of |mean shift| [sites], in the score's units.
 
-        A swap that names this concept's own group (drums for a saxophone) is no control and is left out.
+        A swap that names this concept's own group (drums for a saxophone) is no control and is left out. The absolute value
+        of a mean over few pairs has a floor of noise: the control is the stricter for it. NaN where there is no such concept.
         """
         groups = self.settings["groups"]
         own = groups[concept]["group"]
@@ -193,11 +208,11 @@ class Atlas:
             for (other, scored), (shift, _) in self._swings[scale].items()
             if scored == concept and other != concept and (not own or own not in groups[other]["changes"])
         ]
-        return np.mean(shifts, axis=0) if shifts else np.full(len(self.sites), np.nan)
+        return np.nanmean(shifts, axis=0) if shifts else np.full(len(self.sites), np.nan)
 
     def _ratios(self, concept: str, scale: Scale) -> list[Ratio]:
         shift, denominator = self._swings[scale][concept, concept]
-        return [ratio_of_means(shift[:, i], denominator) for i in range(shift.shape[1])]
+        return [ratio_of_means(shift[:, i], denominator[:, i]) for i in range(shift.shape[1])]
 
     def impacts(self, scale: Scale = "logodds") -> pd.DataFrame:
         """One row per concept and site: impact with interval, numerator and denominator, control, and whether it is defined.
@@ -222,7 +237,7 @@ class Atlas:
                         "denominator": ratio.denominator,
                         "denominator_low": ratio.denominator_low,
                         "denominator_high": ratio.denominator_high,
-                        "control": control[i] / abs(ratio.denominator) if ratio.defined else np.nan,
+                        "control": control[i] / ratio.denominator if ratio.defined else np.nan,
                         "pairs": ratio.pairs,
                         "defined": ratio.defined,
                     }
@@ -232,16 +247,16 @@ class Atlas:
     def layer_means(self, scale: Scale = "logodds") -> pd.DataFrame:
         """One row per site: impact averaged over defined concepts with interval, control, and whether it is functional.
 
-        Functional: mean impact at least 2.5 / L and its interval above the control.
+        Functional: mean impact at least 2.5 / L and its interval above the control (above 0 where there is none).
         """
         impacts = self.impacts(scale)
         lines = []
         for i, site in enumerate(self.sites):
             here = impacts[(impacts["site"] == site.path) & impacts["defined"]]
             swings = [self._swings[scale][c, c] for c in here["concept"]]
-            mean, low, high = mean_of_ratios([s[0][:, i] for s in swings], [s[1] for s in swings])
-            control = float(here["control"].mean()) if here["control"].notna().any() else 0.0
-            functional = bool(mean >= self.threshold and low > control)
+            mean, low, high = mean_of_ratios([s[0][:, i] for s in swings], [s[1][:, i] for s in swings])
+            control = float(here["control"].mean())
+            functional = bool(mean >= self.threshold and low > np.nan_to_num(control))
             lines.append({"site": site.path, "layer": site.layer, "impact": mean, "low": low, "high": high, "control": control,
                           "threshold": self.threshold, "functional": functional})  # fmt: skip
         return pd.DataFrame(lines)
@@ -255,15 +270,21 @@ class Atlas:
     def own_layers(self, concept: str, scale: Scale = "logodds") -> list[str]:
         """Module paths of one concept's own layers, by the same rule; empty where its impacts are undefined."""
         if concept not in self.concepts:
-            raise KeyError(f"No concept {concept!r} in this atlas. There are: {', '.join(self.concepts)}.")
+            raise UnknownName(f"No concept {concept!r} in this atlas. There are: {', '.join(self.concepts)}.")
         rows = self.impacts(scale).query("concept == @concept and defined")
-        return rows.loc[(rows["impact"] >= self.threshold) & (rows["low"] > rows["control"].fillna(0)), "site"].tolist()
+        return rows.loc[(rows["impact"] >= self.threshold) & (rows["low"] > rows["control"].fillna(0.0)), "site"].tolist()
 
     def additivity(self, scale: Scale = "logodds") -> pd.DataFrame:
-        """Per defined concept: the impacts of single sites added up, beside 1, which all sites together reach."""
+        """Per defined concept: the impacts of single sites added up, beside that of all together.
+
+        That is 1 where the sweep swapped the text of every cross-attention site (the swap everywhere is the clean run), and
+        was not measured elsewhere (NaN).
+        """
         impacts = self.impacts(scale)
         total = impacts[impacts["defined"]].groupby("concept", sort=False)["impact"].sum()
-        return pd.DataFrame({"sum_of_single": total, "all_together": 1.0}).reset_index()
+        return pd.DataFrame(
+            {"sum_of_single": total, "all_together": 1.0 if self.settings["swaps_all_text"] else np.nan}
+        ).reset_index()
 
     def examples(self) -> pd.DataFrame:
         """One row per defined concept: its best site, chosen on even pairs, and the middle one of the odd pairs to listen to.
@@ -273,19 +294,20 @@ class Atlas:
         lines = []
         for concept in self.concepts:
             shift, denominator = self._swings["logodds"][concept, concept]
-            if not ratio_of_means(shift[:, 0], denominator).defined or len(denominator) < 4:
+            if len(shift) < 4 or not np.isfinite(shift[0::2]).any(axis=0).all():
                 continue
-            best = int(np.nanargmax(np.nanmean(shift[0::2], axis=0)))
-            shown = ratio_of_means(shift[1::2, best], denominator[1::2])
-            if not np.isfinite(shown.denominator) or shown.denominator == 0:
+            best = int(np.argmax(np.nanmean(shift[0::2], axis=0)))
+            shown = ratio_of_means(shift[1::2, best], denominator[1::2, best])
+            if not ratio_of_means(shift[:, best], denominator[:, best]).defined or not shown.denominator > 0:
                 continue
             part = self.table[(self.table["concept"] == concept) & (self.table["scored"] == concept)]
             odd = sorted(part["pair"].unique())[1::2]
             order = np.argsort(np.nan_to_num(shift[1::2, best], nan=-np.inf))
             pair = odd[int(order[len(order) // 2])]
             site = self.sites[best]
-            rows = part[(part["pair"] == pair) & (part["seed"] == part["seed"].min())]
-            rows = rows[(rows["row"] != "patched") | (rows["site"] == site.path)].set_index("row")
+            rows = part[part["pair"] == pair]
+            rows = rows[(rows["seed"] == rows["seed"].min()) & ((rows["row"] != "patched") | (rows["site"] == site.path))]
+            rows = rows.set_index("row")
             if rows["clip"].eq("").any() or rows["failed"].any():
                 continue
             lines.append(
@@ -302,7 +324,9 @@ class Atlas:
                     **{f"{row}_score": float(rows.loc[row, "logodds"]) for row in ("clean", "corrupted", "patched")},
                 }
             )
-        return pd.DataFrame(lines)
+        columns = ["concept", "site", "layer", "impact", "pair", "seed", "clean_prompt", "corrupted_prompt"]
+        columns += ["clean", "corrupted", "patched", "clean_score", "corrupted_score", "patched_score"]
+        return pd.DataFrame(lines, columns=columns)
 
     def heatmap(self) -> Any:
         """The atlas as an altair chart."""
@@ -316,7 +340,7 @@ class Atlas:
 
         row = self.examples().query("concept == @concept")
         if row.empty:
-            raise KeyError(f"No example of {concept!r}: it is not in this atlas, undefined, or no clips were kept.")
+            raise UnknownName(f"No example of {concept!r}: it is not in this atlas, undefined, or no clips were kept.")
         chosen = row.iloc[0]
         titles = {"clean": chosen["clean_prompt"], "corrupted": chosen["corrupted_prompt"],
                   "patched": f"{chosen['corrupted_prompt']}, but {chosen['site']} reads: {chosen['clean_prompt']}"}  # fmt: skip
@@ -325,7 +349,8 @@ class Atlas:
     def save(self, folder: str | Path, shipped: bool = False) -> Path:
         """Write atlas.parquet and atlas.json; returns the folder.
 
-        shipped: make it small. Only the examples' clips come along, as MP3, and only scores of the atlas's own concepts.
+        The clips stay where they are. shipped: a small copy with the examples' clips, as MP3, the scores of the atlas's own
+        concepts, and log-odds of 3 decimals.
         """
         folder = Path(folder)
         folder.mkdir(parents=True, exist_ok=True)
@@ -335,11 +360,13 @@ class Atlas:
             shown = self.examples()
             kept = shown[["clean", "corrupted", "patched"]].to_numpy().ravel().tolist() if len(shown) else []
             renamed = {name: str(Path(name).with_suffix(".mp3")) for name in kept}
+            shutil.rmtree(folder / "clips", ignore_errors=True)  # an older atlas's
             for old, new in renamed.items():
                 Clip.load(self.folder / old).save(folder / new)
-            table = table.assign(clip=table["clip"].astype(str).map(lambda name: renamed.get(name, "")))
+            clip = table["clip"].astype(str).map(lambda name: renamed.get(name, ""))
+            table = table.assign(clip=clip, logodds=table["logodds"].round(3))
         categories = ("model", "concept", "row", "site", "scored", "clip", "clean_prompt", "corrupted_prompt")
-        table = table.astype(dict.fromkeys(categories, "category") | {"layer": "int16", "pair": "int16", "seed": "int32"})
+        table = table.astype(dict.fromkeys(categories, "category") | {"layer": "int16", "pair": "int16", "seed": "int64"})
         write_whole(folder / "atlas.parquet", lambda path: table.to_parquet(path, compression="zstd"))
         write_whole(folder / "atlas.json", lambda path: path.write_text(json.dumps(self.settings, indent=1) + "\n"))
         return folder

@@ -13,6 +13,8 @@ import soundfile as sf
 import torch
 from torchaudio.transforms import MelSpectrogram
 
+from audioscope.paths import write_whole
+
 # Dark to light through one hue family: readable in grey and by the colour-blind.
 RAMP = np.array([[4, 5, 20], [42, 20, 90], [130, 40, 110], [220, 90, 70], [250, 190, 90], [255, 250, 210]], dtype=float)
 
@@ -52,7 +54,7 @@ class Clip:
         """
         path = check_suffix(path)
         path.parent.mkdir(parents=True, exist_ok=True)
-        sf.write(path, np.clip(self.samples.T, -1, 1), self.rate)
+        write_whole(path, lambda part: part.write_bytes(self.encoded(path.suffix[1:])))
         return path
 
     @classmethod

@@ -8,14 +8,23 @@ import sys
 import warnings
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Literal
+from typing import NoReturn
+
+from audioscope.errors import MEND, UnknownName, is_torchaudio_failure
 
 QUICK = "female,fast,happy,metal,violin,drums"
 
 
+class _Parser(argparse.ArgumentParser):
+    """An argument parser whose errors are one line, as all of this program's are."""
+
+    def error(self, message: str) -> NoReturn:
+        self.exit(2, f"audioscope: {message} (see {self.prog} --help)\n")
+
+
 def parser() -> argparse.ArgumentParser:
     """The argument parser, with one subcommand per verb."""
-    top = argparse.ArgumentParser(prog="audioscope", description="See and hear what the attention layers of music models do.")
+    top = _Parser(prog="audioscope", description="See and hear what the attention layers of music models do.")
     verbs = top.add_subparsers(dest="verb", required=True, metavar="COMMAND")
 
     sites = verbs.add_parser("sites", help="list the attention sites of a model")
@@ -29,8 +38,10 @@ def parser() -> argparse.ArgumentParser:
     atlas.add_argument("--concepts", help="comma-separated names, or a CSV of your own pairs")
     atlas.add_argument("--pairs", type=int, help="pairs per concept (default 8)")
     atlas.add_argument("--seeds", type=int, default=1, help="seeds per pair (default 1)")
-    atlas.add_argument("--patch", choices=("text", "output"), default="text")
+    atlas.add_argument("--patch", choices=("text", "output"), help="default: text, and output for --sites self")
     atlas.add_argument("--sites", choices=("cross", "self"), default="cross")
+    atlas.add_argument("--steps", type=int, help="denoising steps (default: the model's)")
+    atlas.add_argument("--guidance", type=float, help="guidance (default: the model's)")
     atlas.add_argument("--out", type=Path, default=Path("atlas"), help="folder, resumed if it holds the same sweep")
     atlas.set_defaults(do=_atlas)
 
@@ -67,19 +78,24 @@ def parser() -> argparse.ArgumentParser:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run a command; returns the exit status: 0 when done, 2 for bad input, 130 when interrupted."""
     options = parser().parse_args(arguments)
-    warnings.showwarning = lambda message, category, *rest: (
-        print(f"audioscope: {message}", file=sys.stderr) if category is UserWarning else None
-    )
     try:
-        options.do(options)
-    except (ValueError, KeyError, OSError, FloatingPointError) as error:
-        text = error.args[0] if isinstance(error, KeyError) and error.args else str(error)
-        print(f"audioscope: {' '.join(str(text).split())}", file=sys.stderr)
+        with warnings.catch_warnings():
+            warnings.showwarning = _show
+            options.do(options)
+    except (ValueError, UnknownName, OSError, FloatingPointError) as error:
+        text = MEND if is_torchaudio_failure(error) else str(error)
+        print(f"audioscope: {' '.join(text.split())}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
-        print("audioscope: interrupted; what is done is kept, the same command goes on from there", file=sys.stderr)
+        print("audioscope: interrupted; what was finished is kept", file=sys.stderr)
         return 130
     return 0
+
+
+def _show(message: Warning | str, category: type[Warning], *_: object, **__: object) -> None:
+    """Our own warnings as a line; those of libraries are not for the user of a command."""
+    if category is UserWarning:
+        print(f"audioscope: {message}", file=sys.stderr)
 
 
 def _sites(options: argparse.Namespace) -> None:
@@ -95,14 +111,20 @@ def _atlas(options: argparse.Namespace) -> None:
     from audioscope.model import load
     from audioscope.report import write_page
 
-    names = options.concepts or (QUICK if options.quick else None)
+    names = options.concepts if options.concepts is not None else QUICK if options.quick else None
     concepts = names if names is None or names.endswith(".csv") else [name.strip() for name in names.split(",")]
     choose(concepts)  # a wrong name should not wait for the model
-    patch: Literal["text", "output"] = "output" if options.sites == "self" else options.patch
     atlas = localize(
-        load(options.model), concepts, pairs=options.pairs if options.pairs is not None else 4 if options.quick else 8,
-        seeds=options.seeds, patch=patch, sites=options.sites, out=options.out,
-    )  # fmt: skip
+        load(options.model),
+        concepts,
+        pairs=options.pairs if options.pairs is not None else 4 if options.quick else 8,
+        seeds=options.seeds,
+        patch=options.patch or ("output" if options.sites == "self" else "text"),
+        sites=options.sites,
+        steps=options.steps,
+        guidance=options.guidance,
+        out=options.out,
+    )
     page = write_page(atlas, options.out)
     print(atlas)
     print(f"\nThe atlas: {page.resolve()}\nIts table: {(options.out / 'atlas.parquet').resolve()}")
@@ -113,6 +135,8 @@ def _generate(options: argparse.Namespace) -> None:
     from audioscope.model import load
 
     check_suffix(options.out)
+    if options.out.is_dir():
+        raise ValueError(f"--out is {options.out}, which is a folder: name a file.")
     clip = load(options.model).generate(
         options.prompt, options.seed, steps=options.steps, guidance=options.guidance, seconds=options.seconds
     )  # fmt: skip
@@ -122,8 +146,8 @@ def _generate(options: argparse.Namespace) -> None:
 def _train(options: argparse.Namespace) -> None:
     from audioscope.tiny.train import train
 
-    if options.hours <= 0:
-        raise ValueError(f"--hours is {options.hours:g}, expected more than 0.")
+    if not 0 < options.hours < 10_000:
+        raise ValueError(f"--hours is {options.hours:g}, expected more than 0 and less than 10,000.")
     print(train(options.hours, options.out, options.work, resume=options.resume))
 
 

@@ -16,6 +16,7 @@ import numpy as np
 import pandas as pd
 import yaml
 
+from audioscope.errors import UnknownName
 from audioscope.paths import data_folder
 
 SPLITS = ("localise", "build", "select", "test")
@@ -107,7 +108,7 @@ def _say(sentence: str, adjectives: list[str], items: list[str]) -> str:
 def concepts_from(source: str | Path | pd.DataFrame) -> dict[str, Concept]:
     """A user's concepts from a CSV file or DataFrame with columns concept, clean, corrupted, and optionally group, split.
 
-    Pairs without a split are for localising. Raises ValueError that names the missing column, or the row whose prompt
+    Pairs without a split are for localising. Concepts of one group are no control for one another, so name the groups. Raises ValueError that names the missing column, or the row whose prompt
     is empty or whose two prompts are equal.
     """
     table = source if isinstance(source, pd.DataFrame) else pd.read_csv(source)
@@ -116,6 +117,8 @@ def concepts_from(source: str | Path | pd.DataFrame) -> dict[str, Concept]:
         raise ValueError(
             f"The pairs lack the columns {sorted(missing)}: expected concept, clean, corrupted, and optionally group, split."
         )
+    if table.empty or table["concept"].isna().any():
+        raise ValueError("The pairs are empty, or a row names no concept: expected concept, clean and corrupted in every row.")
     concepts = {}
     for name, rows in table.groupby("concept", sort=False):
         pairs = []
@@ -128,7 +131,7 @@ def concepts_from(source: str | Path | pd.DataFrame) -> dict[str, Concept]:
             if split not in SPLITS:
                 raise ValueError(f"Pair {number} of {name!r} has split {split!r}, expected one of {', '.join(SPLITS)}.")
             pairs.append(Pair(number, split, clean, corrupted))
-        group = str(rows["group"].iloc[0]) if "group" in rows else ""
+        group = str(rows["group"].iloc[0]) if "group" in rows and rows["group"].notna().all() else ""
         concepts[str(name)] = Concept(str(name), tuple(pairs), group, changes=frozenset({group} - {""}))
     return concepts
 
@@ -136,7 +139,7 @@ def concepts_from(source: str | Path | pd.DataFrame) -> dict[str, Concept]:
 def choose(which: Iterable[str | Concept] | str | Path | pd.DataFrame | None) -> list[Concept]:
     """Concepts from names of shipped ones, Concept values, a CSV path or a DataFrame; None is all 21.
 
-    Raises KeyError for an unknown name, with the nearest ones.
+    Raises UnknownName (a KeyError) for an unknown name, with the nearest ones.
     """
     shipped = shipped_concepts()
     if which is None:
@@ -151,7 +154,7 @@ def choose(which: Iterable[str | Concept] | str | Path | pd.DataFrame | None) ->
             chosen.append(shipped[item])
         else:
             near = get_close_matches(str(item), shipped, n=3, cutoff=0.4)
-            raise KeyError(f"Unknown concept {item!r}. Nearest: {', '.join(near) or 'none'}. There are: {', '.join(shipped)}.")
+            raise UnknownName(f"Unknown concept {item!r}. Nearest: {', '.join(near) or 'none'}. There are: {', '.join(shipped)}.")
     if not chosen:
         raise ValueError("No concepts given: name at least one, or pass None for all.")
     return chosen

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import warnings
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, overload
@@ -13,8 +13,7 @@ from typing import Any, overload
 import torch
 from diffusers import DiffusionPipeline
 from diffusers.utils import logging as diffusers_logging
-from safetensors import SafetensorError
-from torch import Tensor
+from torch import Tensor, nn
 from tqdm.auto import tqdm
 from transformers.utils import logging as transformers_logging
 
@@ -22,7 +21,7 @@ import audioscope.tiny.codec  # noqa: F401  # diffusers finds the tiny model's c
 from audioscope import tracing
 from audioscope.adapters import Adapter, adapter_for
 from audioscope.audio import Clip
-from audioscope.edits import Edit, Which
+from audioscope.edits import Edit, PatchOutput, PatchText, Which
 from audioscope.paths import data_folder
 from audioscope.sites import Sites, find_sites
 
@@ -40,6 +39,16 @@ class Reading:
     seed: int
     sigmas: Tensor
     values: dict[str, Tensor]
+
+
+def fingerprint(*modules: nn.Module) -> str:
+    """A short hash of samples of all weights and buffers: tells two models of one shape apart."""
+    digest = hashlib.sha256()
+    for module in modules:
+        for name, weight in module.state_dict().items():
+            digest.update(name.encode())
+            digest.update(weight.flatten()[:: max(1, weight.numel() // 64)].float().cpu().numpy().tobytes())
+    return digest.hexdigest()[:16]
 
 
 class Model:
@@ -61,12 +70,9 @@ class Model:
 
     @property
     def fingerprint(self) -> str:
-        """A short hash of samples of the denoiser's weights: tells two models of one shape apart."""
-        digest = hashlib.sha256()
-        for name, weight in self.denoiser.named_parameters():
-            digest.update(name.encode())
-            digest.update(weight.detach().flatten()[:: max(1, weight.numel() // 64)].float().cpu().numpy().tobytes())
-        return digest.hexdigest()[:16]
+        """A short hash of all weights of the pipeline: denoiser, text encoder, codec."""
+        parts = sorted(self.pipe.components.items())
+        return fingerprint(*(part for _, part in parts if isinstance(part, nn.Module)))
 
     def settings(self, steps: int | None, guidance: float | None, seconds: float | None) -> dict[str, Any]:
         """The keywords of a run with this model's defaults filled in. Raises ValueError for a value out of range."""
@@ -92,7 +98,9 @@ class Model:
             return
         unknown = [w for w in dict.fromkeys(prompt.replace(",", " ").split()) if tokenizer.unk_token_id in tokenizer(w).input_ids]
         if unknown:
-            warnings.warn(f"{self.name} never saw these words and ignores them: {', '.join(unknown)}.", stacklevel=3)
+            warnings.warn(
+                f"{self.name} never saw these words and cannot know what they mean: {', '.join(unknown)}.", stacklevel=3
+            )
 
     def run(self, rows: Sequence[tracing.Row], **keywords: Any) -> tracing.Run:
         """One batch of rows through the pipeline; keywords are those of `audioscope.tracing.run`."""
@@ -124,27 +132,29 @@ class Model:
         seeds = [seed] * len(prompts) if isinstance(seed, int) else list(seed)
         if len(seeds) != len(prompts):
             raise ValueError(f"{len(prompts)} prompts but {len(seeds)} seeds: give one seed, or one for each prompt.")
-        for text in prompts:
-            self.check_prompt(text)
-        settings = self.settings(steps, guidance, seconds)
         chosen = (edits,) if isinstance(edits, Edit) else tuple(edits)
+        settings = self.settings(steps, guidance, seconds)
+        for number in seeds:
+            if not 0 <= number < 2**63:
+                raise ValueError(f"seed is {number}, expected 0 to 2**63 - 1.")
+        for text in dict.fromkeys([*prompts, *(edit.prompt for edit in chosen if isinstance(edit, PatchText | PatchOutput))]):
+            self.check_prompt(text)
         rows = [tracing.Row(text, number, chosen) for text, number in zip(prompts, seeds, strict=True)]
         clips = []
         show = len(rows) > BATCH if progress is None else progress
         with tqdm(total=len(rows), desc="generating", unit="clip", disable=not show) as bar:
             for start in range(0, len(rows), BATCH):
                 part = rows[start : start + BATCH]
-                audio = self.run(part, **settings).audio
-                assert audio is not None
-                clips += [self.clip(samples, row) for samples, row in zip(audio, part, strict=True)]
+                run = self.run(part, **settings)
+                assert run.audio is not None
+                for samples, row, finite in zip(run.audio, part, run.finite, strict=True):
+                    if not finite:
+                        raise FloatingPointError(
+                            f"{self.name} gave NaN or infinity for {row.prompt!r} (seed {row.seed}): try float32, or weaker edits."
+                        )
+                    clips.append(Clip(samples.numpy(), self.adapter.sampling_rate(self.pipe), row.prompt, row.seed, self.name))
                 bar.update(len(part))
         return clips[0] if isinstance(prompt, str) else clips
-
-    def clip(self, samples: Tensor, row: tracing.Row) -> Clip:
-        """A row's audio [channels, samples] as a Clip. Raises FloatingPointError for NaN."""
-        if not torch.isfinite(samples).all():
-            raise FloatingPointError(f"{self.name} gave NaN for {row.prompt!r} (seed {row.seed}): try float32, or weaker edits.")
-        return Clip(samples.numpy(), self.adapter.sampling_rate(self.pipe), row.prompt, row.seed, self.name)
 
     def activations(
         self,
@@ -196,7 +206,7 @@ def load(
 
     device: "cuda" if there is one, else "cpu". dtype: float32 if None. keywords go to `DiffusionPipeline.from_pretrained`.
     Raises FileNotFoundError for a folder that is no pipeline, ConnectionError for a hub name that cannot be fetched,
-    ValueError for damaged weights or a pipeline without an adapter.
+    ValueError for a damaged folder or a pipeline without an adapter.
     """
     device = device or ("cuda" if torch.cuda.is_available() else "cpu")
     source = data_folder() / "tiny" if str(name) == "tiny" else Path(name)
@@ -208,15 +218,11 @@ def load(
             f"No folder {str(name)!r}: expected 'tiny', a folder with a diffusers pipeline, or a hub name 'owner/model'."
         )
     try:
-        with _quiet() if local else nullcontext():
+        with _quiet(progress=not local):
             pipe = DiffusionPipeline.from_pretrained(
                 str(source), torch_dtype=dtype or torch.float32, local_files_only=local, **keywords
             )
-    except (SafetensorError, EOFError, RuntimeError) as error:
-        raise ValueError(
-            f"The weights of {name} are damaged or do not fit their configuration ({_first_line(error)}): fetch them again."
-        ) from error
-    except OSError as error:
+    except Exception as error:  # diffusers, transformers, safetensors and the network raise some thirty kinds
         if local:
             raise ValueError(f"{source} is incomplete or damaged ({_first_line(error)}): fetch it again.") from error
         raise ConnectionError(
@@ -226,20 +232,23 @@ def load(
 
 
 @contextmanager
-def _quiet() -> Iterator[None]:
-    """No progress bars and notices of the libraries while a local folder is read, which takes a moment."""
-    level = diffusers_logging.get_verbosity()
-    diffusers_logging.set_verbosity_error()
-    diffusers_logging.disable_progress_bar()
-    transformers_logging.disable_progress_bar()
+def _quiet(progress: bool) -> Iterator[None]:
+    """No notices of the libraries while a pipeline is read, and progress bars only for a download."""
+    libraries = (diffusers_logging, transformers_logging)
+    before = [(library.get_verbosity(), library.is_progress_bar_enabled()) for library in libraries]
+    for library in libraries:
+        library.set_verbosity(50)
+        if not progress:
+            library.disable_progress_bar()
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             yield
     finally:
-        diffusers_logging.set_verbosity(level)
-        diffusers_logging.enable_progress_bar()
-        transformers_logging.enable_progress_bar()
+        for library, (level, bars) in zip(libraries, before, strict=True):
+            library.set_verbosity(level)
+            if bars:
+                library.enable_progress_bar()
 
 
 def _first_line(error: BaseException) -> str:

@@ -16,7 +16,7 @@ import vl_convert
 from markupsafe import Markup
 
 from audioscope import charts
-from audioscope.sweep import write_whole
+from audioscope.paths import write_whole
 
 PATCHES = {"text": "text swap", "output": "output patch"}
 PATCHED = {
@@ -280,7 +280,7 @@ def _functional(means: pd.DataFrame) -> str:
         tail = (
             "" if best is None else f"; the highest, layer {best.layer}, has {charts.reading(best.impact, best.low, best.high)}"
         )
-        return f"No layer's mean impact reaches {rule}{tail}. {control}"
+        return f"No layer is functional: none reaches {rule} with an interval above the control{tail}. {control}"
     each = [
         f"layer {row.layer} with a mean impact of {charts.reading(row.impact, row.low, row.high)}" for row in chosen.itertuples()
     ]

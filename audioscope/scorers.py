@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -9,16 +10,25 @@ import pandas as pd
 import torch
 from torch import Tensor
 
+from audioscope.model import fingerprint
+
 
 class Scorer(Protocol):
     """What `localize` asks of a scorer.
 
     Called with audio [clips, channels, samples] float32 and its rate in Hz, it returns one row per clip and one column
-    per concept, bounded log-odds. `check(model)` raises ValueError for a model whose audio it cannot judge.
+    for each of its `concepts`, bounded log-odds. `fingerprint` changes when its scores do. `check(model)` raises ValueError
+    for a model whose audio it cannot judge.
     """
 
     @property
     def name(self) -> str: ...
+
+    @property
+    def fingerprint(self) -> str: ...
+
+    @property
+    def concepts(self) -> Sequence[str]: ...
 
     def check(self, model: Any) -> None: ...
 
@@ -32,6 +42,16 @@ class ListenerScorer:
     listener: Any
     name: str = "listener"
     any_audio: bool = False
+
+    @property
+    def concepts(self) -> list[str]:
+        from audioscope.tiny.music import GROUPS
+
+        return [name for names in GROUPS.values() for name in names if name != "none"]
+
+    @property
+    def fingerprint(self) -> str:
+        return fingerprint(self.listener)
 
     def check(self, model: Any) -> None:
         if not self.any_audio and type(model.pipe.vae).__name__ != "MelCodec":

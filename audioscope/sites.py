@@ -10,6 +10,8 @@ from typing import Any
 import pandas as pd
 from torch import nn
 
+from audioscope.errors import UnknownName
+
 # diffusers names its attention modules by these; the class decides where a name alone does not.
 CROSS_NAMES = ("cross_attn", "attn2")
 SELF_NAMES = ("self_attn", "attn1")
@@ -41,17 +43,17 @@ class Sites:
         return len(self.all)
 
     def __getitem__(self, path: str) -> Site:
-        """The site of that module path. Raises KeyError with the nearest paths."""
+        """The site of that module path. Raises UnknownName (a KeyError) with the nearest paths."""
         for site in self.all:
             if site.path == path:
                 return site
         near = get_close_matches(str(path), [s.path for s in self.all], n=3, cutoff=0.3)
-        raise KeyError(f"No site {path!r} in this model. Nearest: {', '.join(near) or 'none'}. `model.sites` lists all.")
+        raise UnknownName(f"No site {path!r} in this model. Nearest: {', '.join(near) or 'none'}. `model.sites` lists all.")
 
     def select(self, which: str | Site | Iterable[str | Site] | None) -> tuple[Site, ...]:
         """Sites by kind ("cross", "self", "all"), by path, or by a list of either; always in running order.
 
-        Raises KeyError for an unknown path, ValueError when nothing is selected.
+        Raises UnknownName for an unknown path, ValueError when nothing is selected.
         """
         if which is None or which == "all":
             chosen = set(self.all)

@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-import errno
 import hashlib
 import json
-import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 from tqdm.auto import tqdm
+
+from audioscope.paths import write_whole
 
 
 def key(unit: Any) -> str:
@@ -24,7 +24,10 @@ def claim(folder: Path, settings: dict[str, Any]) -> None:
     file = folder / "settings.json"
     wanted = json.loads(json.dumps(settings))
     if file.exists():
-        found = json.loads(file.read_text())
+        try:
+            found = json.loads(file.read_text())
+        except ValueError as error:
+            raise ValueError(f"{file} is damaged: delete {folder}, or choose another folder.") from error
         differ = sorted(k for k in wanted.keys() | found.keys() if wanted.get(k) != found.get(k))
         if differ:
             name = differ[0]
@@ -42,22 +45,11 @@ def _short(value: Any) -> str:
     return text if len(text) < 60 else text[:57] + "..."
 
 
-def write_whole(file: Path, write: Callable[[Path], Any]) -> None:
-    """Write a file under another name and rename it, so that it is there whole or not at all.
-
-    Raises OSError with advice when the disk is full.
-    """
-    part = file.with_name(f"{file.name}.{os.getpid()}.part")
+def _read(file: Path) -> pd.DataFrame:
     try:
-        write(part)
-        part.replace(file)
-    except OSError as error:
-        part.unlink(missing_ok=True)
-        if error.errno == errno.ENOSPC:
-            raise OSError(
-                errno.ENOSPC, f"The disk of {file.parent} is full. What is done is kept: free some space and run again"
-            ) from error
-        raise
+        return pd.read_parquet(file)
+    except (ValueError, OSError) as error:
+        raise ValueError(f"{file} is damaged: delete it and run again, that unit will be made anew.") from error
 
 
 def run_units(
@@ -84,4 +76,4 @@ def run_units(
             table = work(unit)
             write_whole(files[key(unit)], table.to_parquet)
             bar.update()
-    return pd.concat([pd.read_parquet(file) for file in files.values()], ignore_index=True)
+    return pd.concat([_read(file) for file in files.values()], ignore_index=True)

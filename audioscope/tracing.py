@@ -49,12 +49,13 @@ class Run:
     """What a batch gave: audio [rows, channels, samples] (None if not decoded), latents, and reads by site path.
 
     reads[path] is float32 [rows, steps, width] when pooled, else [rows, steps, tokens, width]; `sigmas` [steps] are the
-    noise levels of all denoising steps.
+    noise levels of all denoising steps; `finite` [rows] is False where a row has NaN or infinite values.
     """
 
     latents: Tensor
     audio: Tensor | None
     sigmas: Tensor
+    finite: Tensor
     reads: dict[str, Tensor] = field(default_factory=dict)
 
 
@@ -81,13 +82,19 @@ def _source(rows: Sequence[Row], row: Row, edit: PatchText | PatchOutput) -> int
     return next((i for i, r in enumerate(rows) if r.prompt == edit.prompt and r.seed == row.seed and not r.edits), None)
 
 
-def _plan(rows: Sequence[Row], sites: Sites, layout: dict[str, range]) -> dict[Site, list[_Action]]:
+def _plan(rows: Sequence[Row], sites: Sites, layout: dict[str, range], steps: int) -> dict[Site, list[_Action]]:
     """Which actions happen at which site, in the order in which each row lists its edits."""
     plan: dict[Site, list[_Action]] = {}
     for number, row in enumerate(rows):
         for edit in row.edits:
             source = _source(rows, row, edit) if isinstance(edit, PatchText | PatchOutput) else None
             branches = [name for name in layout if edit.branch in ("both", name)]
+            if not branches:
+                raise ValueError(
+                    f"An edit names the branch {edit.branch!r}, but without guidance there is only {', '.join(layout)}."
+                )
+            if edit.steps is not None and edit.steps[1] > steps:
+                raise ValueError(f"An edit's window is steps {edit.steps}, but the run has {steps} steps.")
             pairs = tuple((layout[b][number], None if source is None else layout[b][source]) for b in branches)
             for site in sites.select(edit.sites):
                 if edit.place == "text" and site.kind != "cross":
@@ -134,7 +141,7 @@ def run(
     """
     packed = with_sources(rows)
     layout = adapter.rows(len(packed), guidance)
-    plan = _plan(packed, sites, layout)
+    plan = _plan(packed, sites, layout, steps)
     reading: dict[Site, list[Tensor]] = {} if read is None else {site: [] for site in read.sites}
     if read is not None and read.branch not in layout:
         raise ValueError(f"No {read.branch!r} branch to read at guidance {guidance}: there is {', '.join(layout)}.")
@@ -170,11 +177,14 @@ def run(
         latents = pipe(**call)[0]
     else:
         latents = _traced(pipe, getattr(pipe, adapter.denoiser), busy, call, steps, visit)
-    audio = decoded(pipe, adapter, latents[: len(rows)], seconds) if decode else None
+    latents = latents[: len(rows)]
+    audio = decoded(pipe, adapter, latents, seconds) if decode else None
+    finite = torch.isfinite(latents).flatten(1).all(1).cpu()
     return Run(
-        latents=latents[: len(rows)],
+        latents=latents,
         audio=audio,
         sigmas=pipe.scheduler.sigmas[:steps].detach().cpu().float(),
+        finite=finite if audio is None else finite & torch.isfinite(audio).flatten(1).all(1),
         reads={site.path: torch.stack(values, dim=1) for site, values in reading.items()},
     )
 
@@ -191,7 +201,8 @@ def _traced(pipe: Any, denoiser: Any, busy: list[Site], call: dict[str, Any], st
 
 
 def decoded(pipe: Any, adapter: Adapter, latents: Tensor, seconds: float) -> Tensor:
-    """Latents to audio [rows, channels, samples] float32 on the CPU, cut to `seconds`, within -1..1."""
+    """Latents to audio [rows, channels, samples] float32 on the CPU, cut to `seconds`, within -1..1 where finite."""
     with torch.no_grad():
         audio = pipe.vae.decode(latents.to(pipe.vae.dtype)).sample
-    return audio[..., : int(seconds * adapter.sampling_rate(pipe))].float().clamp(-1, 1).cpu()
+    audio = audio[..., : int(seconds * adapter.sampling_rate(pipe))].float().cpu()
+    return torch.where(torch.isfinite(audio), audio.clamp(-1, 1), torch.nan)

@@ -65,16 +65,16 @@ def build_stable_audio(layers: int = 4):
 class Nearness:
     """A scorer without weights: how near a unit's clips are to its first one, the clean clip (0 is equal)."""
 
-    name = "nearness"
+    name = fingerprint = "nearness"
 
     def __init__(self, concept: str):
-        self.concept = concept
+        self.concepts = [concept]
 
     def check(self, model) -> None:
         pass
 
     def __call__(self, audio, rate):
-        return pd.DataFrame({self.concept: -(audio - audio[:1]).flatten(1).norm(dim=1).numpy()})
+        return pd.DataFrame({self.concepts[0]: -(audio - audio[:1]).flatten(1).norm(dim=1).numpy()})
 
 
 @pytest.fixture(scope="session")

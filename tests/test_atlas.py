@@ -14,7 +14,8 @@ import torch
 from conftest import PROMPTS, Nearness, build_stable_audio
 
 import audioscope
-from audioscope.atlas import Atlas
+from audioscope import tracing
+from audioscope.atlas import THRESHOLD, Atlas
 from audioscope.concepts import SPLITS, concepts_from, shipped_concepts
 from audioscope.model import Model
 from audioscope.ratios import mean_of_ratios, ratio_of_means
@@ -66,7 +67,8 @@ def test_interval_covers(pairs):
     truth, inside, means_inside, draws = 0.4, 0, 0, 1500
     for _ in range(draws):
         swings = np.clip(rng.normal(5, 2.5, (4, pairs)), -12, 12)
-        shifts = truth * swings + rng.normal(0, 1.2, (4, pairs))
+        noise = np.array([0.3, 0.8, 1.2, 2.4])[:, None]  # concepts differ in how well they are heard
+        shifts = truth * swings + noise * rng.normal(0, 1, (4, pairs))
         ratio = ratio_of_means(shifts[0], swings[0])
         inside += ratio.low <= truth <= ratio.high
         _, low, high = mean_of_ratios(list(shifts), list(swings))
@@ -80,6 +82,8 @@ def test_ratio_is_undefined_where_its_denominator_may_be_zero():
     undefined = ratio_of_means(rng.normal(1, 1, 8), np.array([1.0, -1, 2, -2, 0.5, -0.5, 1, -1]))
     assert not undefined.defined and np.isnan(undefined.value) and undefined.denominator_low < 0 < undefined.denominator_high
     assert not ratio_of_means(np.array([1.0]), np.array([2.0])).defined, "one pair has no interval"
+    backwards = ratio_of_means(-np.ones(8), np.array([-3.0, -4, -3, -4, -3, -4, -3, -4]))
+    assert not backwards.defined, "clean clips with less of the concept than corrupted ones say nothing"
     exact = ratio_of_means(np.array([1.0, 2, 3, 2]), np.array([2.0, 4, 6, 4]))
     assert exact.defined and exact.value == pytest.approx(0.5) and exact.high - exact.low < 1e-6
 
@@ -90,9 +94,10 @@ def test_published_tables_give_the_papers_sets(root):
     expected = {"ace": {"tf6", "tf7"}, "stableaudio": {"tf11", "tf12", "tf13"}}
     for name, layers in expected.items():
         mean = frame[frame["model"] == name].groupby(["block", "attn"])["impact"].mean()
-        assert {block for block, _ in mean[mean >= 2.5 / len(mean)].index} == layers
+        assert {block for block, _ in mean[mean >= THRESHOLD / len(mean)].index} == layers
     mean = frame[frame["model"] == "audioldm2"].groupby(["block", "attn"])["impact"].mean()
-    assert len(mean[mean >= 2.5 / len(mean)]) == 7
+    seven = {("up1tf5", 0), ("up1tf5", 1), ("up1tf6", 0), ("up1tf6", 1), ("up1tf9", 0), ("up1tf9", 1), ("up1tf10", 0)}
+    assert set(mean[mean >= THRESHOLD / len(mean)].index) == seven
 
 
 def test_splits_are_disjoint_and_large():
@@ -184,19 +189,26 @@ def test_a_full_disk_loses_nothing(tmp_path, monkeypatch):
 
 
 def test_nan_marks_the_cell_and_the_sweep_goes_on(tiny, tmp_path, monkeypatch):
-    run = Model.run
+    decoded = tracing.decoded
 
-    def spoilt(self, rows, **keywords):
-        result = run(self, rows, **keywords)
-        result.audio[3] = float("nan")  # layer 1
-        return result
+    def spoilt(*arguments):
+        audio = decoded(*arguments)
+        audio[3] = float("nan")  # layer 1
+        return audio
 
-    monkeypatch.setattr(Model, "run", spoilt)
+    monkeypatch.setattr(tracing, "decoded", spoilt)
     atlas = audioscope.localize(tiny, ["fast"], pairs=3, steps=2, out=tmp_path, progress=False)
     failed = atlas.table[atlas.table["failed"]]
     assert set(failed["layer"]) == {1} and failed["logodds"].isna().all() and (failed["clip"] == "").all()
     impacts = atlas.impacts().set_index("layer")
     assert impacts.loc[1, "pairs"] == 0 and not impacts.loc[1, "defined"] and impacts.loc[0, "pairs"] == 3
+    assert np.isfinite(impacts.loc[0, "denominator"])
+
+
+def test_a_concept_that_the_scorer_cannot_hear_is_refused_at_once(tiny, tmp_path):
+    with pytest.raises(ValueError, match="cannot score 'speed'"):
+        audioscope.localize(tiny, own_pairs(), pairs=1, out=tmp_path / "never")
+    assert not (tmp_path / "never").exists()
 
 
 def test_save_and_load(tiny, tmp_path):

@@ -64,7 +64,7 @@ def test_4_packed_rows_are_separate_runs(model, guidance):
     packed = model.run(rows, **settings(model, guidance)).latents
     for row, together in zip(rows, packed, strict=True):
         alone = model.run([row], **settings(model, guidance)).latents[0]
-        torch.testing.assert_close(together, alone, rtol=1e-4, atol=1e-5)
+        torch.testing.assert_close(together, alone, rtol=1e-5, atol=1e-5)
 
 
 @pytest.mark.parametrize("kind", [PatchText, PatchOutput])
@@ -93,7 +93,7 @@ def test_7_nothing_acts_or_stays_after_a_run_or_an_exception(model, monkeypatch)
     change, seen, allowed = Ablate.change, [], 10**6
 
     def watched(self, own, other):
-        seen.append(weakref.ref(own))
+        seen.append(weakref.ref(own if own._base is None else own._base))  # `own` is a row of the whole tensor
         if len(seen) > allowed:
             raise RuntimeError("broken on purpose")
         return change(self, own, other)
@@ -112,6 +112,27 @@ def test_7_nothing_acts_or_stays_after_a_run_or_an_exception(model, monkeypatch)
         model.run([Row(A, 0, (Ablate("cross"),))], **settings(model))
     assert len(seen) == 3
     nothing_is_left()
+
+
+def test_the_mask_travels_with_the_text():
+    """No pipeline here hands a mask to its sites, but others do: the row's mask is swapped like its states."""
+    states, mask = torch.randn(4, 5, 8), torch.tensor([[1, 1, 1, 1, 1], [1, 1, 0, 0, 0]]).repeat(2, 1)
+    actions = [tracing._Action(PatchText("cross", A), ((1, 0), (3, 2)))]
+    call = ((), {"encoder_hidden_states": states, "attention_mask": mask, "other": states})
+    _, swapped = tracing._swap_text(call, ("encoder_hidden_states", "attention_mask"), actions)
+    for row, source in ((0, 0), (1, 0), (2, 2), (3, 2)):
+        assert torch.equal(swapped["encoder_hidden_states"][row], states[source])
+        assert torch.equal(swapped["attention_mask"][row], mask[source])
+    assert swapped["other"] is states and not mask[1].all(), "what is no text stays, and the originals are untouched"
+    with pytest.raises(RuntimeError, match="adapter is wrong"):
+        tracing._swap_text(((), {}), ("encoder_hidden_states",), actions)
+
+
+def test_edits_that_could_never_act_are_refused(tiny):
+    with pytest.raises(ValueError, match="window"):
+        tiny.run([Row(A, 0, (Ablate("cross", steps=(2, 9)),))], **settings(tiny))
+    with pytest.raises(ValueError, match="branch"):
+        tiny.run([Row(A, 0, (Ablate("cross", branch="uncond"),))], **settings(tiny, guidance=1.0))
 
 
 def test_branches_act_apart(model):

@@ -191,6 +191,7 @@ model = audioscope.load("tiny")
 clip = model.generate("a slow sad song with violin", seed=0, steps=2)
 waveform = numpy.asarray(clip.samples)
 assert waveform.size and numpy.isfinite(waveform).all()
+assert len(audioscope.Atlas.load().examples()) > 5
 print("played", waveform.shape)
 """
 

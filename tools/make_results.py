@@ -8,7 +8,7 @@ from pathlib import Path
 
 from audioscope.atlas import Atlas, localize
 from audioscope.model import load
-from audioscope.sweep import write_whole
+from audioscope.paths import write_whole
 from audioscope.tiny.evaluate import as_table, evaluate
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -17,7 +17,7 @@ ROOT = Path(__file__).resolve().parent.parent
 def main() -> None:
     options = argparse.ArgumentParser(description=__doc__)
     options.add_argument("--pairs", type=int, default=34)
-    options.add_argument("--work", type=Path, default=ROOT / "runs" / "atlas", help="folder of the whole sweep, resumed")
+    options.add_argument("--work", type=Path, default=ROOT / "runs", help="the whole sweep goes to a folder in it, resumed")
     options.add_argument("--skip-evaluation", action="store_true")
     chosen = options.parse_args()
     model = load("tiny")
@@ -25,8 +25,8 @@ def main() -> None:
         result = evaluate(model)
         write_whole(ROOT / "data/tiny/evaluation.json", lambda path: path.write_text(json.dumps(result, indent=1) + "\n"))
         print(as_table(result))
-    localize(model, pairs=chosen.pairs, out=chosen.work)
-    print(Atlas.load(Atlas.load(chosen.work).save(ROOT / "data" / "atlas", shipped=True)))
+    atlas = localize(model, pairs=chosen.pairs, out=chosen.work / f"atlas-{model.fingerprint}")
+    print(Atlas.load(atlas.save(ROOT / "data" / "atlas", shipped=True)))
 
 
 if __name__ == "__main__":

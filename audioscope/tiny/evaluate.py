@@ -18,30 +18,24 @@ CAPTION_SEED = 5
 
 
 def held_out_captions(count: int, seed: int = CAPTION_SEED) -> list[tuple[str, Song, frozenset[str]]]:
-    """Captions of label combinations that training never sees, balanced over each group's classes.
+    """Captions of label combinations that training never sees, balanced over each group's classes as named.
 
     Each is (caption, song, groups that it names): every group is named with chance .8, so that there is always something
-    left out. Classes are dealt like cards, so each comes equally often.
+    left out. Each combination is the one of many that evens out the classes named so far.
     """
     rng = np.random.default_rng(seed)
-    decks: dict[str, list[str]] = {group: [] for group in GROUPS}
+    counts = [np.zeros(len(classes)) for classes in GROUPS.values()]
     found: list[tuple[str, Song, frozenset[str]]] = []
     while len(found) < count:
-        for group, classes in GROUPS.items():
-            if not decks[group]:
-                decks[group] = [str(c) for c in rng.permutation(classes)]
-        for _ in range(200):  # reshuffle the decks' tops until the combination is a held-out one
-            picks = {group: int(rng.integers(len(deck))) for group, deck in decks.items()}
-            song = Song(**{group: decks[group][i] for group, i in picks.items()})
-            if song.held_out:
-                break
-        else:
-            for deck, classes in zip(decks.values(), GROUPS.values(), strict=True):
-                deck.extend(str(c) for c in rng.permutation(classes))
-            continue
-        for group, i in picks.items():
-            decks[group].pop(i)
         named = frozenset(group for group in GROUPS if rng.random() < 0.8) or frozenset({"genre"})
+        offered = [Song.draw(rng, held_out=True) for _ in range(24)]
+        excess = [
+            sum(n[c] * len(n) for group, n, c in zip(GROUPS, counts, song.indices(), strict=True) if group in named)
+            for song in offered
+        ]
+        song = offered[int(np.argmin(excess))]
+        for group, n, c in zip(GROUPS, counts, song.indices(), strict=True):
+            n[c] += group in named
         found.append((caption(song, rng, keep=0.0, always=named), song, named))
     return found
 
@@ -66,6 +60,8 @@ def evaluate(model: Model | None = None, clips: int = 400, **settings: Any) -> d
 
     settings go to `Model.generate` (steps, guidance). mood_pair counts only clips whose caption says happy or sad.
     """
+    if clips < 20:
+        raise ValueError(f"clips is {clips}, expected at least 20: fewer say nothing.")
     model = model or load("tiny")
     hearing, judging = listener.load("listener"), listener.load("judge")
     waves, truth = real_clips(clips, model.pipe.vae)
@@ -83,6 +79,7 @@ def evaluate(model: Model | None = None, clips: int = 400, **settings: Any) -> d
     mood = list(GROUPS).index("mood")
     poles = named[:, mood] & (asked[:, mood] < 2)
     return {
+        "model": {"name": model.name, "fingerprint": model.fingerprint},
         "clips": clips,
         "settings": {**model.settings(settings.get("steps"), settings.get("guidance"), None)},
         "chance": {group: round(1 / len(classes), 4) for group, classes in GROUPS.items()},

@@ -18,7 +18,7 @@ from diffusers.models.modeling_utils import ModelMixin
 from torch import Tensor, nn
 from tqdm.auto import tqdm
 
-from audioscope.paths import data_folder
+from audioscope.paths import data_folder, save_array, write_whole
 from audioscope.tiny import pool
 from audioscope.tiny.codec import MelCodec
 from audioscope.tiny.music import GROUPS
@@ -124,18 +124,19 @@ def round_trips(name: str, count: int, codec: MelCodec, folder: Path) -> tuple[T
     labels = torch.tensor([pool.song(i, seed).indices() for i in range(count)])
     if file.exists() and len(mels := np.load(file, mmap_mode="r")) == count:
         return torch.from_numpy(np.array(mels)), labels
-    parts: list[Tensor] = []
+    parts, done = [], 0
     with torch.no_grad(), tqdm(total=count, desc=f"round trips for the {name}") as bar:
         for waves in batched(pool.clips(range(count), seed, workers=1), 20):
             latents = codec.encode(torch.from_numpy(np.stack(waves))[:, None])
-            if bar.n < count - count // 4:
+            if done < count - count // 4:
                 parts.append(codec.decode_mel(latents).half())
             else:
                 parts.append(codec.log_mel(codec.decode(latents).sample[:, 0].clamp(-1, 1)).half())
+            done += len(waves)
             bar.update(len(waves))
     mels = torch.cat(parts)
     folder.mkdir(parents=True, exist_ok=True)
-    np.save(file, mels.numpy())
+    write_whole(file, lambda part: save_array(part, mels.numpy()))
     return mels, labels
 
 

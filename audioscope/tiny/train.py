@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 from tqdm.auto import tqdm
 
+from audioscope.paths import save_array, write_whole
 from audioscope.tiny import pool
 from audioscope.tiny.captions import caption
 from audioscope.tiny.codec import MelCodec
@@ -42,7 +43,7 @@ class Recipe:
 
 def dataset(recipe: Recipe, folder: Path) -> tuple[MelCodec, Tensor]:
     """The fitted codec and the pool's latents [clips, latent_dim, tokens], float16; made once and kept in `folder`."""
-    file, codec_folder = folder / "latents.npy", folder / "codec"
+    file, codec_folder = folder / f"latents-{recipe.pool_seed}-{recipe.clips}.npy", folder / "codec"
     if file.exists():
         return MelCodec.from_pretrained(codec_folder), torch.from_numpy(np.load(file))
     codec = MelCodec()
@@ -61,8 +62,7 @@ def dataset(recipe: Recipe, folder: Path) -> tuple[MelCodec, Tensor]:
     folder.mkdir(parents=True, exist_ok=True)
     codec.save_pretrained(codec_folder)
     whole = torch.cat(latents)
-    np.save(folder / "latents.tmp.npy", whole.numpy())
-    (folder / "latents.tmp.npy").rename(file)
+    write_whole(file, lambda part: save_array(part, whole.numpy()))
     return codec, whole
 
 
@@ -89,7 +89,6 @@ class Trainer:
             self.parts, multi_avg_fn=torch.optim.swa_utils.get_ema_multi_avg_fn(recipe.averaging)
         )
         self.step, self.seconds = 0, 0.0
-        self.null = self._tokens([""])
 
     def _tokens(self, texts: list[str]) -> tuple[Tensor, Tensor]:
         out = self.pipe.tokenizer(texts, padding="max_length", truncation=True, return_tensors="pt")
@@ -140,11 +139,13 @@ class Trainer:
             "recipe": asdict(self.recipe), "step": self.step, "seconds": self.seconds, "parts": self.parts.state_dict(),
             "average": self.average.state_dict(), "optimizers": [o.state_dict() for o in self.optimizers],
         }  # fmt: skip
-        torch.save(state, file.with_suffix(".tmp"))
-        file.with_suffix(".tmp").rename(file)
+        write_whole(file, lambda part: torch.save(state, part))
 
     def load(self, file: Path) -> None:
-        state = torch.load(file, map_location=self.device, weights_only=True)
+        try:
+            state = torch.load(file, map_location=self.device, weights_only=True)
+        except Exception as error:
+            raise ValueError(f"{file} is damaged: delete it to begin anew.") from error
         if state["recipe"] != asdict(self.recipe):
             raise ValueError(f"{file} was trained with {state['recipe']}, not {asdict(self.recipe)}: use another folder.")
         self.step, self.seconds = state["step"], state["seconds"]
@@ -198,7 +199,7 @@ def train(
                 rows, saved = [], time.monotonic()
     facts = {
         "recipe": asdict(recipe), "steps": trainer.step, "hours": round(trainer.seconds / 3600, 3), "device": device,
-        "threads": torch.get_num_threads(), "samples": SAMPLES, "loss": round(smooth or 0.0, 4),
+        "threads": torch.get_num_threads(), "samples": SAMPLES, "loss": None if smooth is None else round(smooth, 4),
     }  # fmt: skip
     trainer.export(out, facts)
     return out
