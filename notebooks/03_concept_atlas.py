@@ -87,14 +87,20 @@ assert agreement > 0.8
 # Every clip is scored on every concept, so the control costs nothing. It is how much swaps of *unrelated* concepts move a concept's score,
 # over the concept's own denominator.
 
+#
+# To choose a concept's best layer and report its impact on the same pairs would flatter it. So `examples` chooses on half of the pairs and
+# reports the other half.
+
 # %%
 impacts = atlas.impacts()
 defined = impacts[impacts["defined"]]
-best = defined.loc[defined.groupby("concept")["impact"].idxmax(), ["concept", "layer", "impact", "low", "high", "control"]]
+best = atlas.examples()[["concept", "layer", "impact"]].merge(impacts[["concept", "layer", "control"]], on=["concept", "layer"])
 best.round(2)
 
 # %%
-assert (best["impact"] > best["control"]).mean() > 0.9
+beyond = (best["impact"] > best["control"]).mean()
+print(f"{beyond:.0%} of the concepts have a best layer beyond the control, on pairs that did not choose it")
+assert beyond > 0.8
 
 # %% [markdown]
 # ## Undefined is not zero
