@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+import tempfile
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
 from functools import cached_property
@@ -57,8 +58,6 @@ def localize(
     out: folder for the results, resumed when it is there; a temporary one if None. clips: also keep the sound.
     Raises ValueError, or UnknownName (a KeyError), for input out of range, before anything is generated.
     """
-    import tempfile
-
     chosen = choose(concepts)
     judge_by: Scorer = listener_scorer() if scorer is None else scorer
     judge_by.check(model)
