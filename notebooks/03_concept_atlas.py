@@ -57,19 +57,39 @@ atlas
 atlas.heatmap()
 
 # %% [markdown]
-# ## The functional layers are few
-# A layer is *functional* when its impact, averaged over concepts, is at least 2.5 / L and its whole interval lies above the control.
+# ## No layer of this model serves all concepts
+# A layer is *functional* when its impact, averaged over concepts, is at least 2.5 / L and its whole interval lies above the control. In the
+# paper's large models two to seven layers pass this rule. In `tiny` none does: a negative result, and no rounding error.
 
 # %%
 means = atlas.layer_means()
 means.round(3)
 
 # %%
-functional = means[means["functional"]]
-assert 0 < len(functional) < len(means) / 2, "a small, shared subset"
-assert (functional["low"] > functional["control"]).all()
-share = functional["impact"].sum() / means["impact"].sum()
-print(f"layers {functional['layer'].tolist()} of 12 hold {share:.0%} of the summed mean impact")
+print("functional:", atlas.functional or "none")
+top = means.loc[means["impact"].idxmax()]
+print(
+    f"highest mean: layer {top['layer']}, {top['impact']:.2f} [{top['low']:.2f}, {top['high']:.2f}], threshold {top['threshold']:.2f}"
+)
+assert not atlas.functional and top["layer"] == 0 and top["high"] < top["threshold"]
+
+# %% [markdown]
+# ## Groups of concepts have layers of their own
+# The mean over concepts hides who makes it up. Genre enters through layer 0 alone; percussion through several of the first eight layers;
+# flute and cello late. The same rule for one concept gives its *own layers*.
+
+# %%
+impacts = atlas.impacts()
+defined = impacts[impacts["defined"]]
+by_group = defined.groupby(["group", "layer"])["impact"].mean().unstack()
+by_group.round(2)
+
+# %%
+assert by_group.loc["genre", 0] > 0.4 and by_group.loc["genre", 1:].max() < 0.05
+assert by_group.loc["percussion", :7].max() > 0.4
+own = {concept: atlas.own_layers(concept) for concept in atlas.concepts}
+print({concept: [path.split(".")[2] for path in paths] for concept, paths in own.items() if paths})
+assert all("transformer_blocks.0." in own[genre][0] and len(own[genre]) == 1 for genre in ("reggae", "metal", "opera", "jazz"))
 
 # %% [markdown]
 # ## Log-odds or probability?
@@ -77,8 +97,8 @@ print(f"layers {functional['layer'].tolist()} of 12 hold {share:.0%} of the summ
 
 # %%
 by_probability = atlas.layer_means("probability")
-print("log-odds:   ", functional["layer"].tolist())
-print("probability:", by_probability.loc[by_probability["functional"], "layer"].tolist())
+print("log-odds:   ", means.loc[means["functional"], "layer"].tolist() or "none")
+print("probability:", by_probability.loc[by_probability["functional"], "layer"].tolist() or "none")
 agreement = np.corrcoef(means["impact"], by_probability["impact"])[0, 1]
 assert agreement > 0.8
 
@@ -92,15 +112,13 @@ assert agreement > 0.8
 # reports the other half.
 
 # %%
-impacts = atlas.impacts()
-defined = impacts[impacts["defined"]]
 best = atlas.examples()[["concept", "layer", "impact"]].merge(impacts[["concept", "layer", "control"]], on=["concept", "layer"])
 best.round(2)
 
 # %%
 beyond = (best["impact"] > best["control"]).mean()
 print(f"{beyond:.0%} of the concepts have a best layer beyond the control, on pairs that did not choose it")
-assert beyond > 0.8
+assert 0.5 < beyond < 1  # most have, but not all: some concepts need many layers at once
 
 # %% [markdown]
 # ## Undefined is not zero
@@ -114,11 +132,12 @@ assert impacts.loc[~impacts["defined"], "impact"].isna().all()
 # %% [markdown]
 # ## Do single layers add up?
 # All layers together reach 1 by construction (the swap at every site is the clean run). The sum of single layers tells how much they overlap
-# (above 1) or need each other (below 1).
+# (above 1: any of several layers will do, as for drums) or need each other (below 1: happy comes only when many layers say so).
 
 # %%
 sums = atlas.additivity()
-assert (sums["all_together"] == 1).all()
+total = sums.set_index("concept")["sum_of_single"]
+assert total["drums"] > 1.5 and total["happy"] < 0.5
 alt.Chart(sums, title="Impacts of single layers added up").mark_point(filled=True).encode(
     x=alt.X("sum_of_single:Q", title="sum of single-layer impacts"),
     y=alt.Y("concept:N", sort="-x"),

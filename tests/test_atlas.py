@@ -222,10 +222,12 @@ def test_save_and_load(tiny, tmp_path):
 
 
 def test_shipped_atlas(tiny):
-    """The shipped atlas is of the shipped weights, has 34 pairs of 21 concepts, and its rule gives a proper subset of layers."""
+    """The shipped atlas is of the shipped weights and listener, has 34 pairs of 21 concepts, and puts genre in layer 0."""
     atlas = Atlas.load()
     assert atlas.settings["fingerprint"] == tiny.fingerprint, "data/atlas is of other weights: run `make results`"
     assert len(atlas.concepts) == 21 and atlas.settings["pairs"] == 34 and len(atlas.sites) == 12
-    assert 0 < len(atlas.functional) < 12
-    means = atlas.layer_means()
-    assert (means.loc[means["functional"], "low"] > means.loc[means["functional"], "control"]).all()
+    assert atlas.settings["scorer_fingerprint"] == audioscope.listener_scorer().fingerprint, (
+        "the listener changed: run `make results`"
+    )
+    assert all(atlas.own_layers(genre) == [atlas.sites[0].path] for genre in ("reggae", "metal", "opera", "jazz"))
+    assert len(atlas.examples()) == 21 and all((atlas.folder / clip).exists() for clip in atlas.examples()["patched"])

@@ -100,6 +100,14 @@ def test_listener_and_judge_differ():
     assert listener.POOLS["listener"] != listener.POOLS["judge"] and 1 not in listener.POOLS.values()
 
 
+def test_a_group_that_is_always_right_is_not_boundlessly_sure():
+    """Separable logits on 600 clips: the log-odds of Laplace's rule are about log(601), not infinite."""
+    labels = torch.arange(600) % 4
+    logits = 3.0 * torch.nn.functional.one_hot(labels, 4).float()
+    probability = torch.softmax(logits / listener.temperature(logits, labels), 1).amax(1)
+    assert abs(float(torch.logit(probability[0].double())) - np.log(601)) < 0.5
+
+
 def test_floors(root, tiny):
     """What `audioscope tiny evaluate --json` said of the shipped weights (rebuilt by `make results`)."""
     result = json.loads((root / "data/tiny/evaluation.json").read_text())

@@ -176,13 +176,18 @@ def train(name: str, out: Path, work: Path, codec: MelCodec, clips: int = 6000, 
             }
             bar.set_postfix({group: f"{value:.3f}" for group, value in right.items()})
     for i, group in enumerate(GROUPS):
-        model.temperature[i] = _temperature(torch.cat([h[group] for h in held]), labels[cut:, i])
+        model.temperature[i] = temperature(torch.cat([h[group] for h in held]), labels[cut:, i])
     model.save_pretrained(out)
     return model
 
 
-def _temperature(logits: Tensor, labels: Tensor) -> float:
-    """The divisor of the logits that makes them most likely, by search: one number cannot overfit."""
-    grid = torch.logspace(-1, 1, 81)
-    losses = torch.stack([nn.functional.cross_entropy(logits / t, labels) for t in grid])
+def temperature(logits: Tensor, labels: Tensor) -> float:
+    """The divisor of the logits [clips, classes] that makes the labels likeliest, by search: one number cannot overfit.
+
+    A class that was never wrong in n clips may still be wrong once in n + 2 (Laplace's rule). Without that, a group that is
+    always right would be given boundless confidence, and its log-odds would say no more than yes or no.
+    """
+    smoothing = logits.shape[1] / (logits.shape[1] - 1) / (len(logits) + 2)
+    grid = torch.logspace(-1, 1, 201)
+    losses = torch.stack([nn.functional.cross_entropy(logits / t, labels, label_smoothing=smoothing) for t in grid])
     return float(grid[losses.argmin()])
