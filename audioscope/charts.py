@@ -197,7 +197,7 @@ def _strip(means: pd.DataFrame, sites: list[str], step: int, group_x: int) -> al
             alt.Tooltip("threshold:Q", format=".2f"),
         ],
     )
-    axis = alt.Axis(title="mean", titleAngle=0, titleAlign="left", titleX=group_x, titleY=8, tickCount=4, format=".1f")
+    axis = alt.Axis(title="mean", titleAngle=0, titleAlign="left", titleX=group_x, titleY=8, tickCount=4, format=".2~f")
     mean = alt.Y("impact:Q", axis=axis)
     functional = base.transform_filter("datum.functional").mark_bar(style="bar-functional", width={"band": 0.62}, aria=False)
     other = base.transform_filter("!datum.functional").mark_bar(style="bar-other", width={"band": 0.62}, aria=False)

@@ -172,6 +172,8 @@ def train(
     """
     recipe = recipe or Recipe()
     device = "cuda" if torch.cuda.is_available() else "cpu"
+    for folder in (work, out):
+        folder.mkdir(parents=True, exist_ok=True)  # a place that cannot be written should not be found out after an hour
     state = work / "state.pt"
     if state.exists() and not resume:
         raise FileExistsError(f"{state} exists: go on with --resume, or choose another --work folder.")
