@@ -181,11 +181,11 @@ class Atlas:
         table = self.table[self.table["scored"].isin(self.concepts)]
         text = {name: table[name].astype(str) for name in ("concept", "scored", "site", "row")}
         cell = text["site"].where(text["row"] == "patched", text["row"])
+        frame = table[["pair", "seed", "logodds"]].assign(cell=cell, concept=text["concept"], scored=text["scored"])
+        logodds = frame.pivot(index=["concept", "scored", "pair", "seed"], columns="cell", values="logodds")
+        scales: dict[Scale, pd.DataFrame] = {"logodds": logodds, "probability": 1 / (1 + np.exp(-logodds))}
         result: dict[Scale, dict] = {}
-        for scale in ("logodds", "probability"):
-            value = table["logodds"] if scale == "logodds" else 1 / (1 + np.exp(-table["logodds"]))
-            frame = table[["pair", "seed"]].assign(value=value, cell=cell, concept=text["concept"], scored=text["scored"])
-            wide = frame.pivot(index=["concept", "scored", "pair", "seed"], columns="cell", values="value")
+        for scale, wide in scales.items():
             swing = wide.sub(wide["corrupted"], axis=0)
             shift = swing[paths]
             whole = shift.mul(0).add(swing["clean"], axis=0)

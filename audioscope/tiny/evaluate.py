@@ -42,7 +42,7 @@ def held_out_captions(count: int, seed: int = CAPTION_SEED) -> list[tuple[str, S
 
 def real_clips(count: int, codec: Any, batch: int = 20) -> tuple[Tensor, Tensor]:
     """Held-out rendered clips after a codec round trip [count, 65536], and their class numbers [count, groups]."""
-    waves = [np.stack(part) for part in listener.batched(pool.clips(range(count), REAL_POOL, held_out=True), batch)]
+    waves = [np.stack(part) for part in pool.batched(pool.clips(range(count), REAL_POOL, held_out=True), batch)]
     with torch.no_grad():
         again = [codec.decode(codec.encode(torch.from_numpy(part)[:, None])).sample[:, 0].clamp(-1, 1) for part in waves]
     return torch.cat(again), torch.tensor([pool.song(i, REAL_POOL, held_out=True).indices() for i in range(count)])

@@ -6,8 +6,6 @@ and not the codec, and both give each class of a group as calibrated log-odds.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
-from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -102,13 +100,6 @@ class Listener(ModelMixin, ConfigMixin):
         return torch.stack([values.argmax(1) for values in self.logits(self.codec.log_mel(wave)).values()], dim=1)
 
 
-def batched(items: Iterable, size: int) -> Iterator[list]:
-    """Lists of up to `size` items (itertools.batched comes with Python 3.12)."""
-    source = iter(items)
-    while part := list(islice(source, size)):
-        yield part
-
-
 def load(name: str = "listener") -> Listener:
     """The shipped listener or judge."""
     return Listener.from_pretrained(data_folder() / "tiny" / name).eval()
@@ -126,7 +117,7 @@ def round_trips(name: str, count: int, codec: MelCodec, folder: Path) -> tuple[T
         return torch.from_numpy(np.array(mels)), labels
     parts, done = [], 0
     with torch.no_grad(), tqdm(total=count, desc=f"round trips for the {name}") as bar:
-        for waves in batched(pool.clips(range(count), seed, workers=1), 20):
+        for waves in pool.batched(pool.clips(range(count), seed, workers=1), 20):
             latents = codec.encode(torch.from_numpy(np.stack(waves))[:, None])
             if done < count - count // 4:
                 parts.append(codec.decode_mel(latents).half())

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from concurrent.futures import ProcessPoolExecutor
 from functools import lru_cache, partial
+from itertools import islice
 
 import numpy as np
 
@@ -28,3 +29,10 @@ def clips(numbers: range, seed: int, held_out: bool = False, workers: int = 2) -
     """The clips of a range, in order, rendered by `workers` processes."""
     with ProcessPoolExecutor(workers) as pool:
         yield from pool.map(partial(clip, seed=seed, held_out=held_out), numbers, chunksize=32)
+
+
+def batched(items: Iterable, size: int) -> Iterator[list]:
+    """Lists of up to `size` items (itertools.batched comes with Python 3.12)."""
+    source = iter(items)
+    while part := list(islice(source, size)):
+        yield part

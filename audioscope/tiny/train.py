@@ -51,14 +51,8 @@ def dataset(recipe: Recipe, folder: Path) -> tuple[MelCodec, Tensor]:
         start = torch.from_numpy(np.stack(list(pool.clips(range(2000), recipe.pool_seed))))
         kept = codec.fit(torch.cat([codec.patches(part).flatten(0, 1) for part in start.split(100)]))
         print(f"codec: {codec.config.latent_dim} components keep {kept:.1%} of the log-mel variance")
-        latents, part = [], []
-        for wave in tqdm(pool.clips(range(recipe.clips), recipe.pool_seed), total=recipe.clips, desc="rendering"):
-            part.append(wave)
-            if len(part) == 100:
-                latents.append(codec.encode(torch.from_numpy(np.stack(part))[:, None]).half())
-                part = []
-    if part:
-        latents.append(codec.encode(torch.from_numpy(np.stack(part))[:, None]).half())
+        waves = tqdm(pool.clips(range(recipe.clips), recipe.pool_seed), total=recipe.clips, desc="rendering")
+        latents = [codec.encode(torch.from_numpy(np.stack(part))[:, None]).half() for part in pool.batched(waves, 100)]
     folder.mkdir(parents=True, exist_ok=True)
     codec.save_pretrained(codec_folder)
     whole = torch.cat(latents)
