@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import NoReturn
 
 from audioscope.errors import MEND, UnknownName, is_torchaudio_failure
+from audioscope.paths import data_folder
 
 QUICK = "female,fast,happy,metal,violin,drums"
 
@@ -64,10 +65,16 @@ def parser() -> argparse.ArgumentParser:
     train.add_argument("--out", type=Path, default=Path("runs/tiny/pipeline"), help="where the finished pipeline goes")
     train.add_argument("--work", type=Path, default=Path("runs/tiny"), help="where latents, states and the log go")
     train.set_defaults(do=_train)
+    train.add_argument("--start", type=Path, help="a trained pipeline to go on from, such as data/tiny (default: from nothing)")
     listeners = tiny.add_parser("listeners", help="train the listener and the judge")
     listeners.add_argument("--out", type=Path, default=Path("runs/tiny"))
     listeners.add_argument("--work", type=Path, default=Path("runs/tiny"))
+    listeners.add_argument("--codec", type=Path, default=data_folder() / "tiny" / "vae", help="default: the shipped one")
     listeners.set_defaults(do=_listeners)
+    choose = tiny.add_parser("choose", help="let the listener choose between a training's last checkpoints")
+    choose.add_argument("--work", type=Path, default=Path("runs/tiny"), help="the --work folder of the training")
+    choose.add_argument("--out", type=Path, required=True, help="where the chosen pipeline goes")
+    choose.set_defaults(do=_choose)
     evaluate = tiny.add_parser("evaluate", help="accuracy of listener and judge, on real and on generated clips")
     evaluate.add_argument("--json", action="store_true", help="print JSON")
     evaluate.add_argument("--clips", type=int, default=400, help="clips of each kind (default 400)")
@@ -148,17 +155,23 @@ def _train(options: argparse.Namespace) -> None:
 
     if not 0 < options.hours < 10_000:
         raise ValueError(f"--hours is {options.hours:g}, expected more than 0 and less than 10,000.")
-    print(train(options.hours, options.out, options.work, resume=options.resume))
+    print(train(options.hours, options.out, options.work, resume=options.resume, start=options.start))
 
 
 def _listeners(options: argparse.Namespace) -> None:
     from audioscope.tiny import listener
-    from audioscope.tiny.train import Recipe, dataset
+    from audioscope.tiny.codec import MelCodec
 
-    codec, _ = dataset(Recipe(), options.work)
+    codec = MelCodec.from_pretrained(options.codec)
     for name in listener.POOLS:
         listener.train(name, options.out / name, options.work, codec)
         print(options.out / name)
+
+
+def _choose(options: argparse.Namespace) -> None:
+    from audioscope.tiny.evaluate import choose
+
+    print(choose(options.work / "candidates", options.out).to_string(index=False))
 
 
 def _evaluate(options: argparse.Namespace) -> None:

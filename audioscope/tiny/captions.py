@@ -1,19 +1,23 @@
 """What a song is called: captions in many wordings, from labels.
 
-Adjectives stand before the noun ("a slow sad jazz song"), tags after it ("with violin", "sung by a woman"). A caption
-leaves some attributes out, orders the rest freely, and never says what is absent by negation.
+Adjectives stand before the noun ("a slow sad jazz song"), items after it ("a violin", "a woman singing"), and ways say
+how it is played ("at a slow pace"). A caption leaves some attributes out, orders the rest freely, and never says what is
+absent by negation. `UNSEEN` holds other wordings of the same words, which only evaluation uses.
 """
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from dataclasses import asdict
+from itertools import chain
 
 import numpy as np
 
-from audioscope.tiny.music import Song
+from audioscope.tiny.music import GROUPS, Song
 
-ADJECTIVES: dict[tuple[str, str], tuple[str, ...]] = {
+Phrases = Mapping[tuple[str, str], tuple[str, ...]]
+
+ADJECTIVES: Phrases = {
     ("tempo", "slow"): ("slow", "slow-paced", "unhurried"),
     ("tempo", "medium"): ("mid-tempo", "moderate", "medium-paced"),
     ("tempo", "fast"): ("fast", "fast-paced", "quick"),
@@ -28,53 +32,93 @@ ADJECTIVES: dict[tuple[str, str], tuple[str, ...]] = {
     ("genre", "pop"): ("pop", "chart pop", "radio pop"),
     ("voice", "none"): ("instrumental", "purely instrumental"),
 }
-TAGS: dict[tuple[str, str], tuple[str, ...]] = {
-    ("tempo", "slow"): ("at a slow tempo", "at a slow pace"),
-    ("tempo", "medium"): ("at a medium tempo", "at a moderate pace"),
-    ("tempo", "fast"): ("at a fast tempo", "at a fast pace"),
-    ("mood", "happy"): ("in a happy mood",),
-    ("mood", "sad"): ("in a sad mood",),
-    ("mood", "neutral"): ("in a neutral mood",),
-    ("voice", "female"): ("female vocals", "a woman singing", "a female singer", "a female voice"),
-    ("voice", "male"): ("male vocals", "a man singing", "a male singer", "a male voice"),
-    ("percussion", "drums"): ("drums", "a drum kit", "drums playing"),
-    ("percussion", "bongos"): ("bongos", "bongo drumming", "bongos playing"),
-    ("percussion", "maracas"): ("maracas", "shaken maracas", "maracas playing"),
+_LEADS = GROUPS["lead"][:-1]
+ITEMS: Phrases = {
+    ("voice", "female"): ("female vocals", "a woman singing", "a female singer", "a female voice", "vocals of a woman"),
+    ("voice", "male"): ("male vocals", "a man singing", "a male singer", "a male voice", "vocals of a man"),
+    ("percussion", "drums"): ("drums", "a drum kit", "drums playing", "a beat on the drums"),
+    ("percussion", "bongos"): ("bongos", "bongo drumming", "bongos playing", "a pair of bongos"),
+    ("percussion", "maracas"): ("maracas", "shaken maracas", "maracas playing", "a pair of maracas"),
     ("percussion", "none"): ("a beatless backing", "a drumless backing"),
     ("lead", "none"): ("accompaniment only", "backing band only"),
-}
-for _name in ("violin", "trumpet", "saxophone", "cello", "flute", "harmonica", "trombone", "xylophone", "piano", "guitar"):
-    TAGS["lead", _name] = (_name, f"a {_name}", f"a {_name} solo", f"{_name} melody", f"{_name} playing")
+} | {
+    ("lead", x): (x, f"a {x}", f"a {x} solo", f"{x} melody", f"{x} playing", f"a melody on the {x}") for x in _LEADS
+}  # fmt: skip
+WAYS: Phrases = {
+    ("tempo", "slow"): ("at a slow tempo", "at a slow pace", "in unhurried time"),
+    ("tempo", "medium"): ("at a medium tempo", "at a moderate pace", "in moderate time"),
+    ("tempo", "fast"): ("at a fast tempo", "at a fast pace", "in quick time"),
+    ("mood", "happy"): ("in a happy mood", "of cheerful character"),
+    ("mood", "sad"): ("in a sad mood", "of sorrowful character"),
+    ("mood", "neutral"): ("in a neutral mood", "of calm character"),
+} | {("genre", x): (f"in a {x} style",) for x in GROUPS["genre"]}  # fmt: skip
+UNSEEN: Phrases = {
+    ("tempo", "slow"): ("at an unhurried pace", "in slow time", "slow-tempo"),
+    ("tempo", "medium"): ("at a moderate tempo", "in medium time", "medium-tempo"),
+    ("tempo", "fast"): ("at a quick pace", "in fast time", "fast-tempo"),
+    ("mood", "happy"): ("in a cheerful mood", "of happy character", "of joyful mood"),
+    ("mood", "sad"): ("in a sorrowful mood", "of sad character", "of melancholic mood"),
+    ("mood", "neutral"): ("in a calm mood", "of neutral character", "of plain mood"),
+    ("genre", "reggae"): ("reggae-style", "jamaican dub", "in a dub style"),
+    ("genre", "metal"): ("metal-style", "heavy thrash", "in a thrash style"),
+    ("genre", "opera"): ("opera-style", "classical operatic", "in an operatic style"),
+    ("genre", "jazz"): ("jazz-style", "jazzy swing", "in a swing style"),
+    ("genre", "techno"): ("techno-style", "electronic rave", "in a rave style"),
+    ("genre", "pop"): ("pop-style", "pop radio", "in a chart style"),
+    ("voice", "female"): ("a singing woman", "the voice of a woman", "female singing"),
+    ("voice", "male"): ("a singing man", "the voice of a man", "male singing"),
+    ("percussion", "drums"): ("drum kit playing", "a kit of drums", "the beat of drums"),
+    ("percussion", "bongos"): ("playing bongos", "a bongo beat", "the bongos"),
+    ("percussion", "maracas"): ("playing maracas", "a maracas beat", "a pair of shaken maracas"),
+} | {("lead", x): (f"a solo on the {x}", f"melody of the {x}", f"playing the {x}") for x in _LEADS}  # fmt: skip
 NOUNS = ("song", "track", "piece", "tune", "music", "recording")
+_WAY = ("at ", "in ", "of ")
 
 
-def caption(song: Song, rng: np.random.Generator, keep: float = 0.75, always: Collection[str] = ()) -> str:
-    """Say a song in words. Each attribute is named with chance `keep`, those of the groups in `always` surely."""
+def _list(words: list[str]) -> str:
+    return ", ".join(words[:-1]) + (" and " if len(words) > 1 else "") + (words[-1] if words else "")
+
+
+def caption(song: Song, rng: np.random.Generator, keep: float = 0.75, always: Collection[str] = (), unseen: bool = False) -> str:
+    """Say a song in words. Each attribute is named with chance `keep`, those of the groups in `always` surely.
+
+    unseen: in the wordings kept for evaluation. What is absent (no voice, no lead) has none and is said as in training.
+    """
     named = [(g, c) for g, c in asdict(song).items() if g in always or rng.random() < keep]
     adjectives: list[str] = []
-    tags: list[str] = []
+    items: list[str] = []
+    ways: list[str] = []
     for attribute in (named[i] for i in rng.permutation(len(named))):
-        words = ADJECTIVES.get(attribute, ()) + TAGS.get(attribute, ())
+        seen = tuple(chain.from_iterable(table.get(attribute, ()) for table in (ADJECTIVES, ITEMS, WAYS)))
+        words = UNSEEN.get(attribute, seen) if unseen else seen
         word = words[rng.integers(len(words))]
-        (adjectives if word in ADJECTIVES.get(attribute, ()) else tags).append(word)
-    style = rng.integers(4)
+        place = ways if word.startswith(_WAY) else items if attribute[0] in ("lead", "percussion") else adjectives
+        if attribute[0] == "voice" and attribute[1] != "none":
+            place = items
+        place.append(word)
+    style, noun = rng.integers(6), str(rng.choice(NOUNS))
     if style == 0:  # keywords
-        keys = adjectives + [tag.removeprefix("a ") for tag in tags]
+        keys = adjectives + [word.removeprefix("a ") for word in items] + ways
         return ", ".join(keys[i] for i in rng.permutation(len(keys))) or "music"
-    noun = str(rng.choice(NOUNS))
-    head = " ".join(adjectives + [noun])
-    if style == 1 and tags:
-        return f"{head}, {', '.join(tags)}"
+    head = " ".join([*adjectives, noun])
     article = "" if noun == "music" else "an " if head[0] in "aeiou" else "a "
-    phrases = [tag for tag in tags if not tag.startswith(("at ", "in "))]
-    ways = [tag for tag in tags if tag.startswith(("at ", "in "))]
-    joined = ", ".join(phrases[:-1]) + (" and " if len(phrases) > 1 else "") + (phrases[-1] if phrases else "")
+    tail = "".join(f" {way}" for way in ways)
+    if style == 1 and items:
+        return f"{head}{tail}, {', '.join(items)}"
+    if style == 2 and items:
+        return f"{_list(items)} in {article}{head}{tail}"
+    if style == 3 and adjectives:
+        it = "this is " if noun == "music" else f"this {noun} is "
+        said = f"{it}{_list(adjectives)}" + (" music" if noun == "music" else "")
+        return said + (f", with {_list(items)}" if items else "") + tail
     link = ("with", "featuring")[rng.integers(2)]
-    return f"{article}{head}" + (f" {link} {joined}" if phrases else "") + "".join(f" {way}" for way in ways)
+    if style == 4:  # how before what
+        return f"{article}{head}{tail}" + (f" {link} {_list(items)}" if items else "")
+    return f"{article}{head}" + (f" {link} {_list(items)}" if items else "") + tail
 
 
 def vocabulary() -> list[str]:
     """Every word that a caption can hold, sorted: the tokenizer's list."""
-    texts = [w for table in (ADJECTIVES, TAGS) for words in table.values() for w in words]
-    words = set(" ".join([*texts, *NOUNS, "a an with featuring and"]).replace("-", " - ").split())
+    texts = [w for table in (ADJECTIVES, ITEMS, WAYS) for words in table.values() for w in words]
+    words = set(" ".join([*texts, *NOUNS, "a an with featuring and in this is"]).replace("-", " - ").split())
     return sorted(words | {",", "."})

@@ -41,6 +41,7 @@ class MelCodec(ModelMixin, ConfigMixin):
         n_mels: int = 96,
         stack: int = 4,
         griffinlim_iterations: int = 20,
+        level: float = -20.0,
     ):
         super().__init__()
         values = n_mels * stack
@@ -89,7 +90,7 @@ class MelCodec(ModelMixin, ConfigMixin):
         return patches.unflatten(-1, (self.config.n_mels, self.config.stack)).permute(0, 2, 1, 3).flatten(2)
 
     def decode(self, latents: Tensor) -> Decoded:
-        """Latents to waveforms [batch, 1, samples]: a pure function of each row, with zero initial phase."""
+        """Latents to waveforms [batch, 1, samples], mastered: a pure function of each row, with zero initial phase."""
         mel = (self.decode_mel(latents.float()).clamp(max=8).exp() - FLOOR).clamp_min(0)
         spectrum = self._inverse_mel(mel)
         wave = griffinlim(
@@ -97,8 +98,19 @@ class MelCodec(ModelMixin, ConfigMixin):
             self.window, self.config.n_fft, self.config.hop, self.config.n_fft, power=1.0,
             n_iter=self.config.griffinlim_iterations, momentum=0.99, length=None, rand_init=False,
         )  # fmt: skip
-        wave = wave.unsqueeze(1)
-        return Decoded(wave)
+        return Decoded(self._master(wave).unsqueeze(1))
+
+    def _master(self, wave: Tensor) -> Tensor:
+        """Bring waveforms [batch, samples] to `level` dB RMS, as all training music is, round their peaks, close their ends.
+
+        Guidance pushes the loudness of latents by 20 dB. At most 15 dB are made up for, so that silence stays silent.
+        """
+        gain = 10 ** (self.config.level / 20) / wave.square().mean(-1, keepdim=True).sqrt().clamp_min(1e-5)
+        wave = 0.98 * torch.tanh(wave * gain.clamp(max=10**0.75) / 0.98)
+        fade = torch.linspace(0, 1, 160, device=wave.device)
+        wave[..., :160] *= fade
+        wave[..., -160:] *= fade.flip(0)
+        return wave
 
     def _inverse_mel(self, mel: Tensor, iterations: int = 12) -> Tensor:
         """Non-negative magnitudes whose mel bands are `mel`, by multiplicative (Kullback-Leibler) updates."""

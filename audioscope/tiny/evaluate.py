@@ -1,34 +1,48 @@
-"""How well the tiny model holds its concepts, by the listener and the judge, beside chance and beside real clips."""
+"""How well the tiny model holds its concepts, by the listener and the judge, beside chance and beside real clips.
+
+The listener chooses (a checkpoint, steps, guidance); the judge only reports.
+"""
 
 from __future__ import annotations
 
+import json
+import shutil
+from collections.abc import Iterable
+from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import torch
 from torch import Tensor
 
 from audioscope.model import Model, load
 from audioscope.tiny import listener, pool
 from audioscope.tiny.captions import caption
+from audioscope.tiny.codec import MelCodec
+from audioscope.tiny.listener import Listener
 from audioscope.tiny.music import GROUPS, Song
 
 REAL_POOL = 4  # seed of the held-out real clips: never used for training
 CAPTION_SEED = 5
+SELECTION_SEED = 6  # of the captions by which the listener chooses
+Caption = tuple[str, Song, frozenset[str]]  # the text, the song, and the groups that the text names
 
 
-def held_out_captions(count: int, seed: int = CAPTION_SEED) -> list[tuple[str, Song, frozenset[str]]]:
+def held_out_captions(count: int, seed: int = CAPTION_SEED, held_out: bool = True, unseen: bool = False) -> list[Caption]:
     """Captions of label combinations that training never sees, balanced over each group's classes as named.
 
-    Each is (caption, song, groups that it names): every group is named with chance .8, so that there is always something
-    left out. Each combination is the one of many that evens out the classes named so far.
+    Every group is named with chance .8, so that there is always something left out. Each combination is the one of many
+    that evens out the classes named so far.
+
+    held_out: False takes combinations that training does see. unseen: in wordings that training never sees.
     """
     rng = np.random.default_rng(seed)
     counts = [np.zeros(len(classes)) for classes in GROUPS.values()]
-    found: list[tuple[str, Song, frozenset[str]]] = []
+    found: list[Caption] = []
     while len(found) < count:
         named = frozenset(group for group in GROUPS if rng.random() < 0.8) or frozenset({"genre"})
-        offered = [Song.draw(rng, held_out=True) for _ in range(24)]
+        offered = [Song.draw(rng, held_out) for _ in range(24)]
         excess = [
             sum(n[c] * len(n) for group, n, c in zip(GROUPS, counts, song.indices(), strict=True) if group in named)
             for song in offered
@@ -36,7 +50,7 @@ def held_out_captions(count: int, seed: int = CAPTION_SEED) -> list[tuple[str, S
         song = offered[int(np.argmin(excess))]
         for group, n, c in zip(GROUPS, counts, song.indices(), strict=True):
             n[c] += group in named
-        found.append((caption(song, rng, keep=0.0, always=named), song, named))
+        found.append((caption(song, rng, keep=0.0, always=named, unseen=unseen), song, named))
     return found
 
 
@@ -48,54 +62,162 @@ def real_clips(count: int, codec: Any, batch: int = 20) -> tuple[Tensor, Tensor]
     return torch.cat(again), torch.tensor([pool.song(i, REAL_POOL, held_out=True).indices() for i in range(count)])
 
 
+def generated_clips(model: Model, captions: list[Caption], **settings: Any) -> Tensor:
+    """A clip [count, 65536] for each caption, with its number as seed; settings go to `Model.generate`."""
+    made = model.generate([text for text, _, _ in captions], seed=list(range(len(captions))), progress=True, **settings)
+    return torch.from_numpy(np.stack([clip.mono for clip in made]))
+
+
 def accuracies(guess: Tensor, truth: Tensor, named: Tensor | None = None) -> dict[str, float]:
-    """Share of right guesses in each group, over the clips whose caption names the group (`named`, bool like `truth`)."""
+    """Share of right guesses in each group, over the clips whose caption names the group (`named`, bool like `truth`).
+
+    `mood_pair` is the share for mood over happy and sad clips alone, with a guess of "neutral" counted as wrong.
+    """
     right = guess == truth
     named = torch.ones_like(right) if named is None else named
-    return {group: round(float(right[:, i][named[:, i]].float().mean()), 4) for i, group in enumerate(GROUPS)}
+    shares = {group: float(right[:, i][named[:, i]].float().mean()) for i, group in enumerate(GROUPS)}
+    mood = list(GROUPS).index("mood")
+    poles = named[:, mood] & (truth[:, mood] < 2)
+    shares["mood_pair"] = float(right[:, mood][poles].float().mean())
+    return {group: round(share, 4) for group, share in shares.items()}
 
 
-def evaluate(model: Model | None = None, clips: int = 400, **settings: Any) -> dict[str, Any]:
+def heard(ear: Listener, sound: Tensor, captions: list[Caption]) -> dict[str, float]:
+    """Accuracies of what `ear` hears in clips [count, 65536], against what their captions name."""
+    asked = torch.tensor([song.indices() for _, song, _ in captions])
+    named = torch.tensor([[group in groups for group in GROUPS] for _, _, groups in captions])
+    return accuracies(torch.cat([ear.guess(part) for part in sound.split(100)]), asked, named)
+
+
+def evaluate(model: Model | None = None, clips: int = 400, work: Path | None = None, **settings: Any) -> dict[str, Any]:
     """Accuracies by group: `chance`, `real` (listener and judge, the ceiling), `generated` (judge, held-out captions).
 
-    settings go to `Model.generate` (steps, guidance). mood_pair counts only clips whose caption says happy or sad.
+    work: a folder for the training pool's latents; with it, `memorisation` and `extrapolation` are measured as well.
+    settings go to `Model.generate` (steps, guidance).
     """
     if clips < 20:
         raise ValueError(f"clips is {clips}, expected at least 20: fewer say nothing.")
     model = model or load("tiny")
-    hearing, judging = listener.load("listener"), listener.load("judge")
-    waves, truth = real_clips(clips, model.pipe.vae)
-    parts = waves.split(100)
-    real = {
-        "listener": accuracies(torch.cat([hearing.guess(p) for p in parts]), truth),
-        "judge": accuracies(torch.cat([judging.guess(p) for p in parts]), truth),
-    }
+    ears = {name: listener.load(name) for name in listener.POOLS}
+    real, truth = real_clips(clips, model.pipe.vae)
     captions = held_out_captions(clips)
-    made = model.generate([text for text, _, _ in captions], seed=list(range(clips)), progress=True, **settings)
-    sound = torch.from_numpy(np.stack([clip.mono for clip in made]))
-    asked = torch.tensor([song.indices() for _, song, _ in captions])
-    named = torch.tensor([[group in groups for group in GROUPS] for _, _, groups in captions])
-    guess = torch.cat([judging.guess(p) for p in sound.split(100)])
-    mood = list(GROUPS).index("mood")
-    poles = named[:, mood] & (asked[:, mood] < 2)
-    return {
+    sound = generated_clips(model, captions, **settings)
+    result = {
         "model": {"name": model.name, "fingerprint": model.fingerprint},
         "clips": clips,
         "settings": {**model.settings(settings.get("steps"), settings.get("guidance"), None)},
         "chance": {group: round(1 / len(classes), 4) for group, classes in GROUPS.items()},
-        "real": real,
+        "real": {name: accuracies(torch.cat([ear.guess(part) for part in real.split(100)]), truth) for name, ear in ears.items()},
         "generated": {
-            "judge": accuracies(guess, asked, named),
-            "named": {group: int(named[:, i].sum()) for i, group in enumerate(GROUPS)},
-            "mood_pair": round(float((guess[:, mood] == asked[:, mood])[poles].float().mean()), 4),
+            "judge": heard(ears["judge"], sound, captions),
+            "named": {group: sum(group in named for _, _, named in captions) for group in GROUPS},
         },
+        "sound": {"real": levels(real), "generated": levels(sound)},
     }
+    if work:
+        result["memorisation"] = memorisation(model.pipe.vae, sound, real, work)
+        result["extrapolation"] = extrapolation(model, ears["judge"]).to_dict("records")
+    return result
+
+
+def levels(sound: Tensor) -> dict[str, float]:
+    """Loudness and faults of clips [count, 65536]: dB RMS, peak, share at full scale, louder end of the first or last 1 ms."""
+    rms = 10 * torch.log10(sound.square().mean(1).clamp_min(1e-10))
+    peak = sound.abs().amax(1)
+    ends = torch.cat([sound[:, :16], sound[:, -16:]], 1).abs().amax(1)
+    return {
+        "quietest_db": round(float(rms.min()), 2), "loudest_db": round(float(rms.max()), 2),
+        "highest_peak": round(float(peak.max()), 4), "clipped": round(float((peak >= 0.999).float().mean()), 4),
+        "loudest_end": round(float(ends.max()), 4),
+    }  # fmt: skip
+
+
+def memorisation(codec: MelCodec, generated: Tensor, real: Tensor, work: Path) -> dict[str, float]:
+    """Share of generated clips that lie nearer to a training clip than 99 % of held-out real clips do: at most .02 is asked.
+
+    Distances are root mean squares over log-mels standardised by band, all seen through the codec. The training pool comes
+    from `work`, or is rendered there.
+    """
+    from audioscope.tiny.train import Recipe, dataset
+
+    def mels(latents: Tensor) -> Tensor:
+        return codec.decode_mel(latents.float())
+
+    _, latents = dataset(Recipe(), work, codec)
+    with torch.no_grad():
+        sample = mels(latents[:1000])
+        mean, deviation = sample.mean((0, 2), keepdim=True), sample.std((0, 2), keepdim=True)
+        queries = [
+            torch.cat([((mels(codec.encode(part[:, None])) - mean) / deviation).flatten(1) for part in clips.split(50)])
+            for clips in (generated, real)
+        ]
+        nearest = [torch.full((len(q),), torch.inf) for q in queries]
+        for part in latents.split(500):
+            trained = ((mels(part) - mean) / deviation).flatten(1)
+            nearest = [torch.minimum(n, torch.cdist(q, trained).amin(1)) for n, q in zip(nearest, queries, strict=True)]
+    made, held = (n / queries[0].shape[1] ** 0.5 for n in nearest)
+    bound = float(torch.quantile(held, 0.01))
+    return {
+        "share": round(float((made < bound).float().mean()), 4), "bound": round(bound, 4), "training_clips": len(latents),
+        "median_generated": round(float(made.median()), 4), "median_real": round(float(held.median()), 4),
+    }  # fmt: skip
+
+
+def extrapolation(model: Model, ear: Listener, clips: int = 100) -> pd.DataFrame:
+    """One row per change: combinations seen in training, reworded captions, guidance 1 to 5, 4 to 50 steps.
+
+    Columns: change, steps, guidance, and the accuracy of each group. "none" is the default on held-out combinations.
+    """
+    usual = held_out_captions(clips)
+    trials: list[tuple[str, list[Caption], dict[str, Any]]] = [
+        ("none", usual, {}),
+        ("seen combinations", held_out_captions(clips, held_out=False), {}),
+        ("unseen wordings", held_out_captions(clips, unseen=True), {}),
+        *[("guidance", usual, {"guidance": float(g)}) for g in (1, 2, 3, 4, 5)],
+        *[("steps", usual, {"steps": n}) for n in (4, 6, 8, 16, 50)],
+    ]
+    rows = []
+    for change, captions, settings in trials:
+        used = model.settings(settings.get("steps"), settings.get("guidance"), None)
+        said = heard(ear, generated_clips(model, captions, **settings), captions)
+        rows.append({"change": change, "steps": used["steps"], "guidance": used["guidance"]} | said)
+    return pd.DataFrame(rows)
+
+
+def compare(
+    models: Iterable[Model], clips: int = 150, steps: Iterable[int] = (10,), guidances: Iterable[float] = (4.0,)
+) -> pd.DataFrame:
+    """What the listener hears in clips of the selection captions: a row per model, steps and guidance, best first.
+
+    Columns: model, steps, guidance, mean (of the groups, mood as happy against sad), and each group's accuracy.
+    """
+    ear, captions = listener.load("listener"), held_out_captions(clips, SELECTION_SEED)
+    rows = []
+    for model in models:
+        for settings in ({"steps": s, "guidance": g} for s in steps for g in guidances):
+            said = heard(ear, generated_clips(model, captions, **settings), captions)
+            mean = float(np.mean([said["mood_pair" if group == "mood" else group] for group in GROUPS]))
+            rows.append({"model": model.name, **settings, "mean": round(mean, 4), **said})
+    return pd.DataFrame(rows).sort_values("mean", ascending=False, kind="stable", ignore_index=True)
+
+
+def choose(candidates: Path, out: Path, clips: int = 150) -> pd.DataFrame:
+    """Copy the candidate that the listener likes best to `out` and return the comparison; the choice goes to training.json."""
+    folders = sorted(folder for folder in candidates.glob("step-*") if (folder / "training.json").exists())
+    if not folders:
+        raise FileNotFoundError(f"{candidates} holds no candidates: `audioscope tiny train` leaves some in its --work folder.")
+    table = compare((load(folder) for folder in folders), clips)
+    shutil.copytree(Path(table["model"][0]), out, dirs_exist_ok=True)
+    facts = json.loads((out / "training.json").read_text())
+    facts["chosen_from"] = json.loads(table[["model", "mean"]].to_json(orient="records"))
+    (out / "training.json").write_text(json.dumps(facts, indent=1) + "\n")
+    return table
 
 
 def as_table(result: dict[str, Any]) -> str:
     """The result as a plain table, a line per group."""
     lines = [f"{'group':<12}{'chance':>8}{'listener, real':>16}{'judge, real':>13}{'judge, generated':>18}"]
-    for group, chance in result["chance"].items():
+    for group, chance in {**result["chance"], "mood_pair": 0.5}.items():
         lines.append(
             f"{group:<12}{chance:>8.2f}{result['real']['listener'][group]:>16.3f}{result['real']['judge'][group]:>13.3f}"
             f"{result['generated']['judge'][group]:>18.3f}"

@@ -116,7 +116,7 @@ def round_trips(name: str, count: int, codec: MelCodec, folder: Path) -> tuple[T
     if file.exists() and len(mels := np.load(file, mmap_mode="r")) == count:
         return torch.from_numpy(np.array(mels)), labels
     parts, done = [], 0
-    with torch.no_grad(), tqdm(total=count, desc=f"round trips for the {name}") as bar:
+    with torch.no_grad(), tqdm(total=count, desc=f"round trips for the {name}", mininterval=5.0) as bar:
         for waves in pool.batched(pool.clips(range(count), seed, workers=1), 20):
             latents = codec.encode(torch.from_numpy(np.stack(waves))[:, None])
             if done < count - count // 4:
@@ -131,16 +131,17 @@ def round_trips(name: str, count: int, codec: MelCodec, folder: Path) -> tuple[T
     return mels, labels
 
 
-def train(name: str, out: Path, work: Path, codec: MelCodec, clips: int = 6000, epochs: int = 14, seed: int = 0) -> Listener:
+def train(name: str, out: Path, work: Path, codec: MelCodec, clips: int = 8000, epochs: int = 10, seed: int = 0) -> Listener:
     """Train the "listener" or the "judge" on its own pool, calibrate on the last tenth of it, and save to `out`."""
     mels, labels = round_trips(name, clips, codec, work)
     torch.manual_seed(seed + POOLS[name])
     model = Listener("convolutional" if name == "listener" else "recurrent")
+    nn.Module.to(model, memory_format=torch.channels_last)  # a third faster on a CPU
     cut = int(0.9 * clips)
     steps = epochs * (cut // 64)
     optimizer = torch.optim.AdamW(model.parameters(), lr=2e-3, weight_decay=0.02)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, 2e-3, total_steps=steps)
-    with tqdm(total=steps, desc=f"training the {name}") as bar:
+    with tqdm(total=steps, desc=f"training the {name}", mininterval=5.0) as bar:
         for _ in range(epochs):
             model.train()
             for numbers in torch.randperm(cut)[: cut // 64 * 64].split(64):
@@ -168,6 +169,7 @@ def train(name: str, out: Path, work: Path, codec: MelCodec, clips: int = 6000, 
             bar.set_postfix({group: f"{value:.3f}" for group, value in right.items()})
     for i, group in enumerate(GROUPS):
         model.temperature[i] = temperature(torch.cat([h[group] for h in held]), labels[cut:, i])
+    nn.Module.to(model, memory_format=torch.contiguous_format)
     model.save_pretrained(out)
     return model
 

@@ -7,7 +7,9 @@ density and brightness together the mood.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
+from typing import Any
 from zlib import crc32
 
 import numpy as np
@@ -28,11 +30,16 @@ GROUPS: dict[str, tuple[str, ...]] = {
     "percussion": ("drums", "bongos", "maracas", "none"),
 }  # fmt: skip
 
-BPM = {"slow": (55, 75), "medium": (95, 115), "fast": (145, 180)}
+# No band holds the double of another's tempo, so half-time and double-time patterns leave no doubt about the beat.
+BPM = {"slow": (60, 74), "medium": (98, 116), "fast": (152, 185)}
 LEAD_RANGE = {
     "violin": (60, 86), "trumpet": (58, 80), "saxophone": (52, 76), "cello": (40, 64), "flute": (66, 90),
     "harmonica": (62, 84), "trombone": (42, 64), "xylophone": (68, 92), "piano": (55, 84), "guitar": (48, 74),
 }  # fmt: skip
+LEVEL = -20.0  # dB RMS of every clip
+FAINT = {"xylophone": 2.0, "piano": 1.3, "guitar": 1.2}  # leads that die away are played louder
+SUSTAINED = {"violin", "trumpet", "saxophone", "cello", "flute", "harmonica", "trombone", "strings", "organ", "pad",
+             "aahs", "oohs"}  # fmt: skip
 VOICE_RANGE = {"female": (62, 79), "male": (43, 58)}
 FORMANT = {"female": 2.0, "male": -3.0}
 
@@ -50,13 +57,15 @@ class Mood:
     density: float  # chance that a beat is divided in two
     drift: float  # mean melodic step, in scale degrees
     tilt: float  # dB above 2 kHz
-    level: float  # dB
+    accent: float  # how much louder a note on the beat is than one between beats
+    attack: float  # seconds until a bowed, blown or sung note is at its loudest
+    swell: float  # depth of the rise and fall over the whole clip, 0 to 1
 
 
 MOODS = {
-    "happy": Mood(MAJOR, ((0, 3, 4, 0), (0, 4, 5, 3), (0, 3, 0, 4)), 0.75, 0.5, 0.8, 0.4, 5.0, 1.5),
-    "sad": Mood(MINOR, ((0, 5, 3, 0), (0, 3, 4, 0), (0, 6, 5, 4)), 0.22, 1.05, 0.05, -0.5, -6.0, -2.0),
-    "neutral": Mood(DORIAN, ((0, 0, 3, 3), (0, 6, 0, 6), (0, 0, 0, 0)), 0.5, 0.8, 0.4, 0.0, 0.0, 0.0),
+    "happy": Mood(MAJOR, ((0, 3, 4, 0), (0, 4, 5, 3), (0, 3, 0, 4), (0, 5, 3, 4)), 0.75, 0.5, 0.8, 0.4, 5.0, 1.5, 0.0, 0.0),
+    "sad": Mood(MINOR, ((0, 5, 3, 0), (0, 3, 4, 0), (0, 6, 5, 4), (0, 2, 5, 3)), 0.22, 1.05, 0.05, -0.5, -6.0, 1.0, 0.08, 0.6),
+    "neutral": Mood(DORIAN, ((0, 0, 3, 3), (0, 6, 0, 6), (0, 0, 0, 0), (0, 3, 0, 3)), 0.5, 0.8, 0.4, 0.0, 0.0, 1.2, 0.02, 0.2),
 }
 
 
@@ -88,23 +97,38 @@ class Song:
         return [GROUPS[group].index(label) for group, label in asdict(self).items()]
 
 
+Pitch = Callable[[int, int], int]
+
+
 class Band:
     """Mixes notes into one clip: the state of a single rendering."""
 
-    def __init__(self, bank: NoteBank, rng: np.random.Generator, beat: float):
-        self.bank, self.rng, self.beat = bank, rng, beat
+    def __init__(self, bank: NoteBank, rng: np.random.Generator, beat: float, mood: Mood):
+        self.bank, self.rng, self.beat, self.mood = bank, rng, beat, mood
+        self.looseness = rng.uniform(0.002, 0.010)  # s by which this band's players miss the beat
+        self.length = rng.uniform(0.85, 1.15)  # how long this band holds its notes
         self.mix = np.zeros(SAMPLES + RATE * 3, dtype=np.float32)
 
+    def pick(self, *choices: Any) -> Any:
+        return choices[self.rng.integers(len(choices))]
+
+    def fader(self, spread: float = 2.5) -> float:
+        """A mix level drawn within `spread` dB around 1."""
+        return float(10 ** (self.rng.uniform(-spread, spread) / 20))
+
     def _add(self, wave: np.ndarray, at: float, gain: float) -> None:
-        """Add a waveform at beat `at`, up to 8 ms off as a human would be."""
-        start = int(RATE * max(0.0, 0.02 + at * self.beat + self.rng.uniform(-0.008, 0.008)))
+        """Add a waveform at beat `at`, a few milliseconds off as a human would be, stronger on the beat."""
+        start = int(RATE * max(0.0, 0.02 + at * self.beat + self.rng.normal(0, self.looseness)))
+        accent = self.mood.accent**0.5 if at % 1 == 0 else self.mood.accent**-0.5
         if start < SAMPLES:
-            self.mix[start : start + len(wave)] += gain * self.rng.uniform(0.85, 1.15) * wave
+            self.mix[start : start + len(wave)] += gain * accent * self.rng.uniform(0.8, 1.2) * wave
 
     def note(self, instrument: str, pitch: int, at: float, beats: float, gain: float, formant: float = 0.0) -> None:
-        samples = max(int(RATE * beats * self.beat), 800)
+        samples = max(int(RATE * beats * self.length * self.beat), 800)
         wave = self.bank.note(instrument, int(pitch), formant)[:samples].copy()
+        attack = min(int(RATE * self.mood.attack), len(wave) // 3) if instrument in SUSTAINED else 0
         release = min(480, len(wave) // 2)
+        wave[:attack] *= np.linspace(0, 1, attack, dtype=np.float32)
         wave[-release:] *= np.linspace(1, 0, release, dtype=np.float32)
         self._add(wave, at, gain)
 
@@ -112,16 +136,25 @@ class Band:
         for pitch in pitches:
             self.note(instrument, pitch, at, beats, gain / len(pitches) ** 0.5)
 
-    def hit(self, name: str, at: float, gain: float) -> None:
-        self._add(self.bank.hit(name), at, gain)
+    def hits(self, beats: int, patterns: dict[str, str], gain: float) -> None:
+        """Strokes written as text, four beats a line: X loud, x plain, o soft, and any other character a rest."""
+        for name, line in patterns.items():
+            step = 4 / len(line)
+            for i in range(int(beats / step)):
+                if level := STROKES.get(line[i % len(line)], 0.0):
+                    self._add(self.bank.hit(name), i * step, level * gain * LOUDNESS.get(name, 1.0))
+
+
+STROKES = {"X": 1.3, "x": 0.9, "o": 0.45}
+LOUDNESS = {"closed hat": 0.5, "open hat": 0.55, "ride": 0.75, "crash": 0.6, "kick": 1.1}
 
 
 def render(song: Song, rng: np.random.Generator, bank: NoteBank) -> np.ndarray:
     """Play a song once: float32 [65536] at 16 kHz, about -20 dB RMS, peak below 1. Everything else is drawn from `rng`."""
     beat = 60.0 / rng.uniform(*BPM[song.tempo])
     mood, key = MOODS[song.mood], int(rng.integers(12))
-    band, beats = Band(bank, rng, beat), int(np.ceil(SECONDS / beat))
-    progression = mood.progressions[rng.integers(len(mood.progressions))]
+    band, beats = Band(bank, rng, beat, mood), int(np.ceil(SECONDS / beat))
+    progression = band.pick(*mood.progressions)
     degrees = [progression[(b // 2) % len(progression)] for b in range(beats)]
 
     def pitch(degree: int, low: int) -> int:
@@ -130,44 +163,44 @@ def render(song: Song, rng: np.random.Generator, bank: NoteBank) -> np.ndarray:
         tone = key + mood.scale[step]
         return low + (tone - low) % 12 + 12 * octave
 
-    ACCOMPANIMENT[song.genre](band, degrees, pitch, mood)
-    if song.percussion == "drums":
-        DRUMS[song.genre](band, beats, 0.55 * rng.uniform(0.8, 1.2))
-    elif song.percussion == "bongos":
-        _bongos(band, beats, 0.8 * rng.uniform(0.8, 1.2))
-    elif song.percussion == "maracas":
-        _maracas(band, beats, 0.65 * rng.uniform(0.8, 1.2))
+    ACCOMPANIMENT[song.genre](band, degrees, pitch)
+    if song.percussion != "none":
+        patterns = DRUMS[song.genre] if song.percussion == "drums" else HAND_PERCUSSION[song.percussion]
+        gain = {"drums": 0.55, "bongos": 0.8, "maracas": 0.75}[song.percussion] * band.fader()
+        band.hits(beats, band.pick(*patterns), gain)
+        if song.percussion == "drums" and rng.random() < 0.4:
+            band.hits(beats, band.pick(*FILLS), gain)
     if song.lead != "none":
         low, high = LEAD_RANGE[song.lead]
-        _melody(band, degrees, key, mood, song.lead, low, high, 0.62 * rng.uniform(0.85, 1.2), density=mood.density)
+        gain = 0.7 * FAINT.get(song.lead, 1.0) * band.fader(1.8)
+        _melody(band, degrees, key, song.lead, low, high, gain, density=mood.density)
     if song.voice != "none":
         low, high = VOICE_RANGE[song.voice]
-        vowel = str(rng.choice(["aahs", "oohs"]))
-        gain = 0.8 * rng.uniform(0.85, 1.2)
-        _melody(band, degrees, key, mood, vowel, low, high, gain, density=-0.6, formant=FORMANT[song.voice])
+        _melody(band, degrees, key, band.pick("aahs", "oohs"), low, high, 0.8 * band.fader(1.8), -0.6, FORMANT[song.voice])
     return _master(band.mix[:SAMPLES], rng, mood)
 
 
 def _master(wave: np.ndarray, rng: np.random.Generator, mood: Mood) -> np.ndarray:
-    """Tone, room, level: a mild random shelf and reverberation, the mood's brightness and dynamics, a soft limiter."""
+    """Tone, room, level: two mild random shelves, a reverberation, the mood's brightness and swell, a soft limiter."""
     low = lfilter([0.54], [1, -0.46], wave)  # one pole near 2 kHz
-    shelf = 10 ** ((mood.tilt + rng.uniform(-2, 2)) / 20)
-    wave = low + shelf * (wave - low)
+    deep = lfilter([0.08], [1, -0.92], wave)  # one pole near 200 Hz
+    shelf, bass = 10 ** ((mood.tilt + rng.uniform(-2, 2)) / 20), 10 ** (rng.uniform(-3, 3) / 20)
+    wave = low + shelf * (wave - low) + (bass - 1) * deep
     time = np.arange(int(RATE * 0.4)) / RATE
-    room = rng.standard_normal(len(time)) * np.exp(-time / rng.uniform(0.04, 0.12))
+    room = rng.standard_normal(len(time)) * np.exp(-time / rng.uniform(0.03, 0.13))
     wet = fftconvolve(wave, room / np.sqrt((room**2).sum()))[:SAMPLES]
-    wave = wave + rng.uniform(0.08, 0.3) * wet
-    level = 10 ** ((-20 + mood.level + rng.uniform(-1, 1)) / 20)
-    wave = wave * level / (np.sqrt((wave**2).mean()) + 1e-6)
+    wave = wave + rng.uniform(0.06, 0.32) * wet
+    wave = wave * (1 - mood.swell * np.cos(np.pi * np.arange(SAMPLES) / SAMPLES + rng.uniform(-0.6, 0.6)) ** 2)
+    wave = wave * 10 ** (LEVEL / 20) / (np.sqrt((wave**2).mean()) + 1e-6)
     wave = 0.98 * np.tanh(wave / 0.98)
     wave[-640:] *= np.linspace(1, 0, 640)
     return wave.astype(np.float32)
 
 
-def _melody(band: Band, degrees: list[int], key: int, mood: Mood, instrument: str, low: int, high: int, gain: float,
+def _melody(band: Band, degrees: list[int], key: int, instrument: str, low: int, high: int, gain: float,
             density: float, formant: float = 0.0) -> None:  # fmt: skip
     """A line of chord and passing tones. Density above 0 divides beats, below 0 joins them in long notes."""
-    rng = band.rng
+    rng, mood = band.rng, band.mood
     tones = [p for p in range(low, high + 1) if (p - key) % 12 in mood.scale]
     centre = mood.register * (len(tones) - 1)
     here, at = centre + rng.uniform(-2, 2), 0.0
@@ -187,167 +220,163 @@ def _melody(band: Band, degrees: list[int], key: int, mood: Mood, instrument: st
         at += beats
 
 
-def _triad(pitch, degree: int, low: int, sevenths: bool = False) -> list[int]:
+def _triad(pitch: Pitch, degree: int, low: int, sevenths: bool = False) -> list[int]:
     steps = (0, 2, 4, 6) if sevenths else (0, 2, 4)
     return sorted({low + (pitch(degree + s, 0) - low) % 12 for s in steps})
 
 
-def _reggae(band, degrees, pitch, mood) -> None:
-    shape = band.rng.integers(2)
-    low = int(band.rng.integers(55, 61))
+def _reggae(band: Band, degrees: list[int], pitch: Pitch) -> None:
+    """Chords on the off-beat, a bass that leaves the one to others."""
+    organ, chop = band.rng.random() < 0.5, band.pick((0.5,), (0.5, 0.75))
+    line = band.pick(((0, 0), (0.75, 4)), ((0.5, 0), (0.75, 2)), ((0, 0), (0.5, 0)))
+    low, gain, bass = int(band.rng.integers(55, 61)), band.fader(), band.fader()
     for b, degree in enumerate(degrees):
-        band.chord("clean guitar", _triad(pitch, degree, low), b + 0.5, 0.22, 0.75)
-        if shape:
-            band.chord("organ", _triad(pitch, degree, low), b + 0.5, 0.3, 0.35)
-        for at, step in ((0, 0), (0.75, 4)) if b % 2 == 0 else ((0.5, 2),):
-            band.note("electric bass", pitch(degree + step, 28), b + at, 0.45, 0.6)
+        for at in chop:
+            band.chord("clean guitar", _triad(pitch, degree, low), b + at, 0.22, 0.75 * gain)
+        if organ:
+            band.chord("organ", _triad(pitch, degree, low), b + 0.5, 0.3, 0.35 * gain)
+        for at, step in line if b % 2 == 0 else ((0.5, 2),):
+            band.note("electric bass", pitch(degree + step, 28), b + at, 0.45, 0.6 * bass)
 
 
-def _metal(band, degrees, pitch, mood) -> None:
-    gallop = band.rng.integers(3)
-    pattern = ([(0, 0.45), (0.5, 0.45)], [(0, 0.45), (0.5, 0.22), (0.75, 0.22)], [(i / 4, 0.22) for i in range(4)])[gallop]
+def _metal(band: Band, degrees: list[int], pitch: Pitch) -> None:
+    """Fifths on a distorted guitar, in one of five riffs."""
+    riff = band.pick("x.x.", "x.xx", "xxxx", "xxx.", "xx.x")
+    muted, gain, bass = band.pick(0.6, 0.9), band.fader(), band.fader()
     for b, degree in enumerate(degrees):
         root = pitch(degree, 34)
         root -= 12 if root > 45 else 0
-        for at, beats in pattern:
+        starts = [i for i in range(4) if riff[i] == "x"]
+        for start, end in zip(starts, [*starts[1:], 4], strict=True):
             for interval in (0, 7, 12):
-                band.note("distorted guitar", max(root + interval, 33), b + at, beats, 0.42)
-            band.note("electric bass", max(root - 12, 26), b + at, beats, 0.35)
+                band.note("distorted guitar", max(root + interval, 33), b + start / 4, muted * (end - start) / 4, 0.42 * gain)
+            band.note("electric bass", max(root - 12, 26), b + start / 4, muted * (end - start) / 4, 0.35 * bass)
 
 
-def _opera(band, degrees, pitch, mood) -> None:
-    tremolo = band.rng.random() < 0.5
+def _opera(band: Band, degrees: list[int], pitch: Pitch) -> None:
+    """An orchestra's strings: held, tremolo, or in short strokes."""
+    strokes, low = band.pick("held", "tremolo", "short", "waltz"), int(band.rng.integers(58, 64))
+    gain, bass = band.fader(), band.fader()
     for b, degree in enumerate(degrees):
-        high = _triad(pitch, degree, 62)
-        if tremolo:
+        high = _triad(pitch, degree, low)
+        if strokes == "tremolo":
             for i in range(4):
-                band.chord("strings", high, b + i / 4, 0.3, 0.45)
+                band.chord("strings", high, b + i / 4, 0.3, 0.45 * gain)
+        elif strokes == "short":
+            for at in (0, 0.5):
+                band.chord("strings", high, b + at, 0.25, 0.6 * gain)
+        elif strokes == "waltz":
+            band.note("strings", high[b % 3], b, 0.9, 0.6 * gain)
+            band.chord("strings", high[:2], b + 0.5, 0.4, 0.45 * gain)
         elif b % 2 == 0:
-            band.chord("strings", high, b, 2.0, 0.6)
-        band.chord("strings", [pitch(degree, 43), pitch(degree, 43) + 12], b, 0.9, 0.6)
-        band.note("acoustic bass", pitch(degree, 28), b, 0.5, 0.35)
+            band.chord("strings", high, b, 2.0, 0.6 * gain)
+        band.chord("strings", [pitch(degree, 43), pitch(degree, 43) + 12], b, 0.9, 0.6 * bass)
+        band.note("acoustic bass", pitch(degree, 28), b, 0.5, 0.35 * bass)
 
 
-def _jazz(band, degrees, pitch, mood) -> None:
-    low = int(band.rng.integers(50, 57))
-    syncopation = ((0.66,), (0.0, 1.66), (1.0, 1.66), (0.66, 1.66))[band.rng.integers(4)]
+def _jazz(band: Band, degrees: list[int], pitch: Pitch) -> None:
+    """A walking bass and syncopated seventh chords, in swing."""
+    low, gain, bass = int(band.rng.integers(50, 57)), band.fader(), band.fader()
+    syncopation = band.pick((0.66,), (0.0, 1.66), (1.0, 1.66), (0.66, 1.66), (0.0, 0.66), (1.66,))
+    walk = band.pick((0, 2, 4, 5), (0, 4, 2, 1), (0, 1, 2, 4), (4, 2, 1, 0))
     for b, degree in enumerate(degrees):
-        walk = (0, 2, 4, 5)[b % 4] if band.rng.random() < 0.8 else int(band.rng.integers(0, 6))
-        band.note("acoustic bass", pitch(degree + walk, 29), b, 0.85, 0.75)
+        step = walk[b % 4] if band.rng.random() < 0.8 else int(band.rng.integers(0, 6))
+        band.note("acoustic bass", pitch(degree + step, 29), b, 0.85, 0.75 * bass)
         if band.rng.random() < 0.3:
-            band.note("acoustic bass", pitch(degree, 29), b + 0.66, 0.3, 0.5)
+            band.note("acoustic bass", pitch(degree, 29), b + 0.66, 0.3, 0.5 * bass)
         if b % 2 == 0:
             for at in syncopation:
-                band.chord("clean guitar", _triad(pitch, degree, low, sevenths=True), b + at, 0.5, 0.45)
+                band.chord("clean guitar", _triad(pitch, degree, low, sevenths=True), b + at, band.pick(0.3, 0.6), 0.45 * gain)
 
 
-def _techno(band, degrees, pitch, mood) -> None:
-    order = band.rng.permutation(4)
+def _techno(band: Band, degrees: list[int], pitch: Pitch) -> None:
+    """An arpeggio in sixteenths over a bass on the off-beat."""
+    order, line = band.rng.permutation(4), band.pick("xxxx", "x.xx", "xxx.", ".xxx")
+    roll, gain, bass = band.pick((0.5,), (0.5, 0.75), (0.25, 0.5, 0.75)), band.fader(), band.fader()
+    pad = band.rng.random() < 0.3
     for b, degree in enumerate(degrees):
-        tones = _triad(pitch, degree, 60) + [pitch(degree, 60) + 12]
+        tones = [*_triad(pitch, degree, 60), pitch(degree, 60) + 12]
         for i in range(4):
-            band.note("saw", tones[order[i] % len(tones)], b + i / 4, 0.18, 0.4)
-            if i:
-                band.note("synth bass", pitch(degree, 28), b + i / 4, 0.22, 0.5)
-        if b % 2 == 0:
-            band.chord("pad", _triad(pitch, degree, 55), b, 2.0, 0.22)
+            if line[i] == "x":
+                band.note("saw", tones[order[i] % len(tones)], b + i / 4, 0.18, 0.4 * gain)
+        for at in roll:
+            band.note("synth bass", pitch(degree, 30), b + at, 0.22, 0.6 * bass)
+        if pad and b % 2 == 0:
+            band.chord("pad", _triad(pitch, degree, 52), b, 2.0, 0.3 * gain)
 
 
-def _pop(band, degrees, pitch, mood) -> None:
-    arpeggio = band.rng.random() < 0.5
+def _pop(band: Band, degrees: list[int], pitch: Pitch) -> None:
+    """Chords or broken chords on an electric piano over a plain bass."""
+    shape, low = band.pick("broken", "blocks", "pushes"), int(band.rng.integers(54, 60))
+    pad, gain, bass = band.rng.random() < 0.3, band.fader(), band.fader()
     for b, degree in enumerate(degrees):
-        tones = _triad(pitch, degree, 57)
-        if arpeggio:
-            band.note("electric piano", tones[0], b, 0.5, 0.45)
-            band.note("electric piano", tones[1 + b % 2], b + 0.5, 0.5, 0.4)
+        tones = _triad(pitch, degree, low)
+        if shape == "broken":
+            band.note("electric piano", tones[0], b, 0.5, 0.45 * gain)
+            band.note("electric piano", tones[1 + b % 2], b + 0.5, 0.5, 0.4 * gain)
+        elif shape == "blocks":
+            band.chord("electric piano", tones, b, 0.9, 0.55 * gain)
         else:
-            band.chord("electric piano", tones, b, 0.9, 0.55)
+            for at in (0, 0.5) if b % 2 == 0 else (0.5,):
+                band.chord("electric piano", tones, b + at, 0.45, 0.5 * gain)
+        if pad and b % 2 == 0:
+            band.chord("pad", tones, b, 2.0, 0.3 * gain)
         if b % 2 == 0:
-            band.note("electric bass", pitch(degree, 28), b, 0.9, 0.6)
-            band.note("electric bass", pitch(degree, 28), b + 1.5, 0.45, 0.5)
+            band.note("electric bass", pitch(degree, 28), b, 0.9, 0.6 * bass)
+            band.note("electric bass", pitch(degree, 28), b + 1.5, 0.45, 0.5 * bass)
 
 
 ACCOMPANIMENT = {"reggae": _reggae, "metal": _metal, "opera": _opera, "jazz": _jazz, "techno": _techno, "pop": _pop}
 
-
-def _reggae_drums(band, beats, gain) -> None:
-    for b in range(beats):
-        for half in (0, 0.5):
-            band.hit("closed hat", b + half, 0.45 * gain)
-        if b % 4 == 2:
-            band.hit("kick", b, 1.3 * gain)
-            band.hit("rim", b, gain)
-        elif b % 4 == 0 and band.rng.random() < 0.3:
-            band.hit("rim", b + 0.75, 0.6 * gain)
-
-
-def _metal_drums(band, beats, gain) -> None:
-    division = int(band.rng.choice([2, 4]))
-    band.hit("crash", 0, 0.7 * gain)
-    for b in range(beats):
-        for i in range(division):
-            band.hit("kick", b + i / division, gain)
-        if b % 2:
-            band.hit("snare", b, 1.3 * gain)
-        band.hit("ride", b, 0.5 * gain)
-
-
-def _opera_drums(band, beats, gain) -> None:
-    for b in range(beats):
-        if b % 2 == 0:
-            band.hit("low tom", b, 1.4 * gain)
-            band.hit("kick", b, gain)
-        for i in range(4):
-            band.hit("snare", b + i / 4, (0.6 if i == 0 else 0.25) * gain)
-    band.hit("crash", 0, 0.5 * gain)
-
-
-def _jazz_drums(band, beats, gain) -> None:
-    for b in range(beats):
-        band.hit("ride", b, 0.8 * gain)
-        if b % 2:
-            band.hit("ride", b + 0.66, 0.6 * gain)
-            band.hit("closed hat", b, 0.7 * gain)
-        if band.rng.random() < 0.35:
-            band.hit("snare", b + 0.66, 0.6 * gain)
-        if b % 2 == 0:
-            band.hit("kick", b, 0.7 * gain)
-
-
-def _techno_drums(band, beats, gain) -> None:
-    sixteenths = band.rng.random() < 0.5
-    for b in range(beats):
-        band.hit("kick", b, 1.5 * gain)
-        band.hit("open hat", b + 0.5, 0.5 * gain)
-        if sixteenths:
-            for i in (1, 3):
-                band.hit("closed hat", b + i / 4, 0.35 * gain)
-        if b % 2:
-            band.hit("snare", b, 0.6 * gain)
-
-
-def _pop_drums(band, beats, gain) -> None:
-    for b in range(beats):
-        band.hit("snare" if b % 2 else "kick", b, 1.2 * gain)
-        for half in (0, 0.5):
-            band.hit("closed hat", b + half, 0.45 * gain)
-        if b % 2 == 0 and band.rng.random() < 0.4:
-            band.hit("kick", b + 1.5, gain)
-
-
-DRUMS = {"reggae": _reggae_drums, "metal": _metal_drums, "opera": _opera_drums, "jazz": _jazz_drums,
-         "techno": _techno_drums, "pop": _pop_drums}  # fmt: skip
-
-
-def _bongos(band, beats, gain) -> None:
-    pattern = ("hhhlhhll", "hlhlhhlh", "h.hlh.ll", "hhlhhhlh")[band.rng.integers(4)]
-    for i in range(2 * beats):
-        stroke = pattern[i % 8]
-        if stroke != ".":
-            band.hit("high bongo" if stroke == "h" else "low bongo", i / 2, gain * (1.0 if i % 2 == 0 else 0.7))
-
-
-def _maracas(band, beats, gain) -> None:
-    division = int(band.rng.choice([2, 4]))
-    for i in range(division * beats):
-        band.hit("maracas", i / division, gain * (1.0 if i % division == 0 else 0.5))
+# Four beats a line; 16 characters are sixteenths, 12 are swung triplets, 8 are eighths.
+DRUMS: dict[str, tuple[dict[str, str], ...]] = {
+    "reggae": (
+        {"closed hat": "x.o.x.o.x.o.x.o.", "kick": "........X.......", "rim": "........X......."},
+        {"closed hat": "x.o.x.o.x.o.x.o.", "kick": "x...x...X...x...", "rim": "........X.....o."},
+        {"closed hat": "x.xox.o.x.xox.o.", "kick": "........X.......", "rim": "...o....X..o...."},
+    ),
+    "metal": (
+        {"kick": "xxxxxxxxxxxxxxxx", "snare": "....X.......X...", "ride": "x...x...x...x..."},
+        {"kick": "x.x.x.x.x.x.x.x.", "snare": "....X.......X...", "crash": "X.......x......."},
+        {"kick": "x.xxx.xxx.xxx.xx", "snare": "....X.......X...", "ride": "x...x...x...x..."},
+        {"kick": "x...x...x...x...", "snare": "..X...X...X...X.", "crash": "X...x...x...x..."},
+    ),
+    "opera": (
+        {"low tom": "X.......X.......", "kick": "x.......x.......", "snare": "xoooxoooxoooxooo"},
+        {"low tom": "X...x...X...x.xx", "crash": "X..............."},
+        {"low tom": "X.......X...x...", "snare": "x...oo..x...oooo", "crash": "X..............."},
+    ),
+    "jazz": (
+        {"ride": "X..x.xX..x.x", "closed hat": "...x.....x..", "kick": "x.....x....."},
+        {"ride": "X..X.xX..X.x", "closed hat": "...x.....x..", "snare": ".....o....oo"},
+        {"snare": "x.ox.ox.ox.o", "closed hat": "...x.....x..", "kick": "x.....o....."},
+    ),
+    "techno": (
+        {"kick": "X...X...X...X...", "open hat": "..x...x...x...x.", "snare": "....x.......x..."},
+        {"kick": "X...X...X...X...", "open hat": "..x...x...x...x.", "closed hat": ".x.x.x.x.x.x.x.x"},
+        {"kick": "X...X...X...X...", "closed hat": "xxoxxxoxxxoxxxox", "rim": "...x..x....x..x."},
+    ),
+    "pop": (
+        {"kick": "X.......X.x.....", "snare": "....X.......X...", "closed hat": "x.x.x.x.x.x.x.x."},
+        {"kick": "X.....x.X.......", "snare": "....X.......X...", "closed hat": "xoxoxoxoxoxoxoxo"},
+        {"kick": "X...x...X...x...", "snare": "....X.......X...", "open hat": "..x...x...x...x."},
+    ),
+}  # fmt: skip
+FILLS: tuple[dict[str, str], ...] = (
+    {"snare": "............xxXX"},
+    {"high tom": "............xx..", "low tom": "..............xx"},
+    {"high tom": ".............x..", "low tom": "..............x.", "crash": "X..............."},
+)
+HAND_PERCUSSION: dict[str, tuple[dict[str, str], ...]] = {
+    "bongos": (
+        {"high bongo": "Xox.Xx..", "low bongo": "...x..Xx"},
+        {"high bongo": "X.x.Xx.x", "low bongo": ".x.x..x."},
+        {"high bongo": "X.x.x...", "low bongo": "...x..Xx"},
+        {"high bongo": "X.xxX.x.X.xxX...", "low bongo": "......x.......Xx"},
+        {"high bongo": "Xx.Xx.Xxx.Xx", "low bongo": "..x..x...x.."},
+    ),
+    "maracas": (
+        {"maracas": "XoxoXoxoXoxoXoxo"}, {"maracas": "XxXxXxXx"}, {"maracas": "XooxXooxXooxXoox"},
+        {"maracas": "XoooXoooXoooXooo"}, {"maracas": "X.xxX.xxX.xxX.xx"},
+    ),
+}  # fmt: skip

@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from diffusers import StableAudio3Pipeline
 from torch import Tensor, nn
 from tqdm.auto import tqdm
 
@@ -26,7 +27,7 @@ from audioscope.tiny.pipeline import build
 class Recipe:
     """What decides a run, besides its length. The schedule follows the share of the time that is used up."""
 
-    clips: int = 16_000
+    clips: int = 20_000
     pool_seed: int = 1
     seed: int = 0
     batch: int = 32
@@ -41,17 +42,24 @@ class Recipe:
     optimizer: str = "muon"  # or "adamw"
 
 
-def dataset(recipe: Recipe, folder: Path) -> tuple[MelCodec, Tensor]:
-    """The fitted codec and the pool's latents [clips, latent_dim, tokens], float16; made once and kept in `folder`."""
+CANDIDATES = (0.8, 0.9, 1.0)  # parts of the time after which the averaged weights are kept, for the listener to choose from
+
+
+def dataset(recipe: Recipe, folder: Path, codec: MelCodec | None = None) -> tuple[MelCodec, Tensor]:
+    """The codec and the pool's latents [clips, latent_dim, tokens], float16; made once and kept in `folder`.
+
+    codec: one that is fitted already; by default it is fitted to the pool's first 2,000 clips.
+    """
     file, codec_folder = folder / f"latents-{recipe.pool_seed}-{recipe.clips}.npy", folder / "codec"
     if file.exists():
         return MelCodec.from_pretrained(codec_folder), torch.from_numpy(np.load(file))
-    codec = MelCodec()
     with torch.no_grad():
-        start = torch.from_numpy(np.stack(list(pool.clips(range(2000), recipe.pool_seed))))
-        kept = codec.fit(torch.cat([codec.patches(part).flatten(0, 1) for part in start.split(100)]))
-        print(f"codec: {codec.config.latent_dim} components keep {kept:.1%} of the log-mel variance")
-        waves = tqdm(pool.clips(range(recipe.clips), recipe.pool_seed), total=recipe.clips, desc="rendering")
+        if codec is None:
+            codec = MelCodec()
+            start = torch.from_numpy(np.stack(list(pool.clips(range(2000), recipe.pool_seed))))
+            kept = codec.fit(torch.cat([codec.patches(part).flatten(0, 1) for part in start.split(100)]))
+            print(f"codec: {codec.config.latent_dim} components keep {kept:.1%} of the log-mel variance")
+        waves = tqdm(pool.clips(range(recipe.clips), recipe.pool_seed), total=recipe.clips, desc="rendering", mininterval=5.0)
         latents = [codec.encode(torch.from_numpy(np.stack(part))[:, None]).half() for part in pool.batched(waves, 100)]
     folder.mkdir(parents=True, exist_ok=True)
     codec.save_pretrained(codec_folder)
@@ -83,6 +91,19 @@ class Trainer:
             self.parts, multi_avg_fn=torch.optim.swa_utils.get_ema_multi_avg_fn(recipe.averaging)
         )
         self.step, self.seconds = 0, 0.0
+
+    def begin_from(self, pipe: StableAudio3Pipeline) -> None:
+        """Take over the weights of a trained pipeline of the same shape; words that it does not know start at random."""
+        old, new = pipe.tokenizer.get_vocab(), self.pipe.tokenizer.get_vocab()
+        shared = [word for word in new if word in old]
+        weights = {name: {k: v.clone() for k, v in getattr(pipe, name).state_dict().items()} for name in self.parts}
+        for key, table in self.parts["text_encoder"].state_dict().items():
+            if len(table) == len(new) and weights["text_encoder"][key].shape[:1] == (len(old),):  # a row a word
+                rows = table.clone()
+                rows[[new[word] for word in shared]] = weights["text_encoder"][key][[old[word] for word in shared]]
+                weights["text_encoder"][key] = rows
+        for name, part in self.parts.items():
+            part.load_state_dict(weights[name])
 
     def _tokens(self, texts: list[str]) -> tuple[Tensor, Tensor]:
         out = self.pipe.tokenizer(texts, padding="max_length", truncation=True, return_tensors="pt")
@@ -157,12 +178,15 @@ class Trainer:
 
 
 def train(
-    hours: float, out: Path, work: Path, resume: bool = False, recipe: Recipe | None = None, save_every: float = 300.0
-) -> Path:
+    hours: float, out: Path, work: Path, resume: bool = False, recipe: Recipe | None = None, save_every: float = 300.0,
+    start: Path | None = None,
+) -> Path:  # fmt: skip
     """Train for `hours` of computing (earlier ones counted when resuming) and export to `out`; returns `out`.
 
-    work: folder for the latents, the state after every `save_every` seconds, and log.csv. A killed run goes on from
-    its last state with `resume`; without it, an existing state is an error.
+    work: folder for the latents, the state after every `save_every` seconds, log.csv, and `candidates/`: the averaged
+    weights near the end of the run, between which `audioscope.tiny.evaluate.choose` lets the listener decide.
+    A killed run goes on from its last state with `resume`; without it, an existing state is an error.
+    start: a pipeline to go on from, with its codec and weights but a new optimiser and schedule, such as data/tiny.
     """
     recipe = recipe or Recipe()
     device = "cuda" if torch.cuda.is_available() else "cpu"
@@ -171,15 +195,27 @@ def train(
     state = work / "state.pt"
     if state.exists() and not resume:
         raise FileExistsError(f"{state} exists: go on with --resume, or choose another --work folder.")
-    codec, latents = dataset(recipe, work)
+    earlier, before = (StableAudio3Pipeline.from_pretrained(start), _facts(start)) if start else (None, {})
+    codec, latents = dataset(recipe, work, earlier and earlier.vae)
     trainer = Trainer(recipe, codec, device)
+    if earlier:
+        trainer.begin_from(earlier)
     if state.exists():
         trainer.load(state)
+
+    def facts() -> dict[str, Any]:
+        return {
+            "recipe": asdict(recipe), "steps": trainer.step, "hours": round(trainer.seconds / 3600, 3), "device": device,
+            "threads": torch.get_num_threads(), "samples": SAMPLES, "loss": None if smooth is None else round(smooth, 4),
+        } | ({"before": before} if before else {})  # fmt: skip
+
     total, began, done, saved = hours * 3600, time.monotonic(), trainer.seconds, time.monotonic()
-    smooth, rows = None, []
+    smooth: float | None = None
+    rows: list[tuple[int, float, float]] = []
     with tqdm(total=round(total), initial=round(done), unit="s", desc="training", mininterval=5.0) as bar:
         while trainer.seconds < total:
             loss = trainer.train_step(latents, trainer.seconds / total)
+            past = trainer.seconds / total
             trainer.seconds = done + time.monotonic() - began
             smooth = loss if smooth is None else 0.98 * smooth + 0.02 * loss
             bar.n = min(round(trainer.seconds), round(total))
@@ -188,14 +224,18 @@ def train(
             )
             if trainer.step % 20 == 0:
                 rows.append((trainer.step, round(trainer.seconds, 1), round(smooth, 5)))
+            if any(past < part <= trainer.seconds / total for part in CANDIDATES):
+                trainer.export(work / "candidates" / f"step-{trainer.step}", facts())
             if time.monotonic() - saved > save_every or trainer.seconds >= total:
                 trainer.save(state)
                 with open(work / "log.csv", "a", newline="") as file:
                     csv.writer(file).writerows(rows)
                 rows, saved = [], time.monotonic()
-    facts = {
-        "recipe": asdict(recipe), "steps": trainer.step, "hours": round(trainer.seconds / 3600, 3), "device": device,
-        "threads": torch.get_num_threads(), "samples": SAMPLES, "loss": None if smooth is None else round(smooth, 4),
-    }  # fmt: skip
-    trainer.export(out, facts)
+    trainer.export(out, facts())
     return out
+
+
+def _facts(folder: Path) -> dict[str, Any]:
+    """What training.json of a pipeline's folder says, or nothing."""
+    file = folder / "training.json"
+    return json.loads(file.read_text()) if file.exists() else {}
