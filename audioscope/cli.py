@@ -69,7 +69,7 @@ def parser() -> argparse.ArgumentParser:
     listeners = tiny.add_parser("listeners", help="train the listener and the judge")
     listeners.add_argument("--out", type=Path, default=Path("runs/tiny"))
     listeners.add_argument("--work", type=Path, default=Path("runs/tiny"))
-    listeners.add_argument("--codec", type=Path, default=data_folder() / "tiny" / "vae", help="default: the shipped one")
+    listeners.add_argument("--codec", type=Path, help="folder of the codec (default: the shipped one)")
     listeners.set_defaults(do=_listeners)
     choose = tiny.add_parser("choose", help="let the listener choose between a training's last checkpoints")
     choose.add_argument("--work", type=Path, default=Path("runs/tiny"), help="the --work folder of the training")
@@ -162,7 +162,7 @@ def _listeners(options: argparse.Namespace) -> None:
     from audioscope.tiny import listener
     from audioscope.tiny.codec import MelCodec
 
-    codec = MelCodec.from_pretrained(options.codec)
+    codec = MelCodec.from_pretrained(options.codec or data_folder() / "tiny" / "vae")
     for name in listener.POOLS:
         listener.train(name, options.out / name, options.work, codec)
         print(options.out / name)

@@ -1,4 +1,7 @@
-"""Rebuild what depends on the tiny model's weights: its evaluation and the shipped 34-pair atlas (`make results`)."""
+"""Rebuild what depends on the tiny model's weights: its evaluation and the shipped 34-pair atlas (`make results`).
+
+When the weights changed, the impacts of the atlas before are kept in data/atlas/before.csv, to show what a training changes.
+"""
 
 from __future__ import annotations
 
@@ -17,16 +20,21 @@ ROOT = Path(__file__).resolve().parent.parent
 def main() -> None:
     options = argparse.ArgumentParser(description=__doc__)
     options.add_argument("--pairs", type=int, default=34)
-    options.add_argument("--work", type=Path, default=ROOT / "runs", help="the whole sweep goes to a folder in it, resumed")
+    options.add_argument("--work", type=Path, default=ROOT / "runs", help="the sweep and the training pool lie here, resumed")
     options.add_argument("--skip-evaluation", action="store_true")
     chosen = options.parse_args()
     model = load("tiny")
     if not chosen.skip_evaluation:
-        result = evaluate(model)
+        result = evaluate(model, work=chosen.work / "tiny")
         write_whole(ROOT / "data/tiny/evaluation.json", lambda path: path.write_text(json.dumps(result, indent=1) + "\n"))
         print(as_table(result))
     atlas = localize(model, pairs=chosen.pairs, out=chosen.work / f"atlas-{model.fingerprint}")
-    print(Atlas.load(atlas.save(ROOT / "data" / "atlas", shipped=True)))
+    shipped = ROOT / "data" / "atlas"
+    earlier = Atlas.load(shipped)
+    if earlier.settings["fingerprint"] != model.fingerprint:
+        before = earlier.impacts()[["concept", "group", "layer", "impact", "defined"]].round(3)
+        write_whole(shipped / "before.csv", lambda path: before.to_csv(path, index=False))
+    print(Atlas.load(atlas.save(shipped, shipped=True)))
 
 
 if __name__ == "__main__":

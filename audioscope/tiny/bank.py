@@ -18,7 +18,7 @@ import soundfile as sf
 from audioscope.paths import data_folder
 
 RATE = 16_000  # Hz
-NOTE_SECONDS = 2.5  # two beats at the slowest tempo (55 BPM) are 2.2 s; raising a note by resampling shortens it
+NOTE_SECONDS = 2.5  # two beats at the slowest tempo (60 BPM), held long, are 2.3 s; raising a note by resampling shortens it
 HIT_SECONDS = 0.6
 STEP = 4  # semitones between rendered pitches; the rest is resampled by at most two semitones
 

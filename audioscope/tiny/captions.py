@@ -1,8 +1,8 @@
 """What a song is called: captions in many wordings, from labels.
 
 Adjectives stand before the noun ("a slow sad jazz song"), items after it ("a violin", "a woman singing"), and ways say
-how it is played ("at a slow pace"). A caption leaves some attributes out, orders the rest freely, and never says what is
-absent by negation. `UNSEEN` holds other wordings of the same words, which only evaluation uses.
+how it is played ("at a slow pace"). A caption leaves some attributes out, orders the rest freely, and negates nothing: it says
+"instrumental", never "no voice". `UNSEEN` holds other wordings of the same words, which only evaluation uses.
 """
 
 from __future__ import annotations
@@ -67,10 +67,10 @@ UNSEEN: Phrases = {
     ("genre", "pop"): ("pop-style", "pop radio", "in a chart style"),
     ("voice", "female"): ("a singing woman", "the voice of a woman", "female singing"),
     ("voice", "male"): ("a singing man", "the voice of a man", "male singing"),
-    ("percussion", "drums"): ("drum kit playing", "a kit of drums", "the beat of drums"),
-    ("percussion", "bongos"): ("playing bongos", "a bongo beat", "the bongos"),
-    ("percussion", "maracas"): ("playing maracas", "a maracas beat", "a pair of shaken maracas"),
-} | {("lead", x): (f"a solo on the {x}", f"melody of the {x}", f"playing the {x}") for x in _LEADS}  # fmt: skip
+    ("percussion", "drums"): ("the playing of drums", "a kit of drums", "the beat of drums"),
+    ("percussion", "bongos"): ("the playing of bongos", "a bongo beat", "the bongos"),
+    ("percussion", "maracas"): ("the playing of maracas", "a maracas beat", "a pair of shaken maracas"),
+} | {("lead", x): (f"a solo on the {x}", f"the melody of a {x}", f"the {x} playing") for x in _LEADS}  # fmt: skip
 NOUNS = ("song", "track", "piece", "tune", "music", "recording")
 _WAY = ("at ", "in ", "of ")
 
@@ -82,7 +82,7 @@ def _list(words: list[str]) -> str:
 def caption(song: Song, rng: np.random.Generator, keep: float = 0.75, always: Collection[str] = (), unseen: bool = False) -> str:
     """Say a song in words. Each attribute is named with chance `keep`, those of the groups in `always` surely.
 
-    unseen: in the wordings kept for evaluation. What is absent (no voice, no lead) has none and is said as in training.
+    unseen: in the wordings kept for evaluation. What is absent (voice, lead or percussion "none") has none and is said as in training.
     """
     named = [(g, c) for g, c in asdict(song).items() if g in always or rng.random() < keep]
     adjectives: list[str] = []

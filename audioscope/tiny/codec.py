@@ -12,7 +12,7 @@ import torch
 from diffusers.configuration_utils import ConfigMixin, register_to_config
 from diffusers.models.modeling_utils import ModelMixin
 from torch import Tensor, nn
-from torchaudio.functional import griffinlim, melscale_fbanks
+from torchaudio.functional import melscale_fbanks
 
 FLOOR = 1e-3  # magnitude added before the logarithm: about -60 dB under a typical partial
 
@@ -40,7 +40,7 @@ class MelCodec(ModelMixin, ConfigMixin):
         hop: int = 256,
         n_mels: int = 96,
         stack: int = 4,
-        griffinlim_iterations: int = 20,
+        griffinlim_iterations: int = 16,
         level: float = -20.0,
     ):
         super().__init__()
@@ -90,15 +90,41 @@ class MelCodec(ModelMixin, ConfigMixin):
         return patches.unflatten(-1, (self.config.n_mels, self.config.stack)).permute(0, 2, 1, 3).flatten(2)
 
     def decode(self, latents: Tensor) -> Decoded:
-        """Latents to waveforms [batch, 1, samples], mastered: a pure function of each row, with zero initial phase."""
+        """Latents to waveforms [batch, 1, samples], mastered: a pure function of each row, with no random phase."""
         mel = (self.decode_mel(latents.float()).clamp(max=8).exp() - FLOOR).clamp_min(0)
-        spectrum = self._inverse_mel(mel)
-        wave = griffinlim(
-            torch.nn.functional.pad(spectrum, (0, 1)),  # the frame centred on the last sample
-            self.window, self.config.n_fft, self.config.hop, self.config.n_fft, power=1.0,
-            n_iter=self.config.griffinlim_iterations, momentum=0.99, length=None, rand_init=False,
-        )  # fmt: skip
-        return Decoded(self._master(wave).unsqueeze(1))
+        magnitude = torch.nn.functional.pad(self._inverse_mel(mel), (0, 1))  # the frame centred on the last sample
+        return Decoded(self._master(self._griffin_lim(magnitude, self._first_phase(magnitude))).unsqueeze(1))
+
+    def _first_phase(self, magnitude: Tensor) -> Tensor:
+        """Phases [batch, bins, frames] that let each partial run on from frame to frame.
+
+        Each spectral peak is taken for a sinusoid, whose frequency a parabola through the peak gives, and the bins around it
+        follow it in phase, neighbours opposed (Beauregard, Harish and Wyse, "Single pass spectrogram inversion", 2015).
+        """
+        batch, bins, _ = magnitude.shape
+        here = torch.arange(bins, device=magnitude.device).expand(batch, bins)
+        phase, phases = magnitude.new_zeros(batch, bins), []
+        for frame in magnitude.unbind(-1):
+            below, above = torch.nn.functional.pad(frame, (1, 0))[:, :-1], torch.nn.functional.pad(frame, (0, 1))[:, 1:]
+            is_peak = (frame > below) & (frame >= above)
+            shift = (0.5 * (below - above) / (below - 2 * frame + above).clamp(max=-1e-9)).clamp(-0.5, 0.5)
+            left = torch.where(is_peak, here, -bins).cummax(1).values
+            right = torch.where(is_peak, here, 2 * bins).flip(1).cummin(1).values.flip(1)
+            nearest = torch.where(here - left <= right - here, left, right).clamp(0, bins - 1)
+            advanced = phase + 2 * torch.pi * (here + shift) * self.config.hop / self.config.n_fft
+            phase = torch.remainder(advanced.gather(1, nearest) + torch.pi * ((here - nearest) % 2), 2 * torch.pi)
+            phases.append(phase)
+        return torch.stack(phases, -1)
+
+    def _griffin_lim(self, magnitude: Tensor, phase: Tensor, momentum: float = 0.99) -> Tensor:
+        """Waveforms [batch, samples] with nearly these magnitudes: torchaudio's algorithm, which cannot be given a first phase."""
+        frame = {"n_fft": self.config.n_fft, "hop_length": self.config.hop, "window": self.window}
+        turn, before = torch.polar(torch.ones_like(magnitude), phase), torch.zeros((), device=phase.device)
+        for _ in range(self.config.griffinlim_iterations):
+            again = torch.stft(torch.istft(magnitude * turn, **frame), **frame, return_complex=True)
+            turn = again - momentum / (1 + momentum) * before
+            turn, before = turn / (turn.abs() + 1e-16), again
+        return torch.istft(magnitude * turn, **frame)
 
     def _master(self, wave: Tensor) -> Tensor:
         """Bring waveforms [batch, samples] to `level` dB RMS, as all training music is, round their peaks, close their ends.

@@ -1,8 +1,8 @@
 """A small band that plays what a label says: labels in, 4.096 s of music at 16 kHz out.
 
-Each group of labels has its own audible means, drawn independently of the others: the accompaniment and its pattern
-carry the genre, a melody the lead instrument, the spacing of beats the tempo, and mode, register, articulation,
-density and brightness together the mood.
+Each group of labels has its own audible means, drawn independently of the others: the accompaniment and the drums' pattern
+carry the genre, a melody the lead instrument, the spacing of beats the tempo, and mode, progression, register, articulation,
+accents, swell, density and brightness together the mood.
 """
 
 from __future__ import annotations
@@ -226,7 +226,7 @@ def _triad(pitch: Pitch, degree: int, low: int, sevenths: bool = False) -> list[
 
 
 def _reggae(band: Band, degrees: list[int], pitch: Pitch) -> None:
-    """Chords on the off-beat, a bass that leaves the one to others."""
+    """Chords on the off-beat over a bass that pauses every other beat."""
     organ, chop = band.rng.random() < 0.5, band.pick((0.5,), (0.5, 0.75))
     line = band.pick(((0, 0), (0.75, 4)), ((0.5, 0), (0.75, 2)), ((0, 0), (0.5, 0)))
     low, gain, bass = int(band.rng.integers(55, 61)), band.fader(), band.fader()
@@ -242,20 +242,20 @@ def _reggae(band: Band, degrees: list[int], pitch: Pitch) -> None:
 def _metal(band: Band, degrees: list[int], pitch: Pitch) -> None:
     """Fifths on a distorted guitar, in one of five riffs."""
     riff = band.pick("x.x.", "x.xx", "xxxx", "xxx.", "xx.x")
-    muted, gain, bass = band.pick(0.6, 0.9), band.fader(), band.fader()
+    hold, gain, bass = band.pick(0.6, 0.9), band.fader(), band.fader()
     for b, degree in enumerate(degrees):
         root = pitch(degree, 34)
         root -= 12 if root > 45 else 0
         starts = [i for i in range(4) if riff[i] == "x"]
         for start, end in zip(starts, [*starts[1:], 4], strict=True):
             for interval in (0, 7, 12):
-                band.note("distorted guitar", max(root + interval, 33), b + start / 4, muted * (end - start) / 4, 0.42 * gain)
-            band.note("electric bass", max(root - 12, 26), b + start / 4, muted * (end - start) / 4, 0.35 * bass)
+                band.note("distorted guitar", max(root + interval, 33), b + start / 4, hold * (end - start) / 4, 0.42 * gain)
+            band.note("electric bass", max(root - 12, 26), b + start / 4, hold * (end - start) / 4, 0.35 * bass)
 
 
 def _opera(band: Band, degrees: list[int], pitch: Pitch) -> None:
-    """An orchestra's strings: held, tremolo, or in short strokes."""
-    strokes, low = band.pick("held", "tremolo", "short", "waltz"), int(band.rng.integers(58, 64))
+    """An orchestra's strings: held, tremolo, in short strokes, or broken chords."""
+    strokes, low = band.pick("held", "tremolo", "short", "broken"), int(band.rng.integers(58, 64))
     gain, bass = band.fader(), band.fader()
     for b, degree in enumerate(degrees):
         high = _triad(pitch, degree, low)
@@ -265,7 +265,7 @@ def _opera(band: Band, degrees: list[int], pitch: Pitch) -> None:
         elif strokes == "short":
             for at in (0, 0.5):
                 band.chord("strings", high, b + at, 0.25, 0.6 * gain)
-        elif strokes == "waltz":
+        elif strokes == "broken":
             band.note("strings", high[b % 3], b, 0.9, 0.6 * gain)
             band.chord("strings", high[:2], b + 0.5, 0.4, 0.45 * gain)
         elif b % 2 == 0:
@@ -298,7 +298,7 @@ def _techno(band: Band, degrees: list[int], pitch: Pitch) -> None:
         tones = [*_triad(pitch, degree, 60), pitch(degree, 60) + 12]
         for i in range(4):
             if line[i] == "x":
-                band.note("saw", tones[order[i] % len(tones)], b + i / 4, 0.18, 0.4 * gain)
+                band.note("saw", tones[order[i]], b + i / 4, 0.18, 0.4 * gain)
         for at in roll:
             band.note("synth bass", pitch(degree, 30), b + at, 0.22, 0.6 * bass)
         if pad and b % 2 == 0:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import shutil
 import time
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -15,6 +16,7 @@ from diffusers import StableAudio3Pipeline
 from torch import Tensor, nn
 from tqdm.auto import tqdm
 
+from audioscope.model import load
 from audioscope.paths import save_array, write_whole
 from audioscope.tiny import pool
 from audioscope.tiny.captions import caption
@@ -48,11 +50,16 @@ CANDIDATES = (0.8, 0.9, 1.0)  # parts of the time after which the averaged weigh
 def dataset(recipe: Recipe, folder: Path, codec: MelCodec | None = None) -> tuple[MelCodec, Tensor]:
     """The codec and the pool's latents [clips, latent_dim, tokens], float16; made once and kept in `folder`.
 
-    codec: one that is fitted already; by default it is fitted to the pool's first 2,000 clips.
+    codec: one that is fitted already; by default it is fitted to the pool's first 2,000 clips. Raises ValueError if what is kept
+    in `folder` was made with another codec or another version of the music.
     """
     file, codec_folder = folder / f"latents-{recipe.pool_seed}-{recipe.clips}.npy", folder / "codec"
     if file.exists():
-        return MelCodec.from_pretrained(codec_folder), torch.from_numpy(np.load(file))
+        codec, whole = codec or MelCodec.from_pretrained(codec_folder), torch.from_numpy(np.load(file))
+        first = codec.encode(torch.from_numpy(pool.clip(0, recipe.pool_seed))[None, None])[0]
+        if not torch.allclose(first, whole[0].float(), rtol=1e-2, atol=1e-2):
+            raise ValueError(f"{file} was made from other music or another codec: delete it, or use another folder.")
+        return codec, whole
     with torch.no_grad():
         if codec is None:
             codec = MelCodec()
@@ -91,6 +98,7 @@ class Trainer:
             self.parts, multi_avg_fn=torch.optim.swa_utils.get_ema_multi_avg_fn(recipe.averaging)
         )
         self.step, self.seconds = 0, 0.0
+        self.before: dict[str, Any] = {}  # training.json of the pipeline that this run went on from
 
     def begin_from(self, pipe: StableAudio3Pipeline) -> None:
         """Take over the weights of a trained pipeline of the same shape; words that it does not know start at random."""
@@ -99,7 +107,7 @@ class Trainer:
         weights = {name: {k: v.clone() for k, v in getattr(pipe, name).state_dict().items()} for name in self.parts}
         for key, table in self.parts["text_encoder"].state_dict().items():
             if len(table) == len(new) and weights["text_encoder"][key].shape[:1] == (len(old),):  # a row a word
-                rows = table.clone()
+                rows = table.detach().cpu().clone()
                 rows[[new[word] for word in shared]] = weights["text_encoder"][key][[old[word] for word in shared]]
                 weights["text_encoder"][key] = rows
         for name, part in self.parts.items():
@@ -151,7 +159,7 @@ class Trainer:
     def save(self, file: Path) -> None:
         """Write everything a later run needs, by rename."""
         state = {
-            "recipe": asdict(self.recipe), "step": self.step, "seconds": self.seconds, "parts": self.parts.state_dict(),
+            "recipe": asdict(self.recipe), "step": self.step, "seconds": self.seconds, "before": self.before, "parts": self.parts.state_dict(),
             "average": self.average.state_dict(), "optimizers": [o.state_dict() for o in self.optimizers],
         }  # fmt: skip
         write_whole(file, lambda part: torch.save(state, part))
@@ -163,7 +171,7 @@ class Trainer:
             raise ValueError(f"{file} is damaged: delete it to begin anew.") from error
         if state["recipe"] != asdict(self.recipe):
             raise ValueError(f"{file} was trained with {state['recipe']}, not {asdict(self.recipe)}: use another folder.")
-        self.step, self.seconds = state["step"], state["seconds"]
+        self.step, self.seconds, self.before = state["step"], state["seconds"], state["before"]
         self.parts.load_state_dict(state["parts"])
         self.average.load_state_dict(state["average"])
         for optimizer, saved in zip(self.optimizers, state["optimizers"], strict=True):
@@ -195,19 +203,23 @@ def train(
     state = work / "state.pt"
     if state.exists() and not resume:
         raise FileExistsError(f"{state} exists: go on with --resume, or choose another --work folder.")
-    earlier, before = (StableAudio3Pipeline.from_pretrained(start), _facts(start)) if start else (None, {})
-    codec, latents = dataset(recipe, work, earlier and earlier.vae)
+    earlier = load(start).pipe if start else None
+    codec, latents = dataset(recipe, work, earlier.vae if earlier else None)
     trainer = Trainer(recipe, codec, device)
-    if earlier:
-        trainer.begin_from(earlier)
     if state.exists():
         trainer.load(state)
+    elif earlier and start:
+        trainer.begin_from(earlier)
+        trainer.before = _facts(start)
+    for folder in work.glob("candidates/step-*"):  # those of an earlier or a shorter run are no candidates of this one
+        if not state.exists() or _facts(folder).get("hours", 0) < CANDIDATES[0] * hours - 0.001:
+            shutil.rmtree(folder)
 
     def facts() -> dict[str, Any]:
         return {
             "recipe": asdict(recipe), "steps": trainer.step, "hours": round(trainer.seconds / 3600, 3), "device": device,
             "threads": torch.get_num_threads(), "samples": SAMPLES, "loss": None if smooth is None else round(smooth, 4),
-        } | ({"before": before} if before else {})  # fmt: skip
+        } | ({"before": trainer.before} if trainer.before else {})  # fmt: skip
 
     total, began, done, saved = hours * 3600, time.monotonic(), trainer.seconds, time.monotonic()
     smooth: float | None = None
