@@ -57,7 +57,7 @@ STABLE_AUDIO_3 = Adapter(
 TINY = Adapter(
     pipeline="StableAudio3Pipeline", denoiser="transformer", branches=("uncond", "cond"),
     text=("context", "context_mask"), seconds="duration", leading_tokens="num_memory_tokens",
-    steps=10, guidance=4.0, default_seconds=4.096, max_seconds=4.096,
+    steps=10, guidance=3.0, default_seconds=4.096, max_seconds=4.096,
 )  # fmt: skip
 STABLE_AUDIO = Adapter(
     pipeline="StableAudioPipeline", denoiser="transformer", branches=("uncond", "cond"),

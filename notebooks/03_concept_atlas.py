@@ -23,10 +23,12 @@
 # %%
 import altair as alt
 import numpy as np
+import pandas as pd
 import torch
 
 import audioscope
 from audioscope import Atlas
+from audioscope.paths import data_folder
 
 alt.renderers.enable("jupyter", offline=True)  # charts without a network
 model = audioscope.load("tiny")
@@ -119,6 +121,30 @@ best.round(2)
 beyond = (best["impact"] > best["control"]).mean()
 print(f"{beyond:.0%} of the concepts have a best layer beyond the control, on pairs that did not choose it")
 assert 0.5 < beyond < 1  # most have, but not all: some concepts need many layers at once
+
+# %% [markdown]
+# ## What more training changed
+# `data/atlas/before.csv` holds the impacts of the first version of `tiny` (1.1 hours, simpler music, another listener). Each point is one
+# concept at one layer. How far do the two atlases agree? A map that every further hour of training redraws would say little about a model.
+
+# %%
+before = pd.read_csv(data_folder() / "atlas" / "before.csv")
+both = impacts.merge(before[before["defined"]], on=["concept", "layer", "group"], suffixes=("", "_before"))
+both = both[both["defined"]]
+agreement = both[["impact", "impact_before"]].corr().iloc[0, 1]
+moved = both.loc[both.groupby("concept")["impact"].idxmax()].set_index("concept")["layer"]
+first = both.loc[both.groupby("concept")["impact_before"].idxmax()].set_index("concept")["layer"]
+print(f"correlation of the two atlases: {agreement:.2f}; the strongest layer is the same for {(moved == first).sum()} of {len(moved)}")
+alt.Chart(both, title="Impact of one layer on one concept").mark_point().encode(
+    x=alt.X("impact_before:Q", title="first version"),
+    y=alt.Y("impact:Q", title="this version"),
+    color=alt.Color("group:N", scale=alt.Scale(scheme="tableau10")),
+    shape="group:N",
+    tooltip=["concept", "layer", "impact_before", "impact"],
+).properties(width=320, height=320, description="Impacts of all concepts and layers in two versions of the model")
+
+# %%
+assert len(both) == 12 * both["concept"].nunique() and AGREEMENT_CLAIM
 
 # %% [markdown]
 # ## Undefined is not zero

@@ -117,7 +117,7 @@ def evaluate(model: Model | None = None, clips: int = 400, work: Path | None = N
     if work:
         seen = generated_clips(model, held_out_captions(clips // 2, held_out=False), **settings)
         result["memorisation"] = memorisation(model.pipe.vae, sound, seen, real, work)
-        result["extrapolation"] = extrapolation(model, ears["judge"]).to_dict("records")
+        result["extrapolation"] = extrapolation(model, ears["judge"], clips // 8).to_dict("records")
     return result
 
 
@@ -170,7 +170,7 @@ def memorisation(codec: MelCodec, generated: Tensor, seen: Tensor, real: Tensor,
     }  # fmt: skip
 
 
-def extrapolation(model: Model, ear: Listener, clips: int = 100) -> pd.DataFrame:
+def extrapolation(model: Model, ear: Listener, clips: int) -> pd.DataFrame:
     """One row per change: combinations seen in training, reworded captions, guidance 1 to 5, 4 to 50 steps.
 
     Columns: change, steps, guidance, and the accuracy of each group. "default" is held-out combinations at the model's settings.

@@ -39,6 +39,7 @@ class Recipe:
     weight_decay: float = 0.01
     averaging: float = 0.998  # decay of the weight average
     caption_dropout: float = 0.1
+    emphasis: tuple[str, ...] = ()  # groups that every caption names; the others are left out one time in four
     time_mean: float = 0.5  # of the logit-normal distribution of noise levels
     time_spread: float = 1.2
     optimizer: str = "muon"  # or "adamw"
@@ -137,7 +138,10 @@ class Trainer:
         numbers = rng.choice(len(latents), recipe.batch, replace=False)
         batch = latents[torch.from_numpy(numbers)].to(self.device, torch.float32)
         texts = [
-            "" if rng.random() < recipe.caption_dropout else caption(pool.song(int(n), recipe.pool_seed), rng) for n in numbers
+            ""
+            if rng.random() < recipe.caption_dropout
+            else caption(pool.song(int(n), recipe.pool_seed), rng, always=recipe.emphasis)
+            for n in numbers
         ]
         draw = torch.Generator().manual_seed(recipe.seed * 10**7 + self.step)
         times = torch.sigmoid(recipe.time_mean + recipe.time_spread * torch.randn(recipe.batch, generator=draw)).to(self.device)
@@ -169,7 +173,7 @@ class Trainer:
             state = torch.load(file, map_location=self.device, weights_only=True)
         except Exception as error:
             raise ValueError(f"{file} is damaged: delete it to begin anew.") from error
-        if state["recipe"] != asdict(self.recipe):
+        if Recipe(**state["recipe"]) != self.recipe:
             raise ValueError(f"{file} was trained with {state['recipe']}, not {asdict(self.recipe)}: use another folder.")
         self.step, self.seconds, self.before = state["step"], state["seconds"], state["before"]
         self.parts.load_state_dict(state["parts"])
