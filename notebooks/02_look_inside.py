@@ -106,12 +106,12 @@ with torch.no_grad():
 
 
 def distance(a, b):
-    """Mean difference of two clips' spectrograms, dB. (Griffin-Lim's phases amplify rounding, spectrograms do not.)"""
+    """Mean difference of two clips' spectrograms, dB. (Griffin-Lim amplifies rounding: 0.1 dB is nothing, 5 dB another piece.)"""
     return float(np.abs(a.spectrogram() - b.spectrogram()).mean())
 
 
 print(f"by hand and by the library: {distance(from_hand, patched):.4f} dB apart")
-assert distance(from_hand, patched) < 0.05
+assert distance(from_hand, patched) < 0.3
 
 # %% [markdown]
 # ## What the swap does to the sound
@@ -137,8 +137,8 @@ print(
         "fast and slow": distance(fast, slow),
     }
 )
-assert distance(everywhere, fast) < 0.05 and distance(nowhere, slow) < 0.05
-assert distance(fast, slow) > 0.5
+assert distance(everywhere, fast) < 0.3 and distance(nowhere, slow) < 0.3
+assert distance(fast, slow) > 2
 
 # %% [markdown]
 # ## Exercise
@@ -156,7 +156,7 @@ assert distance(fast, slow) > 0.5
 
 # %%
 without = model.generate(clean, seed=0, edits=audioscope.Ablate("cross"))
-assert distance(without, fast) > 0.5
+assert distance(without, fast) > 2
 without
 
 # %% [markdown]

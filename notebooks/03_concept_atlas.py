@@ -49,7 +49,7 @@ assert len(small.table[small.table["scored"] == "drums"]) == 3 * 3 * (12 + 2)
 small.impacts().head()
 
 # %% [markdown]
-# ## The shipped atlas: 21 concepts, 34 pairs
+# ## The shipped atlas: 21 concepts, 24 pairs
 
 # %%
 atlas = Atlas.load()
@@ -59,9 +59,10 @@ atlas
 atlas.heatmap()
 
 # %% [markdown]
-# ## No layer of this model serves all concepts
+# ## One layer passes the rule, and only just
 # A layer is *functional* when its impact, averaged over concepts, is at least 2.5 / L and its whole interval lies above the control. In the
-# paper's large models two to seven layers pass this rule. In `tiny` none does: a negative result, and no rounding error.
+# paper's large models two to seven layers pass this rule. In `tiny` it is layer 0 alone, and its interval reaches below the threshold:
+# with other prompts it might fail. It is functional through genre and percussion, not for all concepts.
 
 # %%
 means = atlas.layer_means()
@@ -73,12 +74,13 @@ top = means.loc[means["impact"].idxmax()]
 print(
     f"highest mean: layer {top['layer']}, {top['impact']:.2f} [{top['low']:.2f}, {top['high']:.2f}], threshold {top['threshold']:.2f}"
 )
-assert not atlas.functional and top["layer"] == 0 and top["high"] < top["threshold"]
+assert [path.split(".")[2] for path in atlas.functional] == ["0"] and top["layer"] == 0
+assert top["low"] < top["threshold"] < top["impact"]
 
 # %% [markdown]
 # ## Groups of concepts have layers of their own
-# The mean over concepts hides who makes it up. Genre enters through layer 0 alone; percussion through several of the first eight layers;
-# flute and cello late. The same rule for one concept gives its *own layers*.
+# The mean over concepts hides who makes it up. Genre enters through layer 0 alone; tempo through layer 2; percussion through several of
+# the first nine layers; violin, saxophone, cello and flute late, in 8 to 11. The same rule for one concept gives its *own layers*.
 
 # %%
 impacts = atlas.impacts()
@@ -87,8 +89,9 @@ by_group = defined.groupby(["group", "layer"])["impact"].mean().unstack()
 by_group.round(2)
 
 # %%
-assert by_group.loc["genre", 0] > 0.4 and by_group.loc["genre", 1:].max() < 0.05
-assert by_group.loc["percussion", :7].max() > 0.4
+assert by_group.loc["genre", 0] > 0.4 and by_group.loc["genre", 1:].max() < 0.1
+assert by_group.loc["tempo"].idxmax() == 2 and by_group.loc["tempo", 3:].max() < 0.1
+assert by_group.loc["percussion", :7].max() > 0.4 and by_group.loc["lead"].idxmax() == 9
 own = {concept: atlas.own_layers(concept) for concept in atlas.concepts}
 print({concept: [path.split(".")[2] for path in paths] for concept, paths in own.items() if paths})
 assert all("transformer_blocks.0." in own[genre][0] and len(own[genre]) == 1 for genre in ("reggae", "metal", "opera", "jazz"))
@@ -125,7 +128,8 @@ assert 0.5 < beyond < 1  # most have, but not all: some concepts need many layer
 # %% [markdown]
 # ## What more training changed
 # `data/atlas/before.csv` holds the impacts of the first version of `tiny` (1.1 hours, simpler music, another listener). Each point is one
-# concept at one layer. How far do the two atlases agree? A map that every further hour of training redraws would say little about a model.
+# concept at one layer. The maps agree (correlation .89: genre, lead and percussion nearly to the point), with two changes: tempo, which had
+# no layer of its own while the model held it badly, now has layer 2, and layer 0 went from just under the threshold to just above it.
 
 # %%
 before = pd.read_csv(data_folder() / "atlas" / "before.csv")
@@ -134,7 +138,9 @@ both = both[both["defined"]]
 agreement = both[["impact", "impact_before"]].corr().iloc[0, 1]
 moved = both.loc[both.groupby("concept")["impact"].idxmax()].set_index("concept")["layer"]
 first = both.loc[both.groupby("concept")["impact_before"].idxmax()].set_index("concept")["layer"]
-print(f"correlation of the two atlases: {agreement:.2f}; the strongest layer is the same for {(moved == first).sum()} of {len(moved)}")
+print(
+    f"correlation of the two atlases: {agreement:.2f}; the strongest layer is the same for {(moved == first).sum()} of {len(moved)}"
+)
 alt.Chart(both, title="Impact of one layer on one concept").mark_point().encode(
     x=alt.X("impact_before:Q", title="first version"),
     y=alt.Y("impact:Q", title="this version"),
@@ -144,7 +150,7 @@ alt.Chart(both, title="Impact of one layer on one concept").mark_point().encode(
 ).properties(width=320, height=320, description="Impacts of all concepts and layers in two versions of the model")
 
 # %%
-assert len(both) == 12 * both["concept"].nunique() and AGREEMENT_CLAIM
+assert len(both) == 12 * both["concept"].nunique() and 0.8 < agreement < 0.95
 
 # %% [markdown]
 # ## Undefined is not zero
@@ -158,12 +164,13 @@ assert impacts.loc[~impacts["defined"], "impact"].isna().all()
 # %% [markdown]
 # ## Do single layers add up?
 # All layers together reach 1 by construction (the swap at every site is the clean run). The sum of single layers tells how much they overlap
-# (above 1: any of several layers will do, as for drums) or need each other (below 1: happy comes only when many layers say so).
+# (above 1: any of several layers will do, as for drums) or need each other (below 1: sad, happy, trombone and xylophone come only when
+# many layers say so; no single layer shows anything).
 
 # %%
 sums = atlas.additivity()
 total = sums.set_index("concept")["sum_of_single"]
-assert total["drums"] > 1.5 and total["happy"] < 0.5
+assert total["drums"] > 1.5 and total[["sad", "happy", "trombone", "xylophone"]].max() < 0.3
 alt.Chart(sums, title="Impacts of single layers added up").mark_point(filled=True).encode(
     x=alt.X("sum_of_single:Q", title="sum of single-layer impacts"),
     y=alt.Y("concept:N", sort="-x"),

@@ -222,12 +222,13 @@ def test_save_and_load(tiny, tmp_path):
 
 
 def test_shipped_atlas(tiny):
-    """The shipped atlas is of the shipped weights and listener, has 34 pairs of 21 concepts, and puts genre in layer 0."""
+    """The shipped atlas is of the shipped weights and listener, has 24 pairs of 21 concepts, and puts genre in layer 0."""
     atlas = Atlas.load()
     assert atlas.settings["fingerprint"] == tiny.fingerprint, "data/atlas is of other weights: run `make results`"
-    assert len(atlas.concepts) == 21 and atlas.settings["pairs"] == 34 and len(atlas.sites) == 12
+    assert len(atlas.concepts) == 21 and atlas.settings["pairs"] == 24 and len(atlas.sites) == 12
     assert atlas.settings["scorer_fingerprint"] == audioscope.listener_scorer().fingerprint, (
         "the listener changed: run `make results`"
     )
     assert all(atlas.own_layers(genre) == [atlas.sites[0].path] for genre in ("reggae", "metal", "opera", "jazz"))
+    assert atlas.functional == [atlas.sites[0].path] and atlas.own_layers("fast") == [atlas.sites[2].path]
     assert len(atlas.examples()) == 21 and all((atlas.folder / clip).exists() for clip in atlas.examples()["patched"])

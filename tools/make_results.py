@@ -1,4 +1,4 @@
-"""Rebuild what depends on the tiny model's weights: its evaluation and the shipped 34-pair atlas (`make results`).
+"""Rebuild what depends on the tiny model's weights: its evaluation and the shipped atlas (`make results`).
 
 When the weights changed, the impacts of the atlas before are kept in data/atlas/before.csv, to show what a training changes.
 """
