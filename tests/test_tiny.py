@@ -247,7 +247,7 @@ def test_the_listener_chooses_the_better_candidate(tmp_path, root, tiny):
 
     save_file({k: v + 0.1 * torch.randn_like(v) for k, v in load_file(file).items()}, file)
     table = choose(tmp_path, tmp_path / "out", clips=20)
-    assert table["model"][0].endswith("step-2") and table["mean"][0] > table["mean"][1]
+    assert table["model"][0].endswith("step-2") and table["mean_accuracy"][0] > table["mean_accuracy"][1]
     assert json.loads((tmp_path / "out/training.json").read_text())["chosen_from"][0]["model"] == "step-2"
     with pytest.raises(FileNotFoundError, match="no candidates"):
         choose(tmp_path / "out", tmp_path / "other")
