@@ -261,7 +261,6 @@ def test_training_goes_on_from_a_pipeline_with_fewer_words(tmp_path, root, tiny)
 
     words = json.loads(tiny.pipe.tokenizer.backend_tokenizer.to_str())
     kept = [word for word, _ in sorted(words["model"]["vocab"].items(), key=lambda item: item[1])][:-5]
-    words["model"]["vocab"] = {word: i for i, word in enumerate(kept)}
     earlier = Trainer(Recipe(seed=1), tiny.pipe.vae, "cpu").pipe
     embedding = earlier.text_encoder.get_input_embeddings()
     embedding.weight.data = embedding.weight.data[: len(kept)].flip(0)

@@ -92,10 +92,7 @@ def caption(song: Song, rng: np.random.Generator, keep: float = 0.75, always: Co
         seen = tuple(chain.from_iterable(table.get(attribute, ()) for table in (ADJECTIVES, ITEMS, WAYS)))
         words = UNSEEN.get(attribute, seen) if unseen else seen
         word = words[rng.integers(len(words))]
-        place = ways if word.startswith(_WAY) else items if attribute[0] in ("lead", "percussion") else adjectives
-        if attribute[0] == "voice" and attribute[1] != "none":
-            place = items
-        place.append(word)
+        (ways if word.startswith(_WAY) else items if attribute in ITEMS else adjectives).append(word)
     style, noun = rng.integers(6), str(rng.choice(NOUNS))
     if style == 0:  # keywords
         keys = adjectives + [word.removeprefix("a ") for word in items] + ways

@@ -230,8 +230,8 @@ def train(
     rows: list[tuple[int, float, float]] = []
     with tqdm(total=round(total), initial=round(done), unit="s", desc="training", mininterval=5.0) as bar:
         while trainer.seconds < total:
-            loss = trainer.train_step(latents, trainer.seconds / total)
             past = trainer.seconds / total
+            loss = trainer.train_step(latents, past)
             trainer.seconds = done + time.monotonic() - began
             smooth = loss if smooth is None else 0.98 * smooth + 0.02 * loss
             bar.n = min(round(trainer.seconds), round(total))
