@@ -24,19 +24,21 @@ _HOMES = {
     "PatchText": "edits", "PatchOutput": "edits", "Ablate": "edits",
     "Clip": "audio", "in_a_row": "audio",
     "Concept": "concepts", "Pair": "concepts", "concepts_from": "concepts", "shipped_concepts": "concepts",
-    "localize": "atlas", "Atlas": "atlas",
-    "listener_scorer": "scorers",
+    "localize": "patching", "plan": "patching", "Plan": "patching", "Atlas": "atlas", "published": "paper",
+    "listener_scorer": "scorers", "Clap": "scorers", "Muq": "scorers", "MeasureScorer": "scorers",
 }  # fmt: skip
 __all__ = ["__version__", *_HOMES]
 
 if TYPE_CHECKING:
     from audioscope.adapters import Adapter
-    from audioscope.atlas import Atlas, localize
+    from audioscope.atlas import Atlas
     from audioscope.audio import Clip, in_a_row
     from audioscope.concepts import Concept, Pair, concepts_from, shipped_concepts
     from audioscope.edits import Ablate, PatchOutput, PatchText
     from audioscope.model import Model, Reading, load
-    from audioscope.scorers import listener_scorer
+    from audioscope.paper import published
+    from audioscope.patching import Plan, localize, plan
+    from audioscope.scorers import Clap, MeasureScorer, Muq, listener_scorer
     from audioscope.sites import Site, Sites
 
 

@@ -2,27 +2,106 @@
 
 from __future__ import annotations
 
+import re
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from diffusers import DiffusionPipeline
+import torch
+import transformers
+from torch import Tensor
+
+
+def _stable_audio(pipe: Any, latents: Tensor) -> Tensor:
+    return pipe.vae.decode(latents.to(pipe.vae.dtype)).sample
+
+
+def _audioldm2(pipe: Any, latents: Tensor) -> Tensor:
+    mel = pipe.vae.decode(latents.to(pipe.vae.dtype) / pipe.vae.config.scaling_factor).sample
+    return pipe.mel_spectrogram_to_waveform(mel).unsqueeze(1)
+
+
+def _ace_step(pipe: Any, latents: Tensor) -> Tensor:
+    """Only what is over full scale is turned down: the pipeline itself brings every clip to a peak of -1 dB."""
+    audio = pipe.vae.decode(latents.transpose(1, 2).to(pipe.vae.dtype)).sample.float()
+    return audio / audio.abs().amax((1, 2), keepdim=True).clamp_min(1.0)
+
+
+def _audioldm2_stream(path: str, config: Any) -> str:
+    """Behind each resnet stand as many attentions as a block has text widths; the first two places read GPT-2, later ones T5."""
+    widths = config["cross_attention_dim"][0]
+    number = re.search(r"attentions\.(\d+)", path)
+    place = int(number[1]) % len(widths) if number and not isinstance(widths, int) else 0
+    return "gpt2" if place <= 1 else "t5"
+
+
+def _prepare_audioldm2(pipe: Any) -> None:
+    """Published folders name GPT2Model, which transformers 5 no longer steps; its weights with a language head on top do."""
+    if type(pipe.language_model).__name__ == "GPT2Model":
+        whole = transformers.GPT2LMHeadModel(pipe.language_model.config)
+        whole.transformer = pipe.language_model
+        whole.tie_weights()
+        pipe.register_modules(language_model=whole.to(pipe.language_model.device, pipe.language_model.dtype).eval())
+
+
+@torch.no_grad()
+def _encode_audioldm2(pipe: Any, prompts: Sequence[str], guided: bool, negative: str | None) -> dict[str, Tensor]:
+    """Each prompt encoded by itself: its GPT-2 counts padding as positions, so that a batch would shift a prompt's states."""
+    names = ("prompt_embeds", "attention_mask", "generated_prompt_embeds")
+    alone = {
+        prompt: pipe.encode_prompt(
+            [prompt], pipe._execution_device, 1, guided, negative_prompt=None if negative is None else [negative]
+        )
+        for prompt in dict.fromkeys(prompts)
+    }
+    longest = max(mask.shape[1] for _, mask, _ in alone.values())
+
+    def stacked(place: int, branch: int) -> Tensor:
+        parts = [alone[prompt][place][branch] for prompt in prompts]
+        if place == 2:  # GPT-2's states are always as many
+            return torch.stack(parts)
+        return torch.stack([torch.nn.functional.pad(p, (0, 0) * (p.ndim - 1) + (0, longest - len(p))) for p in parts])
+
+    cond = {name: stacked(place, -1) for place, name in enumerate(names)}
+    return cond if not guided else cond | {f"negative_{name}": stacked(place, 0) for place, name in enumerate(names)}
+
+
+def _prepare_ace_step(pipe: Any) -> None:
+    """Padding before a text would shift its positions by the length of its neighbours in the batch."""
+    pipe.tokenizer.padding_side = "right"
 
 
 @dataclass(frozen=True)
 class Adapter:
-    """Where a pipeline keeps its denoiser and how it lays out rows, text, tokens and time."""
+    """Where a pipeline keeps its denoiser and how it lays out rows, text, tokens and time.
+
+    All pipelines that audioscope knows make one denoiser call a step and let text in by cross-attention alone; that, and what
+    an adapter says, is checked by `audioscope.tracing.check` when a model is loaded.
+    """
 
     pipeline: str  # class name
     denoiser: str  # component that holds the attention sites
-    branches: tuple[str, ...]  # order in which guidance stacks its halves
+    branches: tuple[str, ...]  # order in which guidance stacks its halves; ("cond",) where the model has none
     text: tuple[str, ...]  # arguments of a cross-attention site that carry the text and its mask
     seconds: str  # the pipeline's argument for the duration in seconds
+    count: str = "num_waveforms_per_prompt"  # its argument for clips a prompt, "" if none; always 1, rows are prompts
     leading_tokens: int | str = 0  # tokens before those of time (memory, duration): a number, or the denoiser's config entry
     steps: int = 50  # defaults of a generation
     guidance: float = 1.0
     default_seconds: float = 10.0
     max_seconds: float | None = None
     extra: tuple[tuple[str, Any], ...] = ()  # further arguments of the pipeline call
+    each: tuple[tuple[str, Any], ...] = ()  # further arguments that take a list: the value for every prompt
+    negative: bool = True  # whether a negative prompt can stand in the unconditional branch
+    encode: Callable[[Any, Sequence[str], bool, str | None], dict[str, Tensor]] | None = None  # arguments in the prompts' place
+    rate: str = "vae"  # component whose config says the sampling rate
+    audio: Callable[[Any, Tensor], Tensor] = _stable_audio  # latents to waveforms [rows, channels, samples]
+    stream: Callable[[str, Any], str] | None = None  # which text encoder a site reads, from its path and the denoiser's config
+    fixed_length: bool = False  # latents have one length, whatever the duration
+    packed_by: str = ""  # component that packs the condition and returns (states, mask), where the pipeline drops the mask
+    prepare: Callable[[Any], None] = lambda pipe: None  # what a loaded pipeline needs done before it runs as its authors meant
+    scorer: str = "clap"  # default scorer
+    paper: tuple[tuple[str, Any], ...] = ()  # settings of TADA's localisation, where it used the model
 
     def rows(self, count: int, guidance: float) -> dict[str, range]:
         """The rows of each guidance branch in a denoiser call for `count` prompts."""
@@ -34,46 +113,95 @@ class Adapter:
         """How many leading tokens of a site's output are not time (memory, duration)."""
         return self.leading_tokens if isinstance(self.leading_tokens, int) else int(denoiser.config[self.leading_tokens])
 
-    def max_duration(self, pipe: DiffusionPipeline) -> float | None:
+    def max_duration(self, pipe: Any) -> float | None:
         """The longest clip in seconds that the pipeline makes, where its configuration or the adapter says."""
         if self.max_seconds is not None:
             return self.max_seconds
-        longest = getattr(getattr(pipe, self.denoiser).config, "sample_size", None)
-        if longest is None:
-            return None
-        return longest * pipe.vae.hop_length / pipe.vae.config.sampling_rate
+        longest, hop = getattr(getattr(pipe, self.denoiser).config, "sample_size", None), getattr(pipe.vae, "hop_length", None)
+        return None if longest is None or hop is None else longest * hop / self.sampling_rate(pipe)
 
-    def sampling_rate(self, pipe: DiffusionPipeline) -> int:
+    def sampling_rate(self, pipe: Any) -> int:
         """Hz."""
-        return int(pipe.vae.config.sampling_rate)
+        return int(getattr(pipe, self.rate).config.sampling_rate)
 
 
-STABLE_AUDIO_3 = Adapter(
-    pipeline="StableAudio3Pipeline", denoiser="transformer", branches=("uncond", "cond"),
-    text=("context", "context_mask"), seconds="duration", leading_tokens="num_memory_tokens",
-    steps=8, default_seconds=10.0, max_seconds=384.0,
-)  # fmt: skip
-# The embedded model is a Stable Audio 3 trained at one length; it is told from the real ones by its codec.
-TINY = Adapter(
-    pipeline="StableAudio3Pipeline", denoiser="transformer", branches=("uncond", "cond"),
-    text=("context", "context_mask"), seconds="duration", leading_tokens="num_memory_tokens",
-    steps=10, guidance=3.0, default_seconds=4.096, max_seconds=4.096,
-)  # fmt: skip
 STABLE_AUDIO = Adapter(
     pipeline="StableAudioPipeline", denoiser="transformer", branches=("uncond", "cond"),
-    text=("encoder_hidden_states", "attention_mask"), seconds="audio_end_in_s", leading_tokens=1,
-    steps=100, guidance=7.0,
+    text=("encoder_hidden_states", "attention_mask"), seconds="audio_end_in_s", leading_tokens=1, fixed_length=True,
+    steps=100, guidance=7.0, paper=(("steps", 100), ("guidance", 7.0), ("seconds", 9.0)),
+)  # fmt: skip
+STABLE_AUDIO_3 = Adapter(  # the distilled checkpoint, with guidance built in
+    pipeline="StableAudio3Pipeline", denoiser="transformer", branches=("uncond", "cond"),
+    text=("context", "context_mask"), seconds="duration", leading_tokens="num_memory_tokens",
+    steps=8, max_seconds=384.0,
+)  # fmt: skip
+STABLE_AUDIO_3_BASE = Adapter(  # not distilled: told by its deterministic scheduler
+    pipeline="StableAudio3Pipeline", denoiser="transformer", branches=("uncond", "cond"),
+    text=("context", "context_mask"), seconds="duration", leading_tokens="num_memory_tokens",
+    steps=100, guidance=7.0, max_seconds=384.0,
+)  # fmt: skip
+TINY = Adapter(  # the embedded model is a Stable Audio 3 trained at one length; it is told from the real ones by its codec
+    pipeline="StableAudio3Pipeline", denoiser="transformer", branches=("uncond", "cond"),
+    text=("context", "context_mask"), seconds="duration", leading_tokens="num_memory_tokens",
+    steps=10, guidance=3.0, default_seconds=4.096, max_seconds=4.096, scorer="listener",
+)  # fmt: skip
+AUDIOLDM2 = Adapter(  # base, music and large; a site's tokens are time by mel bands, time first
+    pipeline="AudioLDM2Pipeline", denoiser="unet", branches=("uncond", "cond"),
+    text=("encoder_hidden_states", "attention_mask"), seconds="audio_length_in_s",
+    steps=200, guidance=3.5, default_seconds=10.24, rate="vocoder", audio=_audioldm2, stream=_audioldm2_stream,
+    prepare=_prepare_audioldm2, encode=_encode_audioldm2,
+    paper=(("steps", 100), ("guidance", 4.5), ("seconds", 9.0)),
+)  # fmt: skip
+ACE_STEP = Adapter(  # ACE-Step 1.5 base and sft; lyrics, timbre and text come packed as one condition
+    pipeline="AceStepPipeline", denoiser="transformer", branches=("cond", "uncond"),
+    text=("encoder_hidden_states", "attention_mask"), seconds="audio_duration", count="",
+    steps=50, guidance=7.0, max_seconds=600.0, each=(("lyrics", ""),), audio=_ace_step, packed_by="condition_encoder",
+    prepare=_prepare_ace_step, negative=False,
+)  # fmt: skip
+ACE_STEP_TURBO = Adapter(
+    pipeline="AceStepPipeline", denoiser="transformer", branches=("cond",),
+    text=("encoder_hidden_states", "attention_mask"), seconds="audio_duration", count="",
+    steps=8, max_seconds=600.0, each=(("lyrics", ""),), audio=_ace_step, packed_by="condition_encoder",
+    prepare=_prepare_ace_step, negative=False,
 )  # fmt: skip
 
+NO_LAYER = "its text enters as one vector that every layer adds to its time embedding, so no layer has a text of its own to swap"
+REFUSED = {
+    "AudioLDMPipeline": NO_LAYER,
+    "MusicLDMPipeline": NO_LAYER,
+    "LongCatAudioDiTPipeline": "its text also enters every layer's normalisation, and guidance calls the denoiser twice a step",
+}
 
-def adapter_for(pipe: DiffusionPipeline) -> Adapter:
-    """The adapter of a loaded pipeline. Raises ValueError for a class that has none, naming what one must say."""
-    if type(getattr(pipe, "vae", None)).__name__ == "MelCodec":
-        return TINY
-    for adapter in (STABLE_AUDIO_3, STABLE_AUDIO):
-        if adapter.pipeline == type(pipe).__name__:
-            return adapter
-    raise ValueError(
-        f"No adapter for {type(pipe).__name__}. audioscope.load(..., adapter=Adapter(...)) takes one: it says where the "
-        "denoiser is, the order of the guidance branches, the text arguments of a cross-attention site, and the duration argument."
+
+def adapter_of_class(pipeline: str) -> Adapter | None:
+    """The adapter of a pipeline class, as far as its name tells; None for one that has none.
+
+    Raises ValueError, in one line that says why, for a class whose text does not enter by cross-attention alone.
+    """
+    if pipeline in REFUSED:
+        raise ValueError(f"{pipeline} cannot be analysed by layer: {REFUSED[pipeline]}.")
+    return next((a for a in (STABLE_AUDIO, STABLE_AUDIO_3, AUDIOLDM2, ACE_STEP) if a.pipeline == pipeline), None)
+
+
+def missing(pipeline: str) -> str:
+    """What one must say about a pipeline class that has no adapter."""
+    return (
+        f"No adapter for {pipeline}. audioscope.load(..., adapter=audioscope.Adapter(...)) takes one. It says which component is the "
+        "denoiser, the order of the guidance branches, the text arguments of a cross-attention site, the argument for the "
+        "duration, and, where they differ from Stable Audio's, how latents become sound and which component has the sampling rate."
     )
+
+
+def adapter_for(pipe: Any) -> Adapter:
+    """The adapter of a loaded pipeline. Raises ValueError for a class that has none or that audioscope cannot analyse."""
+    name = type(pipe).__name__
+    adapter = adapter_of_class(name)
+    if adapter is None:
+        raise ValueError(missing(name))
+    if adapter is STABLE_AUDIO_3 and type(pipe.vae).__name__ == "MelCodec":
+        return TINY
+    if adapter is STABLE_AUDIO_3 and not pipe.scheduler.config.get("stochastic_sampling", False):
+        return STABLE_AUDIO_3_BASE
+    if adapter is ACE_STEP and pipe.is_turbo:
+        return ACE_STEP_TURBO
+    return adapter

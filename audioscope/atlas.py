@@ -1,149 +1,25 @@
-"""The concept-by-layer atlas: which layer carries which concept, with intervals and controls."""
+"""The atlas: what follows from a finished sweep. Which layer carries which concept, with intervals and controls."""
 
 from __future__ import annotations
 
 import json
 import shutil
-import tempfile
-from collections.abc import Iterable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
-from zlib import crc32
 
 import numpy as np
 import pandas as pd
-import torch
 
 from audioscope.audio import Clip
-from audioscope.concepts import Concept, choose
-from audioscope.edits import Edit, PatchOutput, PatchText, Which
 from audioscope.errors import UnknownName
-from audioscope.model import Model
 from audioscope.paths import data_folder, write_whole
 from audioscope.ratios import Ratio, mean_of_ratios, ratio_of_means
-from audioscope.scorers import Scorer, listener_scorer
 from audioscope.sites import Site
-from audioscope.sweep import key, run_units
-from audioscope.tracing import Row
 
-Scale = Literal["logodds", "probability"]
+Scale = Literal["score", "probability"]
 THRESHOLD = 2.5  # over the number of sites: the paper's .10 at 24 layers
-
-
-def localize(
-    model: Model,
-    concepts: Iterable[str | Concept] | str | Path | pd.DataFrame | None = None,
-    pairs: int = 8,
-    seeds: int = 1,
-    patch: Literal["text", "output"] = "text",
-    *,
-    sites: Which = "cross",
-    split: str = "localise",
-    scorer: Scorer | None = None,
-    steps: int | None = None,
-    guidance: float | None = None,
-    seconds: float | None = None,
-    out: str | Path | None = None,
-    clips: bool = True,
-    progress: bool = True,
-) -> Atlas:
-    """Find which sites carry which concepts by activation patching (TADA, section 3): clean into corrupted, one site at a time.
-
-    concepts: names of shipped ones, Concept values, a CSV or DataFrame of pairs; None is all 21.
-    pairs, seeds: units are each pair and seed, with one batch of L + 2 generations: clean, corrupted, each single site.
-    patch: "text" gives one site the clean prompt's text; "output" copies its output from the clean row of the batch.
-    sites: cross-attention by default; "self" needs patch="output".
-    out: folder for the results, resumed when it is there; a temporary one if None. clips: also keep the sound.
-    Raises ValueError, or UnknownName (a KeyError), for input out of range, before anything is generated.
-    """
-    chosen = choose(concepts)
-    judge_by: Scorer = listener_scorer() if scorer is None else scorer
-    judge_by.check(model)
-    where = model.sites.select(sites)
-    if patch not in ("text", "output"):
-        raise ValueError(f"patch is {patch!r}, expected 'text' or 'output'.")
-    if patch == "text" and any(s.kind != "cross" for s in where):
-        raise ValueError("Self-attention sites have no text to swap: use patch='output' for them.")
-    if pairs < 1 or seeds < 1:
-        raise ValueError(f"pairs is {pairs} and seeds is {seeds}, expected at least 1 of each.")
-    for concept in chosen:
-        if len(concept.split(split)) < pairs:
-            raise ValueError(
-                f"{concept.name!r} has {len(concept.split(split))} pairs in split {split!r}, {pairs} were asked for."
-            )
-        if concept.name not in judge_by.concepts:
-            raise ValueError(f"The {judge_by.name} cannot score {concept.name!r}: it knows {', '.join(judge_by.concepts)}.")
-    run_settings = model.settings(steps, guidance, seconds)
-    settings = {
-        "model": model.name, "fingerprint": model.fingerprint, "patch": patch, "sites": [asdict(s) for s in where],
-        "split": split, "scorer": judge_by.name, "scorer_fingerprint": judge_by.fingerprint, **run_settings, "clips": clips,
-        "rate": model.adapter.sampling_rate(model.pipe), "swaps_all_text": patch == "text" and where == model.sites.cross,
-    }  # fmt: skip
-    units: list[dict[str, Any]] = [
-        {"concept": c.name, "pair": p.number, "seed": _seed(c.name, p.number, n), "clean": p.clean, "corrupted": p.corrupted}
-        for c in chosen for p in c.split(split)[:pairs] for n in range(seeds)
-    ]  # fmt: skip
-    for text in {u[side] for u in units for side in ("clean", "corrupted")}:
-        model.check_prompt(text)
-    folder = Path(out) if out is not None else Path(tempfile.mkdtemp(prefix="audioscope-atlas-"))
-    names = [c.name for c in chosen]
-
-    def work(unit: dict[str, Any]) -> pd.DataFrame:
-        return _do_unit(model, unit, where, patch, judge_by, run_settings, folder if clips else None)
-
-    table = run_units(folder, settings, units, work, progress, desc="atlas")
-    groups = {c.name: {"group": c.group, "changes": sorted(c.changes)} for c in chosen}
-    atlas = Atlas(table, {**settings, "concepts": names, "groups": groups, "pairs": pairs, "seeds": seeds}, folder)
-    atlas.save(folder)
-    return atlas
-
-
-def _seed(concept: str, pair: int, number: int) -> int:
-    """Another piece of noise for every unit, so that pairs are independent draws of it, too."""
-    return crc32(f"{concept}/{pair}/{number}".encode())
-
-
-def _do_unit(
-    model: Model,
-    unit: dict[str, Any],
-    sites: Sequence[Site],
-    patch: str,
-    scorer: Scorer,
-    settings: dict[str, Any],
-    folder: Path | None,
-) -> pd.DataFrame:
-    """All rows of one pair and seed in one batch: a table with one line per row and scored concept."""
-    kind = PatchText if patch == "text" else PatchOutput
-    edits: list[Edit] = [kind(site, unit["clean"]) for site in sites]
-    rows = [Row(unit["clean"], unit["seed"]), Row(unit["corrupted"], unit["seed"])]
-    rows += [Row(unit["corrupted"], unit["seed"], (edit,)) for edit in edits]
-    run = model.run(rows, **settings)
-    audio, failed = run.audio, ~run.finite
-    assert audio is not None
-    rate = model.adapter.sampling_rate(model.pipe)
-    scores = scorer(torch.nan_to_num(audio), rate)
-    scores[failed.numpy()] = np.nan
-    labels = [("clean", "", -1), ("corrupted", "", -1), *(("patched", s.path, s.layer) for s in sites)]
-    lines = []
-    for i, (row, site, layer) in enumerate(labels):
-        file = ""
-        if folder is not None and not failed[i]:
-            name = row if row != "patched" else site.replace("/", "_")
-            file = f"clips/{_safe(unit['concept'])}/{unit['pair']:03d}-{key(unit)[:8]}/{name}.flac"
-            Clip(audio[i].numpy(), rate).save(folder / file)
-        lines.append({"row": row, "site": site, "layer": layer, "clip": file, "failed": bool(failed[i])})
-    frame = pd.DataFrame(lines).join(scores.astype("float32")).melt(
-        id_vars=["row", "site", "layer", "clip", "failed"], var_name="scored", value_name="logodds"
-    )  # fmt: skip
-    facts = {"model": model.name, "concept": unit["concept"], "pair": unit["pair"], "seed": unit["seed"],
-             "clean_prompt": unit["clean"], "corrupted_prompt": unit["corrupted"]}  # fmt: skip
-    return frame.assign(**facts)
-
-
-def _safe(name: str) -> str:
-    return "".join(c if c.isalnum() or c in "-_" else "_" for c in name)
 
 
 @dataclass(eq=False)
@@ -151,7 +27,7 @@ class Atlas:
     """A finished sweep and what follows from it.
 
     table: one line per cell and scored concept: model, concept, pair, seed, row ("clean", "corrupted", "patched"), site,
-    layer, scored, logodds, clip, failed, and both prompts. folder: where the clips lie.
+    layer, scored, score (in settings["units"]), clip, failed, and both prompts. folder: where the clips lie.
     """
 
     table: pd.DataFrame
@@ -175,24 +51,40 @@ class Atlas:
     def _swings(self) -> dict[Scale, dict[tuple[str, str], tuple[np.ndarray, np.ndarray]]]:
         """By scale, then (swapped concept, scored concept): shifts and clean - corrupted, both [pairs, sites].
 
-        Means over seeds; where a patched clip failed, both leave that seed out.
+        A shift is patched - corrupted, or clean - patched where the clean run was patched. Means over seeds; where a patched
+        clip failed, both leave that seed out.
         """
         paths = [s.path for s in self.sites]
         table = self.table[self.table["scored"].isin(self.concepts)]
         text = {name: table[name].astype(str) for name in ("concept", "scored", "site", "row")}
         cell = text["site"].where(text["row"] == "patched", text["row"])
-        frame = table[["pair", "seed", "logodds"]].assign(cell=cell, concept=text["concept"], scored=text["scored"])
-        logodds = frame.pivot(index=["concept", "scored", "pair", "seed"], columns="cell", values="logodds")
-        scales: dict[Scale, pd.DataFrame] = {"logodds": logodds, "probability": 1 / (1 + np.exp(-logodds))}
+        frame = table[["pair", "seed", "score"]].assign(cell=cell, concept=text["concept"], scored=text["scored"])
+        scores = frame.pivot(index=["concept", "scored", "pair", "seed"], columns="cell", values="score")
+        scales: dict[Scale, pd.DataFrame] = {"score": scores}
+        if self.settings["units"] == "log-odds":
+            scales["probability"] = 1 / (1 + np.exp(-scores))
         result: dict[Scale, dict] = {}
         for scale, wide in scales.items():
-            swing = wide.sub(wide["corrupted"], axis=0)
-            shift = swing[paths]
-            whole = shift.mul(0).add(swing["clean"], axis=0)
+            shift = wide[paths].sub(wide["corrupted"], axis=0)
+            if self.settings["direction"] == "necessary":
+                shift = -wide[paths].sub(wide["clean"], axis=0)
+            whole = shift.mul(0).add(wide["clean"] - wide["corrupted"], axis=0)
             means = [frame.groupby(level=["concept", "scored", "pair"]).mean() for frame in (shift, whole)]
             both = zip(*(frame.groupby(level=["concept", "scored"]) for frame in means), strict=True)
             result[scale] = {names: (tops.to_numpy(float), wholes.to_numpy(float)) for (names, tops), (_, wholes) in both}
         return result
+
+    def _on(self, scale: Scale) -> dict[tuple[str, str], tuple[np.ndarray, np.ndarray]]:
+        if scale not in self._swings:
+            raise ValueError(
+                f"scale is {scale!r}, expected one of {', '.join(self._swings)}: scores are in {self.settings['units']}."
+            )
+        return self._swings[scale]
+
+    def check_concept(self, concept: str) -> None:
+        """Raise UnknownName for a concept that the atlas does not have."""
+        if concept not in self.concepts:
+            raise UnknownName(f"No concept {concept!r} in this atlas. There are: {', '.join(self.concepts)}.")
 
     def _control(self, concept: str, scale: Scale) -> np.ndarray:
         """How far swaps of unrelated concepts move this one: mean over them of |mean shift| [sites], in the score's units.
@@ -204,20 +96,20 @@ class Atlas:
         own = groups[concept]["group"]
         shifts = [
             np.abs(np.nanmean(shift, axis=0))
-            for (other, scored), (shift, _) in self._swings[scale].items()
+            for (other, scored), (shift, _) in self._on(scale).items()
             if scored == concept and other != concept and (not own or own not in groups[other]["changes"])
         ]
         return np.nanmean(shifts, axis=0) if shifts else np.full(len(self.sites), np.nan)
 
     def _ratios(self, concept: str, scale: Scale) -> list[Ratio]:
-        shift, denominator = self._swings[scale][concept, concept]
+        shift, denominator = self._on(scale)[concept, concept]
         return [ratio_of_means(shift[:, i], denominator[:, i]) for i in range(shift.shape[1])]
 
-    def impacts(self, scale: Scale = "logodds") -> pd.DataFrame:
+    def impacts(self, scale: Scale = "score") -> pd.DataFrame:
         """One row per concept and site: impact with interval, numerator and denominator, control, and whether it is defined.
 
         impact = (patched - corrupted) / (clean - corrupted), a ratio of means over pairs; signed, not floored (TADA, eq. 2,
-        floors at 0). control: the same numerator under swaps of unrelated concepts, in absolute value.
+        floors at 0). Where the clean run was patched ("necessary"), it is (clean - patched) / (clean - corrupted). control: the same numerator under swaps of unrelated concepts, in absolute value.
         """
         lines = []
         for concept in self.concepts:
@@ -243,7 +135,7 @@ class Atlas:
                 )
         return pd.DataFrame(lines)
 
-    def layer_means(self, scale: Scale = "logodds") -> pd.DataFrame:
+    def layer_means(self, scale: Scale = "score") -> pd.DataFrame:
         """One row per site: impact averaged over defined concepts with interval, control, and whether it is functional.
 
         Functional: mean impact at least 2.5 / L and its interval above the control (above 0 where there is none).
@@ -252,7 +144,7 @@ class Atlas:
         lines = []
         for i, site in enumerate(self.sites):
             here = impacts[(impacts["site"] == site.path) & impacts["defined"]]
-            swings = [self._swings[scale][c, c] for c in here["concept"]]
+            swings = [self._on(scale)[c, c] for c in here["concept"]]
             mean, low, high = mean_of_ratios([s[0][:, i] for s in swings], [s[1][:, i] for s in swings])
             control = float(here["control"].mean())
             functional = bool(mean >= self.threshold and low > np.nan_to_num(control))
@@ -266,14 +158,13 @@ class Atlas:
         means = self.layer_means()
         return means.loc[means["functional"], "site"].tolist()
 
-    def own_layers(self, concept: str, scale: Scale = "logodds") -> list[str]:
+    def own_layers(self, concept: str, scale: Scale = "score") -> list[str]:
         """Module paths of one concept's own layers, by the same rule; empty where its impacts are undefined."""
-        if concept not in self.concepts:
-            raise UnknownName(f"No concept {concept!r} in this atlas. There are: {', '.join(self.concepts)}.")
+        self.check_concept(concept)
         rows = self.impacts(scale).query("concept == @concept and defined")
         return rows.loc[(rows["impact"] >= self.threshold) & (rows["low"] > rows["control"].fillna(0.0)), "site"].tolist()
 
-    def additivity(self, scale: Scale = "logodds") -> pd.DataFrame:
+    def additivity(self, scale: Scale = "score") -> pd.DataFrame:
         """Per defined concept: the impacts of single sites added up, beside that of all together.
 
         That is 1 where the sweep swapped the text of every cross-attention site (the swap everywhere is the clean run), and
@@ -285,6 +176,37 @@ class Atlas:
             {"sum_of_single": total, "all_together": 1.0 if self.settings["swaps_all_text"] else np.nan}
         ).reset_index()
 
+    def compare(self, other: Atlas) -> pd.DataFrame:
+        """How alike two atlases are, layers matched by relative depth: one row for the layer means, then one per shared concept.
+
+        rank_correlation: Spearman's, of the impacts over depth. overlap: shared part of the depth that functional layers (own
+        layers, for a concept) cover, 0 to 1; NaN where neither has any. Undefined concepts are left out.
+        """
+        count, others = len(self.sites), len(other.sites)
+
+        def row(name: str, mine: pd.DataFrame, theirs: pd.DataFrame, own: list[str], their_own: list[str]) -> dict[str, Any]:
+            # a fine grid of depth, which both numbers of layers divide
+            mine, theirs = mine.sort_values("layer"), theirs.sort_values("layer")
+            here, there = (frame["impact"].repeat(n).to_numpy() for frame, n in ((mine, others), (theirs, count)))
+            both = pd.DataFrame({"here": here, "there": there}).dropna().rank().corr().iloc[0, 1]
+            held = (
+                np.repeat(mine["site"].isin(own).to_numpy(), others),
+                np.repeat(theirs["site"].isin(their_own).to_numpy(), count),
+            )
+            union = (held[0] | held[1]).sum()
+            overlap = float((held[0] & held[1]).sum() / union) if union else np.nan
+            return {"concept": name, "rank_correlation": float(both), "overlap": overlap}
+
+        impacts, theirs = (
+            frame.assign(impact=frame["impact"].where(frame["defined"])) for frame in (self.impacts(), other.impacts())
+        )
+        lines = [row("layer means", self.layer_means(), other.layer_means(), self.functional, other.functional)]
+        for concept in [c for c in self.concepts if c in other.concepts]:
+            mine, part = (frame[frame["concept"] == concept] for frame in (impacts, theirs))
+            if mine["defined"].any() and part["defined"].any():
+                lines.append(row(concept, mine, part, self.own_layers(concept), other.own_layers(concept)))
+        return pd.DataFrame(lines)
+
     def examples(self) -> pd.DataFrame:
         """One row per defined concept: its best site, chosen on even pairs, and the middle one of the odd pairs to listen to.
 
@@ -292,7 +214,7 @@ class Atlas:
         """
         lines = []
         for concept in self.concepts:
-            shift, denominator = self._swings["logodds"][concept, concept]
+            shift, denominator = self._on("score")[concept, concept]
             if len(shift) < 4 or not np.isfinite(shift[0::2]).any(axis=0).all():
                 continue
             best = int(np.argmax(np.nanmean(shift[0::2], axis=0)))
@@ -320,7 +242,7 @@ class Atlas:
                     "clean_prompt": rows["clean_prompt"].iloc[0],
                     "corrupted_prompt": rows["corrupted_prompt"].iloc[0],
                     **{row: rows.loc[row, "clip"] for row in ("clean", "corrupted", "patched")},
-                    **{f"{row}_score": float(rows.loc[row, "logodds"]) for row in ("clean", "corrupted", "patched")},
+                    **{f"{row}_score": float(rows.loc[row, "score"]) for row in ("clean", "corrupted", "patched")},
                 }
             )
         columns = ["concept", "site", "layer", "impact", "pair", "seed", "clean_prompt", "corrupted_prompt"]
@@ -331,7 +253,8 @@ class Atlas:
         """The atlas as an altair chart."""
         from audioscope.charts import heatmap
 
-        return heatmap(self.impacts(), self.layer_means(), title=f"Atlas of {self.settings['model']}")
+        direction = self.settings["direction"]
+        return heatmap(self.impacts(), self.layer_means(), f"Atlas of {self.settings['model']}", direction)
 
     def play(self, concept: str) -> Any:
         """Players for a concept's example: clean, corrupted and patched at its best site."""
@@ -341,15 +264,16 @@ class Atlas:
         if row.empty:
             raise UnknownName(f"No example of {concept!r}: it is not in this atlas, undefined, or no clips were kept.")
         chosen = row.iloc[0]
-        titles = {"clean": chosen["clean_prompt"], "corrupted": chosen["corrupted_prompt"],
-                  "patched": f"{chosen['corrupted_prompt']}, but {chosen['site']} reads: {chosen['clean_prompt']}"}  # fmt: skip
+        titles = {"clean": chosen["clean_prompt"], "corrupted": chosen["corrupted_prompt"]}
+        into, source = ("corrupted", "clean") if self.settings["direction"] == "sufficient" else ("clean", "corrupted")
+        titles["patched"] = f"{titles[into]}, but {chosen['site']} reads: {titles[source]}"
         return in_a_row(*(Clip.load(self.folder / chosen[k], prompt=f"{k}: {t}") for k, t in titles.items()))
 
     def save(self, folder: str | Path, shipped: bool = False) -> Path:
         """Write atlas.parquet and atlas.json; returns the folder.
 
         The clips stay where they are. shipped: a small copy with the examples' clips, as MP3, the scores of the atlas's own
-        concepts, and log-odds of 3 decimals.
+        concepts, and scores of 3 decimals.
         """
         folder = Path(folder)
         folder.mkdir(parents=True, exist_ok=True)
@@ -363,7 +287,7 @@ class Atlas:
             for old, new in renamed.items():
                 Clip.load(self.folder / old).save(folder / new)
             clip = table["clip"].astype(str).map(lambda name: renamed.get(name, ""))
-            table = table.assign(clip=clip, logodds=table["logodds"].round(3))
+            table = table.assign(clip=clip, score=table["score"].round(3))
         categories = ("model", "concept", "row", "site", "scored", "clip", "clean_prompt", "corrupted_prompt")
         table = table.astype(dict.fromkeys(categories, "category") | {"layer": "int16", "pair": "int16", "seed": "int64"})
         write_whole(folder / "atlas.parquet", lambda path: table.to_parquet(path, compression="zstd"))
@@ -378,7 +302,10 @@ class Atlas:
             raise FileNotFoundError(
                 f"{folder} holds no atlas (atlas.parquet): make one with audioscope.localize or `audioscope atlas`."
             )
-        return cls(pd.read_parquet(folder / "atlas.parquet"), json.loads((folder / "atlas.json").read_text()), folder)
+        table, settings = pd.read_parquet(folder / "atlas.parquet"), json.loads((folder / "atlas.json").read_text())
+        if "score" not in table:
+            raise ValueError(f"{folder} was made by an older audioscope, whose tables had no column 'score': make it anew.")
+        return cls(table, settings, folder)
 
     def __repr__(self) -> str:
         means = self.layer_means()
@@ -387,6 +314,6 @@ class Atlas:
         )
         undefined = sorted(set(self.concepts) - set(self.impacts().query("defined")["concept"]))
         return (
-            f"Atlas({self.settings['model']}, patch={self.settings['patch']!r}: {len(self.concepts)} concepts x {len(self.sites)} sites, "
+            f"Atlas({self.settings['model']}, patch={self.settings['patch']!r}, {self.settings['direction']}: {len(self.concepts)} concepts x {len(self.sites)} sites, "
             f"{self.settings['pairs']} pairs)\n  functional layers: {layers or 'none'}\n  undefined: {', '.join(undefined) or 'none'}"
         )

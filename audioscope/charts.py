@@ -104,6 +104,9 @@ def _cells(impacts: pd.DataFrame, narrow: bool) -> pd.DataFrame:
     """
     impacts = impacts.reset_index(drop=True)
     values = impacts.impact.where(impacts.defined)
+    bare, coarse = impacts.low.isna().all(), impacts.get("coarse", pd.Series(False, index=impacts.index))
+    clear = (impacts.low > impacts.control) | (impacts.high < -impacts.control)
+    unknown = "not published" if bare else "undefined"
     undefined = "undefined: the interval of the denominator holds 0"
     digits = [f"{value:z.2f}".replace("-", "−") for value in values]
     return pd.DataFrame(
@@ -116,24 +119,24 @@ def _cells(impacts: pd.DataFrame, narrow: bool) -> pd.DataFrame:
             "impact": values.round(4),
             "digits": [text.replace("0.", ".", 1) for text in digits] if narrow else digits,
             # a number is printed only where it says something: the whole interval beyond what other concepts' swaps do
-            "clear": impacts.defined & ((impacts.low > impacts.control) | (impacts.high < -impacts.control)),
+            "clear": impacts.defined & ((values.abs() >= 2.5 / impacts.site.nunique()) & ~coarse if bare else clear),
             "reading": [
-                reading(*row) if ok else undefined
-                for ok, *row in zip(impacts.defined, values, impacts.low, impacts.high, strict=True)
+                (reading(*row) + (" (several layers measured together)" if together else "")) if ok else undefined
+                for ok, together, *row in zip(impacts.defined, coarse, values, impacts.low, impacts.high, strict=True)
             ],
-            "numerator": [reading(value, float("nan"), float("nan")) for value in impacts.numerator],
+            "numerator": [unknown if bare else reading(value, float("nan"), float("nan")) for value in impacts.numerator],
             "denominator": [
                 reading(*row) for row in zip(impacts.denominator, impacts.denominator_low, impacts.denominator_high, strict=True)
             ],
             "control": [
-                f"{value:.2f}" if ok else "undefined" for ok, value in zip(impacts.defined, impacts.control, strict=True)
+                f"{value:.2f}" if ok and not bare else unknown for ok, value in zip(impacts.defined, impacts.control, strict=True)
             ],
             "pairs": impacts.pairs,
         }
     )
 
 
-def _rows(cells: pd.DataFrame, sites: list[str], step: int, group_x: int) -> alt.LayerChart:
+def _rows(cells: pd.DataFrame, sites: list[str], step: int, group_x: int, direction: str) -> alt.LayerChart:
     """One group's rows of the heatmap."""
     concepts = list(cells.concept.unique())
     axis = alt.Axis(
@@ -153,12 +156,13 @@ def _rows(cells: pd.DataFrame, sites: list[str], step: int, group_x: int) -> alt
             alt.Tooltip("concept:N"),
             alt.Tooltip("site:N", title="module"),
             alt.Tooltip("reading:N", title="impact"),
-            alt.Tooltip("numerator:N", title="patched − corrupted"),
+            alt.Tooltip("numerator:N", title="patched − corrupted" if direction == "sufficient" else "clean − patched"),
             alt.Tooltip("denominator:N", title="clean − corrupted"),
             alt.Tooltip("control:N"),
             alt.Tooltip("pairs:Q"),
         ],
     )
+    zero, one = ("corrupted", "clean") if direction == "sufficient" else ("clean", "corrupted")
     colour = alt.Color(
         "impact:Q",
         scale=alt.Scale(domain=[-1, 1], domainMid=0, clamp=True, interpolate="rgb"),
@@ -171,7 +175,7 @@ def _rows(cells: pd.DataFrame, sites: list[str], step: int, group_x: int) -> alt
             values=[-1, 0, 1],
             titlePadding=6,
             offset=10,
-            labelExpr="datum.value < 0 ? '−1 opposite' : datum.value > 0 ? '1 like clean' : '0 like corrupted'",
+            labelExpr=f"datum.value < 0 ? '−1 opposite' : datum.value > 0 ? '1 like {one}' : '0 like {zero}'",
         ),
     )
     data = base.transform_filter("datum.defined").mark_rect(aria=False).encode(color=colour)
@@ -243,12 +247,15 @@ def _description(cells: pd.DataFrame, means: pd.DataFrame) -> str:
 
 
 def heatmap(
-    impacts: pd.DataFrame, layer_means: pd.DataFrame, title: str = "Which layer carries which concept"
+    impacts: pd.DataFrame,
+    layer_means: pd.DataFrame,
+    title: str = "Which layer carries which concept",
+    direction: str = "sufficient",
 ) -> alt.VConcatChart:
     """Concepts by layers, coloured by impact, under a strip of the layers' means: the atlas at a glance.
 
     impacts: Atlas.impacts(); layer_means: Atlas.layer_means(), both on one scale. Groups and concepts keep the order they
-    first appear in. Colours are clamped to -1..1; the tooltip and the printed digits are not. Undefined cells are hatched
+    first appear in. direction: what was patched, as in `localize`: it names the ends of the scale. Colours are clamped to -1..1; the tooltip and the printed digits are not. Undefined cells are hatched
     grey and take no part in the colour scale. Raises ValueError when there is nothing to draw.
     """
     if impacts.empty or layer_means.empty:
@@ -259,11 +266,16 @@ def heatmap(
     cells = _cells(impacts, narrow=step < 40)
     # the group's name stands left of the longest concept; 6.6 px is a generous mean width of a letter at 12 px
     group_x = -int(min(170, 6.6 * cells.concept.str.len().max())) - 84
-    groups = [_rows(cells[cells.group == group], sites, step, group_x) for group in cells.group.unique()]
+    groups = [_rows(cells[cells.group == group], sites, step, group_x, direction) for group in cells.group.unique()]
     notes = [
         "Top: mean over concepts, with 95 % interval; filled bars are functional layers, blue ticks the control.",
         "Below: a number where the whole interval lies beyond the control; hatched grey where impact is undefined.",
     ]
+    if impacts.low.isna().all():
+        notes = [
+            "Top: mean over concepts; filled bars are functional layers. Neither intervals nor controls were published.",
+            "Below: a number from the threshold up" + (", where one layer was measured alone." if "coarse" in impacts else "."),
+        ]
     return (
         alt.vconcat(_strip(means, sites, step, group_x), *groups, _foot(means, sites, step), spacing=7)
         .properties(title=alt.TitleParams(title, subtitle=notes), description=_description(cells, means))

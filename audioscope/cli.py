@@ -43,6 +43,18 @@ def parser() -> argparse.ArgumentParser:
     atlas.add_argument("--sites", choices=("cross", "self"), default="cross")
     atlas.add_argument("--steps", type=int, help="denoising steps (default: the model's)")
     atlas.add_argument("--guidance", type=float, help="guidance (default: the model's)")
+    atlas.add_argument(
+        "--direction",
+        choices=("sufficient", "necessary"),
+        default="sufficient",
+        help="clean into the corrupted run, or the reverse",
+    )
+    atlas.add_argument(
+        "--until-stable", type=int, metavar="K", help="stop when K more pairs did not change the functional layers"
+    )
+    atlas.add_argument("--negative-prompt", help="stands in the unconditional branch (default: nothing)")
+    atlas.add_argument("--batch", type=int, help="rows at a time, where memory is short (default: all layers at once)")
+    atlas.add_argument("--plan", action="store_true", help="only say what it would cost and how sure it would be")
     atlas.add_argument("--out", type=Path, default=Path("atlas"), help="folder, resumed if it holds the same sweep")
     atlas.set_defaults(do=_atlas)
 
@@ -106,14 +118,18 @@ def _show(message: Warning | str, category: type[Warning], *_: object, **__: obj
 
 
 def _sites(options: argparse.Namespace) -> None:
-    from audioscope.model import load
+    from audioscope.adapters import adapter_of_class, missing
+    from audioscope.model import read_sites
 
-    frame = load(options.model).sites.frame()
+    pipeline, sites = read_sites(options.model)
+    frame = sites.frame()
     print(json.dumps(frame.to_dict("records"), indent=1) if options.json else frame.to_string(index=False))
+    if adapter_of_class(pipeline) is None:
+        print(f"audioscope: {missing(pipeline)}", file=sys.stderr)
 
 
 def _atlas(options: argparse.Namespace) -> None:
-    from audioscope.atlas import localize
+    from audioscope import patching
     from audioscope.concepts import choose
     from audioscope.model import load
     from audioscope.report import write_page
@@ -121,17 +137,23 @@ def _atlas(options: argparse.Namespace) -> None:
     names = options.concepts if options.concepts is not None else QUICK if options.quick else None
     concepts = names if names is None or names.endswith(".csv") else [name.strip() for name in names.split(",")]
     choose(concepts)  # a wrong name should not wait for the model
-    atlas = localize(
-        load(options.model),
-        concepts,
-        pairs=options.pairs if options.pairs is not None else 4 if options.quick else 8,
-        seeds=options.seeds,
-        patch=options.patch or ("output" if options.sites == "self" else "text"),
-        sites=options.sites,
-        steps=options.steps,
-        guidance=options.guidance,
-        out=options.out,
-    )
+    model = load(options.model)
+    settings = {
+        "concepts": concepts,
+        "pairs": options.pairs if options.pairs is not None else 4 if options.quick else 8,
+        "seeds": options.seeds,
+        "patch": options.patch or ("output" if options.sites == "self" else "text"),
+        "direction": options.direction,
+        "sites": options.sites,
+        "steps": options.steps,
+        "guidance": options.guidance,
+        "negative_prompt": options.negative_prompt,
+        "batch": options.batch,
+    }
+    if options.plan:
+        print(patching.plan(model, **settings))
+        return
+    atlas = patching.localize(model, **settings, until_stable=options.until_stable, out=options.out)
     page = write_page(atlas, options.out)
     print(atlas)
     print(f"\nThe atlas: {page.resolve()}\nIts table: {(options.out / 'atlas.parquet').resolve()}")

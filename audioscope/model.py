@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -10,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, overload
 
+import diffusers
 import torch
 from diffusers import DiffusionPipeline
 from diffusers.utils import logging as diffusers_logging
@@ -19,7 +21,7 @@ from transformers.utils import logging as transformers_logging
 
 import audioscope.tiny.codec  # noqa: F401  # diffusers finds the tiny model's codec only if it is imported
 from audioscope import tracing
-from audioscope.adapters import Adapter, adapter_for
+from audioscope.adapters import Adapter, adapter_for, adapter_of_class
 from audioscope.audio import Clip
 from audioscope.edits import Edit, PatchOutput, PatchText, Which
 from audioscope.paths import data_folder
@@ -57,9 +59,11 @@ class Model:
     def __init__(self, pipe: DiffusionPipeline, name: str, adapter: Adapter | None = None):
         self.pipe, self.name = pipe, name
         self.adapter = adapter or adapter_for(pipe)
+        self.adapter.prepare(pipe)
         self.denoiser = getattr(pipe, self.adapter.denoiser)
-        self.sites: Sites = find_sites(self.denoiser, self.adapter.denoiser)
+        self.sites: Sites = find_sites(self.denoiser, self.adapter.denoiser, self.adapter.stream)
         pipe.set_progress_bar_config(disable=True)
+        tracing.check(pipe, self.adapter, self.sites)
 
     def __repr__(self) -> str:
         kinds = [s.kind for s in self.sites]
@@ -74,6 +78,12 @@ class Model:
         parts = sorted(self.pipe.components.items())
         return fingerprint(*(part for _, part in parts if isinstance(part, nn.Module)))
 
+    @property
+    def paper(self) -> dict[str, Any]:
+        """Steps, guidance and seconds of the paper's localisation, for `localize(model, **model.paper)`; empty where it did not
+        use the model. The paper also gave Stable Audio Open and AudioLDM2 a negative prompt against low quality."""
+        return dict(self.adapter.paper)
+
     def settings(self, steps: int | None, guidance: float | None, seconds: float | None) -> dict[str, Any]:
         """The keywords of a run with this model's defaults filled in. Raises ValueError for a value out of range."""
         steps = self.adapter.steps if steps is None else steps
@@ -84,6 +94,8 @@ class Model:
             raise ValueError(f"steps is {steps}, expected at least 1.")
         if not 0 <= guidance < 100:
             raise ValueError(f"guidance is {guidance:g}, expected 0 to 100 (up to 1 is no guidance).")
+        if guidance > 1 and len(self.adapter.branches) == 1:
+            raise ValueError(f"guidance is {guidance:g}, but {self.name} has its guidance built in: leave it at 1.")
         if not 0 < seconds <= (longest or float("inf")):
             limit = "more than 0" if longest is None else f"more than 0 and at most {longest:g}"
             raise ValueError(f"seconds is {seconds:g}, expected {limit} for {self.name}.")
@@ -209,14 +221,7 @@ def load(
     ValueError for a damaged folder or a pipeline without an adapter.
     """
     device = device or ("cuda" if torch.cuda.is_available() else "cpu")
-    source = data_folder() / "tiny" if str(name) == "tiny" else Path(name)
-    local = source.is_dir()
-    if local and not (source / "model_index.json").exists():
-        raise FileNotFoundError(f"{source} is a folder but no diffusers pipeline: it has no model_index.json.")
-    if not local and (source.is_absolute() or str(name).startswith(".") or str(name).count("/") != 1):
-        raise FileNotFoundError(
-            f"No folder {str(name)!r}: expected 'tiny', a folder with a diffusers pipeline, or a hub name 'owner/model'."
-        )
+    source, local = _source(name)
     try:
         with _quiet(progress=not local):
             pipe = DiffusionPipeline.from_pretrained(
@@ -225,10 +230,58 @@ def load(
     except Exception as error:  # diffusers, transformers, safetensors and the network raise some thirty kinds
         if local:
             raise ValueError(f"{source} is incomplete or damaged ({_first_line(error)}): fetch it again.") from error
-        raise ConnectionError(
-            f"Could not fetch {str(name)!r} from the hub ({_first_line(error)}): is the name right, and is there a network?"
-        ) from error
+        raise _unreachable(name, error) from error
     return Model(pipe.to(device), str(name), adapter)
+
+
+def read_sites(name: str | Path) -> tuple[str, Sites]:
+    """A model's pipeline class and its sites, from its configuration files alone: no weights are read or fetched.
+
+    name: as for `load`. Raises what `load` raises, and ValueError for a pipeline that cannot be analysed by layer.
+    A class without an adapter is no error here: its denoiser is the component that diffusers calls transformer or unet.
+    """
+    source, local = _source(name)
+    if not local:
+        from huggingface_hub import snapshot_download
+
+        try:
+            source = Path(snapshot_download(str(name), allow_patterns=["model_index.json", "*/config.json"]))
+        except Exception as error:
+            raise _unreachable(name, error) from error
+    try:
+        index = json.loads((source / "model_index.json").read_text())
+        pipeline = str(index["_class_name"])
+        adapter = adapter_of_class(pipeline)
+        prefix = adapter.denoiser if adapter else next(part for part in ("transformer", "unet") if part in index)
+        config = json.loads((source / prefix / "config.json").read_text())
+        with torch.device("meta"), _quiet(progress=False):
+            denoiser = getattr(diffusers, index[prefix][1]).from_config(config)
+    except (OSError, KeyError, TypeError, AttributeError, StopIteration, json.JSONDecodeError) as error:
+        raise ValueError(f"{source} does not describe a diffusers pipeline with a denoiser ({_first_line(error)}).") from error
+    return pipeline, find_sites(denoiser, prefix, adapter.stream if adapter else None)
+
+
+def _source(name: str | Path) -> tuple[Path, bool]:
+    """Where a model lies, and whether that is a folder here and not a name on the hub."""
+    source = data_folder() / "tiny" if str(name) == "tiny" else Path(name)
+    local = source.is_dir()
+    if local and not (source / "model_index.json").exists():
+        raise FileNotFoundError(f"{source} is a folder but no diffusers pipeline: it has no model_index.json.")
+    if not local and (source.is_absolute() or str(name).startswith(".") or str(name).count("/") != 1):
+        raise FileNotFoundError(
+            f"No folder {str(name)!r}: expected 'tiny', a folder with a diffusers pipeline, or a hub name 'owner/model'."
+        )
+    return source, local
+
+
+def _unreachable(name: str | Path, error: Exception) -> ConnectionError:
+    if type(error).__name__ == "GatedRepoError":
+        return ConnectionError(
+            f"{str(name)!r} is gated: accept its licence at https://huggingface.co/{name}, then run `hf auth login`."
+        )
+    return ConnectionError(
+        f"Could not fetch {str(name)!r} from the hub ({_first_line(error)}): is the name right, and is there a network?"
+    )
 
 
 @contextmanager

@@ -20,8 +20,22 @@ from audioscope.paths import write_whole
 
 PATCHES = {"text": "text swap", "output": "output patch"}
 PATCHED = {
-    "text": "corrupted, but this layer reads the clean prompt",
-    "output": "corrupted, but this layer speaks as in the clean run",
+    ("text", "sufficient"): "corrupted, but this layer reads the clean prompt",
+    ("output", "sufficient"): "corrupted, but this layer speaks as in the clean run",
+    ("text", "necessary"): "clean, but this layer reads the corrupted prompt",
+    ("output", "necessary"): "clean, but this layer speaks as in the corrupted run",
+}
+QUESTION = {
+    "sufficient": (
+        "if one layer alone is patched from the prompt that names the concept, does the music get it?",
+        "corrupted",
+        "clean",
+    ),
+    "necessary": (
+        "if one layer alone is patched from the prompt without the concept, does the music lose it?",
+        "clean",
+        "corrupted",
+    ),
 }
 REACH = 6.0  # log-odds at either end of a score's little scale
 
@@ -121,8 +135,8 @@ PAGE = """<!doctype html>
 <main>
 <header>
   <h1>{{ title }}</h1>
-  <p>Each cell asks: if one layer alone is patched from the prompt that names the concept, does the music get it? An impact of
-  <b>0</b> sounds like the corrupted prompt, <b>1</b> like the clean prompt; below 0 it moves the other way.
+  <p>Each cell asks: {{ question[0] }} An impact of
+  <b>0</b> sounds like the {{ question[1] }} prompt, <b>1</b> like the {{ question[2] }} prompt; below 0 it moves the other way.
   A hatched grey cell is undefined: the clean and corrupted prompts did not differ audibly, so there was nothing to carry.
   The control is how far swaps of <em>other</em> concepts move this one.</p>
   <ul class="settings" aria-label="Settings">
@@ -246,7 +260,7 @@ def _link(clip: str, source: Path, folder: Path) -> str:
     return quote(path.relative_to(folder).as_posix())
 
 
-def _card(example: pd.Series, group: str, patch: str, source: Path, folder: Path) -> dict:
+def _card(example: pd.Series, group: str, patch: tuple[str, str], source: Path, folder: Path) -> dict:
     prompts = {
         "clean": _swapped(example.clean_prompt, example.corrupted_prompt),
         "corrupted": _swapped(example.corrupted_prompt, example.clean_prompt),
@@ -254,7 +268,7 @@ def _card(example: pd.Series, group: str, patch: str, source: Path, folder: Path
     roles = {
         "clean": "with the concept",
         "corrupted": "without the concept",
-        "patched": PATCHED.get(patch, "corrupted, with one layer patched"),
+        "patched": PATCHED.get(patch, "with one layer patched"),
     }
     versions = []
     for name, role in roles.items():
@@ -298,6 +312,7 @@ def _settings(settings: dict) -> list[tuple[str, str]]:
     named = {
         "model": settings.get("model"),
         "patch": PATCHES.get(settings.get("patch", ""), settings.get("patch")),
+        "asks": settings.get("direction"),
         "steps": settings.get("steps"),
         "guidance": settings.get("guidance"),
         "seconds": settings.get("seconds"),
@@ -329,7 +344,9 @@ def write_page(atlas, folder: Path) -> Path:
     folder = Path(folder).resolve()
     folder.mkdir(parents=True, exist_ok=True)
     impacts, means = atlas.impacts(), atlas.layer_means().sort_values("layer", kind="stable", ignore_index=True)
-    chart = charts.heatmap(impacts, means).to_dict()
+    direction = atlas.settings.get("direction", "sufficient")
+    patch = (atlas.settings.get("patch", ""), direction)
+    chart = charts.heatmap(impacts, means, direction=direction).to_dict()
     groups = dict(zip(impacts.concept, impacts.group.fillna(""), strict=True))
     defined = impacts.groupby("concept", sort=False).defined.any()
     labels = dict(zip(impacts.site, impacts.layer, strict=True))
@@ -337,13 +354,14 @@ def write_page(atlas, folder: Path) -> Path:
     page = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined).from_string(PAGE).render(
         title=f"Concept atlas of {atlas.settings.get('model', 'a model')}",
         settings=_settings(atlas.settings),
+        question=QUESTION[direction],
         all_settings=[(name, value if isinstance(value, str) else json.dumps(value)) for name, value in atlas.settings.items()],
         description=chart["description"],
         columns=[(site, labels[site]) for site in charts.impact_table(impacts).columns],
         table=_table(impacts),
         functional=_functional(means),
         functional_sites=list(atlas.functional),
-        cards=[_card(row, groups.get(row.concept, ""), atlas.settings.get("patch", ""), source, folder) for _, row in atlas.examples().iterrows()],
+        cards=[_card(row, groups.get(row.concept, ""), patch, source, folder) for _, row in atlas.examples().iterrows()],
         undefined=list(defined.index[~defined]),
         # the title is HTML on the page, where it can wrap; the colours come from the page's theme
         spec={key: value for key, value in chart.items() if key not in ("config", "title")},

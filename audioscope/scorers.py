@@ -1,24 +1,42 @@
-"""Scorers: audio in, one log-odds per concept out."""
+"""Scorers: audio in, one number per concept out. The only module that imports scorer models."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from math import ceil
+from pathlib import Path
 from typing import Any, Protocol
 
 import pandas as pd
 import torch
 from torch import Tensor
+from torchaudio.functional import resample
 
+from audioscope.concepts import shipped_groups
 from audioscope.model import fingerprint
+
+# What each group of the paper's concepts is called when a text-audio model is asked for it.
+PHRASES = {
+    "voice": "{c} vocals",
+    "tempo": "{c} tempo music",
+    "mood": "{c} music",
+    "genre": "{c} music",
+    "lead": "{c}",
+    "percussion": "{c}",
+}
 
 
 class Scorer(Protocol):
     """What `localize` asks of a scorer.
 
     Called with audio [clips, channels, samples] float32 and its rate in Hz, it returns one row per clip and one column
-    for each of its `concepts`, bounded log-odds. `fingerprint` changes when its scores do. `check(model)` raises ValueError
-    for a model whose audio it cannot judge.
+    for each of its `concepts`, in `units`. `needs` says what must be installed or fetched, `queries` what a text-audio model
+    was asked for each concept. `fingerprint` changes when the scores do. `check(model)` raises ValueError for a model whose
+    audio it cannot judge.
     """
 
     @property
@@ -29,6 +47,15 @@ class Scorer(Protocol):
 
     @property
     def concepts(self) -> Sequence[str]: ...
+
+    @property
+    def units(self) -> str: ...
+
+    @property
+    def needs(self) -> str: ...
+
+    @property
+    def queries(self) -> Mapping[str, str]: ...
 
     def check(self, model: Any) -> None: ...
 
@@ -42,6 +69,9 @@ class ListenerScorer:
     listener: Any
     name: str = "listener"
     any_audio: bool = False
+    units: str = "log-odds"
+    needs: str = "nothing: it ships with audioscope"
+    queries: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def concepts(self) -> list[str]:
@@ -60,21 +90,23 @@ class ListenerScorer:
                 "for it, or listener_scorer(any_audio=True) if you know what you do."
             )
 
-    def __call__(self, audio: Tensor, rate: int) -> pd.DataFrame:
+    def _heard(self, audio: Tensor, rate: int) -> Tensor:
+        """Mono at the listener's rate and length [clips, 65536]."""
         from audioscope.tiny.bank import RATE
-        from audioscope.tiny.music import GROUPS, SAMPLES
+        from audioscope.tiny.music import SAMPLES
 
         if not self.any_audio and (rate != RATE or audio.shape[-1] != SAMPLES):
             raise ValueError(
                 f"The {self.name} hears {SAMPLES / RATE:g} s at {RATE} Hz, this is {audio.shape[-1] / rate:g} s at {rate} Hz: generate "
                 "with the model's own length, or use any_audio=True."
             )
-        if rate != RATE:
-            from torchaudio.functional import resample
+        mono = (resample(audio, rate, RATE) if rate != RATE else audio).mean(1)
+        return torch.nn.functional.pad(mono, (0, max(0, SAMPLES - mono.shape[-1])))[:, :SAMPLES]
 
-            audio = resample(audio, rate, RATE)
-        mono = audio.mean(1)
-        scores = self.listener.log_odds(torch.nn.functional.pad(mono, (0, max(0, SAMPLES - mono.shape[-1])))[:, :SAMPLES])
+    def __call__(self, audio: Tensor, rate: int) -> pd.DataFrame:
+        from audioscope.tiny.music import GROUPS
+
+        scores = self.listener.log_odds(self._heard(audio, rate))
         return pd.DataFrame(
             {
                 name: scores[group][:, i].numpy()
@@ -83,6 +115,15 @@ class ListenerScorer:
                 if name != "none"
             }
         )
+
+    @torch.no_grad()
+    def layers(self, audio: Tensor, rate: int) -> list[Tensor]:
+        """What each convolution block makes of the clips, [clips, channels, bands, frames]: for `feature_distance`."""
+        x, found = (self.listener.codec.log_mel(self._heard(audio, rate))[:, None] + 2.0) / 1.6, []
+        for block in self.listener.body.body:
+            x = block(x)
+            found.append(x)
+        return found
 
 
 def listener_scorer(name: str = "listener", any_audio: bool = False) -> ListenerScorer:
@@ -93,3 +134,199 @@ def listener_scorer(name: str = "listener", any_audio: bool = False) -> Listener
     from audioscope.tiny import listener
 
     return ListenerScorer(listener.load(name), name, any_audio)
+
+
+def _queries(concepts: Sequence[str] | Mapping[str, str] | None, template: str) -> dict[str, str]:
+    """Concept -> text query: given, or the template around each concept's phrase; None is the paper's concepts."""
+    if isinstance(concepts, Mapping):
+        return dict(concepts)
+    groups = shipped_groups()
+    names = [name for name in groups if name not in ("none", "neutral", "medium")] if concepts is None else list(concepts)
+    return {name: template.format(PHRASES[groups[name]].format(c=name) if name in groups else name) for name in names}
+
+
+class _TextScorer:
+    """What scorers share that are asked in words: `network` hears any audio, `queries` is concept -> text."""
+
+    network: Any
+    queries: dict[str, str]
+
+    @property
+    def concepts(self) -> list[str]:
+        return list(self.queries)
+
+    @cached_property
+    def fingerprint(self) -> str:
+        asked = hashlib.sha256(json.dumps(self.queries, sort_keys=True).encode()).hexdigest()[:8]
+        return f"{fingerprint(self.network)}-{asked}"
+
+    def check(self, model: Any) -> None:
+        """Any model's audio will do."""
+
+
+class Clap(_TextScorer):
+    """Cosine similarity of sound and text in any CLAP checkpoint of transformers (the paper's scorer for two models).
+
+    checkpoint: a folder or a hub name. concepts: names, or a mapping from name to text query; None is the paper's.
+    template: put around each concept's phrase. Longer clips are heard in windows of the checkpoint's length (10 s) and averaged;
+    shorter ones are repeated, as its authors do. Nothing is normalised in level.
+    Raises FileNotFoundError or ConnectionError, in one line that says how to get it, where the checkpoint is missing.
+    """
+
+    units = "cosine similarity"
+
+    def __init__(
+        self, checkpoint: str | Path = "laion/larger_clap_music", concepts: Sequence[str] | Mapping[str, str] | None = None,
+        template: str = "This is a music of {}", device: str | None = None,
+    ):  # fmt: skip
+        from transformers import ClapModel, ClapProcessor
+
+        self.name, self.needs = f"clap ({checkpoint})", f"the checkpoint {checkpoint}"
+        try:
+            self.processor = ClapProcessor.from_pretrained(checkpoint)
+            self.network = ClapModel.from_pretrained(checkpoint).eval()
+        except Exception as error:
+            kind = FileNotFoundError if Path(checkpoint).is_absolute() or Path(checkpoint).exists() else ConnectionError
+            raise kind(
+                f"No CLAP checkpoint at {str(checkpoint)!r}: give a folder, or a hub name, fetched once with a network, "
+                "such as `hf download laion/larger_clap_music`."
+            ) from error
+        self.network.to(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+        self.queries = _queries(concepts, template)
+
+    @cached_property
+    @torch.no_grad()
+    def _texts(self) -> Tensor:
+        asked = self.processor.tokenizer(list(self.queries.values()), padding=True, return_tensors="pt").to(self.network.device)
+        return torch.nn.functional.normalize(_pooled(self.network.get_text_features(**asked)), dim=-1)
+
+    def _windows(self, audio: Tensor, rate: int) -> tuple[dict[str, Tensor], int]:
+        """The network's input for all windows of all clips, and how many windows a clip has."""
+        extractor = self.processor.feature_extractor
+        mono = resample(audio.float().mean(1), rate, extractor.sampling_rate).cpu()
+        length = extractor.nb_max_samples
+        count = ceil(mono.shape[-1] / length)
+        starts = torch.linspace(0, max(0, mono.shape[-1] - length), count).long().tolist()
+        parts = [wave[start : start + length].numpy() for wave in mono for start in starts]
+        inputs = extractor(parts, sampling_rate=extractor.sampling_rate, return_tensors="pt")
+        if "is_longer" in inputs:  # where no clip is longer than a window, the extractor calls one at random longer
+            inputs["is_longer"] = torch.zeros_like(torch.as_tensor(inputs["is_longer"]))
+        return {name: value.to(self.network.device) for name, value in inputs.items()}, count
+
+    @torch.no_grad()
+    def embeddings(self, audio: Tensor, rate: int) -> Tensor:
+        """Unit vectors [clips, width], the mean over windows made unit again: for `measures.frechet_distance`, too."""
+        inputs, count = self._windows(audio, rate)
+        each = torch.nn.functional.normalize(_pooled(self.network.get_audio_features(**inputs)), dim=-1)
+        return torch.nn.functional.normalize(each.unflatten(0, (-1, count)).mean(1), dim=-1)
+
+    def __call__(self, audio: Tensor, rate: int) -> pd.DataFrame:
+        return pd.DataFrame((self.embeddings(audio, rate) @ self._texts.T).cpu().numpy(), columns=self.concepts)
+
+    @torch.no_grad()
+    def layers(self, audio: Tensor, rate: int) -> list[Tensor]:
+        """Hidden states of the audio tower, [clips, channels, ..., windows]: for `feature_distance` (LPAPS)."""
+        inputs, count = self._windows(audio, rate)
+        states = self.network.audio_model(**inputs, output_hidden_states=True).hidden_states
+        return [state.unflatten(0, (-1, count)).movedim(1, -1) for state in states]
+
+
+def _pooled(output: Any) -> Tensor:
+    """transformers 5 wraps features in an output object, earlier versions do not."""
+    return getattr(output, "pooler_output", output)
+
+
+class Muq(_TextScorer):
+    """Similarity of sound and text in MuQ-MuLan (the paper's other scorer); needs the extra `muq` and its checkpoint.
+
+    Raises ImportError or ConnectionError, in one line that says how to get what is missing.
+    """
+
+    units, rate = "similarity", 24_000
+
+    def __init__(
+        self, checkpoint: str | Path = "OpenMuQ/MuQ-MuLan-large", concepts: Sequence[str] | Mapping[str, str] | None = None,
+        template: str = "A {} track", device: str | None = None,
+    ):  # fmt: skip
+        try:
+            from muq import MuQMuLan
+        except ImportError as error:
+            raise ImportError("The MuQ scorer needs a package that is not installed: pip install 'audioscope[muq]'.") from error
+        self.name, self.needs = f"muq ({checkpoint})", f"pip install 'audioscope[muq]' and the checkpoint {checkpoint}"
+        try:
+            self.network = MuQMuLan.from_pretrained(str(checkpoint)).eval()
+        except Exception as error:
+            raise ConnectionError(
+                f"No MuQ-MuLan checkpoint at {str(checkpoint)!r}: fetch it once by `hf download {checkpoint}`."
+            ) from error
+        self.network.to(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+        self.queries = _queries(concepts, template)
+
+    @torch.no_grad()
+    def __call__(self, audio: Tensor, rate: int) -> pd.DataFrame:
+        device = next(self.network.parameters()).device
+        heard = self.network(wavs=resample(audio.float().mean(1), rate, self.rate).to(device))
+        asked = self.network(texts=list(self.queries.values()))
+        return pd.DataFrame(self.network.calc_similarity(heard, asked).cpu().numpy(), columns=self.concepts)
+
+
+MEASURED = {"fast": ("tempo", 1), "slow": ("tempo", -1), "happy": ("mode", 1), "sad": ("mode", -1)}
+
+
+@dataclass(frozen=True)
+class MeasureScorer:
+    """A measurement as a scorer, without weights: each concept is a column of `measures.measure` with a sign.
+
+    which: concept -> (column, +1 or -1), such as {"fast": ("tempo", 1)}. A clip without the measurement (no onsets, silence)
+    scores NaN, and its cell is left out.
+    """
+
+    which: Mapping[str, tuple[str, int]] = field(default_factory=lambda: dict(MEASURED))
+    name: str = "measures"
+    units: str = "the measurement's own"
+    needs: str = "nothing"
+
+    def __post_init__(self) -> None:
+        columns = ("tempo", "onsets", "mode", "centroid", "loudness")
+        for concept, (column, sign) in self.which.items():
+            if column not in columns or sign not in (1, -1):
+                raise ValueError(f"{concept!r} is measured by {(column, sign)}, expected one of {columns} with 1 or -1.")
+
+    @property
+    def concepts(self) -> list[str]:
+        return list(self.which)
+
+    @property
+    def queries(self) -> dict[str, str]:
+        return {}
+
+    @property
+    def fingerprint(self) -> str:
+        return hashlib.sha256(json.dumps({c: list(w) for c, w in self.which.items()}, sort_keys=True).encode()).hexdigest()[:16]
+
+    def check(self, model: Any) -> None:
+        """Measurements take any audio."""
+
+    def __call__(self, audio: Tensor, rate: int) -> pd.DataFrame:
+        from audioscope.measures import measure
+
+        table = measure(audio, rate)
+        return pd.DataFrame({concept: sign * table[column] for concept, (column, sign) in self.which.items()}, dtype=float)
+
+
+def default_scorer(model: Any) -> Scorer:
+    """The scorer that a model's adapter names: the listener for `tiny`, CLAP for the real ones."""
+    return listener_scorer() if model.adapter.scorer == "listener" else Clap()
+
+
+def feature_distance(layers: Sequence[Tensor], others: Sequence[Tensor]) -> Tensor:
+    """How different each clip sounds to a network, [clips]: 0 for equal clips.
+
+    Layer by layer, features are made unit over channels (dimension 1), and the squared differences averaged over places, then
+    over layers: LPIPS without learnt weights (Zhang et al., 2018), which with CLAP's tower is called LPAPS (Iashin and Rahtu, 2021).
+    """
+    parts = []
+    for one, two in zip(layers, others, strict=True):
+        a, b = (torch.nn.functional.normalize(x.float(), dim=1) for x in (one, two))
+        parts.append((a - b).square().sum(1).flatten(1).mean(1))
+    return torch.stack(parts).mean(0)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import asdict, dataclass
 from difflib import get_close_matches
 from typing import Any
@@ -19,12 +19,16 @@ SELF_NAMES = ("self_attn", "attn1")
 
 @dataclass(frozen=True)
 class Site:
-    """One attention module: its path in the pipeline, kind ("cross" or "self"), layer (from 0) and output width."""
+    """One attention module: its path in the pipeline, kind ("cross" or "self"), layer (from 0) and output width.
+
+    stream: which text encoder a cross-attention site reads, where a model has several.
+    """
 
     path: str
     kind: str
     layer: int
     width: int
+    stream: str = ""
 
     def __str__(self) -> str:
         return self.path
@@ -72,8 +76,9 @@ class Sites:
         return self.select("cross")
 
     def frame(self) -> pd.DataFrame:
-        """A DataFrame with columns path, kind, layer, width."""
-        return pd.DataFrame([asdict(s) for s in self.all], columns=["path", "kind", "layer", "width"])
+        """A DataFrame with columns path, kind, layer, width, and stream where the model has several."""
+        columns = ["path", "kind", "layer", "width"] + ["stream"] * any(s.stream for s in self.all)
+        return pd.DataFrame([asdict(s) for s in self.all], columns=columns)
 
     def __repr__(self) -> str:
         return self.frame().to_string(index=False)
@@ -82,17 +87,20 @@ class Sites:
         return self.frame().to_html(index=False)
 
 
-def find_sites(denoiser: nn.Module, prefix: str) -> Sites:
+def find_sites(denoiser: nn.Module, prefix: str, stream: Callable[[str, Any], str] | None = None) -> Sites:
     """Every attention module below `denoiser`, with paths that begin with `prefix` (the denoiser's name in the pipeline).
 
+    stream: names the text encoder that a site reads, from its path and the denoiser's configuration.
     Raises ValueError when there is none, so that a model without attention is refused and not analysed as empty.
     """
     found: list[Site] = []
     counts = {"cross": 0, "self": 0}
-    for name, module in denoiser.named_modules():
+    running = {"down_blocks": 0, "mid_block": 1, "up_blocks": 2}  # a U-Net declares its middle last
+    for name, module in sorted(denoiser.named_modules(), key=lambda item: running.get(item[0].split(".")[0], 0)):
         kind = _kind(name, module)
         if kind:
-            found.append(Site(f"{prefix}.{name}", kind, counts[kind], _width(module)))
+            reads = stream(name, denoiser.config) if stream and kind == "cross" else ""
+            found.append(Site(f"{prefix}.{name}", kind, counts[kind], _width(module), reads))
             counts[kind] += 1
     if not found:
         raise ValueError(f"{type(denoiser).__name__} has no attention module that audioscope knows ({CROSS_NAMES + SELF_NAMES}).")

@@ -7,8 +7,11 @@ nnsight's invokes, and every row has its own seeded generator, so a row does not
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import nnsight
@@ -23,6 +26,9 @@ from audioscope.sites import Site, Sites
 # nnsight hangs a `save` method on every Python object, which breaks torchsde (Stable Audio's scheduler): take it off.
 if nnsight.CONFIG.APP.PYMOUNT and _c.unmount is not None:
     _c.unmount("save")
+
+
+DECODED = 2**22  # samples that are decoded at once
 
 
 @dataclass(frozen=True)
@@ -133,11 +139,12 @@ def run(
     read: Read | None = None,
     decode: bool = True,
     negative_prompt: str | None = None,
+    latents: Tensor | None = None,
 ) -> Run:
     """Generate all rows in one batch.
 
     Rows that patches need and that are missing run along but are not returned. Hooks live only while this runs, also
-    when it raises. Raises ValueError for edits that a site cannot take.
+    when it raises. latents: starting noise of all rows, instead of what each seed draws. Raises ValueError for edits that a site cannot take.
     """
     packed = with_sources(rows)
     layout = adapter.rows(len(packed), guidance)
@@ -147,17 +154,11 @@ def run(
         raise ValueError(f"No {read.branch!r} branch to read at guidance {guidance}: there is {', '.join(layout)}.")
     keep = layout[read.branch][: len(rows)] if read is not None else range(0)
     leading = adapter.leading(getattr(pipe, adapter.denoiser))
-    call: dict[str, Any] = {
-        "prompt": [row.prompt for row in packed],
-        "generator": [torch.Generator().manual_seed(row.seed) for row in packed],
-        "num_inference_steps": steps,
-        "guidance_scale": guidance,
-        adapter.seconds: seconds,
-        "output_type": "latent",
-        **dict(adapter.extra),
-    }
-    if negative_prompt is not None and guidance > 1.0:
-        call["negative_prompt"] = [negative_prompt] * len(packed)
+    if negative_prompt is not None and not adapter.negative:
+        raise ValueError(f"negative_prompt is {negative_prompt!r}, but {adapter.pipeline} takes none.")
+    call = _call(pipe, adapter, packed, steps, guidance, seconds, negative_prompt)
+    if latents is not None:
+        call["latents"] = latents
     busy = [site for site in sites if site in plan or site in reading]
 
     def visit(modules: dict[Site, Any], step: int) -> None:
@@ -173,20 +174,140 @@ def run(
                 values = module.output[keep.start : keep.stop, leading:].detach().float()
                 reading[site].append((values.mean(1) if read.pool else values).cpu())  # type: ignore[union-attr]
 
-    if not busy:
-        latents = pipe(**call)[0]
-    else:
-        latents = _traced(pipe, getattr(pipe, adapter.denoiser), busy, call, steps, visit)
+    with _masking(pipe, adapter, sites):
+        if not busy:
+            latents = pipe(**call)[0]
+        else:
+            latents = _traced(pipe, getattr(pipe, adapter.denoiser), busy, call, steps, visit)
     latents = latents[: len(rows)]
     audio = decoded(pipe, adapter, latents, seconds) if decode else None
     finite = torch.isfinite(latents).flatten(1).all(1).cpu()
     return Run(
         latents=latents,
         audio=audio,
-        sigmas=pipe.scheduler.sigmas[:steps].detach().cpu().float(),
+        sigmas=_sigmas(pipe.scheduler)[:steps],
         finite=finite if audio is None else finite & torch.isfinite(audio).flatten(1).all(1),
         reads={site.path: torch.stack(values, dim=1) for site, values in reading.items()},
     )
+
+
+def _call(
+    pipe: Any, adapter: Adapter, rows: Sequence[Row], steps: int, guidance: float, seconds: float, negative: str | None = None
+) -> dict[str, Any]:
+    """The arguments of a pipeline call that makes all rows."""
+    prompts = [row.prompt for row in rows]
+    if adapter.encode is not None:
+        texts: dict[str, Any] = adapter.encode(pipe, prompts, guidance > 1.0, negative)
+    else:
+        texts = {"prompt": prompts}
+        if negative is not None and guidance > 1.0:
+            texts["negative_prompt"] = [negative] * len(rows)
+    return {
+        **texts,
+        "generator": [torch.Generator().manual_seed(row.seed) for row in rows],
+        "num_inference_steps": steps,
+        "guidance_scale": guidance,
+        adapter.seconds: seconds,
+        "output_type": "latent",
+        **({adapter.count: 1} if adapter.count else {}),
+        **{name: [value] * len(rows) for name, value in adapter.each},
+        **dict(adapter.extra),
+    }
+
+
+def _sigmas(scheduler: Any) -> Tensor:
+    """Noise levels of the steps that the scheduler is set to: its own, else noise over signal (DDIM and its like)."""
+    if hasattr(scheduler, "sigmas"):
+        return scheduler.sigmas.detach().cpu().float()
+    kept = scheduler.alphas_cumprod[scheduler.timesteps.cpu()].float()
+    return ((1 - kept) / kept).sqrt()
+
+
+@contextmanager
+def _masking(pipe: Any, adapter: Adapter, sites: Sites) -> Iterator[None]:
+    """Let cross-attention skip the padding of packed conditions, which would make rows depend on their neighbours' length.
+
+    ACE-Step's pipeline drops the mask that its condition encoder returns; its blocks take one.
+    """
+    if not adapter.packed_by:
+        yield
+        return
+    masks: list[Tensor] = []
+    denoiser = getattr(pipe, adapter.denoiser)
+
+    def keep(module: Any, args: tuple, output: tuple) -> None:
+        masks[:] = [output[1]]
+
+    def mask(module: Any, args: tuple, kwargs: dict) -> tuple[tuple, dict] | None:
+        if masks[0].all():
+            return None
+        rows = len(kwargs["encoder_hidden_states"]) // len(masks[0])
+        return args, {**kwargs, "encoder_attention_mask": masks[0].repeat(rows, 1)[:, None, None]}
+
+    blocks = {site.path.split(".", 1)[1].rsplit(".", 1)[0] for site in sites.cross}
+    hooks = [getattr(pipe, adapter.packed_by).register_forward_hook(keep)]
+    hooks += [denoiser.get_submodule(block).register_forward_pre_hook(mask, with_kwargs=True) for block in blocks]
+    try:
+        yield
+    finally:
+        for hook in hooks:
+            hook.remove()
+
+
+def check(pipe: Any, adapter: Adapter, sites: Sites) -> None:
+    """Compare an adapter with what its pipeline does in two steps on a fraction of a second of sound.
+
+    Checked: one denoiser call a step, every cross-attention site reached once a call, text where the adapter says it enters,
+    the order of the guidance branches, and that no text enters elsewhere: with another prompt's text in every site, a run is
+    that prompt's. Raises ValueError that names what does not fit.
+    """
+    rows = [Row("slow music", 0), Row("music slow", 0)]  # of one length: some pipelines pad guidance to the prompt
+    guidance = 3.0 if len(adapter.branches) > 1 else 1.0
+    layout = adapter.rows(len(rows), guidance)
+    denoiser = getattr(pipe, adapter.denoiser)
+    seconds = min(0.64, adapter.max_duration(pipe) or 0.64)
+    call = _call(pipe, adapter, rows, 2, guidance, seconds)
+    noise = torch.zeros(3, denoiser.config.in_channels, 16, dtype=denoiser.dtype) if adapter.fixed_length else None
+    if noise is not None:
+        call["latents"] = noise[:2]
+    visits: Counter[str] = Counter()
+    texts: dict[str, Tensor | None] = {}
+
+    def visited(name: str, module: Any, args: tuple, kwargs: dict) -> None:
+        visits[name] += 1
+        texts[name] = next((kwargs[n] for n in adapter.text if isinstance(kwargs.get(n), Tensor)), None)
+
+    hooks = [denoiser.register_forward_pre_hook(partial(visited, ""), with_kwargs=True)]
+    for site in sites.cross:
+        module = denoiser.get_submodule(site.path.split(".", 1)[1])
+        hooks.append(module.register_forward_pre_hook(partial(visited, site.path), with_kwargs=True))
+    wrong = f"The adapter of {adapter.pipeline} does not fit this pipeline: "
+    try:
+        with _masking(pipe, adapter, sites):
+            pipe(**call)
+    except (TypeError, AttributeError, KeyError) as error:
+        raise ValueError(f"{wrong}a call with {', '.join(call)} fails ({error}).") from error
+    finally:
+        for hook in hooks:
+            hook.remove()
+    if visits[""] != 2:
+        raise ValueError(f"{wrong}it made {visits['']} denoiser calls in 2 steps, expected one a step.")
+    for site in sites.cross:
+        text = texts.get(site.path)
+        if visits[site.path] != 2:
+            raise ValueError(f"{wrong}{site.path} ran {visits[site.path]} times in 2 denoiser calls, expected once each.")
+        expected = sum(len(part) for part in layout.values())
+        if text is None or len(text) != expected:
+            found = "no text" if text is None else f"text of {len(text)} rows"
+            raise ValueError(f"{wrong}{site.path} got {found} in {' or '.join(adapter.text)}, expected {expected} rows.")
+        apart = {name: float((text[part[0]] - text[part[1]]).float().norm()) for name, part in layout.items()}
+        if apart["cond"] <= 10 * apart.get("uncond", 0.0):  # without a prompt, rows differ by rounding at most
+            raise ValueError(f"{wrong}its guidance does not stack rows as {' before '.join(adapter.branches)} ({site.path}).")
+    swapped = Row(rows[1].prompt, 0, (PatchText("cross", rows[0].prompt),))
+    again = run(pipe, adapter, sites, [*rows, swapped], steps=2, guidance=guidance, seconds=seconds, decode=False, latents=noise)
+    one, two, three = again.latents.float()
+    if (three - one).norm() > 0.1 * (two - one).norm():
+        raise ValueError(f"{wrong}text enters elsewhere too: with one prompt's text in every site, the other is still heard.")
 
 
 def _traced(pipe: Any, denoiser: Any, busy: list[Site], call: dict[str, Any], steps: int, visit: Any) -> Tensor:
@@ -201,8 +322,13 @@ def _traced(pipe: Any, denoiser: Any, busy: list[Site], call: dict[str, Any], st
 
 
 def decoded(pipe: Any, adapter: Adapter, latents: Tensor, seconds: float) -> Tensor:
-    """Latents to audio [rows, channels, samples] float32 on the CPU, cut to `seconds`, within -1..1 where finite."""
+    """Latents to audio [rows, channels, samples] float32 on the CPU, cut to `seconds`, within -1..1 where finite.
+
+    A few million samples at a time: Stable Audio Open decodes 47 s of each row, whatever is asked for.
+    """
+    rate = adapter.sampling_rate(pipe)
+    longest = adapter.max_duration(pipe) if adapter.fixed_length else None
+    part = max(1, int(DECODED // ((longest or seconds) * rate)))
     with torch.no_grad():
-        audio = pipe.vae.decode(latents.to(pipe.vae.dtype)).sample
-    audio = audio[..., : int(seconds * adapter.sampling_rate(pipe))].float().cpu()
+        audio = torch.cat([adapter.audio(pipe, rows)[..., : int(seconds * rate)].float().cpu() for rows in latents.split(part)])
     return torch.where(torch.isfinite(audio), audio.clamp(-1, 1), torch.nan)

@@ -49,7 +49,7 @@ assert len(small.table[small.table["scored"] == "drums"]) == 3 * 3 * (12 + 2)
 small.impacts().head()
 
 # %% [markdown]
-# ## The shipped atlas: 21 concepts, 24 pairs
+# ## The shipped atlas: 21 concepts, 34 pairs
 
 # %%
 atlas = Atlas.load()
@@ -59,10 +59,10 @@ atlas
 atlas.heatmap()
 
 # %% [markdown]
-# ## One layer passes the rule, and only just
+# ## One layer passes the rule, by a small margin
 # A layer is *functional* when its impact, averaged over concepts, is at least 2.5 / L and its whole interval lies above the control. In the
-# paper's large models two to seven layers pass this rule. In `tiny` it is layer 0 alone, and its interval reaches below the threshold:
-# with other prompts it might fail. It is functional through genre and percussion, not for all concepts.
+# paper's large models two to seven layers pass this rule. In `tiny` it is layer 0 alone, and its interval begins about where the threshold
+# lies: with other prompts it might fail. It is functional through genre and percussion, not for all concepts.
 
 # %%
 means = atlas.layer_means()
@@ -75,12 +75,12 @@ print(
     f"highest mean: layer {top['layer']}, {top['impact']:.2f} [{top['low']:.2f}, {top['high']:.2f}], threshold {top['threshold']:.2f}"
 )
 assert [path.split(".")[2] for path in atlas.functional] == ["0"] and top["layer"] == 0
-assert top["low"] < top["threshold"] < top["impact"]
+assert 0.9 * top["threshold"] < top["low"] < 1.1 * top["threshold"] and top["threshold"] < top["impact"]
 
 # %% [markdown]
 # ## Groups of concepts have layers of their own
 # The mean over concepts hides who makes it up. Genre enters through layer 0 alone; tempo through layer 2; percussion through several of
-# the first nine layers; violin, saxophone, cello and flute late, in 8 to 11. The same rule for one concept gives its *own layers*.
+# the first eight layers; saxophone, cello and flute late, in 8 to 11. The same rule for one concept gives its *own layers*.
 
 # %%
 impacts = atlas.impacts()
@@ -127,9 +127,9 @@ assert 0.5 < beyond < 1  # most have, but not all: some concepts need many layer
 
 # %% [markdown]
 # ## What more training changed
-# `data/atlas/before.csv` holds the impacts of the first version of `tiny` (1.1 hours, simpler music, another listener). Each point is one
-# concept at one layer. The maps agree (correlation .89: genre, lead and percussion nearly to the point), with two changes: tempo, which had
-# no layer of its own while the model held it badly, now has layer 2, and layer 0 went from just under the threshold to just above it.
+# `data/atlas/before.csv` holds the impacts of `tiny` one hour of training earlier (2.4 hours then, 3.3 now, some captions reworded). Each point is
+# one concept at one layer. The model got better (tempo from .86 to .91) and the map stayed: correlation .97, and nearly every concept has the
+# same strongest layer. An earlier version, trained for 1.1 hours on simpler music, had agreed to .89.
 
 # %%
 before = pd.read_csv(data_folder() / "atlas" / "before.csv")
@@ -142,7 +142,7 @@ print(
     f"correlation of the two atlases: {agreement:.2f}; the strongest layer is the same for {(moved == first).sum()} of {len(moved)}"
 )
 alt.Chart(both, title="Impact of one layer on one concept").mark_point().encode(
-    x=alt.X("impact_before:Q", title="first version"),
+    x=alt.X("impact_before:Q", title="an hour earlier"),
     y=alt.Y("impact:Q", title="this version"),
     color=alt.Color("group:N", scale=alt.Scale(scheme="tableau10")),
     shape="group:N",
@@ -150,7 +150,7 @@ alt.Chart(both, title="Impact of one layer on one concept").mark_point().encode(
 ).properties(width=320, height=320, description="Impacts of all concepts and layers in two versions of the model")
 
 # %%
-assert len(both) == 12 * both["concept"].nunique() and 0.8 < agreement < 0.95
+assert len(both) == 12 * both["concept"].nunique() and agreement > 0.95 and (moved == first).sum() >= 17
 
 # %% [markdown]
 # ## Undefined is not zero

@@ -11,13 +11,15 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-from conftest import PROMPTS, Nearness, build_stable_audio
+from conftest import Nearness
+from pipelines import PROMPTS, build_stable_audio
 
 import audioscope
 from audioscope import tracing
 from audioscope.atlas import THRESHOLD, Atlas
 from audioscope.concepts import SPLITS, concepts_from, shipped_concepts
 from audioscope.model import Model
+from audioscope.patching import _half_width
 from audioscope.ratios import mean_of_ratios, ratio_of_means
 from audioscope.sweep import run_units
 
@@ -37,7 +39,8 @@ def own_pairs(count: int = 4) -> pd.DataFrame:
 
 @pytest.mark.parametrize("layer", [0, 2])
 @pytest.mark.parametrize("patch", ["text", "output"])
-def test_8_known_answer(layer, patch, tmp_path):
+@pytest.mark.parametrize("direction", ["sufficient", "necessary"])
+def test_8_known_answer(layer, patch, direction, tmp_path):
     """Where only one layer's cross-attention speaks, the atlas says 1 there and 0 elsewhere."""
     pipe = build_stable_audio()
     for i, block in enumerate(pipe.transformer.transformer_blocks):
@@ -45,12 +48,77 @@ def test_8_known_answer(layer, patch, tmp_path):
             torch.nn.init.zeros_(block.attn2.to_out[0].weight)
     model = Model(pipe, "known")
     atlas = audioscope.localize(
-        model, own_pairs(), pairs=4, patch=patch, scorer=Nearness("speed"), steps=2, guidance=2.0, out=tmp_path, progress=False
-    )
+        model, own_pairs(), pairs=4, patch=patch, direction=direction, scorer=Nearness("speed"), steps=2, guidance=2.0,
+        out=tmp_path, progress=False,
+    )  # fmt: skip
     impacts = atlas.impacts()
     assert impacts["defined"].all(), "the prompts must differ audibly for the law to say anything"
     np.testing.assert_allclose(impacts["impact"], np.eye(4)[layer], atol=0.01)
     assert atlas.functional == [model.sites.cross[layer].path]
+
+
+def test_directions_are_complements_where_layers_add_up(tmp_path):
+    """One silent layer: neither enough nor needed. All four together: wholly both."""
+    pipe = build_stable_audio()
+    torch.nn.init.zeros_(pipe.transformer.transformer_blocks[1].attn2.to_out[0].weight)
+    model = Model(pipe, "silent layer")
+    for direction in ("sufficient", "necessary"):
+        atlas = audioscope.localize(
+            model, own_pairs(), pairs=4, direction=direction, scorer=Nearness("speed"), steps=2, guidance=2.0,
+            out=tmp_path / direction, progress=False,
+        )  # fmt: skip
+        assert atlas.impacts()["impact"][1] == pytest.approx(0, abs=1e-3)
+        assert (atlas.impacts()["impact"].drop(1) > 0.02).all(), "the other layers speak"
+    with pytest.raises(ValueError, match="expected 'sufficient' or 'necessary'"):
+        audioscope.localize(model, own_pairs(), pairs=4, direction="both", scorer=Nearness("speed"))
+
+
+def test_pairs_are_added_until_the_functional_layers_are_stable(tmp_path):
+    pipe = build_stable_audio()
+    for block in pipe.transformer.transformer_blocks[1:]:
+        torch.nn.init.zeros_(block.attn2.to_out[0].weight)
+    model = Model(pipe, "known")
+    keywords = {"scorer": Nearness("speed"), "steps": 2, "guidance": 2.0, "progress": False}
+    atlas = audioscope.localize(model, own_pairs(6), pairs=6, until_stable=1, out=tmp_path, **keywords)
+    assert atlas.settings["pairs"] == 4, "three pairs give the first interval clear of 0, and the fourth does not change the set"
+    assert atlas.functional == [model.sites.cross[0].path]
+    pd.testing.assert_frame_equal(atlas.table, audioscope.localize(model, own_pairs(6), pairs=4, **keywords).table)
+    assert Atlas.load(tmp_path).settings["pairs"] == 4
+    with pytest.raises(ValueError, match="until_stable"):
+        audioscope.localize(model, own_pairs(6), pairs=3, until_stable=3, **keywords)
+
+
+def test_a_batch_of_fewer_rows_gives_the_same_atlas(tmp_path):
+    model = Model(build_stable_audio(), "parts")
+    keywords = {"pairs": 2, "scorer": Nearness("speed"), "steps": 2, "guidance": 2.0, "progress": False}
+    whole, parts = (audioscope.localize(model, own_pairs(), batch=batch, **keywords) for batch in (None, 2))
+    np.testing.assert_allclose(parts.table["score"], whole.table["score"], rtol=1e-3, atol=1e-3)
+
+
+def test_a_plan_counts_what_a_sweep_makes(tiny, tmp_path, capsys):
+    with pytest.warns(UserWarning, match="take about .* pairs"):
+        plan = audioscope.plan(tiny, ["fast", "drums"], pairs=2, steps=2)
+    assert plan.enough_pairs > 2 and _half_width(plan.enough_pairs, 2) <= plan.threshold / 2 < _half_width(
+        plan.enough_pairs - 1, 2
+    )
+    atlas = audioscope.localize(tiny, ["fast", "drums"], pairs=2, steps=2, out=tmp_path, progress=False)
+    files = list(tmp_path.glob("clips/**/*.flac"))
+    assert plan.generations == plan.clips == len(files) == 2 * 2 * (12 + 2)
+    assert plan.disk_mb == pytest.approx(sum(f.stat().st_size for f in files) / 1e6, rel=0.4)
+    assert plan.threshold == atlas.threshold and plan.hours > 0
+    from audioscope.cli import main
+
+    assert main(["atlas", "--plan", "--concepts", "fast", "--pairs", "40", "--steps", "2"]) == 0
+    assert "40 units of 12 sites + 2 = 560 generations" in capsys.readouterr().out
+
+
+def test_a_plan_reckons_with_the_spread_that_tiny_shows():
+    """The standard deviation of one pair's impact, root mean square over the shipped atlas's defined cells."""
+    from audioscope.patching import SPREAD
+
+    impacts = Atlas.load().impacts().query("defined")
+    deviation = (impacts["high"] - impacts["low"]) / 2 * impacts["pairs"] ** 0.5 / 2  # t is about 2
+    assert pytest.approx((deviation**2).mean() ** 0.5, rel=0.25) == SPREAD
 
 
 def test_self_attention_atlas(tiny, tmp_path):
@@ -199,7 +267,7 @@ def test_nan_marks_the_cell_and_the_sweep_goes_on(tiny, tmp_path, monkeypatch):
     monkeypatch.setattr(tracing, "decoded", spoilt)
     atlas = audioscope.localize(tiny, ["fast"], pairs=3, steps=2, out=tmp_path, progress=False)
     failed = atlas.table[atlas.table["failed"]]
-    assert set(failed["layer"]) == {1} and failed["logodds"].isna().all() and (failed["clip"] == "").all()
+    assert set(failed["layer"]) == {1} and failed["score"].isna().all() and (failed["clip"] == "").all()
     impacts = atlas.impacts().set_index("layer")
     assert impacts.loc[1, "pairs"] == 0 and not impacts.loc[1, "defined"] and impacts.loc[0, "pairs"] == 3
     assert np.isfinite(impacts.loc[0, "denominator"])
@@ -222,10 +290,10 @@ def test_save_and_load(tiny, tmp_path):
 
 
 def test_shipped_atlas(tiny):
-    """The shipped atlas is of the shipped weights and listener, has 24 pairs of 21 concepts, and puts genre in layer 0."""
+    """The shipped atlas is of the shipped weights and listener, has 34 pairs of 21 concepts, and puts genre in layer 0."""
     atlas = Atlas.load()
     assert atlas.settings["fingerprint"] == tiny.fingerprint, "data/atlas is of other weights: run `make results`"
-    assert len(atlas.concepts) == 21 and atlas.settings["pairs"] == 24 and len(atlas.sites) == 12
+    assert len(atlas.concepts) == 21 and atlas.settings["pairs"] == 34 and len(atlas.sites) == 12
     assert atlas.settings["scorer_fingerprint"] == audioscope.listener_scorer().fingerprint, (
         "the listener changed: run `make results`"
     )

@@ -1,17 +1,18 @@
-"""The laws of tracing and editing, on the shipped model and on a random Stable Audio with its SDE scheduler."""
+"""The laws of tracing and editing, on the shipped model and on small random ones of the real classes."""
 
 import gc
 import weakref
 
 import pytest
 import torch
-from conftest import PROMPTS
+from pipelines import PROMPTS
 
 from audioscope import tracing
 from audioscope.edits import Ablate, PatchOutput, PatchText
 from audioscope.tracing import Read, Row
 
 A, B = PROMPTS
+A_TOO = "a sad slow violin with song"  # as many words and letters as A: some pipelines' own batches depend on lengths
 CLOSE = {"rtol": 1e-4, "atol": 1e-5}
 
 
@@ -24,13 +25,16 @@ def plain(model, prompts, seeds, guidance):
     return model.pipe(
         list(prompts), generator=[torch.Generator().manual_seed(s) for s in seeds], num_inference_steps=3,
         guidance_scale=guidance, output_type="latent", **{model.adapter.seconds: settings(model)["seconds"]},
+        **{name: [value] * len(prompts) for name, value in model.adapter.each},
     )[0]  # fmt: skip
 
 
 @pytest.mark.parametrize("guidance", [1.0, 3.0])
 def test_1_no_edit_is_the_plain_call_bit_for_bit(model, guidance):
-    rows = [Row(A, 0), Row(B, 1)]
-    expected = plain(model, [A, B], [0, 1], guidance)
+    rows = [Row(A, 0), Row(A_TOO, 1)]
+    if model.adapter.encode:  # texts encoded one by one differ from those of a batch in the last digit
+        rows = rows[:1]
+    expected = plain(model, [row.prompt for row in rows], [row.seed for row in rows], guidance)
     assert torch.equal(model.run(rows, **settings(model, guidance)).latents, expected)
     reading = model.run(rows, read=Read(model.sites.select("all")), **settings(model, guidance))
     assert torch.equal(reading.latents, expected), "reading every site changed the result"
@@ -85,7 +89,8 @@ def test_6_an_edit_leaves_earlier_layers_of_the_first_step_unchanged(model):
     for site in sites:
         base, edited = reads[site.path]
         same = torch.allclose(base, edited, rtol=1e-5, atol=1e-6)
-        assert same == (site.layer < 2), f"layer {site.layer} {'changed' if not same else 'did not change'}"
+        if site.layer <= 2:  # what follows changes too, but by how much is the model's affair
+            assert same == (site.layer < 2), f"layer {site.layer} {'changed' if not same else 'did not change'}"
 
 
 def test_7_nothing_acts_or_stays_after_a_run_or_an_exception(model, monkeypatch):
@@ -139,7 +144,8 @@ def test_branches_act_apart(model):
     site = model.sites.cross[0]
     rows = [Row(B, 0, (Ablate(site, branch=b),)) for b in ("both", "cond", "uncond")] + [Row(B, 0)]
     # Stable Audio's default unconditional text is zeros, where ablation has nothing to take away
-    both, cond, uncond, none = model.run(rows, negative_prompt=A, **settings(model)).latents
+    negative = A if model.adapter.negative else None
+    both, cond, uncond, none = model.run(rows, negative_prompt=negative, **settings(model)).latents
     results = [both, cond, uncond, none]
     assert all(not torch.allclose(x, y, rtol=1e-4, atol=1e-5) for i, x in enumerate(results) for y in results[:i])
 
@@ -174,8 +180,8 @@ class Hooks:
 def test_plain_hooks_give_the_same_latents(model, layer):
     path = model.sites.cross[layer].path
     with Hooks(model, path, text=True):
-        hooked = plain(model, [A, B], [0, 0], 3.0)[1]
-    ours = model.run([Row(A, 0), Row(B, 0, (PatchText(path, A),))], **settings(model)).latents[1]
+        hooked = plain(model, [A, A_TOO], [0, 0], 3.0)[1]
+    ours = model.run([Row(A, 0), Row(A_TOO, 0, (PatchText(path, A),))], **settings(model)).latents[1]
     torch.testing.assert_close(ours, hooked, rtol=1e-5, atol=1e-6)
 
     def zero_last(out):
@@ -184,8 +190,8 @@ def test_plain_hooks_give_the_same_latents(model, layer):
         return out
 
     with Hooks(model, path, output=zero_last):
-        hooked = plain(model, [A, B], [0, 0], 3.0)[1]
-    ours = model.run([Row(A, 0), Row(B, 0, (Ablate(path),))], **settings(model)).latents[1]
+        hooked = plain(model, [A, A_TOO], [0, 0], 3.0)[1]
+    ours = model.run([Row(A, 0), Row(A_TOO, 0, (Ablate(path),))], **settings(model)).latents[1]
     torch.testing.assert_close(ours, hooked, rtol=1e-5, atol=1e-6)
 
 
@@ -197,15 +203,16 @@ def test_reads_are_the_modules_outputs(model):
         getattr(model.pipe, component).get_submodule(rest).register_forward_hook(lambda m, i, o: seen.append(o.detach().clone()))
     )
     try:
-        plain(model, [A, B], [0, 1], 3.0)
+        plain(model, [A, A_TOO], [0, 1], 3.0)
     finally:
         handle.remove()
-    whole = model.run([Row(A, 0), Row(B, 1)], read=Read((model.sites[path],), pool=False), **settings(model)).reads[path]
+    whole = model.run([Row(A, 0), Row(A_TOO, 1)], read=Read((model.sites[path],), pool=False), **settings(model)).reads[path]
     leading = model.adapter.leading(model.denoiser)
-    assert leading >= 1, "both models put tokens before time"
+    cond = model.adapter.rows(2, 3.0)["cond"]
+    exact = {"rtol": 1e-3, "atol": 1e-6} if model.adapter.encode else {"rtol": 0, "atol": 0}
     for step, output in enumerate(seen):
-        torch.testing.assert_close(whole[:, step], output[2:, leading:], rtol=0, atol=0)
-    pooled = model.run([Row(A, 0), Row(B, 1)], read=Read((model.sites[path],)), **settings(model)).reads[path]
+        torch.testing.assert_close(whole[:, step], output[cond.start : cond.stop, leading:], **exact)
+    pooled = model.run([Row(A, 0), Row(A_TOO, 1)], read=Read((model.sites[path],)), **settings(model)).reads[path]
     torch.testing.assert_close(pooled, whole.mean(2))
 
 

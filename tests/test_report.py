@@ -73,8 +73,8 @@ def atlas(impacts, means, tmp_path):
         settings={
             "model": f"tiny {EVIL}", "patch": "text", "steps": 16, "guidance": 4.0, "seconds": 4.0, "pairs": 8, "seeds": [0, 1], "note": EVIL
         },
-        impacts=lambda scale="logodds": impacts,
-        layer_means=lambda scale="logodds": means,
+        impacts=lambda scale="score": impacts,
+        layer_means=lambda scale="score": means,
         functional=[site(2)],
         examples=lambda: pd.DataFrame(rows),
         folder=folder,
@@ -237,7 +237,7 @@ def test_page_marks_undefined_concepts_and_has_headings_in_order(atlas, tmp_path
 
 def test_page_without_examples_or_functional_layers(atlas, means, tmp_path):
     atlas.functional, atlas.examples = [], lambda: pd.DataFrame()
-    atlas.layer_means = lambda scale="logodds": means.assign(functional=False)
+    atlas.layer_means = lambda scale="score": means.assign(functional=False)
     text = write_page(atlas, tmp_path / "page").read_text(encoding="utf-8")
     assert "No layer" in text and "nothing to play" in text
 
@@ -246,6 +246,6 @@ def test_page_with_every_concept_undefined(atlas, impacts, means, tmp_path):
     nan = dict.fromkeys(("impact", "low", "high", "control"), np.nan)
     nothing, empty = impacts.assign(defined=False, **nan), means.assign(functional=False, **nan)
     atlas.functional, atlas.examples = [], lambda: pd.DataFrame()
-    atlas.impacts, atlas.layer_means = lambda scale="logodds": nothing, lambda scale="logodds": empty
+    atlas.impacts, atlas.layer_means = lambda scale="score": nothing, lambda scale="score": empty
     text = write_page(atlas, tmp_path / "page").read_text(encoding="utf-8")
     assert text.count('<td class="none">undefined</td>') == LAYERS * len(CONCEPTS) and " nan" not in text.split("<script")[0]

@@ -158,17 +158,16 @@ def test_a_group_that_is_always_right_is_not_boundlessly_sure():
 def test_floors(root, tiny):
     """What `audioscope tiny evaluate --json` said of the shipped weights (rebuilt by `make results`)."""
     result = json.loads((root / "data/tiny/evaluation.json").read_text())
-    # Asked for, and not reached yet: tempo .97 on real clips (the judge), memorisation .02, the quietest clip at -21.5 dB.
-    real = {"genre": 0.98, "lead": 0.92, "percussion": 0.98, "voice": 0.97, "tempo": 0.96, "mood_pair": 0.92}
+    real = {"genre": 0.98, "lead": 0.92, "percussion": 0.98, "voice": 0.97, "tempo": 0.97, "mood_pair": 0.92}
     generated = {"genre": 0.90, "lead": 0.75, "percussion": 0.95, "voice": 0.92, "tempo": 0.85, "mood_pair": 0.70}
-    assert result["clips"] == 400
+    assert result["clips"] == 400 and result["real_clips"] == 2000
     assert result["model"]["fingerprint"] == tiny.fingerprint, "the evaluation is of other weights: run `make results`"
     for group in real:
         assert result["real"]["judge"][group] >= real[group], group
         assert result["generated"]["judge"][group] >= generated[group], group
-    assert result["memorisation"]["share"] <= 0.025 and result["memorisation"]["share_seen_combinations"] <= 0.02
+    assert result["memorisation"]["share"] <= 0.02 and result["memorisation"]["share_seen_combinations"] <= 0.02
     made = result["sound"]["generated"]
-    assert made["limited"] < 1e-3 and LEVEL - 5 < made["quietest_db"] <= made["loudest_db"] < LEVEL + 1.5
+    assert made["limited"] < 1e-3 and LEVEL - 4 < made["quietest_db"] <= made["loudest_db"] < LEVEL + 1.5
     changes = {row["change"] for row in result["extrapolation"]}
     assert changes == {"default", "seen combinations", "unseen wordings", "guidance", "steps"}
 

@@ -9,8 +9,9 @@ import argparse
 import json
 from pathlib import Path
 
-from audioscope.atlas import Atlas, localize
+from audioscope.atlas import Atlas
 from audioscope.model import load
+from audioscope.patching import localize
 from audioscope.paths import write_whole
 from audioscope.tiny.evaluate import as_table, evaluate
 

@@ -24,12 +24,12 @@ ADJECTIVES: Phrases = {
     ("mood", "happy"): ("happy", "cheerful", "joyful"),
     ("mood", "sad"): ("sad", "sorrowful", "melancholic"),
     ("mood", "neutral"): ("neutral", "calm", "plain"),
-    ("genre", "reggae"): ("reggae", "jamaican reggae", "dub reggae"),
-    ("genre", "metal"): ("metal", "heavy metal", "thrash metal"),
+    ("genre", "reggae"): ("reggae", "jamaican reggae", "dub"),
+    ("genre", "metal"): ("metal", "heavy metal", "thrash"),
     ("genre", "opera"): ("opera", "operatic", "classical opera"),
-    ("genre", "jazz"): ("jazz", "swing jazz", "jazzy"),
-    ("genre", "techno"): ("techno", "electronic techno", "rave techno"),
-    ("genre", "pop"): ("pop", "chart pop", "radio pop"),
+    ("genre", "jazz"): ("jazz", "swing", "jazzy"),
+    ("genre", "techno"): ("techno", "electronic techno", "rave"),
+    ("genre", "pop"): ("pop", "chart", "radio pop"),
     ("voice", "none"): ("instrumental", "purely instrumental"),
 }
 _LEADS = GROUPS["lead"][:-1]
@@ -39,7 +39,7 @@ ITEMS: Phrases = {
     ("percussion", "drums"): ("drums", "a drum kit", "drums playing", "a beat on the drums"),
     ("percussion", "bongos"): ("bongos", "bongo drumming", "bongos playing", "a pair of bongos"),
     ("percussion", "maracas"): ("maracas", "shaken maracas", "maracas playing", "a pair of maracas"),
-    ("percussion", "none"): ("a beatless backing", "a drumless backing"),
+    ("percussion", "none"): ("a chordal backing", "a backing of chords"),
     ("lead", "none"): ("accompaniment only", "backing band only"),
 } | {
     ("lead", x): (x, f"a {x}", f"a {x} solo", f"{x} melody", f"{x} playing", f"a melody on the {x}") for x in _LEADS

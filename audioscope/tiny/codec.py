@@ -129,10 +129,10 @@ class MelCodec(ModelMixin, ConfigMixin):
     def _master(self, wave: Tensor) -> Tensor:
         """Bring waveforms [batch, samples] to `level` dB RMS, as all training music is, round their peaks, close their ends.
 
-        Guidance pushes the loudness of latents by 20 dB. At most 15 dB are made up for, so that silence stays silent.
+        Guidance pushes the loudness of latents by 20 dB. At most 30 dB are made up for, so that silence stays silent.
         """
         gain = 10 ** (self.config.level / 20) / wave.square().mean(-1, keepdim=True).sqrt().clamp_min(1e-5)
-        wave = 0.98 * torch.tanh(wave * gain.clamp(max=10**0.75) / 0.98)
+        wave = 0.98 * torch.tanh(wave * gain.clamp(max=10**1.5) / 0.98)
         fade = torch.linspace(0, 1, 160, device=wave.device)
         wave[..., :160] *= fade
         wave[..., -160:] *= fade.flip(0)

@@ -23,6 +23,7 @@ from audioscope.tiny.music import GROUPS
 
 CLIP = 6.0  # log-odds are clipped here: beyond it a classifier's confidence means nothing
 POOLS = {"listener": 2, "judge": 3}  # pool seeds; the diffusion model trains on pool 1, evaluation renders pool 4
+LENGTHS = {"listener": (8000, 10), "judge": (12_000, 14)}  # clips and epochs of training
 
 
 def _block(inputs: int, outputs: int, stride: tuple[int, int]) -> nn.Sequential:
@@ -134,8 +135,14 @@ def round_trips(name: str, count: int, codec: MelCodec, folder: Path) -> tuple[T
     return mels, labels
 
 
-def train(name: str, out: Path, work: Path, codec: MelCodec, clips: int = 8000, epochs: int = 10, seed: int = 0) -> Listener:
-    """Train the "listener" or the "judge" on its own pool, calibrate on the last tenth of it, and save to `out`."""
+def train(
+    name: str, out: Path, work: Path, codec: MelCodec, clips: int | None = None, epochs: int | None = None, seed: int = 0
+) -> Listener:
+    """Train the "listener" or the "judge" on its own pool, calibrate on the last tenth of it, and save to `out`.
+
+    clips, epochs: as `LENGTHS` says if None.
+    """
+    clips, epochs = clips or LENGTHS[name][0], epochs or LENGTHS[name][1]
     mels, labels = round_trips(name, clips, codec, work)
     torch.manual_seed(seed + POOLS[name])
     model = Listener("convolutional" if name == "listener" else "recurrent")

@@ -7,6 +7,7 @@ import json
 import shutil
 import time
 from dataclasses import asdict, dataclass
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -40,6 +41,7 @@ class Recipe:
     averaging: float = 0.998  # decay of the weight average
     caption_dropout: float = 0.1
     emphasis: tuple[str, ...] = ()  # groups that every caption names; the others are left out one time in four
+    favoured: tuple[str, ...] = ()  # labels whose clips are drawn twice as often
     time_mean: float = 0.5  # of the logit-normal distribution of noise levels
     time_spread: float = 1.2
     optimizer: str = "muon"  # or "adamw"
@@ -135,7 +137,7 @@ class Trainer:
         """One step on a batch drawn by the step's number; `progress` (0 to 1) sets the learning rate."""
         recipe = self.recipe
         rng = np.random.default_rng([recipe.seed, self.step])
-        numbers = rng.choice(len(latents), recipe.batch, replace=False)
+        numbers = rng.choice(len(latents), recipe.batch, replace=False, p=_chances(len(latents), recipe))
         batch = latents[torch.from_numpy(numbers)].to(self.device, torch.float32)
         texts = [
             ""
@@ -187,6 +189,16 @@ class Trainer:
         components = dict(self.pipe.components) | {name: parts[name].eval() for name in parts}
         type(self.pipe)(**components).save_pretrained(folder)
         (folder / "training.json").write_text(json.dumps(facts, indent=1) + "\n")
+
+
+@lru_cache(maxsize=1)
+def _chances(clips: int, recipe: Recipe) -> np.ndarray | None:
+    """How likely each clip of the pool is drawn, or None where all are alike."""
+    if not recipe.favoured:
+        return None
+    songs = (pool.song(i, recipe.pool_seed) for i in range(clips))
+    weights = np.array([2.0 if set(recipe.favoured) & set(asdict(song).values()) else 1.0 for song in songs])
+    return weights / weights.sum()
 
 
 def train(

@@ -1,0 +1,315 @@
+"""Activation patching: give one layer another prompt, for every concept, pair, seed and site, and score what comes out."""
+
+from __future__ import annotations
+
+import tempfile
+import time
+import warnings
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict, dataclass
+from itertools import count as count_up
+from pathlib import Path
+from typing import Any, Literal, TypeAlias
+from zlib import crc32
+
+import numpy as np
+import pandas as pd
+import torch
+from scipy import stats
+
+from audioscope.atlas import THRESHOLD, Atlas
+from audioscope.audio import Clip
+from audioscope.concepts import Concept, choose
+from audioscope.edits import Edit, PatchOutput, PatchText, Which
+from audioscope.model import Model
+from audioscope.scorers import Scorer, default_scorer
+from audioscope.sites import Site
+from audioscope.sweep import key, run_units
+from audioscope.tracing import Row
+
+Patch = Literal["text", "output"]
+Direction = Literal["sufficient", "necessary"]
+Concepts: TypeAlias = Iterable[str | Concept] | str | Path | pd.DataFrame | None
+SPREAD = 0.15  # standard deviation of one pair's impact on tiny, root mean square over its 252 cells: what a plan reckons with
+
+
+@dataclass(frozen=True)
+class _Sweep:
+    """Everything that decides a sweep's numbers, checked."""
+
+    model: Model
+    concepts: list[Concept]
+    pairs: int
+    seeds: int
+    patch: Patch
+    direction: Direction
+    sites: tuple[Site, ...]
+    split: str
+    scorer: Scorer
+    run: dict[str, Any]  # steps, guidance, seconds, negative_prompt
+    batch: int | None
+
+    def settings(self, clips: bool) -> dict[str, Any]:
+        """What a folder of results must agree with to be resumed."""
+        model = self.model
+        return {
+            "model": model.name, "fingerprint": model.fingerprint, "patch": self.patch, "direction": self.direction,
+            "sites": [asdict(s) for s in self.sites], "split": self.split, "scorer": self.scorer.name,
+            "scorer_fingerprint": self.scorer.fingerprint, "units": self.scorer.units, **self.run, "clips": clips,
+            "rate": model.adapter.sampling_rate(model.pipe),
+            "swaps_all_text": self.patch == "text" and self.sites == model.sites.cross,
+        }  # fmt: skip
+
+    def units(self, pairs: int) -> list[dict[str, Any]]:
+        """Each concept, pair and seed, concept by concept, for the first `pairs` pairs."""
+        return [
+            {"concept": c.name, "pair": p.number, "seed": _seed(c.name, p.number, n), "clean": p.clean, "corrupted": p.corrupted}
+            for c in self.concepts for p in c.split(self.split)[:pairs] for n in range(self.seeds)
+        ]  # fmt: skip
+
+    def sound(self, unit: dict[str, Any], **changed: Any) -> tuple[torch.Tensor, torch.Tensor]:
+        """The audio [rows, channels, samples] of a unit, and which rows are finite."""
+        rows, settings = self.rows(unit), {**self.run, **changed}
+        size = self.batch or len(rows)
+        runs = [self.model.run(rows[start : start + size], **settings) for start in range(0, len(rows), size)]
+        return torch.cat([run.audio for run in runs if run.audio is not None]), torch.cat([run.finite for run in runs])
+
+    def rows(self, unit: dict[str, Any]) -> list[Row]:
+        """Clean, corrupted, and one row for each site that is patched: into the corrupted run, or out of the clean one."""
+        kind = PatchText if self.patch == "text" else PatchOutput
+        into, source = ("corrupted", "clean") if self.direction == "sufficient" else ("clean", "corrupted")
+        edits: list[Edit] = [kind(site, unit[source]) for site in self.sites]
+        rows = [Row(unit["clean"], unit["seed"]), Row(unit["corrupted"], unit["seed"])]
+        return rows + [Row(unit[into], unit["seed"], (edit,)) for edit in edits]
+
+
+def _sweep(
+    model: Model, concepts: Concepts, pairs: int, seeds: int, patch: Patch, direction: Direction, sites: Which, split: str,
+    scorer: Scorer | None, negative_prompt: str | None, batch: int | None, given: dict[str, Any],
+) -> _Sweep:  # fmt: skip
+    """Check all input of a sweep before anything is generated."""
+    chosen = choose(concepts)
+    judge_by = default_scorer(model) if scorer is None else scorer
+    judge_by.check(model)
+    where = model.sites.select(sites)
+    if patch not in ("text", "output"):
+        raise ValueError(f"patch is {patch!r}, expected 'text' or 'output'.")
+    if direction not in ("sufficient", "necessary"):
+        raise ValueError(f"direction is {direction!r}, expected 'sufficient' or 'necessary'.")
+    if patch == "text" and any(s.kind != "cross" for s in where):
+        raise ValueError("Self-attention sites have no text to swap: use patch='output' for them.")
+    if pairs < 1 or seeds < 1:
+        raise ValueError(f"pairs is {pairs} and seeds is {seeds}, expected at least 1 of each.")
+    for concept in chosen:
+        if len(concept.split(split)) < pairs:
+            raise ValueError(
+                f"{concept.name!r} has {len(concept.split(split))} pairs in split {split!r}, {pairs} were asked for."
+            )
+        if concept.name not in judge_by.concepts:
+            raise ValueError(f"The {judge_by.name} cannot score {concept.name!r}: it knows {', '.join(judge_by.concepts)}.")
+    if batch is not None and batch < 1:
+        raise ValueError(f"batch is {batch}, expected at least 1 row, or None for a unit's rows all at once.")
+    run = {**model.settings(**given), "negative_prompt": negative_prompt}
+    sweep = _Sweep(model, chosen, pairs, seeds, patch, direction, where, split, judge_by, run, batch)
+    for text in {u[side] for u in sweep.units(pairs) for side in ("clean", "corrupted")}:
+        model.check_prompt(text)
+    return sweep
+
+
+def localize(
+    model: Model,
+    concepts: Concepts = None,
+    pairs: int = 8,
+    seeds: int = 1,
+    patch: Patch = "text",
+    *,
+    direction: Direction = "sufficient",
+    sites: Which = "cross",
+    split: str = "localise",
+    scorer: Scorer | None = None,
+    steps: int | None = None,
+    guidance: float | None = None,
+    seconds: float | None = None,
+    until_stable: int | None = None,
+    negative_prompt: str | None = None,
+    batch: int | None = None,
+    out: str | Path | None = None,
+    clips: bool = True,
+    progress: bool = True,
+) -> Atlas:
+    """Find which sites carry which concepts by activation patching, one site at a time (TADA, section 3).
+
+    concepts: names of shipped ones, Concept values, a CSV or DataFrame of pairs; None is all 21.
+    pairs, seeds: units are each pair and seed, with one batch of L + 2 generations: clean, corrupted, each single site.
+    patch: "text" gives one site the other prompt's text; "output" copies its output from the other row of the batch.
+    direction: "sufficient" patches clean into the corrupted run (is this site enough?), as the paper does; "necessary" patches
+    corrupted into the clean run (does the concept break without it?).
+    sites: cross-attention by default; "self" needs patch="output".
+    until_stable: stop adding pairs when the functional set, no longer empty, has not changed for so many; `pairs` is then the
+    most to run. A stop that looks at the result makes the final intervals a little too narrow; the atlas's settings say so.
+    negative_prompt: what stands in the unconditional branch, instead of nothing. batch: rows at a time, where a unit's L + 2 are
+    too many for the memory; the clips they are patched from are made again for each part.
+    out: folder for the results, resumed when it is there; a temporary one if None. clips: also keep the sound.
+    Raises ValueError, or UnknownName (a KeyError), for input out of range, before anything is generated.
+    """
+    given = {"steps": steps, "guidance": guidance, "seconds": seconds}
+    sweep = _sweep(model, concepts, pairs, seeds, patch, direction, sites, split, scorer, negative_prompt, batch, given)
+    if until_stable is not None and not 1 <= until_stable < pairs:
+        raise ValueError(f"until_stable is {until_stable}, expected 1 to {pairs - 1}: less than the {pairs} pairs.")
+    folder = Path(out) if out is not None else Path(tempfile.mkdtemp(prefix="audioscope-atlas-"))
+    settings = sweep.settings(clips)
+    groups = {c.name: {"group": c.group, "changes": sorted(c.changes)} for c in sweep.concepts}
+    facts = {
+        **settings,
+        "concepts": [c.name for c in sweep.concepts],
+        "groups": groups,
+        "seeds": seeds,
+        "until_stable": until_stable,
+    }
+
+    def work(unit: dict[str, Any]) -> pd.DataFrame:
+        return _do_unit(sweep, unit, folder if clips else None)
+
+    def atlas_of(count: int, desc: str) -> Atlas:
+        table = run_units(folder, settings, sweep.units(count), work, progress, desc)
+        return Atlas(table, {**facts, "pairs": count}, folder)
+
+    if until_stable is None:
+        atlas = atlas_of(pairs, "atlas")
+    else:
+        rounds: list[list[str]] = []
+        for count in range(1, pairs + 1):
+            atlas = atlas_of(count, f"atlas, pair {count} of at most {pairs}")
+            rounds.append(atlas.functional)
+            if rounds[-1] and rounds[-until_stable - 1 :] == [rounds[-1]] * (
+                until_stable + 1
+            ):  # empty may mean: nobody knows yet
+                break
+    atlas.save(folder)
+    return atlas
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What a sweep will cost and how sure its numbers will be; prints as a few lines."""
+
+    concepts: int
+    sites: int
+    units: int
+    generations: int
+    clips: int
+    disk_mb: float
+    hours: float
+    cell_half_width: float  # of the 95 % interval of one impact
+    mean_half_width: float  # of a site's mean over concepts
+    threshold: float
+    enough_pairs: int  # for the mean's interval to be narrower than half the threshold
+
+    def __repr__(self) -> str:
+        return (
+            f"Plan: {self.units} units of {self.sites} sites + 2 = {self.generations} generations, {self.clips} clips "
+            f"({self.disk_mb:,.0f} MB), about {_duration(self.hours)} on this machine\n"
+            f"  intervals of about +-{self.cell_half_width:.2f} for one concept in one layer and +-{self.mean_half_width:.3f} for a "
+            f"layer's mean over {self.concepts} concepts (functional from {self.threshold:.3f}), if pairs differ as much as on tiny"
+        )
+
+
+def plan(
+    model: Model,
+    concepts: Concepts = None,
+    pairs: int = 8,
+    seeds: int = 1,
+    patch: Patch = "text",
+    *,
+    direction: Direction = "sufficient",
+    sites: Which = "cross",
+    split: str = "localise",
+    scorer: Scorer | None = None,
+    steps: int | None = None,
+    guidance: float | None = None,
+    seconds: float | None = None,
+    negative_prompt: str | None = None,
+    batch: int | None = None,
+    clips: bool = True,
+) -> Plan:
+    """What `localize` with the same arguments would cost: one unit is run at 1 and at 3 steps, and timed.
+
+    Warns where the interval of a layer's mean over concepts will be wider than half the threshold to either side. How much
+    pairs differ is taken from `tiny`; a large model with prompts that hardly change its score needs more of them.
+    """
+    given = {"steps": steps, "guidance": guidance, "seconds": seconds}
+    sweep = _sweep(model, concepts, pairs, seeds, patch, direction, sites, split, scorer, negative_prompt, batch, given)
+    unit = sweep.units(1)[0]
+    times, samples = {}, 0
+    for count in (1, 1, 3):  # the first run of all is a warm-up
+        began = time.perf_counter()
+        audio, _ = sweep.sound(unit, steps=count)
+        sweep.scorer(torch.nan_to_num(audio), model.adapter.sampling_rate(model.pipe))
+        samples = audio[0].numel()
+        times[count] = time.perf_counter() - began
+    step = max(0.0, (times[3] - times[1]) / 2)
+    units = len(sweep.units(pairs))
+    rows = len(sweep.sites) + 2
+    kept = units * rows if clips else 0
+    many, threshold = len(sweep.concepts), THRESHOLD / len(sweep.sites)
+    enough = next(n for n in count_up(2) if _half_width(n, many) <= threshold / 2)
+    result = Plan(
+        concepts=len(sweep.concepts), sites=len(sweep.sites), units=units, generations=units * rows, clips=kept,
+        disk_mb=kept * samples * 1.2 / 1e6,  # FLAC of 16 bits takes some 60 %
+        hours=units * (times[1] - step + step * sweep.run["steps"]) / 3600,
+        cell_half_width=_half_width(pairs, 1), mean_half_width=_half_width(pairs, many), threshold=threshold, enough_pairs=enough,
+    )  # fmt: skip
+    if pairs < enough:
+        warnings.warn(
+            f"With {pairs} pairs a layer's mean will be known to +-{result.mean_half_width:.3f} only, and a functional layer begins at "
+            f"{threshold:.3f}: take about {enough} pairs.", stacklevel=2,
+        )  # fmt: skip
+    return result
+
+
+def _half_width(pairs: int, concepts: int) -> float:
+    """Of the 95 % interval of a mean over concepts of one layer's impact; without end for one pair."""
+    if pairs < 2:
+        return float("inf")
+    return float(stats.t.ppf(0.975, concepts * (pairs - 1))) * SPREAD / (pairs * concepts) ** 0.5
+
+
+def _duration(hours: float) -> str:
+    return f"{hours:.1f} h" if hours >= 1 else f"{hours * 60:.0f} min" if hours * 60 >= 1 else f"{hours * 3600:.0f} s"
+
+
+def _seed(concept: str, pair: int, number: int) -> int:
+    """Another piece of noise for every unit, so that pairs are independent draws of it, too."""
+    return crc32(f"{concept}/{pair}/{number}".encode())
+
+
+def _do_unit(sweep: _Sweep, unit: dict[str, Any], folder: Path | None) -> pd.DataFrame:
+    """All rows of one pair and seed in one batch: a table with one line per row and scored concept."""
+    model = sweep.model
+    audio, finite = sweep.sound(unit)
+    failed = ~finite
+    rate = model.adapter.sampling_rate(model.pipe)
+    scores = sweep.scorer(torch.nan_to_num(audio), rate)
+    scores[failed.numpy()] = np.nan
+    lines = []
+    for i, (row, site, layer) in enumerate(_labels(sweep.sites)):
+        file = ""
+        if folder is not None and not failed[i]:
+            name = row if row != "patched" else site.replace("/", "_")
+            file = f"clips/{_safe(unit['concept'])}/{unit['pair']:03d}-{key(unit)[:8]}/{name}.flac"
+            Clip(audio[i].numpy(), rate).save(folder / file)
+        lines.append({"row": row, "site": site, "layer": layer, "clip": file, "failed": bool(failed[i])})
+    frame = pd.DataFrame(lines).join(scores.astype("float32")).melt(
+        id_vars=["row", "site", "layer", "clip", "failed"], var_name="scored", value_name="score"
+    )  # fmt: skip
+    facts = {"model": model.name, "concept": unit["concept"], "pair": unit["pair"], "seed": unit["seed"],
+             "clean_prompt": unit["clean"], "corrupted_prompt": unit["corrupted"]}  # fmt: skip
+    return frame.assign(**facts)
+
+
+def _labels(sites: Sequence[Site]) -> list[tuple[str, str, int]]:
+    return [("clean", "", -1), ("corrupted", "", -1), *(("patched", s.path, s.layer) for s in sites)]
+
+
+def _safe(name: str) -> str:
+    return "".join(c if c.isalnum() or c in "-_" else "_" for c in name)

@@ -1,0 +1,181 @@
+# ---
+# jupyter:
+#   jupytext:
+#     formats: ipynb,py:percent
+#     text_representation:
+#       extension: .py
+#       format_name: percent
+#   kernelspec:
+#     display_name: Python 3
+#     language: python
+#     name: python3
+# ---
+
+# %% [markdown]
+# # 4. Real models
+#
+# **What you will learn** (about 1 minute to run, offline)
+#
+# - What the paper found in three large models, beside what we find in `tiny`.
+# - How to run the same sweep on Stable Audio Open, and what it will cost you.
+# - What each number means, and what it cannot say.
+
+# %%
+import warnings
+
+import altair as alt
+import pandas as pd
+
+import audioscope
+from audioscope import Atlas, published
+
+alt.renderers.enable("jupyter", offline=True)  # charts without a network
+REAL = False  # True runs the last part on the real weights of Stable Audio Open: a GPU, 5 GB, and a licence accepted on the hub
+
+# %% [markdown]
+# ## Three large models, three narrow places
+# The paper (TADA, arXiv 2602.11910) published 1,296 impacts: for each concept and layer, how far one layer that reads the clean prompt brings a run
+# of the corrupted prompt. `published` gives them the shape of our own atlases. No intervals were published, and values below zero were cut off there.
+
+# %%
+papers = {name: published(name) for name in ("ace-step", "stable-audio-open", "audioldm2-large")}
+for atlas in papers.values():
+    print(atlas, "\n")
+
+# %% [markdown]
+# A layer counts as functional when its mean impact over the concepts is at least 2.5 / L for L layers. At L = 24 that is the paper's threshold of .10;
+# on all three models it gives exactly the layers that the paper names.
+
+# %%
+functional = {name: atlas.layer_means().query("functional")["layer"].tolist() for name, atlas in papers.items()}
+assert functional == {
+    "ace-step": [6, 7], "stable-audio-open": [11, 12, 13], "audioldm2-large": [44, 45, 46, 47, 48, 49, 50],
+}  # fmt: skip
+functional
+
+# %%
+papers["stable-audio-open"].heatmap()
+
+# %% [markdown]
+# ## The same picture by relative depth, with `tiny` beside
+# Layer 12 of 24 and layer 6 of 12 are both half-way. Bars are mean impacts, times the number of layers, so that 1 would be an equal share.
+
+# %%
+mine = Atlas.load()
+everyone = {"tiny": mine, **papers}
+depth = pd.concat(
+    means.assign(
+        model=name, start=means["layer"] / len(means), end=(means["layer"] + 1) / len(means), share=means["impact"] * len(means)
+    )
+    for name, means in ((name, atlas.layer_means()) for name, atlas in everyone.items())
+)
+alt.Chart(depth).mark_rect().encode(
+    x=alt.X("start:Q", title="relative depth", scale=alt.Scale(domain=[0, 1])), x2="end:Q",
+    y=alt.Y("share:Q", title="impact x layers"), y2=alt.datum(0),
+    color=alt.Color("functional:N", title="functional", scale=alt.Scale(domain=[True, False], range=["#dc8434", "#8a8f98"])),
+    row=alt.Row("model:N", title=None, sort=list(everyone)), tooltip=["model", "layer", "site", "impact"],
+).properties(width=520, height=80, title="Where along the depth the text acts")  # fmt: skip
+
+# %% [markdown]
+# How alike are they? `compare` matches layers by relative depth: Spearman's correlation of the impacts, and the share of depth that the functional
+# layers of both cover.
+
+# %%
+alike = pd.DataFrame(
+    {
+        (one, other): everyone[one].compare(everyone[other]).set_index("concept").loc["layer means"]
+        for i, one in enumerate(everyone)
+        for other in list(everyone)[i + 1 :]
+    }
+).T
+alike
+
+# %%
+between_papers = alike.loc[[(a, b) for a, b in alike.index if a != "tiny"], "overlap"]
+assert (between_papers == 0).all(), "each model has its functional layers at a depth of its own"
+
+# %% [markdown]
+# The three large models agree that few layers matter, and not on which: their functional layers do not overlap at all. So an atlas is a fact about one
+# set of weights, and the first thing to make for a new one.
+#
+# ## What these numbers cannot say
+# - **The denominators are small.** The paper's scores are similarities to a text, rounded to three decimals. Where clean and corrupted prompts differ by
+#   .011 (ACE-Step, happy), one unit of rounding is 9 % impact.
+# - **No intervals.** On ACE-Step 34 pairs a concept were enough for a stable set; for a single cell nobody knows.
+# - **Different rulers.** MuQ-MuLan for most of ACE-Step's concepts, CLAP for the others and for both other models.
+# - **AudioLDM2's map is coarse**: outside one block, many layers were patched together and share one number.
+
+# %%
+coarse = papers["audioldm2-large"].impacts().drop_duplicates("site")["coarse"]
+assert coarse.sum() == 56
+f"{coarse.sum()} of {len(coarse)} sites of AudioLDM2 were measured together with others"
+
+# %% [markdown]
+# ## Sufficient or necessary?
+# Clean text into one layer of the corrupted run asks whether that layer is *enough*. Corrupted text into one layer of the clean run asks whether the
+# concept *breaks* without it. The two need not agree: where several layers carry a concept, none may be necessary.
+
+# %%
+model = audioscope.load("tiny")
+both = {
+    direction: audioscope.localize(model, ["drums", "fast"], pairs=4, direction=direction, clips=False)
+    for direction in ("sufficient", "necessary")
+}
+table = pd.concat(
+    atlas.impacts().query("defined").assign(direction=name)[["concept", "layer", "impact", "direction"]]
+    for name, atlas in both.items()
+)
+table.pivot(index=["concept", "layer"], columns="direction", values="impact").round(2).unstack("concept")
+
+# %% [markdown]
+# ## Plan before you pay
+# The same call on a large model takes hours. `plan` runs two short pieces of one unit, and says what the whole will cost, and how wide the intervals
+# will be.
+
+# %%
+with warnings.catch_warnings(record=True) as said:
+    warnings.simplefilter("always")
+    few = audioscope.plan(model, ["drums", "fast"], pairs=2)
+assert any("take about" in str(w.message) for w in said)
+print(few, "\n", *(str(w.message) for w in said))
+
+# %%
+many = audioscope.plan(model, pairs=34)
+assert many.generations == 21 * 34 * (12 + 2) and many.mean_half_width < few.mean_half_width
+many
+
+# %% [markdown]
+# ## Your own atlas of a large model
+# One string changes: the name of the model. The default scorer of a real model is CLAP (`laion/larger_clap_music`, fetched once). With `REAL = True`
+# the cell below runs on Stable Audio Open; `until_stable` stops adding pairs when the functional layers have not changed for so many.
+
+# %%
+if REAL:
+    large = audioscope.load("stabilityai/stable-audio-open-1.0")
+    print(audioscope.plan(large, ["violin", "reggae", "male"], pairs=12))
+    theirs = audioscope.localize(large, ["violin", "reggae", "male"], pairs=12, until_stable=4, out="atlas-stable-audio-open")
+    print(theirs, theirs.compare(papers["stable-audio-open"]))
+
+# %% [markdown]
+# **Exercise.** In which of the paper's three models does tempo (fast and slow) sit at another depth than that model's functional layers? Use
+# `own_layers` of each atlas.
+#
+# <details><summary>Solution</summary>
+#
+# `{name: {c: a.own_layers(c) for c in ("fast", "slow")} for name, a in papers.items()}`. On ACE-Step, tempo is spread over layers 5 to 7: layer 5 alone is
+# as strong for `fast` as layer 6, but it is not functional on average. A mean over concepts hides such a thing.
+# </details>
+
+# %%
+spread = papers["ace-step"].impacts().query("concept == 'fast'").set_index("layer")["impact"]
+assert spread[5] >= spread[7] and 5 not in functional["ace-step"]
+
+# %% [markdown]
+# **Read on**: `audioscope sites --model NAME` shows the layers of any supported model without its weights; the README's table says which models are
+# supported and what of each was tested.
+
+# %%
+import diffusers
+import nnsight
+
+print({m.__name__: m.__version__ for m in (audioscope, diffusers, nnsight, alt)})
