@@ -272,9 +272,10 @@ def heatmap(
         "Below: a number where the whole interval lies beyond the control; hatched grey where impact is undefined.",
     ]
     if impacts.low.isna().all():
+        coarse = "coarse" in impacts and impacts.coarse.any()
         notes = [
             "Top: mean over concepts; filled bars are functional layers. Neither intervals nor controls were published.",
-            "Below: a number from the threshold up" + (", where one layer was measured alone." if "coarse" in impacts else "."),
+            "Below: a number from the threshold up" + (", where one layer was measured alone." if coarse else "."),
         ]
     return (
         alt.vconcat(_strip(means, sites, step, group_x), *groups, _foot(means, sites, step), spacing=7)

@@ -204,6 +204,7 @@ class Model:
             sigmas = run.sigmas if read.steps is None else run.sigmas[list(read.steps)]
             for i, row in enumerate(part):
                 yield Reading(row.prompt, row.seed, sigmas, {path: values[i].clone() for path, values in run.reads.items()})
+            del run  # or two batches' readings would lie in memory while the next one is made
 
 
 def load(
