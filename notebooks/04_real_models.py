@@ -130,12 +130,12 @@ sides.round(2).unstack("concept")
 
 # %% [markdown]
 # Drums and tempo are opposite cases. Several layers are each enough for drums, so none is missed when it alone reads the other prompt. Tempo sits in
-# layer 2 (and 1): that layer is enough for a part of it, and without it about as much is lost.
+# layers 1 and 2 alone: each is enough for a part of it, and without either about as much is lost.
 
 # %%
 drums, fast = sides.loc["drums"], sides.loc["fast"]
 assert drums["sufficient"].nlargest(2).min() > 0.4 and drums["necessary"].max() < 0.2
-assert fast["sufficient"].idxmax() == fast["necessary"].idxmax() == 2
+assert all(set(fast[side].nlargest(2).index) == {1, 2} and fast[side].nlargest(2).min() > 0.15 for side in fast)
 
 # %% [markdown]
 # ## Plan before you pay
