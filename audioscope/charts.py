@@ -5,6 +5,8 @@ from __future__ import annotations
 import altair as alt
 import pandas as pd
 
+from audioscope.atlas import THRESHOLD
+
 ROW = 24  # height of a heatmap row, px
 STRIP = 120  # height of the strip of layer means, px
 
@@ -119,7 +121,7 @@ def _cells(impacts: pd.DataFrame, narrow: bool) -> pd.DataFrame:
             "impact": values.round(4),
             "digits": [text.replace("0.", ".", 1) for text in digits] if narrow else digits,
             # a number is printed only where it says something: the whole interval beyond what other concepts' swaps do
-            "clear": impacts.defined & ((values.abs() >= 2.5 / impacts.site.nunique()) & ~coarse if bare else clear),
+            "clear": impacts.defined & ((values.abs() >= THRESHOLD / impacts.site.nunique()) & ~coarse if bare else clear),
             "reading": [
                 (reading(*row) + (" (several layers measured together)" if together else "")) if ok else undefined
                 for ok, together, *row in zip(impacts.defined, coarse, values, impacts.low, impacts.high, strict=True)

@@ -53,16 +53,21 @@ class Concept:
         return f"Concept({self.name!r}{versus}, {len(self.pairs)} pairs)"
 
 
+@lru_cache(maxsize=1)
+def _plan() -> dict:
+    """data/concepts.yaml, read once."""
+    return yaml.safe_load((data_folder() / "concepts.yaml").read_text())
+
+
 def shipped_groups() -> dict[str, str]:
     """The group of every label of the paper and of the tiny model's music: "violin" is a lead, "techno" a genre."""
-    plan = yaml.safe_load((data_folder() / "concepts.yaml").read_text())
-    return {name: group for group, classes in plan["groups"].items() for name in classes}
+    return {name: group for group, classes in _plan()["groups"].items() for name in classes}
 
 
 @lru_cache(maxsize=1)
 def shipped_concepts() -> dict[str, Concept]:
     """The paper's 21 concepts, each with pairs in four splits; no prompt occurs in two splits, of any concept."""
-    plan = yaml.safe_load((data_folder() / "concepts.yaml").read_text())
+    plan = _plan()
     group_of = shipped_groups()
     owner: dict[str, str] = {}  # prompt -> split
     concepts = {}

@@ -39,7 +39,6 @@ class _Sweep:
 
     model: Model
     concepts: list[Concept]
-    pairs: int
     seeds: int
     patch: Patch
     direction: Direction
@@ -110,7 +109,7 @@ def _sweep(
     if batch is not None and batch < 1:
         raise ValueError(f"batch is {batch}, expected at least 1 row, or None for a unit's rows all at once.")
     run = {**model.settings(**given), "negative_prompt": negative_prompt}
-    sweep = _Sweep(model, chosen, pairs, seeds, patch, direction, where, split, judge_by, run, batch)
+    sweep = _Sweep(model, chosen, seeds, patch, direction, where, split, judge_by, run, batch)
     for text in {u[side] for u in sweep.units(pairs) for side in ("clean", "corrupted")}:
         model.check_prompt(text)
     return sweep

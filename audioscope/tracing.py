@@ -144,7 +144,8 @@ def run(
     """Generate all rows in one batch.
 
     Rows that patches need and that are missing run along but are not returned. Hooks live only while this runs, also
-    when it raises. latents: starting noise of all rows, instead of what each seed draws. Raises ValueError for edits that a site cannot take.
+    when it raises. latents: starting noise of all rows, instead of what each seed draws. Raises ValueError for edits that a
+    site cannot take.
     """
     packed = with_sources(rows)
     layout = adapter.rows(len(packed), guidance)

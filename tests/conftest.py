@@ -19,30 +19,20 @@ def tiny() -> Model:
     return audioscope.load("tiny")
 
 
-def _random(name: str, folder: Path) -> Model:
-    """A small random pipeline of the real class, saved and loaded as a user's folder would be."""
-    BUILDERS[name]().save_pretrained(folder)
-    return audioscope.load(folder)
+def _random(name: str):
+    """A fixture: a small random pipeline of the real class, saved and loaded as a user's folder would be."""
+
+    @pytest.fixture(scope="session", name=name)
+    def made(tmp_path_factory) -> Model:
+        folder = tmp_path_factory.mktemp(name) / "pipe"
+        BUILDERS[name]().save_pretrained(folder)
+        return audioscope.load(folder)
+
+    return made
 
 
-@pytest.fixture(scope="session")
-def stable_audio(tmp_path_factory) -> Model:
-    return _random("stable_audio", tmp_path_factory.mktemp("stable_audio") / "pipe")
-
-
-@pytest.fixture(scope="session")
-def stable_audio_3(tmp_path_factory) -> Model:
-    return _random("stable_audio_3", tmp_path_factory.mktemp("stable_audio_3") / "pipe")
-
-
-@pytest.fixture(scope="session")
-def audioldm2(tmp_path_factory) -> Model:
-    return _random("audioldm2", tmp_path_factory.mktemp("audioldm2") / "pipe")
-
-
-@pytest.fixture(scope="session")
-def ace_step(tmp_path_factory) -> Model:
-    return _random("ace_step", tmp_path_factory.mktemp("ace_step") / "pipe")
+stable_audio, stable_audio_3 = _random("stable_audio"), _random("stable_audio_3")
+audioldm2, ace_step = _random("audioldm2"), _random("ace_step")
 
 
 @pytest.fixture(params=["tiny", *BUILDERS])
