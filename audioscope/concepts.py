@@ -24,29 +24,43 @@ SPLITS = ("localise", "build", "select", "test")
 
 @dataclass(frozen=True)
 class Pair:
-    """A clean prompt, which has the concept, and the corrupted one, where its counterfactual stands instead."""
+    """A clean prompt, which has the concept, and the corrupted one, where its counterfactual stands instead.
+
+    neutral: the same sentence without either, where one is known.
+    """
 
     number: int
     split: str
     clean: str
     corrupted: str
+    neutral: str = ""
 
 
 @dataclass(frozen=True)
 class Concept:
-    """A concept: its name, its group, the groups that its pairs change, and the pairs."""
+    """A concept: its name, its group, the groups that its pairs change, and the pairs.
+
+    opposite: the other end of its axis (slow for fast), where it has one.
+    """
 
     name: str
     pairs: tuple[Pair, ...]
     group: str = ""
     counterfactual: str = ""
     changes: frozenset[str] = frozenset()
+    opposite: str = ""
 
     def split(self, name: str) -> tuple[Pair, ...]:
         """The pairs of "localise", "build", "select" or "test": disjoint, for finding, making, tuning and reporting."""
         if name not in SPLITS:
             raise ValueError(f"split is {name!r}, expected one of {', '.join(SPLITS)}.")
         return tuple(pair for pair in self.pairs if pair.split == name)
+
+    def neutral_pairs(self, split: str) -> tuple[Pair, ...]:
+        """The pairs of a split whose neutral prompts are all different and stand in no other split of this concept."""
+        elsewhere = {pair.neutral for pair in self.pairs if pair.split != split}
+        first = {pair.neutral: pair for pair in reversed(self.split(split)) if pair.neutral and pair.neutral not in elsewhere}
+        return tuple(sorted(first.values(), key=lambda pair: pair.number))
 
     def __repr__(self) -> str:
         versus = f" against {self.counterfactual}" if self.counterfactual else ""
@@ -74,21 +88,22 @@ def shipped_concepts() -> dict[str, Concept]:
     for name, other in plan["counterfactuals"].items():
         changes = frozenset({group_of[name], group_of[other]})
         sentences = _sentences(name, other, plan, changes)
+        opposite = next((end for axis in plan["opposed"] if name in axis for end in axis if end != name), "")
         pairs: dict[tuple[str, str], Pair] = {}
         for split, count in plan["splits"].items():
             last = len(pairs) + count
             while len(pairs) < last:
-                clean, corrupted = next(sentences)
+                clean, corrupted, neutral = next(sentences)
                 if (clean, corrupted) in pairs or any(owner.get(text, split) != split for text in (clean, corrupted)):
                     continue
                 owner[clean] = owner[corrupted] = split
-                pairs[clean, corrupted] = Pair(len(pairs), split, clean, corrupted)
-        concepts[name] = Concept(name, tuple(pairs.values()), group_of[name], other, changes)
+                pairs[clean, corrupted] = Pair(len(pairs), split, clean, corrupted, neutral)
+        concepts[name] = Concept(name, tuple(pairs.values()), group_of[name], other, changes, opposite)
     return concepts
 
 
-def _sentences(name: str, other: str, plan: dict, changes: frozenset[str]) -> Iterator[tuple[str, str]]:
-    """Endless random contexts with the concept and its counterfactual in the same place."""
+def _sentences(name: str, other: str, plan: dict, changes: frozenset[str]) -> Iterator[tuple[str, str, str]]:
+    """Endless random contexts with the concept, its counterfactual, or neither in the same place."""
     rng = np.random.default_rng(crc32(name.encode()))
     groups = plan["groups"]
     words = {cls: phrases for classes in groups.values() for cls, phrases in classes.items()}
@@ -99,12 +114,12 @@ def _sentences(name: str, other: str, plan: dict, changes: frozenset[str]) -> It
         sentence = str(rng.choice(plan["sentences"]))
         variant = int(rng.integers(12))
         texts = []
-        for concept in (name, other):
-            said = [*chosen[:place], concept, *chosen[place:]]
+        for concept in ([name], [other], []):
+            said = [*chosen[:place], *concept, *chosen[place:]]
             adjectives = [w["adjectives"][variant % len(w["adjectives"])] for c in said if "adjectives" in (w := words[c])]
             items = [w["items"][variant % len(w["items"])] for c in said if "items" in (w := words[c])]
             texts.append(_say(sentence, adjectives, items))
-        yield texts[0], texts[1]
+        yield texts[0], texts[1], texts[2]
 
 
 def _say(sentence: str, adjectives: list[str], items: list[str]) -> str:
@@ -117,7 +132,8 @@ def _say(sentence: str, adjectives: list[str], items: list[str]) -> str:
 
 
 def concepts_from(source: str | Path | pd.DataFrame) -> dict[str, Concept]:
-    """A user's concepts from a CSV file or DataFrame with columns concept, clean, corrupted, and optionally group, split.
+    """A user's concepts from a CSV file or DataFrame with columns concept, clean, corrupted, and optionally group, split, neutral
+    (the prompt without the concept) and opposite (the other end of the concept's axis, where it has one).
 
     Pairs without a split are for localising. Concepts of one group are no control for one another, so name the groups. Raises ValueError that names the missing column, or the row whose prompt
     is empty or whose two prompts are equal.
@@ -141,9 +157,11 @@ def concepts_from(source: str | Path | pd.DataFrame) -> dict[str, Concept]:
                 )
             if split not in SPLITS:
                 raise ValueError(f"Pair {number} of {name!r} has split {split!r}, expected one of {', '.join(SPLITS)}.")
-            pairs.append(Pair(number, split, clean, corrupted))
+            neutral = row.get("neutral", "")
+            pairs.append(Pair(number, split, clean, corrupted, neutral if isinstance(neutral, str) else ""))
         group = str(rows["group"].iloc[0]) if "group" in rows and rows["group"].notna().all() else ""
-        concepts[str(name)] = Concept(str(name), tuple(pairs), group, changes=frozenset({group} - {""}))
+        opposite = str(rows["opposite"].iloc[0]) if "opposite" in rows and rows["opposite"].notna().all() else ""
+        concepts[str(name)] = Concept(str(name), tuple(pairs), group, changes=frozenset({group} - {""}), opposite=opposite)
     return concepts
 
 

@@ -10,12 +10,28 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import ClassVar, Literal
 
+import torch
 from torch import Tensor
 
 from audioscope.sites import Site
+from audioscope.vectors import SteeringVector
 
 Which = str | Site | Iterable[str | Site] | None
 Branch = Literal["both", "cond", "uncond"]
+Mode = Literal["add", "keep_norm", "project_out"]
+
+
+@dataclass(frozen=True)
+class Here:
+    """Where and when an edit acts: the site, the noise level, and how its tokens lie in time.
+
+    The first `leading` tokens are not time (memory, duration); the others cover `seconds` evenly.
+    """
+
+    site: Site
+    sigma: float
+    leading: int
+    seconds: float
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -38,9 +54,14 @@ class Edit:
         if self.steps is not None and not (len(self.steps) == 2 and 0 <= self.steps[0] < self.steps[1]):
             raise ValueError(f"steps is {self.steps!r}, expected (first, last + 1) with 0 <= first < last + 1, or None.")
 
-    def change(self, own: Tensor, other: Tensor | None) -> Tensor:
-        """What becomes of a row's text or output `own`; `other` is the row that a patch copies from."""
+    def change(self, own: Tensor, other: Tensor | None, here: Here) -> Tensor:
+        """What becomes of a row's text or output `own` [tokens, width]; `other` is the row that a patch copies from."""
         raise NotImplementedError
+
+    @property
+    def idle(self) -> bool:
+        """Whether it changes nothing at all, so that a run need not even be traced for it."""
+        return False
 
     def acts_at(self, step: int) -> bool:
         return self.steps is None or self.steps[0] <= step < self.steps[1]
@@ -56,7 +77,7 @@ class PatchText(Edit):
     prompt: str
     place: ClassVar[Literal["text", "output"]] = "text"
 
-    def change(self, own: Tensor, other: Tensor | None) -> Tensor:
+    def change(self, own: Tensor, other: Tensor | None, here: Here) -> Tensor:
         assert other is not None
         return other
 
@@ -67,7 +88,7 @@ class PatchOutput(Edit):
 
     prompt: str
 
-    def change(self, own: Tensor, other: Tensor | None) -> Tensor:
+    def change(self, own: Tensor, other: Tensor | None, here: Here) -> Tensor:
         assert other is not None
         return other
 
@@ -83,5 +104,81 @@ class Ablate(Edit):
         if self.to not in ("zero", "mean"):
             raise ValueError(f"to is {self.to!r}, expected 'zero' or 'mean'.")
 
-    def change(self, own: Tensor, other: Tensor | None) -> Tensor:
+    def change(self, own: Tensor, other: Tensor | None, here: Here) -> Tensor:
         return own.new_zeros(own.shape) if self.to == "zero" else own.mean(0, keepdim=True).expand_as(own)
+
+
+@dataclass(frozen=True)
+class BlendText(Edit):
+    """Move a site's text states towards another prompt's: own + amount * (other - own), token by token.
+
+    At amount 0 nothing changes; beyond 1 it goes past the other prompt. Where either prompt has a token, the blend has one.
+    The text-embedding interpolation that TADA compares with.
+    """
+
+    prompt: str
+    amount: float = 1.0
+    place: ClassVar[Literal["text", "output"]] = "text"
+
+    @property
+    def idle(self) -> bool:
+        return self.amount == 0
+
+    def change(self, own: Tensor, other: Tensor | None, here: Here) -> Tensor:
+        assert other is not None
+        if own.ndim < 2 or not own.is_floating_point():  # a mask
+            return own | other if own.dtype == torch.bool else torch.maximum(own, other)
+        return torch.lerp(own, other, self.amount)
+
+
+@dataclass(frozen=True)
+class AddVector(Edit):
+    """Steer: add `strength` times a steering vector to the outputs of its sites, at every time token (TADA, section 4).
+
+    strength: in units of the mean norm of a site's output; negative steers away. mode: "add"; "keep_norm" gives each token
+    its old norm back; "project_out" takes away `strength` times what each token has along the vector. seconds: only tokens
+    from the first to the second of these times, in s. sites: None is all of the vector's. branch: "cond" by default, which
+    guidance amplifies. Tokens that are not time (memory, duration) stay as they are.
+    """
+
+    sites: Which = field(default=None, kw_only=True)
+    branch: Branch = field(default="cond", kw_only=True)
+    vector: SteeringVector
+    strength: float = 1.0
+    mode: Mode = field(default="add", kw_only=True)
+    seconds: tuple[float, float] | None = field(default=None, kw_only=True)
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not isinstance(self.vector, SteeringVector):
+            raise TypeError(f"vector is a {type(self.vector).__name__}, expected a SteeringVector, as audioscope.caa makes.")
+        if not abs(self.strength) < 1e6:
+            raise ValueError(f"strength is {self.strength}, expected a finite number, most often between -2 and 2.")
+        if self.mode not in ("add", "keep_norm", "project_out"):
+            raise ValueError(f"mode is {self.mode!r}, expected 'add', 'keep_norm' or 'project_out'.")
+        if self.seconds is not None and not (len(self.seconds) == 2 and 0 <= self.seconds[0] < self.seconds[1]):
+            raise ValueError(f"seconds is {self.seconds!r}, expected (from, to) with 0 <= from < to, or None.")
+        if self.sites is None:
+            object.__setattr__(self, "sites", self.vector.paths)
+        elif isinstance(self.sites, Iterable) and not isinstance(self.sites, str):
+            object.__setattr__(self, "sites", tuple(self.sites))
+
+    @property
+    def idle(self) -> bool:
+        return self.strength == 0
+
+    def change(self, own: Tensor, other: Tensor | None, here: Here) -> Tensor:
+        step = self.vector.at(here.site.path, here.sigma).to(own.device)
+        old = own[here.leading :].float()
+        if self.mode == "project_out":
+            unit = torch.nn.functional.normalize(step, dim=0)
+            new = old - self.strength * (old @ unit)[:, None] * unit
+        else:
+            new = old + self.strength * step
+            if self.mode == "keep_norm":
+                new = new * (old.norm(dim=1) / new.norm(dim=1).clamp_min(1e-12))[:, None]
+        if self.seconds is not None:
+            middle = (torch.arange(len(old), device=own.device) + 0.5) * (here.seconds / len(old))
+            inside = (middle >= self.seconds[0]) & (middle < self.seconds[1])
+            new = torch.where(inside[:, None], new, old)
+        return torch.cat([own[: here.leading], new.to(own.dtype)])

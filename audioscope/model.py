@@ -7,7 +7,7 @@ import json
 import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, overload
 
@@ -23,9 +23,10 @@ import audioscope.tiny.codec  # noqa: F401  # diffusers finds the tiny model's c
 from audioscope import tracing
 from audioscope.adapters import Adapter, adapter_for, adapter_of_class
 from audioscope.audio import Clip
-from audioscope.edits import Edit, PatchOutput, PatchText, Which
+from audioscope.edits import AddVector, BlendText, Edit, PatchOutput, PatchText, Which
 from audioscope.paths import data_folder
 from audioscope.sites import Sites, find_sites
+from audioscope.vectors import SteeringVector
 
 BATCH = 32  # prompts a batch, where a call gets many
 
@@ -34,13 +35,14 @@ BATCH = 32  # prompts a batch, where a call gets many
 class Reading:
     """Activations of one generation: `values[path]` is float32 [steps, width] (pooled) or [steps, tokens, width].
 
-    `sigmas` [steps] are the noise levels at which they were read.
+    `sigmas` [steps] are the noise levels at which they were read, norms[path] [steps] the mean L2 norm of the tokens read.
     """
 
     prompt: str
     seed: int
     sigmas: Tensor
     values: dict[str, Tensor]
+    norms: dict[str, Tensor]
 
 
 def fingerprint(*modules: nn.Module) -> str:
@@ -62,6 +64,7 @@ class Model:
         self.adapter.prepare(pipe)
         self.denoiser = getattr(pipe, self.adapter.denoiser)
         self.sites: Sites = find_sites(self.denoiser, self.adapter.denoiser, self.adapter.stream)
+        self._steering: tuple[Edit, ...] = ()
         pipe.set_progress_bar_config(disable=True)
         tracing.check(pipe, self.adapter, self.sites)
 
@@ -115,8 +118,34 @@ class Model:
             )
 
     def run(self, rows: Sequence[tracing.Row], **keywords: Any) -> tracing.Run:
-        """One batch of rows through the pipeline; keywords are those of `audioscope.tracing.run`."""
+        """One batch of rows through the pipeline; keywords are those of `audioscope.tracing.run`.
+
+        Raises ValueError for a steering vector of another model.
+        """
+        rows = [replace(row, edits=row.edits + self._steering) for row in rows]
+        vectors = {id(edit.vector): edit.vector for row in rows for edit in row.edits if isinstance(edit, AddVector)}
+        if vectors:
+            mine = self.fingerprint
+            for vector in vectors.values():
+                vector.check(self.name, mine, self.sites)
         return tracing.run(self.pipe, self.adapter, self.sites, rows, **keywords)
+
+    @contextmanager
+    def steer(self, vector: SteeringVector, strength: float = 1.0, **keywords: Any) -> Iterator[Model]:
+        """Steer everything that is generated inside this block: `with model.steer(vector, 1.5): model.generate(...)`.
+
+        strength: in units of the mean norm of a site's output. keywords: those of `audioscope.AddVector` (mode, steps, branch,
+        seconds). Blocks may be nested; nothing acts after the block, also when it raises. Raises ValueError for a vector of
+        another model.
+        """
+        edit = AddVector(vector, strength, **keywords)
+        vector.check(self.name, self.fingerprint, self.sites)
+        before = self._steering
+        self._steering = (*before, edit)
+        try:
+            yield self
+        finally:
+            self._steering = before
 
     @overload
     def generate(self, prompt: str, seed: int = ..., **keywords: Any) -> Clip: ...
@@ -149,7 +178,7 @@ class Model:
         for number in seeds:
             if not 0 <= number < 2**63:
                 raise ValueError(f"seed is {number}, expected 0 to 2**63 - 1.")
-        for text in dict.fromkeys([*prompts, *(edit.prompt for edit in chosen if isinstance(edit, PatchText | PatchOutput))]):
+        for text in dict.fromkeys([*prompts, *(edit.prompt for edit in chosen if isinstance(edit, PatchText | PatchOutput | BlendText))]):
             self.check_prompt(text)
         rows = [tracing.Row(text, number, chosen) for text, number in zip(prompts, seeds, strict=True)]
         clips = []
@@ -203,7 +232,8 @@ class Model:
             run = self.run(part, read=read, decode=False, **settings)
             sigmas = run.sigmas if read.steps is None else run.sigmas[list(read.steps)]
             for i, row in enumerate(part):
-                yield Reading(row.prompt, row.seed, sigmas, {path: values[i].clone() for path, values in run.reads.items()})
+                yield Reading(row.prompt, row.seed, sigmas, {path: values[i].clone() for path, values in run.reads.items()},
+                              {path: values[i].clone() for path, values in run.norms.items()})  # fmt: skip
             del run  # or two batches' readings would lie in memory while the next one is made
 
 

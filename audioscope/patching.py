@@ -10,7 +10,6 @@ from dataclasses import asdict, dataclass
 from itertools import count as count_up
 from pathlib import Path
 from typing import Any, Literal, TypeAlias
-from zlib import crc32
 
 import numpy as np
 import pandas as pd
@@ -24,7 +23,7 @@ from audioscope.edits import Edit, PatchOutput, PatchText, Which
 from audioscope.model import Model
 from audioscope.scorers import Scorer, default_scorer
 from audioscope.sites import Site
-from audioscope.sweep import key, run_units
+from audioscope.sweep import key, run_units, seed_of
 from audioscope.tracing import Row
 
 Patch = Literal["text", "output"]
@@ -62,7 +61,7 @@ class _Sweep:
     def units(self, pairs: int) -> list[dict[str, Any]]:
         """Each concept, pair and seed, concept by concept, for the first `pairs` pairs."""
         return [
-            {"concept": c.name, "pair": p.number, "seed": _seed(c.name, p.number, n), "clean": p.clean, "corrupted": p.corrupted}
+            {"concept": c.name, "pair": p.number, "seed": seed_of(c.name, p.number, n), "clean": p.clean, "corrupted": p.corrupted}
             for c in self.concepts for p in c.split(self.split)[:pairs] for n in range(self.seeds)
         ]  # fmt: skip
 
@@ -275,11 +274,6 @@ def _half_width(pairs: int, concepts: int) -> float:
 
 def _duration(hours: float) -> str:
     return f"{hours:.1f} h" if hours >= 1 else f"{hours * 60:.0f} min" if hours * 60 >= 1 else f"{hours * 3600:.0f} s"
-
-
-def _seed(concept: str, pair: int, number: int) -> int:
-    """Another piece of noise for every unit, so that pairs are independent draws of it, too."""
-    return crc32(f"{concept}/{pair}/{number}".encode())
 
 
 def _do_unit(sweep: _Sweep, unit: dict[str, Any], folder: Path | None) -> pd.DataFrame:

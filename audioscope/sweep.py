@@ -7,6 +7,7 @@ import json
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
+from zlib import crc32
 
 import pandas as pd
 from tqdm.auto import tqdm
@@ -17,6 +18,11 @@ from audioscope.paths import write_whole
 def key(unit: Any) -> str:
     """A short name of a unit that depends on its content only."""
     return hashlib.sha256(json.dumps(unit, sort_keys=True).encode()).hexdigest()[:16]
+
+
+def seed_of(concept: str, pair: int, number: int) -> int:
+    """Another piece of noise for every unit, so that pairs are independent draws of it, too."""
+    return crc32(f"{concept}/{pair}/{number}".encode())
 
 
 def claim(folder: Path, settings: dict[str, Any]) -> None:

@@ -20,7 +20,7 @@ from nnsight import _c
 from torch import Tensor
 
 from audioscope.adapters import Adapter
-from audioscope.edits import Edit, PatchOutput, PatchText
+from audioscope.edits import BlendText, Edit, Here, PatchOutput, PatchText
 from audioscope.sites import Site, Sites
 
 # nnsight hangs a `save` method on every Python object, which breaks torchsde (Stable Audio's scheduler): take it off.
@@ -29,6 +29,7 @@ if nnsight.CONFIG.APP.PYMOUNT and _c.unmount is not None:
 
 
 DECODED = 2**22  # samples that are decoded at once
+COPYING = PatchText | PatchOutput | BlendText  # edits that need another row: their prompt, unedited, from the row's seed
 
 
 @dataclass(frozen=True)
@@ -54,8 +55,9 @@ class Read:
 class Run:
     """What a batch gave: audio [rows, channels, samples] (None if not decoded), latents, and reads by site path.
 
-    reads[path] is float32 [rows, steps, width] when pooled, else [rows, steps, tokens, width]; `sigmas` [steps] are the
-    noise levels of all denoising steps; `finite` [rows] is False where a row has NaN or infinite values.
+    reads[path] is float32 [rows, steps, width] when pooled, else [rows, steps, tokens, width]; norms[path] [rows, steps] is
+    the mean L2 norm of the tokens that were read; `sigmas` [steps] are the noise levels of all denoising steps; `finite`
+    [rows] is False where a row has NaN or infinite values.
     """
 
     latents: Tensor
@@ -63,6 +65,7 @@ class Run:
     sigmas: Tensor
     finite: Tensor
     reads: dict[str, Tensor] = field(default_factory=dict)
+    norms: dict[str, Tensor] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -78,12 +81,12 @@ def with_sources(rows: Sequence[Row]) -> list[Row]:
     packed = list(rows)
     for row in rows:
         for edit in row.edits:
-            if isinstance(edit, PatchText | PatchOutput) and _source(packed, row, edit) is None:
+            if isinstance(edit, COPYING) and _source(packed, row, edit) is None:
                 packed.append(Row(edit.prompt, row.seed))
     return packed
 
 
-def _source(rows: Sequence[Row], row: Row, edit: PatchText | PatchOutput) -> int | None:
+def _source(rows: Sequence[Row], row: Row, edit: PatchText | PatchOutput | BlendText) -> int | None:
     """The number of the unedited row with the edit's prompt and the row's seed."""
     return next((i for i, r in enumerate(rows) if r.prompt == edit.prompt and r.seed == row.seed and not r.edits), None)
 
@@ -93,7 +96,9 @@ def _plan(rows: Sequence[Row], sites: Sites, layout: dict[str, range], steps: in
     plan: dict[Site, list[_Action]] = {}
     for number, row in enumerate(rows):
         for edit in row.edits:
-            source = _source(rows, row, edit) if isinstance(edit, PatchText | PatchOutput) else None
+            if edit.idle:
+                continue
+            source = _source(rows, row, edit) if isinstance(edit, COPYING) else None
             branches = [name for name in layout if edit.branch in ("both", name)]
             if not branches:
                 raise ValueError(
@@ -109,19 +114,19 @@ def _plan(rows: Sequence[Row], sites: Sites, layout: dict[str, range], steps: in
     return plan
 
 
-def _changed(values: Tensor, actions: list[_Action]) -> Tensor:
+def _changed(values: Tensor, actions: list[_Action], here: Here) -> Tensor:
     """A copy of `values` [stacked rows, ...] with the actions done: sites share their text tensor, so never in place."""
     values = values.clone()
     for action in actions:
         for row, source in action.pairs:
-            values[row] = action.edit.change(values[row], None if source is None else values[source])
+            values[row] = action.edit.change(values[row], None if source is None else values[source], here)
     return values
 
 
-def _swap_text(call: tuple[tuple, dict], names: tuple[str, ...], actions: list[_Action]) -> tuple[tuple, dict]:
+def _swap_text(call: tuple[tuple, dict], names: tuple[str, ...], actions: list[_Action], here: Here) -> tuple[tuple, dict]:
     """The arguments of a site's call with the text of the patched rows replaced."""
     args, kwargs = call
-    swapped = {n: _changed(kwargs[n], actions) for n in names if isinstance(kwargs.get(n), Tensor)}
+    swapped = {n: _changed(kwargs[n], actions, here) for n in names if isinstance(kwargs.get(n), Tensor)}
     if not swapped:
         raise RuntimeError(f"The site was called with {sorted(kwargs)}, none of {names} is a tensor: the adapter is wrong.")
     return args, {**kwargs, **swapped}
@@ -150,7 +155,7 @@ def run(
     packed = with_sources(rows)
     layout = adapter.rows(len(packed), guidance)
     plan = _plan(packed, sites, layout, steps)
-    reading: dict[Site, list[Tensor]] = {} if read is None else {site: [] for site in read.sites}
+    reading: dict[Site, list[tuple[Tensor, Tensor]]] = {} if read is None else {site: [] for site in read.sites}
     if read is not None and read.branch not in layout:
         raise ValueError(f"No {read.branch!r} branch to read at guidance {guidance}: there is {', '.join(layout)}.")
     keep = layout[read.branch][: len(rows)] if read is not None else range(0)
@@ -161,19 +166,23 @@ def run(
     if latents is not None:
         call["latents"] = latents
     busy = [site for site in sites if site in plan or site in reading]
+    span = (adapter.max_duration(pipe) if adapter.fixed_length else None) or seconds
 
     def visit(modules: dict[Site, Any], step: int) -> None:
+        sigma = float(_sigmas(pipe.scheduler)[step])
         for site, module in modules.items():
+            here = Here(site, sigma, leading, span)
             actions = [a for a in plan.get(site, ()) if a.edit.acts_at(step)]
             text = [a for a in actions if a.edit.place == "text"]
             output = [a for a in actions if a.edit.place == "output"]
             if text:
-                module.inputs = _swap_text(module.inputs, adapter.text, text)
+                module.inputs = _swap_text(module.inputs, adapter.text, text, here)
             if output:
-                module.output = _changed(module.output, output)
+                module.output = _changed(module.output, output, here)
             if site in reading and (read.steps is None or step in read.steps):  # type: ignore[union-attr]
                 values = module.output[keep.start : keep.stop, leading:].detach().float()
-                reading[site].append((values.mean(1) if read.pool else values).cpu())  # type: ignore[union-attr]
+                kept = values.mean(1) if read.pool else values  # type: ignore[union-attr]
+                reading[site].append((kept.cpu(), values.norm(dim=-1).mean(1).cpu()))
 
     with _masking(pipe, adapter, sites):
         if not busy:
@@ -188,7 +197,8 @@ def run(
         audio=audio,
         sigmas=_sigmas(pipe.scheduler)[:steps],
         finite=finite if audio is None else finite & torch.isfinite(audio).flatten(1).all(1),
-        reads={site.path: torch.stack(values, dim=1) for site, values in reading.items()},
+        reads={site.path: torch.stack([kept for kept, _ in values], dim=1) for site, values in reading.items()},
+        norms={site.path: torch.stack([norms for _, norms in values], dim=1) for site, values in reading.items()},
     )
 
 

@@ -97,11 +97,11 @@ def test_7_nothing_acts_or_stays_after_a_run_or_an_exception(model, monkeypatch)
     expected = plain(model, [A], [0], 3.0)
     change, seen, allowed = Ablate.change, [], 10**6
 
-    def watched(self, own, other):
+    def watched(self, own, other, here):
         seen.append(weakref.ref(own if own._base is None else own._base))  # `own` is a row of the whole tensor
         if len(seen) > allowed:
             raise RuntimeError("broken on purpose")
-        return change(self, own, other)
+        return change(self, own, other, here)
 
     def nothing_is_left():
         gc.collect()
