@@ -25,6 +25,9 @@ _HOMES = {
     "Clip": "audio", "in_a_row": "audio",
     "Concept": "concepts", "Pair": "concepts", "concepts_from": "concepts", "shipped_concepts": "concepts",
     "localize": "patching", "plan": "patching", "Plan": "patching", "Atlas": "atlas", "published": "paper",
+    "SteeringVector": "vectors", "caa": "steering", "steering_sites": "steering", "calibrate": "strengths",
+    "steering_sweep": "strengths", "Steering": "strengths", "steering_auc": "curves",
+    "shipped_steering": "axes", "steer_all": "axes",
     "listener_scorer": "scorers", "Clap": "scorers", "Muq": "scorers", "MeasureScorer": "scorers",
 }  # fmt: skip
 __all__ = ["__version__", *_HOMES]
@@ -33,13 +36,18 @@ if TYPE_CHECKING:
     from audioscope.adapters import Adapter
     from audioscope.atlas import Atlas
     from audioscope.audio import Clip, in_a_row
+    from audioscope.axes import shipped_steering, steer_all
     from audioscope.concepts import Concept, Pair, concepts_from, shipped_concepts
-    from audioscope.edits import Ablate, PatchOutput, PatchText
+    from audioscope.curves import steering_auc
+    from audioscope.edits import Ablate, AddVector, BlendText, PatchOutput, PatchText
     from audioscope.model import Model, Reading, load
     from audioscope.paper import published
     from audioscope.patching import Plan, localize, plan
     from audioscope.scorers import Clap, MeasureScorer, Muq, listener_scorer
     from audioscope.sites import Site, Sites
+    from audioscope.steering import caa, steering_sites
+    from audioscope.strengths import Steering, calibrate, steering_sweep
+    from audioscope.vectors import SteeringVector
 
 
 def __getattr__(name: str) -> Any:

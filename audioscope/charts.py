@@ -284,3 +284,81 @@ def heatmap(
         .properties(title=alt.TitleParams(title, subtitle=notes), description=_description(cells, means))
         .configure(**chart_theme())
     )
+
+
+# One colour, dash and shape an arm, so that no arm is told by colour alone (colours after Okabe and Ito).
+ARMS = {
+    "caa shared": ("#d55e00", [1, 0], "circle"),
+    "caa own": ("#e69f00", [1, 0], "square"),
+    "caa all": ("#0072b2", [1, 0], "diamond"),
+    "caa all but shared": ("#56b4e9", [6, 3], "triangle-up"),
+    "caa random layers": ("#8a8580", [4, 3], "triangle-down"),
+    "random direction own": ("#8a8580", [1, 3], "cross"),
+    "pci all": ("#009e73", [8, 3], "stroke"),
+}
+OTHERS = (("#cc79a7", [2, 2], "triangle-left"), ("#5b5651", [9, 2, 2, 2], "triangle-right"))
+
+
+def steering_chart(curves: pd.DataFrame, concept: str, opposite: str = "") -> alt.LayerChart:
+    """The concept's score over the distance from the unsteered clip, a line for each way to steer; away from it runs to the left.
+
+    curves: `Steering.curves()`. Higher at the same distance is better. Raises ValueError when there is nothing to draw.
+    """
+    if curves.empty:
+        raise ValueError("The sweep holds no curves yet: let it finish at least one prompt.")
+    cells = list(dict.fromkeys(curves["cell"]))
+    spare = iter(OTHERS * len(cells))
+    looks = [ARMS[cell] if cell in ARMS else next(spare) for cell in cells]
+    sign = curves["alpha"].clip(-1e-9, 1e-9) * 1e9
+    shown = curves.assign(distance=(curves["lpaps"] * sign).round(4), strength=curves["alpha"].round(3))
+    shown = shown.sort_values(["cell", "alpha"])
+    ends = f"further towards {opposite} ← distance from the unsteered clip → further towards {concept}" if opposite else (
+        "distance from the unsteered clip"
+    )  # fmt: skip
+    base = alt.Chart(shown).encode(
+        x=alt.X("distance:Q", title=ends),
+        color=alt.Color(
+            "cell:N", scale=alt.Scale(domain=cells, range=[look[0] for look in looks]), title="way to steer", sort=cells
+        ),
+        tooltip=[
+            alt.Tooltip("cell:N", title="way to steer"),
+            alt.Tooltip("strength:Q"),
+            alt.Tooltip("score:Q", format=".2f"),
+            alt.Tooltip("low:Q", format=".2f"),
+            alt.Tooltip("high:Q", format=".2f"),
+            alt.Tooltip("lpaps:Q", title="distance", format=".3f"),
+        ],
+    )
+    pick = alt.selection_point(fields=["cell"], bind="legend")
+    faint = alt.when(pick).then(alt.value(1.0)).otherwise(alt.value(0.12))
+    score = f"score: {concept} − {opposite}, half the log-odds" if opposite else f"score of {concept}"
+    lines = base.mark_line(aria=False).encode(
+        y=alt.Y("score:Q", title=score),
+        order="alpha:Q",
+        strokeDash=alt.StrokeDash(
+            "cell:N", scale=alt.Scale(domain=cells, range=[look[1] for look in looks]), sort=cells, title="way to steer"
+        ),
+        opacity=faint,
+    )
+    marks = base.mark_point(filled=True, size=55, aria=False).encode(
+        y="score:Q",
+        shape=alt.Shape(
+            "cell:N", scale=alt.Scale(domain=cells, range=[look[2] for look in looks]), sort=cells, title="way to steer"
+        ),
+        opacity=faint,
+    )
+    bars = base.mark_rule(aria=False).encode(
+        y="low:Q", y2="high:Q", opacity=alt.when(pick).then(alt.value(0.35)).otherwise(alt.value(0.05))
+    )
+    title = f"Steering {opposite} ↔ {concept}" if opposite else f"Steering towards {concept}"
+    best = shown.loc[shown["score"].idxmax()]
+    return (
+        alt.layer(bars, lines, marks, width=440, height=300)
+        .add_params(pick)
+        .properties(
+            title=alt.TitleParams(title, subtitle=["Higher at the same distance is better. Bars: 95 % intervals, prompts as units.",
+                                                   "Click an entry of the legend to single it out."]),
+            description=f"{title}: score over distance for {', '.join(cells)}. Highest score {best['score']:.2f} by {best['cell']}.",
+        )
+        .configure(**chart_theme())
+    )  # fmt: skip

@@ -1,4 +1,4 @@
-"""The command line: audioscope sites | atlas | generate | tiny. Bad input ends with status 2 and one line."""
+"""The command line: audioscope sites | atlas | steer | generate | tiny. Bad input ends with status 2 and one line."""
 
 from __future__ import annotations
 
@@ -58,6 +58,26 @@ def parser() -> argparse.ArgumentParser:
     atlas.add_argument("--out", type=Path, default=Path("atlas"), help="folder, resumed if it holds the same sweep")
     atlas.set_defaults(do=_atlas)
 
+    steer = verbs.add_parser("steer", help="steer music towards a concept; clips, a table and a page with a slider")
+    what = steer.add_mutually_exclusive_group(required=True)
+    what.add_argument("--concept", help="a shipped concept, such as fast, or one of --pairs-from")
+    what.add_argument(
+        "--all", action="store_true", help="the comparison of all ways to steer on every axis (an hour on two cores)"
+    )
+    steer.add_argument("--pairs-from", type=Path, metavar="CSV", help="your own pairs, with columns split and neutral")
+    steer.add_argument("--model", default="tiny", help="'tiny', a diffusers folder, or a hub name")
+    steer.add_argument("--strengths", default="-2:2:9", help="first:last:count, or a comma-separated list (default -2:2:9)")
+    steer.add_argument("--sites", default="own", help="functional, own (default), cross, self, or module paths with commas")
+    steer.add_argument("--atlas", type=Path, help="folder of the model's atlas (default: the shipped one)")
+    steer.add_argument("--pairs", type=int, default=50, help="pairs that make the vector (default 50)")
+    steer.add_argument("--prompts", type=int, help="neutral prompts to steer (default 2; 8 with --all)")
+    steer.add_argument("--seeds", type=int, help="seeds for each prompt (default 1; 2 with --all)")
+    steer.add_argument("--steps", type=int, help="denoising steps (default: the model's)")
+    steer.add_argument("--guidance", type=float, help="guidance (default: the model's)")
+    steer.add_argument("--work", type=Path, default=Path("runs/steering"), help="with --all: where the sweeps lie")
+    steer.add_argument("--out", type=Path, required=True, help="folder, resumed if it holds the same sweep")
+    steer.set_defaults(do=_steer)
+
     generate = verbs.add_parser("generate", help="make a clip from text")
     generate.add_argument("prompt")
     generate.add_argument("--model", default="tiny")
@@ -96,7 +116,7 @@ def parser() -> argparse.ArgumentParser:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run a command; returns the exit status: 0 when done, 2 for bad input, 130 when interrupted."""
-    options = parser().parse_args(arguments)
+    options = parser().parse_args(_joined(sys.argv[1:] if arguments is None else arguments))
     try:
         with warnings.catch_warnings():
             warnings.showwarning = _show
@@ -109,6 +129,27 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print("audioscope: interrupted; what was finished is kept", file=sys.stderr)
         return 130
     return 0
+
+
+def _joined(arguments: Sequence[str]) -> list[str]:
+    """`--strengths -2:2:9` as one word, or argparse would take the value for an option."""
+    words = list(arguments)
+    for i in range(len(words) - 1):
+        if words[i] == "--strengths":
+            return [*words[:i], f"--strengths={words[i + 1]}", *words[i + 2 :]]
+    return words
+
+
+def _strengths(text: str) -> list[float]:
+    """ "-2:2:9" is nine numbers from -2 to 2; "0,1,2" is a list."""
+    try:
+        if ":" not in text:
+            return [float(part) for part in text.split(",")]
+        first, last, count = text.split(":")
+        step = (float(last) - float(first)) / (int(count) - 1)
+        return [round(float(first) + i * step, 6) for i in range(int(count))]
+    except (ValueError, ZeroDivisionError) as error:
+        raise ValueError(f"--strengths is {text!r}, expected first:last:count such as -2:2:9, or numbers with commas.") from error
 
 
 def _show(message: Warning | str, category: type[Warning], *_: object, **__: object) -> None:
@@ -157,6 +198,61 @@ def _atlas(options: argparse.Namespace) -> None:
     page = write_page(atlas, options.out)
     print(atlas)
     print(f"\nThe atlas: {page.resolve()}\nIts table: {(options.out / 'atlas.parquet').resolve()}")
+
+
+def _steer(options: argparse.Namespace) -> None:
+    from audioscope.axes import steer_all
+    from audioscope.concepts import choose, concepts_from
+    from audioscope.model import load
+    from audioscope.slider import slider_page, tracks_of
+    from audioscope.steering import caa
+    from audioscope.strengths import steering_sweep
+
+    from_atlas = None
+    if options.atlas is not None:
+        from audioscope.atlas import Atlas
+
+        from_atlas = Atlas.load(options.atlas)
+    settings = {"steps": options.steps, "guidance": options.guidance, "atlas": from_atlas}
+    if options.all:
+        table = steer_all(
+            load(options.model), options.out, options.work, prompts=options.prompts or 8, seeds=options.seeds or 2, **settings
+        )
+        shown = ["concept", "method", "sites", "auc", "auc_low", "auc_high", "spearman", "steerable"]
+        print(table[shown].round(3).to_string(index=False))
+        return
+    strengths = _strengths(options.strengths)
+    known = concepts_from(options.pairs_from) if options.pairs_from else {}
+    concept = known[options.concept] if options.concept in known else choose([options.concept])[0]
+    model = load(options.model)
+    sites = options.sites if options.sites in ("functional", "own", "cross", "self", "all") else options.sites.split(",")
+    vector = caa(model, concept, sites, options.pairs, file=options.out / "vector", **settings)
+    del settings["atlas"]
+    sweep = steering_sweep(
+        model,
+        concept,
+        vector,
+        strengths,
+        prompts=options.prompts or 2,
+        seeds=options.seeds or 1,
+        clips=True,
+        out=options.out,
+        **settings,
+    )
+    rows = sweep.table.sort_values("alpha")
+    tracks = tracks_of(
+        (f"{text} (seed {seed})", [
+            (row.alpha, clip, f"score {row.score:+.2f}, distance {row.lpaps:.3f}, {row.tempo:.0f} BPM")
+            for row in part.itertuples() if (clip := sweep.clip(row)) is not None
+        ])
+        for (text, seed), part in rows.groupby(["text", "seed"], sort=False)
+    )  # fmt: skip
+    name = f"{concept.opposite} to {concept.name}" if concept.opposite else f"towards {concept.name}"
+    where = ", ".join(vector.paths)
+    text = f"One steering vector at {where} of {model.name}, at {len(strengths)} strengths. Scores are by the {sweep.settings['scorer']}."
+    page = slider_page(tracks, options.out / "index.html", f"Steering {name}", text, sweep.chart())
+    print(sweep.curves()[["alpha", "score", "low", "high", "lpaps", "tempo", "off"]].round(3).to_string(index=False))
+    print(f"\nThe page: {page.resolve()}\nIts table: {(options.out / 'clips.parquet').resolve()}")
 
 
 def _generate(options: argparse.Namespace) -> None:

@@ -13,6 +13,7 @@ import numpy as np
 import pandas as pd
 import pyloudnorm
 import scipy.linalg
+import scipy.stats
 import torch
 from torch import Tensor
 
@@ -21,6 +22,7 @@ KEYS = ("C", "C#", "D", "D#", "E", "F", "F#", "G", "G#", "A", "A#", "B")
 MAJOR = np.array([6.35, 2.23, 3.48, 2.33, 4.38, 4.09, 2.52, 5.19, 2.39, 3.66, 2.29, 2.88])
 MINOR = np.array([6.33, 2.68, 3.52, 5.38, 2.60, 3.53, 2.54, 4.75, 3.98, 2.69, 3.34, 3.17])
 SILENT = -60.0  # dB RMS: below this, tempo, key and brightness say nothing
+TEMPI = scipy.stats.uniform(55, 140)  # BPM from 55 to 195; librosa's own prior pulls what is fast or slow towards 120
 HOP = 512  # samples between frames of librosa's onset strength
 
 
@@ -36,28 +38,45 @@ def level(audio: Tensor) -> np.ndarray:
 
 
 def measure(audio: Tensor, rate: int) -> pd.DataFrame:
-    """One row per clip: tempo in BPM, onsets per second, key, mode, centroid in Hz, loudness in LUFS (ITU-R BS.1770).
+    """One row per clip: tempo in BPM, onsets per second, key, mode, register, centroid in Hz, loudness in LUFS (ITU-R BS.1770).
 
-    tempo and onsets come from spectral flux; tempo is NaN where there are fewer than two onsets. mode: correlation with the
+    tempo and onsets come from spectral flux. tempo is the strongest beat between 55 and 195 BPM, none preferred, so it may be
+    twice or half of what one would tap; NaN where there are fewer than two onsets. mode: correlation with the
     best major key's profile minus that with the best minor key's, positive for major. key: the best of all 24, "C" or "A minor".
+    register: the middle of the energy between 60 and 2,000 Hz on a scale of pitch, as a MIDI note number (60 is middle C).
     All but loudness are NaN (key "") for a silent clip; loudness is NaN for clips shorter than its .4 s window or silent.
     """
     rows = []
     loud = _loudness(audio, rate)
     for wave, decibels, lufs in zip(_mono(audio), level(audio), loud, strict=True):
-        row = {"tempo": np.nan, "onsets": np.nan, "key": "", "mode": np.nan, "centroid": np.nan, "loudness": lufs}
+        row = {"tempo": np.nan, "onsets": np.nan, "key": "", "mode": np.nan, "register": np.nan, "centroid": np.nan,
+               "loudness": lufs}  # fmt: skip
         if decibels > SILENT:
             flux = librosa.onset.onset_strength(y=wave, sr=rate)
             # a short stroke has two edges: what comes within 60 ms of an onset belongs to it
             onsets = librosa.onset.onset_detect(onset_envelope=flux, sr=rate, wait=round(0.06 * rate / HOP))
             # the tempo of nothing is 0 or a prior's guess: without onsets there is none
-            tempo = float(librosa.feature.tempo(onset_envelope=flux, sr=rate)[0]) if len(onsets) >= 2 else np.nan
+            tempo = _tempo(wave, rate) if len(onsets) >= 2 else np.nan
             key, mode = _key(wave, rate)
             centroid = float(librosa.feature.spectral_centroid(y=wave, sr=rate).mean())
             row |= {"tempo": tempo if tempo > 0 else np.nan, "onsets": len(onsets) * rate / len(wave), "key": key,
-                    "mode": mode, "centroid": centroid}  # fmt: skip
+                    "mode": mode, "register": _register(wave, rate), "centroid": centroid}  # fmt: skip
         rows.append(row)
     return pd.DataFrame(rows)
+
+
+def _tempo(wave: np.ndarray, rate: int) -> float:
+    hop = HOP // 2  # at the other measurements' hop, fast beats are a few frames apart
+    flux = librosa.onset.onset_strength(y=wave, sr=rate, hop_length=hop)
+    return float(librosa.feature.tempo(onset_envelope=flux, sr=rate, hop_length=hop, prior=TEMPI)[0])
+
+
+def _register(wave: np.ndarray, rate: int) -> float:
+    power = (np.abs(librosa.stft(wave, n_fft=2048)) ** 2).sum(1)
+    notes = librosa.hz_to_midi(np.clip(librosa.fft_frequencies(sr=rate, n_fft=2048), 1, None))
+    inside = (notes >= librosa.hz_to_midi(60.0)) & (notes <= librosa.hz_to_midi(2000.0))
+    total = power[inside].sum()
+    return float((notes[inside] * power[inside]).sum() / total) if total > 0 else np.nan
 
 
 def _loudness(audio: Tensor, rate: int) -> np.ndarray:
@@ -99,17 +118,24 @@ def chroma_similarity(audio: Tensor, other: Tensor, rate: int) -> np.ndarray:
     return np.array(result)
 
 
-def beat_f_measure(audio: Tensor, other: Tensor, rate: int) -> np.ndarray:
-    """How alike in rhythm: F-measure of tracked beats within 70 ms, 0 to 1, of each clip and its counterpart: [clips].
+def beats(audio: Tensor, rate: int) -> list[np.ndarray]:
+    """The times of each clip's tracked beats, in s."""
+    return [librosa.beat.beat_track(y=wave, sr=rate, units="time")[1] for wave in _mono(audio)]
 
-    0 where only one of them has beats, NaN where neither has. Nothing is cut off at the start, as is usual for long recordings.
+
+def beat_agreement(one: np.ndarray, other: np.ndarray) -> float:
+    """F-measure of two lists of beats within 70 ms, 0 to 1; 0 where only one has beats, NaN where neither has.
+
+    Nothing is cut off at the start, as is usual for long recordings.
     """
-    result = []
-    for pair in zip(_mono(audio), _mono(other), strict=True):
-        one, two = (librosa.beat.beat_track(y=wave, sr=rate, units="time")[1] for wave in pair)
-        found = bool(len(one)), bool(len(two))
-        result.append(float(mir_eval.beat.f_measure(one, two)) if all(found) else 0.0 if any(found) else np.nan)
-    return np.array(result)
+    if len(one) and len(other):
+        return float(mir_eval.beat.f_measure(one, other))
+    return 0.0 if len(one) or len(other) else np.nan
+
+
+def beat_f_measure(audio: Tensor, other: Tensor, rate: int) -> np.ndarray:
+    """How alike in rhythm each clip and its counterpart are: `beat_agreement` of their beats, [clips]."""
+    return np.array([beat_agreement(a, b) for a, b in zip(beats(audio, rate), beats(other, rate), strict=True)])
 
 
 def frechet_distance(embeddings: np.ndarray, others: np.ndarray) -> float:

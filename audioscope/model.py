@@ -178,7 +178,9 @@ class Model:
         for number in seeds:
             if not 0 <= number < 2**63:
                 raise ValueError(f"seed is {number}, expected 0 to 2**63 - 1.")
-        for text in dict.fromkeys([*prompts, *(edit.prompt for edit in chosen if isinstance(edit, PatchText | PatchOutput | BlendText))]):
+        for text in dict.fromkeys(
+            [*prompts, *(edit.prompt for edit in chosen if isinstance(edit, PatchText | PatchOutput | BlendText))]
+        ):
             self.check_prompt(text)
         rows = [tracing.Row(text, number, chosen) for text, number in zip(prompts, seeds, strict=True)]
         clips = []

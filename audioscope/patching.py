@@ -23,7 +23,7 @@ from audioscope.edits import Edit, PatchOutput, PatchText, Which
 from audioscope.model import Model
 from audioscope.scorers import Scorer, default_scorer
 from audioscope.sites import Site
-from audioscope.sweep import key, run_units, seed_of
+from audioscope.sweep import key, run_units, safe_name, seed_of
 from audioscope.tracing import Row
 
 Patch = Literal["text", "output"]
@@ -289,7 +289,7 @@ def _do_unit(sweep: _Sweep, unit: dict[str, Any], folder: Path | None) -> pd.Dat
         file = ""
         if folder is not None and not failed[i]:
             name = row if row != "patched" else site.replace("/", "_")
-            file = f"clips/{_safe(unit['concept'])}/{unit['pair']:03d}-{key(unit)[:8]}/{name}.flac"
+            file = f"clips/{safe_name(unit['concept'])}/{unit['pair']:03d}-{key(unit)[:8]}/{name}.flac"
             Clip(audio[i].numpy(), rate).save(folder / file)
         lines.append({"row": row, "site": site, "layer": layer, "clip": file, "failed": bool(failed[i])})
     frame = pd.DataFrame(lines).join(scores.astype("float32")).melt(
@@ -302,7 +302,3 @@ def _do_unit(sweep: _Sweep, unit: dict[str, Any], folder: Path | None) -> pd.Dat
 
 def _labels(sites: Sequence[Site]) -> list[tuple[str, str, int]]:
     return [("clean", "", -1), ("corrupted", "", -1), *(("patched", s.path, s.layer) for s in sites)]
-
-
-def _safe(name: str) -> str:
-    return "".join(c if c.isalnum() or c in "-_" else "_" for c in name)

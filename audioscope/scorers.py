@@ -287,7 +287,7 @@ class MeasureScorer:
     needs: str = "nothing"
 
     def __post_init__(self) -> None:
-        columns = ("tempo", "onsets", "mode", "centroid", "loudness")
+        columns = ("tempo", "onsets", "mode", "register", "centroid", "loudness")
         for concept, (column, sign) in self.which.items():
             if column not in columns or sign not in (1, -1):
                 raise ValueError(f"{concept!r} is measured by {(column, sign)}, expected one of {columns} with 1 or -1.")

@@ -1,14 +1,15 @@
 """Steering: make a vector by Contrastive Activation Addition, and the ways to steer that it is compared with.
 
-    vector = audioscope.caa(model, "fast")
-    with model.steer(vector, strength=1.5):
-        model.generate("a jazz song with drums")
+vector = audioscope.caa(model, "fast")
+with model.steer(vector, strength=1.5):
+    model.generate("a jazz song with drums")
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, Literal
 from zlib import crc32
 
@@ -80,6 +81,7 @@ def caa(
     guidance: float | None = None,
     seconds: float | None = None,
     batch: int = BATCH,
+    file: str | Path | None = None,
     progress: bool = True,
 ) -> SteeringVector:
     """Contrastive Activation Addition: the mean output of sites over prompts with a concept, minus that without it.
@@ -91,8 +93,9 @@ def caa(
     sites, atlas: as for `steering_sites`. against: "opposite" (slow for fast) or "neutral" (the same sentence without the
     concept); None is the opposite where the concept has one. branch: of guidance, whose outputs are read. unit: directions of
     norm 1; False keeps the length of each difference, over the mean norm of the site's output, so that strength 1 is what the
-    prompt does. shuffle: a control: half of the pairs, drawn by this seed, have their two prompts exchanged.
-    Raises ValueError, or UnknownName, for input out of range, before anything is generated.
+    prompt does. shuffle: a control: half of the pairs, drawn by this seed, have their two prompts exchanged. file: where
+    the vector is kept, read when it is there and was made in the same way.
+    Raises ValueError, or UnknownName, for input out of range or a file of another vector, before anything is generated.
     """
     chosen = choose([concept])[0]
     against = against or ("opposite" if chosen.opposite else "neutral")
@@ -106,13 +109,24 @@ def caa(
     settings = model.settings(steps, guidance, seconds)
     found = chosen.split(split)[:pairs]
     if pairs < 2 or seeds < 1 or len(found) < pairs:
-        raise ValueError(f"pairs is {pairs} and seeds is {seeds}, expected 2 to {len(chosen.split(split))} pairs (split {split!r}) and at least 1 seed.")
+        raise ValueError(
+            f"pairs is {pairs} and seeds is {seeds}, expected 2 to {len(chosen.split(split))} pairs (split {split!r}) and at least 1 seed."
+        )
     texts = [(pair.clean, pair.corrupted if against == "opposite" else pair.neutral) for pair in found]
     empty = next((pair for pair, (_, other) in zip(found, texts, strict=True) if not other), None)
     if empty is not None:
-        raise ValueError(f"Pair {empty.number} of {chosen.name!r} ({empty.clean!r}) has no neutral prompt: give a column 'neutral'.")
+        raise ValueError(
+            f"Pair {empty.number} of {chosen.name!r} ({empty.clean!r}) has no neutral prompt: give a column 'neutral'."
+        )
     for text in {text for pair in texts for text in pair}:
         model.check_prompt(text)
+    facts = {
+        "concept": chosen.name, "against": chosen.opposite if against == "opposite" else "neutral wording", "branch": branch,
+        "sites": [site.path for site in where], "pairs": pairs, "seeds": seeds, "split": split, "unit": unit,
+        "shuffle": shuffle, **settings, "prompts": key(texts), "audioscope": audioscope.__version__,
+    }  # fmt: skip
+    if file is not None and Path(file).with_suffix(".safetensors").exists():
+        return _same(SteeringVector.load(file), file, model, facts)
     swapped = np.zeros(len(texts), bool)
     if shuffle is not None:
         swapped[np.random.default_rng(shuffle).permutation(len(texts))[: len(texts) // 2]] = True
@@ -139,16 +153,25 @@ def caa(
             bar.update(len(part))
     norms = {path: value / len(rows) for path, value in lengths.items()}
     mean = {path: value / (len(rows) / 2) for path, value in total.items()}
-    facts = {
-        "concept": chosen.name, "against": chosen.opposite if against == "opposite" else "neutral wording", "branch": branch,
-        "sites": sites if isinstance(sites, str) else "list", "pairs": pairs, "seeds": seeds, "split": split, "unit": unit,
-        "shuffle": shuffle, **settings, "prompts": key(texts), "audioscope": audioscope.__version__,
-    }  # fmt: skip
     directions = {
         path: torch.nn.functional.normalize(value, dim=1) if unit else value / norms[path].clamp_min(1e-12)[:, None]
         for path, value in mean.items()
     }
-    return SteeringVector(directions, norms, sigmas, model.name, model.fingerprint, facts)
+    vector = SteeringVector(directions, norms, sigmas, model.name, model.fingerprint, facts)
+    if file is not None:
+        vector.save(file)
+    return vector
+
+
+def _same(found: SteeringVector, file: str | Path, model: Model, facts: dict[str, Any]) -> SteeringVector:
+    """The vector of a file, if it is the one that would be made now. Raises ValueError that says what differs."""
+    found.check(model.name, model.fingerprint, model.sites)
+    for name in facts.keys() - {"audioscope"}:
+        if found.facts.get(name) != facts[name]:
+            raise ValueError(
+                f"{file} holds another vector ({name}: {found.facts.get(name)!r} there, {facts[name]!r} now): choose another place, or delete it."
+            )
+    return found
 
 
 @dataclass(frozen=True)
@@ -196,7 +219,10 @@ def random_layers_arm(everywhere: SteeringVector, instead_of: Iterable[str | Sit
 def random_direction_arm(vector: SteeringVector, sites: str, **keywords: Any) -> Arm:
     """A control: a random vector with the same norms at the same sites, drawn anew for each row."""
     return Arm(
-        "random direction", sites, lambda pair, strength, seed: [AddVector(vector.random(seed), strength, **keywords)], _facts(vector, **keywords)
+        "random direction",
+        sites,
+        lambda pair, strength, seed: [AddVector(vector.random(seed), strength, **keywords)],
+        _facts(vector, **keywords),
     )
 
 
@@ -216,5 +242,7 @@ def prompt_switch_arm(steps: int) -> Arm:
 def blend_text_arm() -> Arm:
     """Text-embedding interpolation: the neutral prompt's text states moved towards those of the concept (or its opposite)."""
     return Arm(
-        "text blend", "all", lambda pair, strength, seed: [BlendText("cross", pair.clean if strength > 0 else pair.corrupted, abs(strength))]
+        "text blend",
+        "all",
+        lambda pair, strength, seed: [BlendText("cross", pair.clean if strength > 0 else pair.corrupted, abs(strength))],
     )

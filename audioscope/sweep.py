@@ -25,6 +25,11 @@ def seed_of(concept: str, pair: int, number: int) -> int:
     return crc32(f"{concept}/{pair}/{number}".encode())
 
 
+def safe_name(name: str) -> str:
+    """A name as part of a file's name."""
+    return "".join(c if c.isalnum() or c in "-_+." else "_" for c in name)
+
+
 def claim(folder: Path, settings: dict[str, Any]) -> None:
     """Make a folder this sweep's, or check that it is. Raises ValueError when it holds another model's or settings' results."""
     file = folder / "settings.json"

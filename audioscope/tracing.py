@@ -28,7 +28,7 @@ if nnsight.CONFIG.APP.PYMOUNT and _c.unmount is not None:
     _c.unmount("save")
 
 
-DECODED = 2**22  # samples that are decoded at once
+DECODED = 2**20  # samples that are decoded at once
 COPYING = PatchText | PatchOutput | BlendText  # edits that need another row: their prompt, unedited, from the row's seed
 
 
@@ -335,7 +335,7 @@ def _traced(pipe: Any, denoiser: Any, busy: list[Site], call: dict[str, Any], st
 def decoded(pipe: Any, adapter: Adapter, latents: Tensor, seconds: float) -> Tensor:
     """Latents to audio [rows, channels, samples] float32 on the CPU, cut to `seconds`, within -1..1 where finite.
 
-    A few million samples at a time: Stable Audio Open decodes 47 s of each row, whatever is asked for.
+    A million samples at a time, which stay in the cache: Stable Audio Open decodes 47 s of each row, whatever is asked for.
     """
     rate = adapter.sampling_rate(pipe)
     longest = adapter.max_duration(pipe) if adapter.fixed_length else None

@@ -81,9 +81,13 @@ class SteeringVector:
         known = {site.path: site for site in sites}
         for path, values in self.directions.items():
             if path not in known:
-                raise ValueError(f"The vector acts at {path!r}, but {model!r} has no such site; its sites are like {sites.all[0].path!r}.")
+                raise ValueError(
+                    f"The vector acts at {path!r}, but {model!r} has no such site; its sites are like {sites.all[0].path!r}."
+                )
             if values.shape[1] != known[path].width:
-                raise ValueError(f"The vector has width {values.shape[1]} at {path}, but there {model!r} has width {known[path].width}.")
+                raise ValueError(
+                    f"The vector has width {values.shape[1]} at {path}, but there {model!r} has width {known[path].width}."
+                )
         if self.fingerprint != fingerprint:
             raise ValueError(
                 f"The vector was made from {self.model!r} with weights {self.fingerprint}, but this is {model!r} with weights "
@@ -105,7 +109,9 @@ class SteeringVector:
         return replace(self, directions=dict(directions), facts={**self.facts, **facts})
 
     def __mul__(self, factor: float) -> SteeringVector:
-        return self._mapped({p: v * float(factor) for p, v in self.directions.items()}, scaled=factor * self.facts.get("scaled", 1.0))
+        return self._mapped(
+            {p: v * float(factor) for p, v in self.directions.items()}, scaled=factor * self.facts.get("scaled", 1.0)
+        )
 
     __rmul__ = __mul__
 
@@ -120,8 +126,11 @@ class SteeringVector:
         other = self._alike(other)
         mine, theirs = self.directions, other.directions
         paths = [*mine, *(p for p in theirs if p not in mine)]
-        total = {p: mine[p] + theirs[p] if p in mine and p in theirs else mine.get(p, theirs.get(p)) for p in paths}
-        facts = {"concept": f"{self.facts.get('concept', '?')} + {other.facts.get('concept', '?')}", "sum_of": [dict(self.facts), dict(other.facts)]}
+        total = {p: mine[p] + theirs[p] if p in mine and p in theirs else (mine[p] if p in mine else theirs[p]) for p in paths}
+        facts = {
+            "concept": f"{self.facts.get('concept', '?')} + {other.facts.get('concept', '?')}",
+            "sum_of": [dict(self.facts), dict(other.facts)],
+        }
         return replace(self, directions=total, norms={**other.norms, **self.norms}, facts=facts)
 
     def __sub__(self, other: SteeringVector) -> SteeringVector:
@@ -137,7 +146,9 @@ class SteeringVector:
             )
         for path in self.directions.keys() & other.directions.keys():
             if self.directions[path].shape[1] != other.directions[path].shape[1]:
-                raise ValueError(f"At {path} one vector has width {self.directions[path].shape[1]}, the other {other.directions[path].shape[1]}.")
+                raise ValueError(
+                    f"At {path} one vector has width {self.directions[path].shape[1]}, the other {other.directions[path].shape[1]}."
+                )
         return other if torch.equal(self.sigmas, other.sigmas) else other.at_levels(self.sigmas)
 
     def at_levels(self, sigmas: Tensor) -> SteeringVector:
@@ -187,8 +198,17 @@ class SteeringVector:
         file.parent.mkdir(parents=True, exist_ok=True)
         tensors = {"sigmas": self.sigmas.contiguous()}
         for path in self.paths:
-            tensors[f"{path}/directions"], tensors[f"{path}/norms"] = self.directions[path].contiguous(), self.norms[path].contiguous()
-        about = {"format": FORMAT, "model": self.model, "fingerprint": self.fingerprint, "sites": list(self.paths), "facts": dict(self.facts)}
+            tensors[f"{path}/directions"], tensors[f"{path}/norms"] = (
+                self.directions[path].contiguous(),
+                self.norms[path].contiguous(),
+            )
+        about = {
+            "format": FORMAT,
+            "model": self.model,
+            "fingerprint": self.fingerprint,
+            "sites": list(self.paths),
+            "facts": dict(self.facts),
+        }
         numbers, rest = file.with_suffix(".safetensors"), file.with_suffix(".json")
         write_whole(rest, lambda part: part.write_text(json.dumps(about, indent=1) + "\n"))
         write_whole(numbers, lambda part: safetensors.torch.save_file(tensors, part))
@@ -203,7 +223,9 @@ class SteeringVector:
         numbers, rest = Path(file).with_suffix(".safetensors"), Path(file).with_suffix(".json")
         for part in (numbers, rest):
             if not part.exists():
-                raise FileNotFoundError(f"No steering vector at {part}: SteeringVector.save writes a .safetensors and a .json file.")
+                raise FileNotFoundError(
+                    f"No steering vector at {part}: SteeringVector.save writes a .safetensors and a .json file."
+                )
         try:
             about, tensors = json.loads(rest.read_text()), safetensors.torch.load_file(numbers)
             if about["format"] != FORMAT:

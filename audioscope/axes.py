@@ -1,0 +1,93 @@
+"""All 18 axes of steering: the sweeps together, the table that ships, and what it says about localisation."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from audioscope.concepts import shipped_concepts
+from audioscope.errors import UnknownName
+from audioscope.model import Model
+from audioscope.paths import data_folder, write_whole
+from audioscope.strengths import Steering, steering_sweep
+
+PAIRS = (  # what is asked of every axis: is the first better than the second at equal preservation?
+    ("caa own", "caa all"), ("caa shared", "caa all"), ("caa own", "caa random layers"), ("caa own", "random direction own"),
+    ("caa all", "random direction own"), ("caa shared", "random direction own"), ("caa own", "caa all but shared"), ("caa own", "pci all"),
+    ("caa all", "pci all"),
+)  # fmt: skip
+
+
+def axes() -> list[str]:
+    """One name for each axis of the shipped concepts: an opposed pair goes by its first end (female, fast, happy)."""
+    found: list[str] = []
+    for name, concept in shipped_concepts().items():
+        if concept.opposite not in found:
+            found.append(name)
+    return found
+
+
+def steer_all(
+    model: Model, out: str | Path, work: str | Path = "runs/steering", concepts: Iterable[str] | None = None, **keywords: Any
+) -> pd.DataFrame:
+    """Run the standard sweep on every axis and write its results; goes on where it was stopped, and returns the table.
+
+    work: the sweeps lie here, one folder an axis. out: gets steering.parquet (one row per concept, method and sites),
+    steering_pairs.parquet (differences between arms on the same prompts), steering_clips.parquet and steering_settings.json,
+    written anew after every axis. concepts: None is all axes. keywords: those of `steering_sweep`.
+    """
+    done: list[Steering] = []
+    for name in axes() if concepts is None else list(concepts):
+        done.append(steering_sweep(model, name, out=Path(work) / name, **keywords))
+        write_results(done, out)
+    return pd.read_parquet(Path(out) / "steering.parquet")
+
+
+def write_results(sweeps: list[Steering], out: str | Path) -> None:
+    """The four files of finished sweeps; clips with scores of 3 decimals, without their sound."""
+    out = Path(out)
+    out.mkdir(parents=True, exist_ok=True)
+    summary = pd.concat([sweep.summary() for sweep in sweeps], ignore_index=True)
+    pairs = pd.DataFrame(
+        [(sweep.concept, one, other, *sweep.compare(one, other)) for sweep in sweeps for one, other in PAIRS
+         if one in sweep.cells and other in sweep.cells],
+        columns=["concept", "one", "other", "more", "low", "high"],
+    )  # fmt: skip
+    clips = pd.concat([sweep.table for sweep in sweeps], ignore_index=True).assign(clip="")
+    clips = clips.round({name: 3 for name in clips.select_dtypes("float32").columns} | {"lpaps": 5, "clipped": 5, "dc": 5})
+    texts = ["model", "concept", "opposite", "method", "sites", "cell", "text", "clip"]
+    clips = clips.astype(dict.fromkeys(texts, "category") | {"prompt": "int16"})
+    settings = {sweep.concept: sweep.settings for sweep in sweeps}
+    write_whole(out / "steering.parquet", summary.to_parquet)
+    write_whole(out / "steering_pairs.parquet", pairs.to_parquet)
+    write_whole(out / "steering_clips.parquet", lambda path: clips.to_parquet(path, compression="zstd"))
+    write_whole(out / "steering_settings.json", lambda path: path.write_text(json.dumps(settings, separators=(",", ":")) + "\n"))
+
+
+def shipped_steering(concept: str | None = None) -> Any:
+    """The shipped results of `tiny`: the table of all axes, or one axis as a `Steering`, without sound.
+
+    Raises UnknownName for an axis that is not there.
+    """
+    folder = data_folder() / "results"
+    if concept is None:
+        return pd.read_parquet(folder / "steering.parquet")
+    settings = json.loads((folder / "steering_settings.json").read_text())
+    if concept not in settings:
+        raise UnknownName(f"No steering of {concept!r} ships. There are: {', '.join(settings)}.")
+    clips = pd.read_parquet(folder / "steering_clips.parquet", filters=[("concept", "==", concept)])
+    texts = clips.select_dtypes("category").columns
+    return Steering(clips.astype(dict.fromkeys(texts, str)).reset_index(drop=True), settings[concept], folder)
+
+
+def over_axes(pairs: pd.DataFrame, one: str, other: str) -> dict[str, Any]:
+    """One comparison over all axes: on how many the first is surely better, surely worse, or tied, and the median difference."""
+    rows = pairs[(pairs["one"] == one) & (pairs["other"] == other)]
+    better, worse = rows.loc[rows["low"] > 0, "concept"].tolist(), rows.loc[rows["high"] < 0, "concept"].tolist()
+    return {"one": one, "other": other, "better": len(better), "worse": len(worse), "tied": len(rows) - len(better) - len(worse),
+            "median_difference": float(np.median(rows["more"])), "better_on": better, "worse_on": worse}  # fmt: skip
