@@ -21,7 +21,7 @@ except PackageNotFoundError:  # a checkout on the path that was never installed
 _HOMES = {
     "load": "model", "Model": "model", "Reading": "model",
     "Site": "sites", "Sites": "sites", "Adapter": "adapters",
-    "PatchText": "edits", "PatchOutput": "edits", "Ablate": "edits",
+    "PatchText": "edits", "PatchOutput": "edits", "Ablate": "edits", "AddVector": "edits", "BlendText": "edits",
     "Clip": "audio", "in_a_row": "audio",
     "Concept": "concepts", "Pair": "concepts", "concepts_from": "concepts", "shipped_concepts": "concepts",
     "localize": "patching", "plan": "patching", "Plan": "patching", "Atlas": "atlas", "published": "paper",

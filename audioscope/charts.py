@@ -311,7 +311,7 @@ def steering_chart(curves: pd.DataFrame, concept: str, opposite: str = "") -> al
     looks = [ARMS[cell] if cell in ARMS else next(spare) for cell in cells]
     sign = curves["alpha"].clip(-1e-9, 1e-9) * 1e9
     shown = curves.assign(distance=(curves["lpaps"] * sign).round(4), strength=curves["alpha"].round(3))
-    shown = shown.sort_values(["cell", "alpha"])
+    shown = shown.sort_values(["cell", "alpha"], ignore_index=True)
     ends = f"further towards {opposite} ← distance from the unsteered clip → further towards {concept}" if opposite else (
         "distance from the unsteered clip"
     )  # fmt: skip

@@ -222,6 +222,8 @@ def _steer(options: argparse.Namespace) -> None:
         print(table[shown].round(3).to_string(index=False))
         return
     strengths = _strengths(options.strengths)
+    if not any(strengths):
+        raise ValueError(f"--strengths is {options.strengths!r}: at least one must not be 0.")
     known = concepts_from(options.pairs_from) if options.pairs_from else {}
     concept = known[options.concept] if options.concept in known else choose([options.concept])[0]
     model = load(options.model)

@@ -58,6 +58,11 @@ class Edit:
         """What becomes of a row's text or output `own` [tokens, width]; `other` is the row that a patch copies from."""
         raise NotImplementedError
 
+    def mask(self, own: Tensor, other: Tensor | None) -> Tensor:
+        """What becomes of the mask of a row's text: by default it travels with the text of the row that a patch copies from."""
+        assert other is not None
+        return other
+
     @property
     def idle(self) -> bool:
         """Whether it changes nothing at all, so that a run need not even be traced for it."""
@@ -126,9 +131,11 @@ class BlendText(Edit):
 
     def change(self, own: Tensor, other: Tensor | None, here: Here) -> Tensor:
         assert other is not None
-        if own.ndim < 2 or not own.is_floating_point():  # a mask
-            return own | other if own.dtype == torch.bool else torch.maximum(own, other)
         return torch.lerp(own, other, self.amount)
+
+    def mask(self, own: Tensor, other: Tensor | None) -> Tensor:
+        assert other is not None  # the larger one lets a token through: 1 over 0, True over False, a bias of 0 over -10,000
+        return own | other if own.dtype == torch.bool else torch.maximum(own, other)
 
 
 @dataclass(frozen=True)

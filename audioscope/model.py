@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -123,12 +123,14 @@ class Model:
         Raises ValueError for a steering vector of another model.
         """
         rows = [replace(row, edits=row.edits + self._steering) for row in rows]
-        vectors = {id(edit.vector): edit.vector for row in rows for edit in row.edits if isinstance(edit, AddVector)}
-        if vectors:
-            mine = self.fingerprint
-            for vector in vectors.values():
-                vector.check(self.name, mine, self.sites)
+        self._check_vectors({id(edit.vector): edit for row in rows for edit in row.edits if isinstance(edit, AddVector)}.values())
         return tracing.run(self.pipe, self.adapter, self.sites, rows, **keywords)
+
+    def _check_vectors(self, edits: Collection[AddVector]) -> None:
+        mine = self.fingerprint if edits else ""
+        for edit in edits:
+            edit.vector.check(self.name, mine, self.sites)
+            edit.vector.only(self.sites.select(edit.sites))  # raises for a site that the vector does not have
 
     @contextmanager
     def steer(self, vector: SteeringVector, strength: float = 1.0, **keywords: Any) -> Iterator[Model]:
@@ -139,7 +141,7 @@ class Model:
         another model.
         """
         edit = AddVector(vector, strength, **keywords)
-        vector.check(self.name, self.fingerprint, self.sites)
+        self._check_vectors([edit])
         before = self._steering
         self._steering = (*before, edit)
         try:

@@ -12,8 +12,8 @@ function bytes(uri) {
 // The gain of each clip at a place of the slider: equal sums, since neighbours are alike and in phase.
 function gains(strengths, value) {
   const result = strengths.map(() => 0);
-  let high = strengths.findIndex(strength => strength >= value);
-  if (high < 0) high = strengths.length - 1;
+  value = Math.min(value, strengths[strengths.length - 1]);
+  const high = Math.max(0, strengths.findIndex(strength => strength >= value));
   const low = Math.max(0, high - 1);
   const gap = strengths[high] - strengths[low];
   const share = gap > 0 ? (value - strengths[low]) / gap : 1;

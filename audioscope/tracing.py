@@ -114,19 +114,20 @@ def _plan(rows: Sequence[Row], sites: Sites, layout: dict[str, range], steps: in
     return plan
 
 
-def _changed(values: Tensor, actions: list[_Action], here: Here) -> Tensor:
+def _changed(values: Tensor, actions: list[_Action], here: Here, masks: bool = False) -> Tensor:
     """A copy of `values` [stacked rows, ...] with the actions done: sites share their text tensor, so never in place."""
     values = values.clone()
     for action in actions:
         for row, source in action.pairs:
-            values[row] = action.edit.change(values[row], None if source is None else values[source], here)
+            own, other = values[row], None if source is None else values[source]
+            values[row] = action.edit.mask(own, other) if masks else action.edit.change(own, other, here)
     return values
 
 
 def _swap_text(call: tuple[tuple, dict], names: tuple[str, ...], actions: list[_Action], here: Here) -> tuple[tuple, dict]:
-    """The arguments of a site's call with the text of the patched rows replaced."""
+    """The arguments of a site's call with the text of the edited rows changed: states under the first name, masks under the others."""
     args, kwargs = call
-    swapped = {n: _changed(kwargs[n], actions, here) for n in names if isinstance(kwargs.get(n), Tensor)}
+    swapped = {n: _changed(kwargs[n], actions, here, masks=n != names[0]) for n in names if isinstance(kwargs.get(n), Tensor)}
     if not swapped:
         raise RuntimeError(f"The site was called with {sorted(kwargs)}, none of {names} is a tensor: the adapter is wrong.")
     return args, {**kwargs, **swapped}

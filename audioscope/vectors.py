@@ -31,7 +31,7 @@ class SteeringVector:
     sigmas: float32 [levels], the noise levels, falling. model, fingerprint: whose activations these are. facts: how it was
     made (concept, against, branch, pairs, a hash of the prompts, version), JSON values only.
 
-    `+ - * /` and unary minus work on directions; both vectors must be of one model. Raises ValueError for shapes that do not
+    `+ - * /` and unary minus work on what is added; both vectors must be of one model. Raises ValueError for shapes that do not
     fit one another, for values that are not finite, and for vectors that cannot be combined.
     """
 
@@ -122,16 +122,18 @@ class SteeringVector:
         return self * -1.0
 
     def __add__(self, other: SteeringVector) -> SteeringVector:
-        """At sites that both have, the sum; elsewhere, that of the one that has the site."""
+        """What adds what both would add: at sites that both have, the sum; elsewhere, that of the one that has the site."""
         other = self._alike(other)
-        mine, theirs = self.directions, other.directions
-        paths = [*mine, *(p for p in theirs if p not in mine)]
-        total = {p: mine[p] + theirs[p] if p in mine and p in theirs else (mine[p] if p in mine else theirs[p]) for p in paths}
-        facts = {
-            "concept": f"{self.facts.get('concept', '?')} + {other.facts.get('concept', '?')}",
-            "sum_of": [dict(self.facts), dict(other.facts)],
-        }
-        return replace(self, directions=total, norms={**other.norms, **self.norms}, facts=facts)
+        total, norms = dict(self.directions), {**other.norms, **self.norms}
+        for path, theirs in other.directions.items():
+            if path in total:
+                total[path] = total[path] + theirs * (other.norms[path] / self.norms[path].clamp_min(1e-12))[:, None]
+            else:
+                total[path] = theirs
+        name = f"{self.facts.get('concept', '?')} + {other.facts.get('concept', '?')}"
+        return replace(
+            self, directions=total, norms=norms, facts={"concept": name, "sum_of": [dict(self.facts), dict(other.facts)]}
+        )
 
     def __sub__(self, other: SteeringVector) -> SteeringVector:
         return self + -other

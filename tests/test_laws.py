@@ -124,13 +124,13 @@ def test_the_mask_travels_with_the_text():
     states, mask = torch.randn(4, 5, 8), torch.tensor([[1, 1, 1, 1, 1], [1, 1, 0, 0, 0]]).repeat(2, 1)
     actions = [tracing._Action(PatchText("cross", A), ((1, 0), (3, 2)))]
     call = ((), {"encoder_hidden_states": states, "attention_mask": mask, "other": states})
-    _, swapped = tracing._swap_text(call, ("encoder_hidden_states", "attention_mask"), actions)
+    _, swapped = tracing._swap_text(call, ("encoder_hidden_states", "attention_mask"), actions, None)
     for row, source in ((0, 0), (1, 0), (2, 2), (3, 2)):
         assert torch.equal(swapped["encoder_hidden_states"][row], states[source])
         assert torch.equal(swapped["attention_mask"][row], mask[source])
     assert swapped["other"] is states and not mask[1].all(), "what is no text stays, and the originals are untouched"
     with pytest.raises(RuntimeError, match="adapter is wrong"):
-        tracing._swap_text(((), {}), ("encoder_hidden_states",), actions)
+        tracing._swap_text(((), {}), ("encoder_hidden_states",), actions, None)
 
 
 def test_edits_that_could_never_act_are_refused(tiny):

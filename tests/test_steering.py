@@ -1,0 +1,468 @@
+"""The laws of steering vectors and their edits, and that they steer."""
+
+import json
+import os
+import pickle
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import replace
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from pipelines import PROMPTS
+
+import audioscope
+from audioscope import AddVector, BlendText, PatchText, SteeringVector, caa
+from audioscope.concepts import shipped_concepts
+from audioscope.edits import Here
+from audioscope.scorers import listener_scorer
+from audioscope.steering import prompt_switch_arm, random_direction_arm, random_layers_arm, steering_sites, vector_arm
+from audioscope.strengths import calibrate, cell, steering_sweep
+from audioscope.tracing import Read, Row
+
+A, B = PROMPTS
+CLOSE = {"rtol": 1e-4, "atol": 1e-5}
+WORDS = ("sad", "song", "violin", "flute", "drums", "happy")  # that every test model knows
+
+
+def settings(model, guidance=3.0, **more):
+    return {**model.settings(3, guidance, None), "decode": False, **more}
+
+
+def pairs(count=4, name="violin"):
+    """Pairs of prompts in the test models' vocabulary."""
+    rows = [
+        {"concept": name, "clean": f"a {w} {v} song with violin", "corrupted": f"a {w} {v} song with flute", "neutral": f"a {w} {v} song",
+         "split": "build"}
+        for w in ("slow", "fast") for v in ("sad", "happy")
+    ]  # fmt: skip
+    return next(iter(audioscope.concepts_from(pd.DataFrame(rows[:count])).values()))
+
+
+def made(model, sites="cross", **keywords):
+    return caa(model, pairs(), sites, 4, steps=3, guidance=3.0, progress=False, **keywords)
+
+
+def of_ones(model, paths, sigmas=(1.0, 0.5, 0.1)):
+    """A vector of random unit directions, made by hand."""
+    torch.manual_seed(0)
+    widths = {site.path: site.width for site in model.sites}
+    directions = {p: torch.nn.functional.normalize(torch.randn(len(sigmas), widths[p]), dim=1) for p in paths}
+    return SteeringVector(
+        directions, {p: torch.ones(len(sigmas)) for p in paths}, torch.tensor(sigmas), model.name, model.fingerprint
+    )
+
+
+def test_caa_is_the_difference_of_means(model):
+    """Against the plain way: all readings kept, then averaged."""
+    concept = pairs()
+    vector = made(model, unit=False, batch=3)
+    for site in model.sites.cross[:2]:
+        means, lengths = {}, []
+        for side in ("clean", "neutral"):
+            reads = []
+            for pair in concept.pairs:
+                row = Row(getattr(pair, side), audioscope.sweep.seed_of(concept.name, pair.number, 0))
+                run = model.run([row], read=Read((site,), pool=False), **settings(model))
+                reads.append(run.reads[site.path][0].mean(1))
+                lengths.append(run.reads[site.path][0].norm(dim=-1).mean(1))
+            means[side] = torch.stack(reads).mean(0)
+        torch.testing.assert_close(vector.norms[site.path], torch.stack(lengths).mean(0), **CLOSE)
+        added = vector.directions[site.path] * vector.norms[site.path][:, None]
+        torch.testing.assert_close(added, means["clean"] - means["neutral"], rtol=1e-3, atol=1e-4)
+    unit = made(model)
+    for path in vector.paths:
+        torch.testing.assert_close(unit.directions[path].norm(dim=1), torch.ones(3), **CLOSE)
+        assert torch.nn.functional.cosine_similarity(unit.directions[path], vector.directions[path]).min() > 0.9999
+
+
+def test_only_time_tokens_are_read_and_steered(model):
+    """Memory and duration tokens have no place in a mean over time, and steering leaves them alone."""
+    leading, site = model.adapter.leading(model.denoiser), model.sites.cross[0]
+    vector = of_ones(model, [site.path])
+    run = model.run(
+        [Row(A, 0), Row(A, 0, (AddVector(vector, 2.0),))], read=Read((site,), steps=(0,), pool=False), **settings(model)
+    )
+    added = (run.reads[site.path][1] - run.reads[site.path][0])[0]
+    torch.testing.assert_close(added, (2.0 * vector.at(site.path, float(run.sigmas[0]))).expand_as(added), rtol=1e-3, atol=1e-4)
+    output, here = torch.randn(9, site.width), Here(site, 0.5, leading, 4.0)
+    changed = AddVector(vector, 2.0).change(output, None, here)
+    assert torch.equal(changed[:leading], output[:leading]) and len(changed) == 9
+    assert (changed[leading:] - output[leading:]).norm(dim=1).min() > 1
+
+
+def test_strength_0_is_bit_identical_and_nothing_acts_after(model):
+    vector = of_ones(model, [s.path for s in model.sites.cross])
+    bare = model.run([Row(A, 0)], **settings(model)).latents
+    for mode in ("add", "keep_norm", "project_out"):
+        with model.steer(vector, 0.0, mode=mode):
+            assert torch.equal(model.run([Row(A, 0)], **settings(model)).latents, bare)
+    with model.steer(vector, 1.0):
+        steered = model.run([Row(A, 0)], **settings(model)).latents
+    assert not torch.allclose(steered, bare, rtol=1e-3, atol=1e-4)
+    with pytest.raises(RuntimeError, match="on purpose"), model.steer(vector, 1.0), model.steer(vector, 2.0):
+        raise RuntimeError("on purpose")
+    assert torch.equal(model.run([Row(A, 0)], **settings(model)).latents, bare)
+    given = model.run([Row(A, 0, (AddVector(vector, 1.0),))], **settings(model)).latents
+    torch.testing.assert_close(given, steered, **CLOSE)
+
+
+def test_strengths_ride_as_rows_of_one_batch(model):
+    vector = of_ones(model, [s.path for s in model.sites.cross])
+    strengths = (-2.0, -1.0, 0.0, 1.0, 2.0)
+    together = model.run([Row(A, 0, (AddVector(vector, s),)) for s in strengths], **settings(model)).latents
+    for strength, row in zip(strengths, together, strict=True):
+        alone = model.run([Row(A, 0, (AddVector(vector, strength),))], **settings(model)).latents[0]
+        torch.testing.assert_close(row, alone, rtol=1e-4, atol=1e-4)
+
+
+def test_the_algebra_of_vectors_is_that_of_their_edits(tiny):
+    paths = [s.path for s in tiny.sites.cross[:3]]
+    b = made(tiny, paths)
+    a = of_ones(tiny, paths, tuple(b.sigmas.tolist()))
+    rows = [
+        Row(A, 0, (AddVector(a + b, 1.0),)), Row(A, 0, (AddVector(a, 1.0), AddVector(b, 1.0))),
+        Row(A, 0, (AddVector(2 * a, 1.5),)), Row(A, 0, (AddVector(a, 3.0),)),
+        Row(A, 0, (AddVector(-a, 1.0),)), Row(A, 0, (AddVector(a, -1.0),)),
+        Row(A, 0, (AddVector(a - a, 5.0),)), Row(A, 0),
+    ]  # fmt: skip
+    latents = tiny.run(rows, **settings(tiny)).latents
+    for i in (0, 2, 4, 6):
+        torch.testing.assert_close(latents[i], latents[i + 1], rtol=1e-3, atol=1e-4)
+    free = b.orthogonal_to(a)
+    for path in paths:
+        at = a.directions[path]
+        assert (free.directions[path] * at).sum(1).abs().max() < 1e-5
+        drawn = b.random(3)
+        torch.testing.assert_close(
+            drawn.directions[path] @ drawn.directions[path].T, b.directions[path] @ b.directions[path].T, **CLOSE
+        )
+    assert b.random(3).cosines(b)["cosine"].abs().max() < 0.5
+    assert torch.equal(b.random(3).directions[paths[0]], b.random(3).directions[paths[0]])
+    assert not torch.equal(b.random(3).directions[paths[0]], b.random(4).directions[paths[0]])
+
+
+def test_a_sum_adds_what_both_would_add_whatever_their_norms(tiny):
+    path = tiny.sites.cross[0].path
+    a, b = of_ones(tiny, [path]), replace(of_ones(tiny, [path]), norms={path: torch.tensor([3.0, 2.0, 5.0])})
+    torch.testing.assert_close((a + b).at(path, 0.5), a.at(path, 0.5) + b.at(path, 0.5))
+    torch.testing.assert_close((a - b).at(path, 0.1), a.at(path, 0.1) - b.at(path, 0.1))
+
+
+def test_modes(tiny):
+    site = tiny.sites.cross[1]
+    vector = of_ones(tiny, [site.path])
+    read = Read((site,), steps=(0,), pool=False)
+    rows = [
+        Row(A, 0),
+        *(
+            Row(A, 0, (AddVector(vector, s, mode=m),))
+            for m, s in (("keep_norm", 2.0), ("project_out", 1.0), ("project_out", 0.5))
+        ),
+    ]
+    run = tiny.run(rows, read=read, **settings(tiny))
+    bare, kept, out, half = run.reads[site.path][:, 0]
+    unit = torch.nn.functional.normalize(vector.at(site.path, float(run.sigmas[0])), dim=0)
+    torch.testing.assert_close(kept.norm(dim=1), bare.norm(dim=1), **CLOSE)
+    assert not torch.allclose(kept, bare, rtol=1e-2)
+    assert (out @ unit).abs().max() < 1e-4 < (bare @ unit).abs().max()
+    torch.testing.assert_close(half @ unit, 0.5 * (bare @ unit), **CLOSE)
+
+
+def test_the_envelope_keeps_to_its_seconds(tiny):
+    site = tiny.sites.cross[1]
+    vector = of_ones(tiny, [site.path])
+    read = Read((site,), steps=(0,), pool=False)
+    bare, steered = tiny.run(
+        [Row(A, 0), Row(A, 0, (AddVector(vector, 2.0, seconds=(2, 4)),))], read=read, **settings(tiny)
+    ).reads[site.path][:, 0]
+    moved = (steered - bare).norm(dim=1) > 1e-3
+    times = (torch.arange(64) + 0.5) * 4.096 / 64
+    assert torch.equal(moved, (times >= 2) & (times < 4))
+
+
+def test_windows_and_branches(model):
+    site = model.sites.cross[0]
+    vector = of_ones(model, [site.path])
+    parts = tuple(AddVector(vector, 2.0, steps=w) for w in ((0, 1), (1, 2), (2, 3)))
+    rows = [
+        Row(A, 0, (AddVector(vector, 2.0),)), Row(A, 0, parts), Row(A, 0, parts[:1]),
+        Row(A, 0, (AddVector(vector, 2.0, branch="uncond"),)), Row(A, 0),
+    ]  # fmt: skip
+    whole, pieces, first, uncond, bare = model.run(rows, **settings(model)).latents
+    torch.testing.assert_close(pieces, whole, **CLOSE)
+    apart = [whole, first, uncond, bare]
+    assert all(not torch.allclose(x, y, rtol=1e-4, atol=1e-5) for i, x in enumerate(apart) for y in apart[:i])
+
+
+def test_a_vector_serves_other_step_counts(tiny):
+    """Between noise levels it is the line between neighbours; a vector made at 16 steps is nearly the one made at 8, 30 or 50."""
+    path = tiny.sites.cross[2].path
+    vector = replace(of_ones(tiny, [path]), norms={path: torch.tensor([1.0, 2.0, 4.0])})
+    middle = (vector.directions[path][0] + 2 * vector.directions[path][1]) / 2
+    torch.testing.assert_close(vector.at(path, 0.75), middle)
+    torch.testing.assert_close(vector.at(path, 1.5), vector.directions[path][0])
+    torch.testing.assert_close(vector.at(path, 0.0), 4 * vector.directions[path][2])
+    made_at = {n: caa(tiny, "fast", [path], 6, steps=n, progress=False) for n in (16, 8, 30, 50)}
+    for n in (8, 30, 50):
+        assert made_at[n].cosines(made_at[16])["cosine"].min() > 0.98
+        with tiny.steer(made_at[16], 2.0):
+            assert bool(tiny.run([Row("a jazz song", 0)], **tiny.settings(n, None, None)).finite.all())
+
+
+def test_another_models_vector_is_refused_with_both_values(tiny, stable_audio_3, tmp_path):
+    vector = of_ones(tiny, [tiny.sites.cross[0].path])
+    other = replace(vector, fingerprint="0123456789abcdef", model="other")
+    with pytest.raises(ValueError, match=rf"'other' with weights 0123456789abcdef.*'tiny' with weights {tiny.fingerprint}"):
+        tiny.generate("a slow song", edits=AddVector(other, 1.0), steps=1)
+    with pytest.raises(ValueError, match="weights 0123456789abcdef"), tiny.steer(other):
+        raise AssertionError("must not get here")
+    with pytest.raises(ValueError, match=r"width 128 .* width \d+"):
+        stable_audio_3.generate(A, edits=AddVector(vector, 1.0), steps=1)
+    strange = replace(vector, directions={"unet.mid.attn2": torch.ones(3, 8)}, norms={"unet.mid.attn2": torch.ones(3)})
+    with pytest.raises(ValueError, match=r"unet\.mid\.attn2.*no such site"):
+        tiny.generate("a slow song", edits=AddVector(strange, 1.0), steps=1)
+    for combine in (lambda: vector + other, lambda: vector.orthogonal_to(other), lambda: vector.cosines(other)):
+        with pytest.raises(ValueError, match="0123456789abcdef"):
+            combine()
+
+
+def test_files_are_data(tiny, tmp_path):
+    vector = made(tiny, tiny.sites.cross[:2])
+    file = vector.save(tmp_path / "violin.safetensors")
+    again = SteeringVector.load(file)
+    assert again.facts == json.loads(json.dumps(dict(vector.facts))) and again.fingerprint == tiny.fingerprint
+    assert again.facts["branch"] == "cond" and again.facts["against"] == "neutral wording" and again.facts["audioscope"]
+    for path in vector.paths:
+        assert torch.equal(again.directions[path], vector.directions[path]) and torch.equal(again.norms[path], vector.norms[path])
+    with pytest.raises(FileNotFoundError, match="nothing"):
+        SteeringVector.load(tmp_path / "nothing")
+
+    class Bomb:
+        def __reduce__(self):
+            return (open, (str(tmp_path / "exploded"), "w"))
+
+    file.write_bytes(pickle.dumps(Bomb()))
+    with pytest.raises(ValueError, match="damaged or no steering vector"):
+        SteeringVector.load(file)
+    torch.save({"sigmas": Bomb()}, file)
+    with pytest.raises(ValueError, match="damaged or no steering vector"):
+        SteeringVector.load(file)
+    assert not (tmp_path / "exploded").exists()
+    vector.save(file)
+    (tmp_path / "violin.json").write_text("{}")
+    with pytest.raises(ValueError, match="damaged or no steering vector"):
+        SteeringVector.load(file)
+
+
+def test_a_kept_vector_is_read_only_if_it_is_the_one_asked_for(tiny, tmp_path):
+    first = caa(tiny, "fast", "own", 3, steps=2, file=tmp_path / "v", progress=False)
+    began = time.perf_counter()
+    again = caa(tiny, "fast", "own", 3, steps=2, file=tmp_path / "v", progress=False)
+    assert time.perf_counter() - began < 2 and torch.equal(again.directions[first.paths[0]], first.directions[first.paths[0]])
+    with pytest.raises(ValueError, match="holds another vector.*(pairs|prompts)"):
+        caa(tiny, "fast", "own", 4, steps=2, file=tmp_path / "v", progress=False)
+
+
+def test_which_sites(tiny, stable_audio):
+    concepts = shipped_concepts()
+    layers = {n: [s.layer for s in steering_sites(tiny, concepts[n], "own")] for n in ("fast", "jazz", "happy")}
+    assert [s.layer for s in steering_sites(tiny, concepts["fast"])] == [0]
+    assert layers["fast"] == [2] and layers["jazz"] == [0] and len(layers["happy"]) == 3
+    with pytest.raises(ValueError, match=r"needs an atlas of .* weights .* pass atlas="):
+        caa(stable_audio, pairs(), "functional", 4, progress=False)
+
+
+@pytest.mark.parametrize(
+    ("keywords", "message"),
+    [
+        ({"against": "opposite", "concept": "violin"}, "'violin' has no opposite"),
+        ({"against": "noise"}, "against is 'noise'"),
+        ({"pairs": 51}, "pairs is 51"),
+        ({"pairs": 1}, "pairs is 1"),
+        ({"branch": "both"}, "branch is 'both'"),
+        ({"split": "train"}, "split is 'train'"),
+        ({"concept": "fest"}, "Nearest: .*fast"),
+        ({"sites": "layer 3"}, "layer 3"),
+    ],
+)
+def test_bad_input_to_caa(tiny, keywords, message):
+    with pytest.raises((ValueError, KeyError), match=message):
+        caa(tiny, **{"concept": "fast", "progress": False, **keywords})
+
+
+def test_bad_edits(tiny):
+    vector = of_ones(tiny, [tiny.sites.cross[0].path])
+    for keywords, message in (
+        ({"strength": float("nan")}, "strength is nan"), ({"mode": "mul"}, "mode is 'mul'"), ({"seconds": (3, 2)}, r"seconds is \(3, 2\)"),
+    ):  # fmt: skip
+        with pytest.raises(ValueError, match=message):
+            AddVector(vector, **keywords)
+    with pytest.raises(ValueError, match="no direction at"):
+        vector.only([tiny.sites.cross[1]])
+    with pytest.raises(ValueError, match="no such site|has no direction"):
+        tiny.generate("a slow song", edits=AddVector(vector, 1.0, sites=tiny.sites.cross[1].path), steps=1)
+    with pytest.raises(ValueError, match="expected falling"):
+        replace(vector, sigmas=torch.tensor([0.1, 0.5, 1.0]))
+    with pytest.raises(ValueError, match="NaN"):
+        replace(vector, norms={p: n * torch.nan for p, n in vector.norms.items()})
+
+
+def test_shuffled_labels_and_swapped_order(tiny):
+    straight, shuffled = made(tiny, unit=False), made(tiny, unit=False, shuffle=0)
+    path = tiny.sites.cross[-1].path
+    assert shuffled.directions[path].norm() < straight.directions[path].norm(), "half of the pairs cancel the other half"
+    assert shuffled.facts["shuffle"] == 0
+
+
+def test_blended_text_ends_in_the_other_prompt(model):
+    other = "a fast happy song with flute"  # as many tokens as A, so that masks agree
+    edits = [BlendText("cross", A, 0.0), BlendText("cross", A, 0.5), BlendText("cross", A), PatchText("cross", A)]
+    rows = [Row(A, 0), Row(other, 0), *(Row(other, 0, (edit,)) for edit in edits)]
+    clean, corrupted, none, half, whole, patched = model.run(rows, **settings(model)).latents
+    assert torch.equal(none, corrupted)
+    if model.adapter.pipeline != "AudioLDM2Pipeline":  # its T5 cuts these two into different numbers of tokens
+        torch.testing.assert_close(whole, patched, **CLOSE)
+    apart = [half, clean, corrupted]
+    assert all((x - y).norm() > 1e-3 for i, x in enumerate(apart) for y in apart[:i])
+
+
+def test_a_blend_has_a_token_where_either_prompt_has_one():
+    edit = BlendText("cross", A)
+    for one, two, both in (
+        ([1, 1, 0], [1, 0, 0], [1, 1, 0]),
+        ([True, False], [False, False], [True, False]),
+        ([-1e4, 0.0], [0.0, 0.0], [0.0, 0.0]),
+    ):
+        assert torch.equal(edit.mask(torch.tensor(one), torch.tensor(two)), torch.tensor(both))
+
+
+def test_pci_over_all_steps_is_the_rewritten_prompt(tiny):
+    pair = shipped_concepts()["fast"].neutral_pairs("test")[0]
+    arm = prompt_switch_arm(3)
+    rows = [
+        Row(pair.clean, 0),
+        Row(pair.corrupted, 0),
+        *(Row(pair.neutral, 0, tuple(arm.edits(pair, s, 0))) for s in (1.0, -1.0)),
+    ]
+    clean, corrupted, towards, away = tiny.run(rows, **settings(tiny)).latents
+    torch.testing.assert_close(towards, clean, **CLOSE)
+    torch.testing.assert_close(away, corrupted, **CLOSE)
+    assert arm.edits(pair, 0.1, 0) == [] and arm.edits(pair, 0.34, 0)[0].steps == (2, 3)
+
+
+def test_controls_are_drawn_anew_and_are_never_the_set_itself(tiny):
+    vector = made(tiny)
+    own = vector.paths[2:4]
+    arm = random_layers_arm(vector, own)
+    drawn = [tuple(arm.edits(None, 1.0, seed)[0].sites) for seed in range(40)]
+    assert all(len(d) == 2 and set(d) != set(own) for d in drawn) and len(set(drawn)) > 20
+    assert tuple(arm.edits(None, 1.0, 5)[0].sites) == drawn[5] == tuple(arm.edits(None, -2.0, 5)[0].sites)
+    directions = [random_direction_arm(vector.only(own), "own").edits(None, 1.0, s)[0].vector.directions[own[0]] for s in (0, 1)]
+    assert abs(float(torch.nn.functional.cosine_similarity(*directions).mean())) < 0.5
+
+
+def test_steering_steers_and_a_random_direction_does_not(tiny):
+    """The point of it all, on a few clips: tempo up and down, measured by the judge, beside the same push at random."""
+    vector = caa(tiny, "fast", "own", 12, progress=False)
+    judge = listener_scorer("judge")
+    prompts = [p.neutral for p in shipped_concepts()["fast"].neutral_pairs("test")[:6]]
+
+    def fast(made, strength):
+        clips = tiny.generate(prompts, seed=list(range(6)), edits=AddVector(made, strength), progress=False)
+        scores = judge(torch.from_numpy(np.stack([clip.samples for clip in clips])), 16_000)
+        return float((scores["fast"] - scores["slow"]).mean() / 2)
+
+    down, bare, up = (fast(vector, s) for s in (-3.0, 0.0, 3.0))
+    assert up - bare > 2 and bare - down > 2
+    chance = [fast(vector.random(seed), 3.0) - bare for seed in range(3)]
+    assert max(abs(c) for c in chance) < 0.7 * (up - bare)
+
+
+SWEEP = """
+import torch; torch.set_num_threads(1)
+import audioscope
+from audioscope.steering import vector_arm
+model = audioscope.load("tiny")
+vector = audioscope.caa(model, "fast", "own", 3, steps=2, file={out!r} + "/vector", progress=False)
+audioscope.steering_sweep(model, "fast", [vector_arm(vector, "own")], [-1.0, 1.0], prompts=3, seeds=2, steps=2, out={out!r}, clips=True, progress=False)
+"""
+
+
+def test_a_killed_sweep_resumes_to_the_same_table(tiny, tmp_path):
+    out = tmp_path / "cut"
+    vector = caa(tiny, "fast", "own", 3, steps=2, file=out / "vector", progress=False)
+    keywords = {"prompts": 3, "seeds": 2, "steps": 2, "clips": True, "progress": False}
+    whole = steering_sweep(tiny, "fast", [vector_arm(vector, "own")], [-1.0, 1.0], out=tmp_path / "whole", **keywords)
+    process = subprocess.Popen([sys.executable, "-c", SWEEP.format(out=str(out))], env={**os.environ, "OMP_NUM_THREADS": "1"})
+    deadline = time.monotonic() + 120
+    while len(list(out.glob("units/*.parquet"))) < 2 and time.monotonic() < deadline and process.poll() is None:
+        time.sleep(0.01)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    done = {f: f.stat().st_mtime_ns for f in out.glob("units/*.parquet")}
+    assert 2 <= len(done) < 6, "the kill must fall in the middle"
+    resumed = steering_sweep(tiny, "fast", [vector_arm(vector, "own")], [-1.0, 1.0], out=out, **keywords)
+    assert {f: f.stat().st_mtime_ns for f in done} == done, "finished units were done again"
+    pd.testing.assert_frame_equal(resumed.table, whole.table)
+    assert all((out / clip).exists() for clip in resumed.table["clip"]) and not resumed.table["failed"].any()
+    with pytest.raises(ValueError, match=r"other settings.*arms"):
+        steering_sweep(tiny, "fast", [vector_arm(vector, "own")], [-2.0, 2.0], out=out, **keywords)
+
+
+def test_what_a_sweep_measures(tiny, tmp_path):
+    vector = caa(tiny, "fast", "cross", 6, steps=4, progress=False)
+    arms = [vector_arm(vector, "all"), random_direction_arm(vector, "all"), prompt_switch_arm(4)]
+    strengths = {cell(arms[0]): [-0.5, 0.5, 1.0], cell(arms[1]): [-0.5, 0.5], cell(arms[2]): [-1.0, 0.5, 1.0]}
+    sweep = steering_sweep(tiny, "fast", arms, strengths, prompts=3, seeds=1, steps=4, out=tmp_path, progress=False)
+    zero = sweep.table[sweep.table["alpha"] == 0]
+    assert (zero["lpaps"] == 0).all() and np.allclose(zero["chroma"], 1) and len(zero) == 3 * 3
+    assert (sweep.table.loc[sweep.table["alpha"] != 0, "lpaps"] > 0).all()
+    assert {"fast", "slow"} <= {c[7:] for c in sweep.table.columns if c.startswith("scored ")}
+    assert np.allclose(sweep.table["score"], (sweep.table["scored fast"] - sweep.table["scored slow"]) / 2, atol=1e-5)
+    pair = shipped_concepts()["fast"].neutral_pairs("test")[0]
+    clip = tiny.generate(pair.clean, audioscope.sweep.seed_of("fast", pair.number, 0), steps=4)
+    heard = listener_scorer("judge")(torch.from_numpy(clip.samples[None]), 16_000)
+    row = sweep.table.query("cell == 'pci all' and alpha == 1.0 and prompt == @pair.number").iloc[0]
+    assert row["scored fast"] == pytest.approx(float(heard["fast"].iloc[0]), abs=0.05), (
+        "PCI over all steps is the rewritten prompt"
+    )
+    summary = sweep.summary()
+    assert summary["cell" if "cell" in summary else "method"].tolist() == ["caa", "random direction", "pci"]
+    assert (summary["auc_low"] <= summary["auc"]).all() and (summary["auc"] <= summary["auc_high"]).all()
+    again = audioscope.Steering.load(tmp_path)
+    pd.testing.assert_frame_equal(again.summary(), summary)
+    more, low, high = sweep.compare("pci all", "random direction all")
+    assert low <= more <= high and more == pytest.approx(summary["auc"].iloc[2] - summary["auc"].iloc[1])
+    sweep.chart().to_dict()
+
+
+def test_calibration_finds_the_strength_of_a_budget(tiny):
+    vector = caa(tiny, "fast", "own", 6, steps=4, progress=False)
+    arms = [vector_arm(vector, "own"), vector_arm(vector, "kept", mode="keep_norm")]
+    found = calibrate(tiny, "fast", arms, 0.03, prompts=3, steps=4, progress=False).set_index(["cell", "side"])
+    assert found.loc[("caa own", 1), "reached"] and found.loc[("caa own", -1), "strength"] < 0
+    strengths = {"caa own": [found.loc[("caa own", 1), "strength"]]}
+    sweep = steering_sweep(tiny, "fast", arms[:1], strengths, prompts=3, seeds=1, split="select", steps=4, progress=False)
+    assert sweep.points().query("alpha > 0")["lpaps"].iloc[0] == pytest.approx(0.03, rel=0.35)
+    assert not calibrate(tiny, "fast", arms[1:], 5.0, grid=[1.0], prompts=1, steps=2, progress=False)["reached"].any()
+
+
+def test_bad_input_to_a_sweep(tiny, stable_audio, tmp_path):
+    vector = of_ones(tiny, [tiny.sites.cross[0].path])
+    arm = vector_arm(vector, "first")
+    for concept, arms, strengths, keywords, message in (
+        ("fast", [arm], [0.0], {}, "No strength but 0"), ("fast", [arm, arm], [1.0], {}, "one name"),
+        ("violin", [prompt_switch_arm(10)], [-1.0], {}, "no opposite"), ("fast", [prompt_switch_arm(10)], [1.5], {}, "out of range"),
+        ("fast", [arm], [1.0], {"prompts": 99}, "prompts is 99"), ("fast", [arm], [1.0], {"seeds": 0}, "seeds is 0"),
+        ("fast", [arm], [1.0], {"scorer": audioscope.MeasureScorer()}, "no layers"),
+    ):  # fmt: skip
+        with pytest.raises(ValueError, match=message):
+            steering_sweep(tiny, concept, arms, strengths, out=tmp_path, progress=False, **keywords)
+    with pytest.raises(ValueError, match="another kind of model"):
+        steering_sweep(stable_audio, "fast", [arm], [1.0], scorer=listener_scorer(), progress=False)
+    assert not list(tmp_path.glob("units/*")), "nothing may be generated before all input is checked"
