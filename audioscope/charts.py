@@ -312,14 +312,14 @@ def steering_chart(curves: pd.DataFrame, concept: str, opposite: str = "") -> al
     sign = curves["alpha"].clip(-1e-9, 1e-9) * 1e9
     shown = curves.assign(distance=(curves["lpaps"] * sign).round(4), strength=curves["alpha"].round(3))
     shown = shown.sort_values(["cell", "alpha"], ignore_index=True)
-    ends = f"further towards {opposite} ← distance from the unsteered clip → further towards {concept}" if opposite else (
-        "distance from the unsteered clip"
-    )  # fmt: skip
+    many = len(cells) > 1
+    legend = alt.Legend(title="way to steer", symbolOpacity=1, labelLimit=220) if many else None
+    ends = "distance from the unsteered clip"
+    if opposite:
+        ends = f"further towards {opposite} ← {ends} → further towards {concept}"
     base = alt.Chart(shown).encode(
-        x=alt.X("distance:Q", title=ends),
-        color=alt.Color(
-            "cell:N", scale=alt.Scale(domain=cells, range=[look[0] for look in looks]), title="way to steer", sort=cells
-        ),
+        x=alt.X("distance:Q", title=ends, axis=alt.Axis(tickCount=6)),
+        color=alt.Color("cell:N", scale=alt.Scale(domain=cells, range=[look[0] for look in looks]), sort=cells, legend=legend),
         tooltip=[
             alt.Tooltip("cell:N", title="way to steer"),
             alt.Tooltip("strength:Q"),
@@ -336,29 +336,84 @@ def steering_chart(curves: pd.DataFrame, concept: str, opposite: str = "") -> al
         y=alt.Y("score:Q", title=score),
         order="alpha:Q",
         strokeDash=alt.StrokeDash(
-            "cell:N", scale=alt.Scale(domain=cells, range=[look[1] for look in looks]), sort=cells, title="way to steer"
+            "cell:N", scale=alt.Scale(domain=cells, range=[look[1] for look in looks]), sort=cells, legend=legend
         ),
         opacity=faint,
     )
     marks = base.mark_point(filled=True, size=55, aria=False).encode(
         y="score:Q",
-        shape=alt.Shape(
-            "cell:N", scale=alt.Scale(domain=cells, range=[look[2] for look in looks]), sort=cells, title="way to steer"
-        ),
+        shape=alt.Shape("cell:N", scale=alt.Scale(domain=cells, range=[look[2] for look in looks]), sort=cells, legend=legend),
         opacity=faint,
     )
     bars = base.mark_rule(aria=False).encode(
         y="low:Q", y2="high:Q", opacity=alt.when(pick).then(alt.value(0.35)).otherwise(alt.value(0.05))
     )
     title = f"Steering {opposite} ↔ {concept}" if opposite else f"Steering towards {concept}"
+    notes = ["Higher at the same distance is better. Bars: 95 % intervals, prompts as units."] if many else []
     best = shown.loc[shown["score"].idxmax()]
     return (
         alt.layer(bars, lines, marks, width=440, height=300)
         .add_params(pick)
         .properties(
-            title=alt.TitleParams(title, subtitle=["Higher at the same distance is better. Bars: 95 % intervals, prompts as units.",
-                                                   "Click an entry of the legend to single it out."]),
+            title=alt.TitleParams(title, subtitle=notes),
             description=f"{title}: score over distance for {', '.join(cells)}. Highest score {best['score']:.2f} by {best['cell']}.",
         )
         .configure(**chart_theme())
-    )  # fmt: skip
+    )
+
+
+def axes_chart(
+    summary: pd.DataFrame, cells: tuple[str, ...] = ("caa own", "caa all", "random direction own", "pci all")
+) -> alt.LayerChart:
+    """Steering of every axis at a glance: the area of the gain within the budget, with its interval, for each way to steer.
+
+    summary: rows of `Steering.summary()`, of many concepts. Axes are sorted by the first cell's area. Raises ValueError when no
+    row is of these cells.
+    """
+    named = summary.assign(cell=summary["method"] + " " + summary["sites"])
+    shown = named[named["cell"].isin(cells)]
+    if shown.empty:
+        raise ValueError(f"None of the cells {list(cells)} is in the table: it has {sorted(named['cell'].unique())}.")
+    bounds = zip(shown["auc"], shown["auc_low"], shown["auc_high"], strict=True)
+    shown = shown.assign(reading=[reading(*row) for row in bounds])
+    order = shown[shown["cell"] == cells[0]].sort_values("auc", ascending=False)["concept"].tolist()
+    looks = [ARMS[cell] for cell in cells]
+    base = alt.Chart(shown).encode(
+        y=alt.Y("concept:N", sort=order, title=None),
+        yOffset=alt.YOffset("cell:N", sort=list(cells)),
+        color=alt.Color(
+            "cell:N",
+            sort=list(cells),
+            scale=alt.Scale(domain=list(cells), range=[look[0] for look in looks]),
+            title="way to steer",
+        ),
+        tooltip=[
+            "concept:N",
+            alt.Tooltip("cell:N", title="way to steer"),
+            alt.Tooltip("reading:N", title="AUC"),
+            alt.Tooltip("spearman:Q", format=".2f"),
+        ],
+    )
+    bars = base.mark_rule(aria=False).encode(
+        x=alt.X("auc_low:Q", title="gain in log-odds times distance, up to the budget"), x2="auc_high:Q"
+    )
+    marks = base.mark_point(filled=True, size=50, aria=False).encode(
+        x="auc:Q",
+        shape=alt.Shape(
+            "cell:N",
+            sort=list(cells),
+            scale=alt.Scale(domain=list(cells), range=[look[2] for look in looks]),
+            title="way to steer",
+        ),
+    )
+    zero = alt.Chart(shown.head(1)).mark_rule(style="threshold", aria=False).encode(x=alt.datum(0))
+    return (
+        alt.layer(zero, bars, marks, width=420, height={"step": 13})
+        .properties(
+            title=alt.TitleParams(
+                "How well each axis is steered", subtitle=["AUC of score over distance, 95 % intervals with prompts as units."]
+            ),
+            description=f"AUC of steering on {shown['concept'].nunique()} axes by {', '.join(cells)}, with intervals.",
+        )
+        .configure(**chart_theme())
+    )

@@ -204,8 +204,8 @@ def _steer(options: argparse.Namespace) -> None:
     from audioscope.axes import steer_all
     from audioscope.concepts import choose, concepts_from
     from audioscope.model import load
-    from audioscope.slider import slider_page, tracks_of
-    from audioscope.steering import caa
+    from audioscope.slider import slider_page
+    from audioscope.steering import caa, vector_arm
     from audioscope.strengths import steering_sweep
 
     from_atlas = None
@@ -233,7 +233,7 @@ def _steer(options: argparse.Namespace) -> None:
     sweep = steering_sweep(
         model,
         concept,
-        vector,
+        [vector_arm(vector, options.sites)],
         strengths,
         prompts=options.prompts or 2,
         seeds=options.seeds or 1,
@@ -241,18 +241,10 @@ def _steer(options: argparse.Namespace) -> None:
         out=options.out,
         **settings,
     )
-    rows = sweep.table.sort_values("alpha")
-    tracks = tracks_of(
-        (f"{text} (seed {seed})", [
-            (row.alpha, clip, f"score {row.score:+.2f}, distance {row.lpaps:.3f}, {row.tempo:.0f} BPM")
-            for row in part.itertuples() if (clip := sweep.clip(row)) is not None
-        ])
-        for (text, seed), part in rows.groupby(["text", "seed"], sort=False)
-    )  # fmt: skip
     name = f"{concept.opposite} to {concept.name}" if concept.opposite else f"towards {concept.name}"
     where = ", ".join(vector.paths)
     text = f"One steering vector at {where} of {model.name}, at {len(strengths)} strengths. Scores are by the {sweep.settings['scorer']}."
-    page = slider_page(tracks, options.out / "index.html", f"Steering {name}", text, sweep.chart())
+    page = slider_page(sweep.tracks(), options.out / "index.html", f"Steering {name}", text, sweep.chart())
     print(sweep.curves()[["alpha", "score", "low", "high", "lpaps", "tempo", "off"]].round(3).to_string(index=False))
     print(f"\nThe page: {page.resolve()}\nIts table: {(options.out / 'clips.parquet').resolve()}")
 

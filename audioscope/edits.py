@@ -140,7 +140,7 @@ class BlendText(Edit):
 
 @dataclass(frozen=True)
 class AddVector(Edit):
-    """Steer: add `strength` times a steering vector to the outputs of its sites, at every time token (TADA, section 4).
+    """Steer: add `strength` times a steering vector to the outputs of its sites, at every time token (TADA, section 3).
 
     strength: in units of the mean norm of a site's output; negative steers away. mode: "add"; "keep_norm" gives each token
     its old norm back; "project_out" takes away `strength` times what each token has along the vector. seconds: only tokens

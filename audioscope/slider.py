@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import base64
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
+from html import escape
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
@@ -46,16 +47,16 @@ PAGE = """<!doctype html>
 <meta charset="utf-8">
 <meta name="viewport" content="width=device-width, initial-scale=1">
 <meta http-equiv="Content-Security-Policy" content="default-src 'none'; script-src 'unsafe-inline'; style-src 'unsafe-inline'; img-src data:; media-src data:">
-<title>{{ title }}</title>
+<title>{{ title or 'Strength sliders' }}</title>
 <style>{{ style }}{{ own_style }}</style>
 </head>
 <body>
 <main>
-<header>
+{% if title %}<header>
   <h1>{{ title }}</h1>
   <p>{{ text }}</p>
 </header>
-{% for track in tracks %}
+{% endif %}{% for track in tracks %}
 <section class="card track" aria-labelledby="track-{{ loop.index }}" data-track="{{ loop.index0 }}">
   <h2 id="track-{{ loop.index }}">{{ track.title }}</h2>
   <img class="picture" alt="" width="640" height="120">
@@ -94,15 +95,15 @@ def _uri(kind: str, content: bytes) -> str:
     return f"data:{kind};base64,{base64.b64encode(content).decode()}"
 
 
-def slider_page(tracks: Sequence[Track], file: str | Path, title: str, text: str = "", chart: Any = None) -> Path:
-    """Write one HTML file with a slider for each track; nothing is fetched from elsewhere, and it opens from a mail. Returns it.
+def slider_html(tracks: Sequence[Track], title: str = "", text: str = "", chart: Any = None) -> str:
+    """One HTML document with a slider for each track; nothing in it is fetched from elsewhere.
 
     All strengths of a track start together and loop; the slider cross-fades the two nearest, so the music goes on in phase.
     title, text and captions may hold any characters. chart: an altair chart, drawn below as it is.
+    Raises ValueError where there is no track.
     """
     if not tracks:
         raise ValueError("A slider page needs at least one track: no clips were kept.")
-    file = Path(file)
     data = [
         {
             "captions": list(track.captions),
@@ -113,26 +114,29 @@ def slider_page(tracks: Sequence[Track], file: str | Path, title: str, text: str
         for track in tracks
     ]
     shown = [
-        {
-            "title": t.title,
-            "strengths": t.strengths,
-            "low": min(t.strengths),
-            "high": max(t.strengths),
-            "start": min(t.strengths, key=abs),
-        }
+        {"title": t.title, "strengths": t.strengths, "low": min(t.strengths), "high": max(t.strengths), "start": min(t.strengths, key=abs)}
         for t in tracks
-    ]
+    ]  # fmt: skip
     player = Markup(files("audioscope").joinpath("slider.js").read_text().replace("</script", "<\\/script"))
-    page = jinja2.Environment(autoescape=True).from_string(PAGE).render(
-        title=title, text=text, tracks=shown, data=data, style=Markup(STYLE), own_style=Markup(OWN_STYLE), player=player,
-        chart=Markup(vl_convert.vegalite_to_svg(chart.to_json()) if chart is not None else ""),
+    picture = Markup(vl_convert.vegalite_to_svg(chart.to_json()) if chart is not None else "")
+    return jinja2.Environment(autoescape=True).from_string(PAGE).render(
+        title=title, text=text, tracks=shown, data=data, style=Markup(STYLE), own_style=Markup(OWN_STYLE), player=player, chart=picture
     )  # fmt: skip
+
+
+def slider_page(tracks: Sequence[Track], file: str | Path, title: str, text: str = "", chart: Any = None) -> Path:
+    """Write `slider_html` to a file, which opens offline and from a mail; returns it."""
+    file, page = Path(file), slider_html(tracks, title, text, chart)
     file.parent.mkdir(parents=True, exist_ok=True)
     write_whole(file, lambda part: part.write_text(page))
     return file
 
 
-def tracks_of(groups: Iterable[tuple[str, list[tuple[float, Clip, str]]]]) -> list[Track]:
-    """Tracks from (title, [(strength, clip, caption)]); those of fewer than two clips are left out."""
-    sorted_rows = ((title, sorted(rows, key=lambda row: row[0])) for title, rows in groups)
-    return [Track(title, *map(list, zip(*rows, strict=True))) for title, rows in sorted_rows if len(rows) >= 2]
+def slider(*tracks: Track) -> Any:
+    """The sliders in a notebook, in a frame of their own."""
+    from IPython.display import HTML
+
+    page = escape(slider_html(tracks), quote=True)
+    return HTML(
+        f'<iframe title="Strength sliders" style="width:100%;border:0;height:{310 * len(tracks) + 40}px" srcdoc="{page}"></iframe>'
+    )

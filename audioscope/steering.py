@@ -87,7 +87,7 @@ def caa(
     """Contrastive Activation Addition: the mean output of sites over prompts with a concept, minus that without it.
 
     Per site and noise level, over time tokens only, one generation for each prompt and seed; both prompts of a pair start from
-    the same noise (TADA, section 4, with the norm of each direction made 1 as there). Means run along, so memory does not grow
+    the same noise (TADA, section 3, eq. 6, with the norm of each direction made 1 as there). Means run along, so memory does not grow
     with the number of prompts.
 
     sites, atlas: as for `steering_sites`. against: "opposite" (slow for fast) or "neutral" (the same sentence without the

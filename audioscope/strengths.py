@@ -26,6 +26,7 @@ from audioscope.errors import UnknownName
 from audioscope.model import Model
 from audioscope.paths import write_whole
 from audioscope.scorers import Scorer, feature_distance, listener_scorer
+from audioscope.slider import Track
 from audioscope.steering import (
     Arm,
     caa,
@@ -453,25 +454,21 @@ class Steering:
         more = float(aucs[one] - aucs[other])
         return more, *interval((self._pseudo[one] - self._pseudo[other]).to_numpy(), more)
 
-    def clip(self, row: Any) -> Clip | None:
-        """The sound of a row of the table, if it was kept."""
-        if not row.clip:
-            return None
-        return Clip.load(self.folder / row.clip, prompt=f"{row.text} (strength {row.alpha:+.2f})", seed=row.seed)
-
-    def play(self, cell_name: str, prompt: int | None = None) -> Any:
-        """Players for one prompt's first seed, from the strongest away to the strongest towards."""
-        from audioscope.audio import in_a_row
-
-        rows = self.table[self.table["cell"] == cell_name]
-        rows = rows[rows["prompt"] == (rows["prompt"].min() if prompt is None else prompt)]
-        rows = rows[rows["seed"] == rows["seed"].min()].sort_values("alpha")
-        found = [clip for row in rows.itertuples() if (clip := self.clip(row)) is not None]
-        if not found:
-            raise UnknownName(
-                f"No clips of {cell_name!r} with prompt {prompt}: the sweep has {', '.join(self.cells)}, and needs clips=True."
-            )
-        return in_a_row(*found)
+    def tracks(self, cell_name: str | None = None) -> list[Track]:
+        """A slider's worth of clips for each prompt and seed, of one cell (None: the first); empty where no clips were kept."""
+        name = self.cells[0] if cell_name is None else cell_name
+        if name not in self.cells:
+            raise UnknownName(f"No cell {name!r} in this sweep. There are: {', '.join(self.cells)}.")
+        rows = self.table[(self.table["cell"] == name) & (self.table["clip"] != "")].sort_values("alpha")
+        tracks = []
+        for (text, seed), part in rows.groupby(["text", "seed"], sort=False):
+            captions = [
+                f"score {row.score:+.2f}, distance {row.lpaps:.3f}" + (f", {row.tempo:.0f} BPM" if row.tempo > 0 else "")
+                for row in part.itertuples()
+            ]
+            clips = [Clip.load(self.folder / row.clip, prompt=str(text), seed=int(row.seed)) for row in part.itertuples()]
+            tracks.append(Track(f"{text} (seed {seed})", part["alpha"].tolist(), clips, captions))
+        return tracks
 
     def chart(self) -> Any:
         """Score over distance and over strength, as an altair chart."""

@@ -24,7 +24,7 @@ FORMAT = 1  # of the files
 
 @dataclass(frozen=True, eq=False)
 class SteeringVector:
-    """What to add to the outputs of some sites to get more of a concept (TADA, section 4, CAA).
+    """What to add to the outputs of some sites to get more of a concept (TADA, section 3, eq. 6).
 
     directions: site path -> float32 [levels, width], without unit: a direction of norm 1 at strength 1 adds as much as the
     site's output itself is long. norms: site path -> float32 [levels], that length, the mean norm of the site's output.

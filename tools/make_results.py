@@ -1,4 +1,4 @@
-"""Rebuild what depends on the tiny model's weights: its evaluation and the shipped atlas (`make results`).
+"""Rebuild what depends on the tiny model's weights: its evaluation, the shipped atlas and the steering of all axes (`make results`).
 
 When the weights changed, the impacts of the atlas before are kept in data/atlas/before.csv, to show what a training changes.
 """
@@ -10,6 +10,7 @@ import json
 from pathlib import Path
 
 from audioscope.atlas import Atlas
+from audioscope.axes import steer_all
 from audioscope.model import load
 from audioscope.patching import localize
 from audioscope.paths import write_whole
@@ -36,6 +37,8 @@ def main() -> None:
         before = earlier.impacts()[["concept", "group", "layer", "impact", "defined"]].round(3)
         write_whole(shipped / "before.csv", lambda path: before.to_csv(path, index=False))
     print(Atlas.load(atlas.save(shipped, shipped=True)))
+    steering = steer_all(model, ROOT / "data" / "results", chosen.work / f"steering-{model.fingerprint}")
+    print(steering[["concept", "method", "sites", "auc", "auc_low", "auc_high", "spearman", "steerable"]].to_string(index=False))
 
 
 if __name__ == "__main__":
