@@ -26,7 +26,7 @@ _HOMES = {
     "Concept": "concepts", "Pair": "concepts", "concepts_from": "concepts", "shipped_concepts": "concepts",
     "localize": "patching", "plan": "patching", "Plan": "patching", "Atlas": "atlas", "published": "paper",
     "SteeringVector": "vectors", "caa": "steering", "steering_sites": "steering", "calibrate": "strengths",
-    "steering_sweep": "strengths", "Steering": "strengths", "steering_auc": "curves",
+    "steering_sweep": "strengths", "Steering": "gains", "Arm": "arms", "steering_auc": "curves",
     "shipped_steering": "axes", "steer_all": "axes",
     "listener_scorer": "scorers", "Clap": "scorers", "Muq": "scorers", "MeasureScorer": "scorers",
 }  # fmt: skip
@@ -34,19 +34,21 @@ __all__ = ["__version__", *_HOMES]
 
 if TYPE_CHECKING:
     from audioscope.adapters import Adapter
+    from audioscope.arms import Arm
     from audioscope.atlas import Atlas
     from audioscope.audio import Clip, in_a_row
     from audioscope.axes import shipped_steering, steer_all
     from audioscope.concepts import Concept, Pair, concepts_from, shipped_concepts
     from audioscope.curves import steering_auc
     from audioscope.edits import Ablate, AddVector, BlendText, PatchOutput, PatchText
+    from audioscope.gains import Steering
     from audioscope.model import Model, Reading, load
     from audioscope.paper import published
     from audioscope.patching import Plan, localize, plan
     from audioscope.scorers import Clap, MeasureScorer, Muq, listener_scorer
     from audioscope.sites import Site, Sites
     from audioscope.steering import caa, steering_sites
-    from audioscope.strengths import Steering, calibrate, steering_sweep
+    from audioscope.strengths import calibrate, steering_sweep
     from audioscope.vectors import SteeringVector
 
 

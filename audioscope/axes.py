@@ -12,9 +12,10 @@ import pandas as pd
 
 from audioscope.concepts import shipped_concepts
 from audioscope.errors import UnknownName
+from audioscope.gains import Steering
 from audioscope.model import Model
 from audioscope.paths import data_folder, write_whole
-from audioscope.strengths import Steering, steering_sweep
+from audioscope.strengths import steering_sweep
 
 PAIRS = (  # what is asked of every axis: is the first better than the second at equal preservation?
     ("caa own", "caa all"), ("caa shared", "caa all"), ("caa own", "caa random layers"), ("caa own", "random direction own"),

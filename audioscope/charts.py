@@ -294,9 +294,9 @@ ARMS = {
     "caa all but shared": ("#56b4e9", [6, 3], "triangle-up"),
     "caa random layers": ("#8a8580", [4, 3], "triangle-down"),
     "random direction own": ("#8a8580", [1, 3], "cross"),
-    "pci all": ("#009e73", [8, 3], "stroke"),
+    "pci all": ("#009e73", [8, 3], "triangle-right"),
 }
-OTHERS = (("#cc79a7", [2, 2], "triangle-left"), ("#5b5651", [9, 2, 2, 2], "triangle-right"))
+OTHERS = (("#cc79a7", [2, 2], "triangle-left"), ("#5b5651", [9, 2, 2, 2], "wedge"))
 
 
 def steering_chart(curves: pd.DataFrame, concept: str, opposite: str = "") -> alt.LayerChart:
@@ -397,7 +397,7 @@ def axes_chart(
     bars = base.mark_rule(aria=False).encode(
         x=alt.X("auc_low:Q", title="gain in log-odds times distance, up to the budget"), x2="auc_high:Q"
     )
-    marks = base.mark_point(filled=True, size=50, aria=False).encode(
+    marks = base.mark_point(filled=True, size=50, opacity=1, aria=False).encode(
         x="auc:Q",
         shape=alt.Shape(
             "cell:N",

@@ -201,11 +201,12 @@ def _atlas(options: argparse.Namespace) -> None:
 
 
 def _steer(options: argparse.Namespace) -> None:
+    from audioscope.arms import vector_arm
     from audioscope.axes import steer_all
     from audioscope.concepts import choose, concepts_from
     from audioscope.model import load
     from audioscope.slider import slider_page
-    from audioscope.steering import caa, vector_arm
+    from audioscope.steering import caa
     from audioscope.strengths import steering_sweep
 
     from_atlas = None

@@ -1,4 +1,4 @@
-"""Steering: make a vector by Contrastive Activation Addition, and the ways to steer that it is compared with.
+"""Contrastive Activation Addition: a steering vector from pairs of prompts.
 
 vector = audioscope.caa(model, "fast")
 with model.steer(vector, strength=1.5):
@@ -7,11 +7,8 @@ with model.steer(vector, strength=1.5):
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
-from zlib import crc32
 
 import numpy as np
 import torch
@@ -20,8 +17,8 @@ from tqdm.auto import tqdm
 
 import audioscope
 from audioscope.atlas import Atlas
-from audioscope.concepts import Concept, Pair, choose
-from audioscope.edits import AddVector, BlendText, Branch, Edit, PatchText
+from audioscope.concepts import Concept, choose
+from audioscope.edits import Branch
 from audioscope.model import BATCH, Model
 from audioscope.sites import Site
 from audioscope.sweep import key, seed_of
@@ -172,77 +169,3 @@ def _same(found: SteeringVector, file: str | Path, model: Model, facts: dict[str
                 f"{file} holds another vector ({name}: {found.facts.get(name)!r} there, {facts[name]!r} now): choose another place, or delete it."
             )
     return found
-
-
-@dataclass(frozen=True)
-class Arm:
-    """One way to steer, compared with others in a sweep.
-
-    edits: (pair of prompts, strength, seed) -> the edits that act on a run of the pair's neutral prompt; the seed is for
-    controls that are drawn anew for each row. sites: where it acts, in words. facts: what else decides it, JSON values.
-    largest: strengths beyond it have no meaning, if not None.
-    """
-
-    method: str
-    sites: str
-    edits: Callable[[Pair, float, int], Sequence[Edit]]
-    facts: dict[str, Any] = field(default_factory=dict)
-    largest: float | None = None
-
-
-def _facts(vector: SteeringVector, **more: Any) -> dict[str, Any]:
-    numbers = b"".join(vector.directions[path].numpy().tobytes() for path in vector.paths)
-    return {"vector": dict(vector.facts), "at": list(vector.paths), "numbers": crc32(numbers), **more}
-
-
-def vector_arm(vector: SteeringVector, sites: str, method: str = "caa", **keywords: Any) -> Arm:
-    """Add a vector; keywords are those of `AddVector`."""
-    return Arm(method, sites, lambda pair, strength, seed: [AddVector(vector, strength, **keywords)], _facts(vector, **keywords))
-
-
-def random_layers_arm(everywhere: SteeringVector, instead_of: Iterable[str | Site], **keywords: Any) -> Arm:
-    """A control: the vector at as many layers as `instead_of` has, other ones drawn anew for each row."""
-    own = {str(site) for site in instead_of}
-
-    def edits(pair: Pair, strength: float, seed: int) -> list[Edit]:
-        rng = np.random.default_rng(seed)
-        drawn = own
-        while drawn == own:
-            drawn = set(rng.choice(everywhere.paths, len(own), replace=False).tolist())
-        return [AddVector(everywhere.only(drawn), strength, **keywords)]
-
-    if len(own) >= len(everywhere.paths):
-        raise ValueError(f"There are no {len(own)} other layers among {len(everywhere.paths)} to draw from.")
-    return Arm("caa", "random layers", edits, _facts(everywhere, instead_of=sorted(own), **keywords))
-
-
-def random_direction_arm(vector: SteeringVector, sites: str, **keywords: Any) -> Arm:
-    """A control: a random vector with the same norms at the same sites, drawn anew for each row."""
-    return Arm(
-        "random direction",
-        sites,
-        lambda pair, strength, seed: [AddVector(vector.random(seed), strength, **keywords)],
-        _facts(vector, **keywords),
-    )
-
-
-def prompt_switch_arm(steps: int) -> Arm:
-    """PCI: the neutral prompt first, that of the concept (for a negative strength, its opposite) in the last |strength| of the steps.
-
-    At strength 1 the prompt is rewritten altogether. Both directions need a concept with an opposite.
-    """
-
-    def edits(pair: Pair, strength: float, seed: int) -> list[Edit]:
-        last = round(abs(strength) * steps)
-        return [PatchText("cross", pair.clean if strength > 0 else pair.corrupted, steps=(steps - last, steps))] if last else []
-
-    return Arm("pci", "all", edits, {"steps": steps}, largest=1.0)
-
-
-def blend_text_arm() -> Arm:
-    """Text-embedding interpolation: the neutral prompt's text states moved towards those of the concept (or its opposite)."""
-    return Arm(
-        "text blend",
-        "all",
-        lambda pair, strength, seed: [BlendText("cross", pair.clean if strength > 0 else pair.corrupted, abs(strength))],
-    )

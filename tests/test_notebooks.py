@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-NAMES = ("01_hear_the_model", "02_look_inside", "03_concept_atlas", "04_real_models")
+NAMES = ("01_hear_the_model", "02_look_inside", "03_concept_atlas", "04_real_models", "05_steer_with_caa")
 
 
 @pytest.mark.parametrize("name", NAMES)

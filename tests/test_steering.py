@@ -17,11 +17,12 @@ from pipelines import PROMPTS
 
 import audioscope
 from audioscope import AddVector, BlendText, PatchText, SteeringVector, caa
+from audioscope.arms import prompt_switch_arm, random_direction_arm, random_layers_arm, vector_arm
 from audioscope.concepts import shipped_concepts
 from audioscope.edits import Here
 from audioscope.scorers import listener_scorer
-from audioscope.steering import prompt_switch_arm, random_direction_arm, random_layers_arm, steering_sites, vector_arm
-from audioscope.strengths import calibrate, cell, steering_sweep
+from audioscope.steering import steering_sites
+from audioscope.strengths import calibrate, steering_sweep
 from audioscope.tracing import Read, Row
 
 A, B = PROMPTS
@@ -386,7 +387,7 @@ def test_steering_steers_and_a_random_direction_does_not(tiny):
 SWEEP = """
 import torch; torch.set_num_threads(1)
 import audioscope
-from audioscope.steering import vector_arm
+from audioscope.arms import vector_arm
 model = audioscope.load("tiny")
 vector = audioscope.caa(model, "fast", "own", 3, steps=2, file={out!r} + "/vector", progress=False)
 audioscope.steering_sweep(model, "fast", [vector_arm(vector, "own")], [-1.0, 1.0], prompts=3, seeds=2, steps=2, out={out!r}, clips=True, progress=False)
@@ -417,7 +418,7 @@ def test_a_killed_sweep_resumes_to_the_same_table(tiny, tmp_path):
 def test_what_a_sweep_measures(tiny, tmp_path):
     vector = caa(tiny, "fast", "cross", 6, steps=4, progress=False)
     arms = [vector_arm(vector, "all"), random_direction_arm(vector, "all"), prompt_switch_arm(4)]
-    strengths = {cell(arms[0]): [-0.5, 0.5, 1.0], cell(arms[1]): [-0.5, 0.5], cell(arms[2]): [-1.0, 0.5, 1.0]}
+    strengths = {arms[0].cell: [-0.5, 0.5, 1.0], arms[1].cell: [-0.5, 0.5], arms[2].cell: [-1.0, 0.5, 1.0]}
     sweep = steering_sweep(tiny, "fast", arms, strengths, prompts=3, seeds=1, steps=4, out=tmp_path, progress=False)
     zero = sweep.table[sweep.table["alpha"] == 0]
     assert (zero["lpaps"] == 0).all() and np.allclose(zero["chroma"], 1) and len(zero) == 3 * 3

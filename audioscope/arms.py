@@ -1,0 +1,112 @@
+"""Arms: the ways to steer that a sweep compares, and their controls, each a few lines on the same edits."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+from zlib import crc32
+
+import numpy as np
+
+from audioscope.atlas import Atlas
+from audioscope.concepts import Concept, Pair
+from audioscope.edits import AddVector, BlendText, Edit, PatchText
+from audioscope.model import Model
+from audioscope.sites import Site
+from audioscope.steering import steering_sites
+from audioscope.vectors import SteeringVector
+
+
+@dataclass(frozen=True)
+class Arm:
+    """One way to steer, compared with others in a sweep.
+
+    edits: (pair of prompts, strength, seed) -> the edits that act on a run of the pair's neutral prompt; the seed is for
+    controls that are drawn anew for each row. sites: where it acts, in words. facts: what else decides it, JSON values.
+    largest: strengths beyond it have no meaning, if not None.
+    """
+
+    method: str
+    sites: str
+    edits: Callable[[Pair, float, int], Sequence[Edit]]
+    facts: dict[str, Any] = field(default_factory=dict)
+    largest: float | None = None
+
+    @property
+    def cell(self) -> str:
+        """Its name in a table: method and sites."""
+        return f"{self.method} {self.sites}"
+
+
+def _facts(vector: SteeringVector, **more: Any) -> dict[str, Any]:
+    numbers = b"".join(vector.directions[path].numpy().tobytes() for path in vector.paths)
+    return {"vector": dict(vector.facts), "at": list(vector.paths), "numbers": crc32(numbers), **more}
+
+
+def vector_arm(vector: SteeringVector, sites: str, method: str = "caa", **keywords: Any) -> Arm:
+    """Add a vector; keywords are those of `AddVector`."""
+    return Arm(method, sites, lambda pair, strength, seed: [AddVector(vector, strength, **keywords)], _facts(vector, **keywords))
+
+
+def random_layers_arm(everywhere: SteeringVector, instead_of: Iterable[str | Site], **keywords: Any) -> Arm:
+    """A control: the vector at as many layers as `instead_of` has, other ones drawn anew for each row."""
+    own = {str(site) for site in instead_of}
+
+    def edits(pair: Pair, strength: float, seed: int) -> list[Edit]:
+        rng = np.random.default_rng(seed)
+        drawn = own
+        while drawn == own:
+            drawn = set(rng.choice(everywhere.paths, len(own), replace=False).tolist())
+        return [AddVector(everywhere.only(drawn), strength, **keywords)]
+
+    if len(own) >= len(everywhere.paths):
+        raise ValueError(f"There are no {len(own)} other layers among {len(everywhere.paths)} to draw from.")
+    return Arm("caa", "random layers", edits, _facts(everywhere, instead_of=sorted(own), **keywords))
+
+
+def random_direction_arm(vector: SteeringVector, sites: str, **keywords: Any) -> Arm:
+    """A control: a random vector with the same norms at the same sites, drawn anew for each row."""
+    return Arm(
+        "random direction",
+        sites,
+        lambda pair, strength, seed: [AddVector(vector.random(seed), strength, **keywords)],
+        _facts(vector, **keywords),
+    )
+
+
+def prompt_switch_arm(steps: int) -> Arm:
+    """PCI: the neutral prompt first, that of the concept (for a negative strength, its opposite) in the last |strength| of the steps.
+
+    At strength 1 the prompt is rewritten altogether. Both directions need a concept with an opposite.
+    """
+
+    def edits(pair: Pair, strength: float, seed: int) -> list[Edit]:
+        last = round(abs(strength) * steps)
+        return [PatchText("cross", pair.clean if strength > 0 else pair.corrupted, steps=(steps - last, steps))] if last else []
+
+    return Arm("pci", "all", edits, {"steps": steps}, largest=1.0)
+
+
+def blend_text_arm() -> Arm:
+    """Text-embedding interpolation: the neutral prompt's text states moved towards those of the concept (or its opposite)."""
+    return Arm(
+        "text blend",
+        "all",
+        lambda pair, strength, seed: [BlendText("cross", pair.clean if strength > 0 else pair.corrupted, abs(strength))],
+    )
+
+
+def standard_arms(model: Model, concept: Concept, vector: SteeringVector, atlas: Atlas | None = None) -> list[Arm]:
+    """What a fair look compares: the vector at the shared functional layers, the concept's own, everywhere, everywhere but at the
+    functional ones, at random layers (as many as its own), a random direction at its own, and the prompt rewritten late (PCI).
+
+    vector: one of all cross-attention sites.
+    """
+    shared, own = (steering_sites(model, concept, which, atlas) for which in ("functional", "own"))
+    rest = [path for path in vector.paths if path not in {s.path for s in shared}]
+    return [
+        vector_arm(vector.only(shared), "shared"), vector_arm(vector.only(own), "own"), vector_arm(vector, "all"),
+        vector_arm(vector.only(rest), "all but shared"), random_layers_arm(vector, own),
+        random_direction_arm(vector.only(own), "own"), prompt_switch_arm(model.settings(None, None, None)["steps"]),
+    ]  # fmt: skip

@@ -1,0 +1,47 @@
+"""The shipped results of steering: complete, of the shipped weights, and following from the clips they come with."""
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from audioscope import Steering, shipped_steering
+from audioscope.axes import PAIRS, axes, write_results
+
+CELLS = ["caa shared", "caa own", "caa all", "caa all but shared", "caa random layers", "random direction own", "pci all"]
+COLUMNS = ["concept", "method", "sites", "auc", "auc_low", "auc_high", "spearman", "prompts", "seeds"]
+
+
+def test_the_table_is_complete():
+    table = shipped_steering()
+    assert list(table.columns[:9]) == COLUMNS
+    assert table["concept"].unique().tolist() == axes()
+    for _, rows in table.groupby("concept"):
+        assert (rows["method"] + " " + rows["sites"]).tolist() == CELLS
+        assert (rows["prompts"] >= 8).all() and (rows["seeds"] == 2).all()
+    assert table[["auc", "auc_low", "auc_high"]].notna().all().all()
+
+
+@pytest.mark.parametrize("concept", ["fast", "violin"])
+def test_the_table_follows_from_the_clips(tiny, concept):
+    sweep = shipped_steering(concept)
+    assert sweep.settings["fingerprint"] == tiny.fingerprint, "the results are of other weights: run make results"
+    assert sweep.settings["scorer"] == "judge" and sweep.settings["split"] == "test"
+    units = sweep.table[sweep.table["alpha"] != 0].groupby(["cell", "prompt", "seed"])["alpha"].nunique()
+    assert (units == 6).all(), "seven strengths, with 0"
+    mine = sweep.summary()
+    shipped = shipped_steering().query("concept == @concept").reset_index(drop=True)
+    assert np.allclose(mine["auc"], shipped["auc"], atol=2e-3) and np.allclose(mine["auc_low"], shipped["auc_low"], atol=5e-3)
+    assert mine["steerable"].tolist() == shipped["steerable"].tolist()
+
+
+def test_writing_and_reading_give_the_same_sweep(tmp_path, monkeypatch):
+    one, two = shipped_steering("fast"), shipped_steering("jazz")
+    write_results([one, two], tmp_path / "results")
+    monkeypatch.setattr("audioscope.axes.data_folder", lambda: tmp_path)
+    again = shipped_steering("jazz")
+    assert isinstance(again, Steering)
+    pd.testing.assert_frame_equal(again.table, two.table, check_dtype=False)
+    pairs = pd.read_parquet(tmp_path / "results" / "steering_pairs.parquet")
+    assert len(pairs) == 2 * len(PAIRS) and ((pairs["low"] <= pairs["more"]) & (pairs["more"] <= pairs["high"])).all()
+    with pytest.raises(KeyError, match=r"violin.*There are: fast, jazz"):
+        shipped_steering("violin")
