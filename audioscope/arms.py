@@ -23,7 +23,7 @@ class Arm:
     """One way to steer, compared with others in a sweep.
 
     edits: (pair of prompts, strength, seed) -> the edits that act on a run of the pair's neutral prompt; the seed is for
-    controls that are drawn anew for each row. sites: where it acts, in words. facts: what else decides it, JSON values.
+    controls that are drawn anew for each prompt and seed. sites: where it acts, in words. facts: what else decides it, JSON values.
     largest: strengths beyond it have no meaning, if not None.
     """
 
@@ -50,7 +50,7 @@ def vector_arm(vector: SteeringVector, sites: str, method: str = "caa", **keywor
 
 
 def random_layers_arm(everywhere: SteeringVector, instead_of: Iterable[str | Site], **keywords: Any) -> Arm:
-    """A control: the vector at as many layers as `instead_of` has, other ones drawn anew for each row."""
+    """A control: the vector at as many layers as `instead_of` has, other ones drawn anew for each prompt and seed."""
     own = {str(site) for site in instead_of}
 
     def edits(pair: Pair, strength: float, seed: int) -> list[Edit]:
@@ -66,7 +66,7 @@ def random_layers_arm(everywhere: SteeringVector, instead_of: Iterable[str | Sit
 
 
 def random_direction_arm(vector: SteeringVector, sites: str, **keywords: Any) -> Arm:
-    """A control: a random vector with the same norms at the same sites, drawn anew for each row."""
+    """A control: a random vector with the same norms at the same sites, drawn anew for each prompt and seed."""
     return Arm(
         "random direction",
         sites,
@@ -97,16 +97,18 @@ def blend_text_arm() -> Arm:
     )
 
 
-def standard_arms(model: Model, concept: Concept, vector: SteeringVector, atlas: Atlas | None = None) -> list[Arm]:
+def standard_arms(
+    model: Model, concept: Concept, vector: SteeringVector, atlas: Atlas | None = None, steps: int | None = None
+) -> list[Arm]:
     """What a fair look compares: the vector at the shared functional layers, the concept's own, everywhere, everywhere but at the
     functional ones, at random layers (as many as its own), a random direction at its own, and the prompt rewritten late (PCI).
 
-    vector: one of all cross-attention sites.
+    vector: one of all cross-attention sites. steps: denoising steps of the runs to come; the model's if None.
     """
     shared, own = (steering_sites(model, concept, which, atlas) for which in ("functional", "own"))
     rest = [path for path in vector.paths if path not in {s.path for s in shared}]
     return [
         vector_arm(vector.only(shared), "shared"), vector_arm(vector.only(own), "own"), vector_arm(vector, "all"),
         vector_arm(vector.only(rest), "all but shared"), random_layers_arm(vector, own),
-        random_direction_arm(vector.only(own), "own"), prompt_switch_arm(model.settings(None, None, None)["steps"]),
+        random_direction_arm(vector.only(own), "own"), prompt_switch_arm(model.settings(steps, None, None)["steps"]),
     ]  # fmt: skip

@@ -56,11 +56,17 @@ class Steering:
     def curves(self) -> pd.DataFrame:
         """One row per cell and strength: means over prompts of what was measured, and the score's 95 % interval (low, high).
 
-        off: share of clips that are silent, clipped in more than 1 % of their samples, or more than 6 dB off the unsteered level.
+        off: share of clips that failed, are silent, clipped in more than 1 % of their samples, or more than 6 dB off the
+        unsteered level.
         """
         base = self.table[self.table["alpha"] == 0].drop_duplicates(["prompt", "seed"]).set_index(["prompt", "seed"])["level"]
         before = base.reindex(pd.MultiIndex.from_frame(self.table[["prompt", "seed"]])).to_numpy()
-        off = self.table["silent"].astype(bool) | (self.table["clipped"] > 0.01) | ((self.table["level"] - before).abs() > 6)
+        off = (
+            self.table["failed"]
+            | self.table["silent"].astype(bool)
+            | (self.table["clipped"] > 0.01)
+            | ((self.table["level"] - before).abs() > 6)
+        )
         names = ["score", "lpaps", "chroma", "beat", "tempo", "onsets", "mode", "register", "centroid", "off"]
         each = (
             self.table.assign(off=off.astype(float))
@@ -87,51 +93,60 @@ class Steering:
     def summary(self) -> pd.DataFrame:
         """One row per cell: the AUC with its interval, and how steady, smooth, specific and harmful the steering is.
 
-        spearman: rank correlation of strength and mean score, within the budget. gain: of the score at the budget's border, mean
-        of both sides. specificity: mean movement of unrelated concepts per unit of movement of this one, at the largest strength
-        within the budget (0 is perfect). budget: the distance that rewriting the prompt takes, mean of both sides. beyond_random:
-        whether the AUC's interval lies above that of the random direction. steerable: spearman at least .9, and beyond_random.
+        spearman: rank correlation of strength and mean score, within the budget and to its border. gain: of the score at the
+        border, mean of both sides. specificity: mean movement of unrelated concepts per unit of movement of this one, at the
+        largest strength within the budget (0 is perfect). budget: the distance that rewriting the prompt takes, mean of both
+        sides. reached: the share of it that the strengths covered. beyond_random: whether the AUC lies above the
+        interval of the random direction's, and the interval of their difference on the same prompts above 0. steerable: spearman at least .9, and beyond_random.
         """
         aucs, points = self._aucs(self.table), self.points()
         chance = next((name for name in self.cells if name.startswith("random direction")), None)
         bounds = {name: interval(self._pseudo[name].to_numpy(), float(aucs.loc[name, "auc"])) for name in self.cells}
-        above = bounds[chance][1] if chance else np.nan
         named = self.table.drop_duplicates("cell").set_index("cell")
+        units = self.table[["prompt", "seed"]].drop_duplicates()
         lines = []
         for name in self.cells:
+            area = aucs.loc[name]
+            cutoffs = {1: float(area["cutoff_positive"]), -1: float(area["cutoff_negative"])}
             mine = points[points["cell"] == name]
-            cutoffs = {1: float(aucs.loc[name, "cutoff_positive"]), -1: float(aucs.loc[name, "cutoff_negative"])}
-            curves = {side: within(mine, side, cutoffs[side]) for side in (1, -1)}
-            used = {side: curve for side, curve in curves.items() if len(curve) > 1}
-            kept = pd.concat(
-                [mine[(mine["alpha"] * side >= 0) & (mine["lpaps"] <= cutoffs[side] + 1e-9)] for side in used]
-            ).drop_duplicates("alpha")
-            low, high = bounds[name]
+            curves = {side: within(mine, side, cutoff) for side, cutoff in cutoffs.items()}
+            curves = {side: curve for side, curve in curves.items() if len(curve) > 1}
+            kept = pd.concat([*curves.values(), mine.iloc[:0]]).drop_duplicates("alpha")
+            gains = [side * (curve["score"].iloc[-1] - curve["score"].iloc[0]) for side, curve in curves.items()]
             rank = float(kept[["alpha", "score"]].corr("spearman").iloc[0, 1]) if len(kept) > 2 else np.nan
-            beyond = bool(low > above) if chance and name != chance else None
-            gains = [side * (curve["score"].iloc[-1] - curve["score"].iloc[0]) for side, curve in used.items()]
+            low, high = bounds[name]
+            beyond = (
+                bool(area["auc"] > bounds[chance][1] and self.compare(name, chance)[1] > 0) if chance and name != chance else None
+            )
             lines.append({
                 "concept": self.concept, "method": named.loc[name, "method"], "sites": named.loc[name, "sites"],
-                "auc": float(aucs.loc[name, "auc"]), "auc_low": low, "auc_high": high, "spearman": rank,
-                "prompts": self.table["prompt"].nunique(), "seeds": len(self.table[["prompt", "seed"]].drop_duplicates()) // self.table["prompt"].nunique(),
-                "gain": float(np.mean(gains)) if gains else np.nan, "specificity": self._specificity(name, kept["alpha"]),
-                "smoothness": smoothness(kept["alpha"].to_numpy(), kept["score"].to_numpy()),
-                "budget": float(np.mean([cutoffs[side] for side in used])) if used else np.nan,
-                "largest": float(mine["alpha"].abs().max()), "reach": float(mine["lpaps"].max()),
-                "beyond_random": beyond, "steerable": bool(beyond and rank >= 0.9) if beyond is not None else None,
+                "auc": float(area["auc"]), "auc_low": low, "auc_high": high, "spearman": rank,
+                "prompts": units["prompt"].nunique(), "seeds": len(units) // units["prompt"].nunique(),
+                "gain": float(np.mean(gains)) if gains else np.nan, "specificity": self._specificity(name, mine, cutoffs),
+                "smoothness": smoothness(kept["alpha"].to_numpy(float), kept["score"].to_numpy(float)) if len(kept) else np.nan,
+                "budget": float(np.mean([cutoffs[side] for side in curves])) if curves else np.nan, "reached": float(area["reached"]),
+                "largest": float(mine["alpha"].abs().max()), "beyond_random": beyond,
+                "steerable": bool(beyond and rank >= 0.9) if beyond is not None else None,
             })  # fmt: skip
         return pd.DataFrame(lines)
 
-    def _specificity(self, name: str, alphas: pd.Series) -> float:
+    def _specificity(self, name: str, points: pd.DataFrame, cutoffs: dict[int, float]) -> float:
         groups = shipped_groups()
-        mine = self.table[self.table["cell"] == name]
-        others = [c for c in mine.columns if c.startswith("scored ") and groups.get(c[7:]) != self.settings["group"]]
-        means = mine.groupby("alpha")[["score", *others]].mean()
+        group = self.settings["group"] or groups.get(self.concept, "")
+        scored = [c for c in self.table.columns if c.startswith("scored ")]
+        others = [
+            c
+            for c in scored
+            if c[7:] not in (self.concept, self.settings["opposite"]) and (not group or groups.get(c[7:]) != group)
+        ]
+        means = self.table[self.table["cell"] == name].groupby("alpha")[["score", *others]].mean()
         found = []
-        for end in {alphas.max(), alphas.min()} - {0.0}:
-            move = means.loc[end] - means.loc[0.0]
-            if abs(move["score"]) > 0:
-                found.append(float(move[others].abs().mean() / abs(move["score"])))
+        for side, cutoff in cutoffs.items():
+            inside = points[(points["alpha"] * side > 0) & (points["lpaps"] <= cutoff + 1e-9)]
+            if len(inside):
+                move = means.loc[inside["alpha"].max() if side > 0 else inside["alpha"].min()] - means.loc[0.0]
+                if others and abs(move["score"]) > 0:
+                    found.append(float(move[others].abs().mean() / abs(move["score"])))
         return float(np.mean(found)) if found else np.nan
 
     def compare(self, one: str, other: str) -> tuple[float, float, float]:
@@ -160,7 +175,7 @@ class Steering:
         return tracks
 
     def chart(self) -> Any:
-        """Score over distance and over strength, as an altair chart."""
+        """Score over distance, a line for each way to steer, as an altair chart."""
         from audioscope.charts import steering_chart
 
         return steering_chart(self.curves(), self.concept, str(self.settings["opposite"]))

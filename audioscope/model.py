@@ -64,7 +64,7 @@ class Model:
         self.adapter.prepare(pipe)
         self.denoiser = getattr(pipe, self.adapter.denoiser)
         self.sites: Sites = find_sites(self.denoiser, self.adapter.denoiser, self.adapter.stream)
-        self._steering: tuple[Edit, ...] = ()
+        self.steering: tuple[Edit, ...] = ()  # what acts on all that is generated, inside `steer`
         pipe.set_progress_bar_config(disable=True)
         tracing.check(pipe, self.adapter, self.sites)
 
@@ -122,8 +122,9 @@ class Model:
 
         Raises ValueError for a steering vector of another model.
         """
-        rows = [replace(row, edits=row.edits + self._steering) for row in rows]
-        self._check_vectors({id(edit.vector): edit for row in rows for edit in row.edits if isinstance(edit, AddVector)}.values())
+        rows = [replace(row, edits=row.edits + self.steering) for row in rows]
+        given = [edit for row in rows for edit in row.edits if isinstance(edit, AddVector)]
+        self._check_vectors({(id(edit.vector), edit.sites): edit for edit in given}.values())
         return tracing.run(self.pipe, self.adapter, self.sites, rows, **keywords)
 
     def _check_vectors(self, edits: Collection[AddVector]) -> None:
@@ -142,12 +143,12 @@ class Model:
         """
         edit = AddVector(vector, strength, **keywords)
         self._check_vectors([edit])
-        before = self._steering
-        self._steering = (*before, edit)
+        before = self.steering
+        self.steering = (*before, edit)
         try:
             yield self
         finally:
-            self._steering = before
+            self.steering = before
 
     @overload
     def generate(self, prompt: str, seed: int = ..., **keywords: Any) -> Clip: ...

@@ -35,7 +35,7 @@ class Player {
     this.slider.addEventListener("input", () => this.show());
     // arrow keys go from clip to clip, as a slider without steps would hardly move
     this.slider.addEventListener("keydown", event => this.key(event));
-    this.button.addEventListener("click", () => (this.sources.length ? this.stop() : this.play()));
+    this.button.addEventListener("click", () => (this.wanted ? this.stop() : this.play()));
     section.player = this;
     this.show();
   }
@@ -67,9 +67,11 @@ class Player {
 
   async play() {
     for (const other of players) if (other !== this) other.stop();
+    this.wanted = true;
     context ??= new AudioContext();
     if (context.state === "suspended") await context.resume();
     this.buffers ??= await Promise.all(this.track.sounds.map(uri => context.decodeAudioData(bytes(uri))));
+    if (!this.wanted || this.sources.length) return; // stopped, or played again, while the sounds were decoded
     const start = context.currentTime + 0.05;
     this.sources = this.buffers.map(buffer => {
       const source = new AudioBufferSourceNode(context, { buffer, loop: true }), gain = new GainNode(context, { gain: 0 });
@@ -77,7 +79,6 @@ class Player {
       source.start(start);
       return { source, gain };
     });
-    this.started = start;
     this.button.textContent = "Stop";
     this.button.setAttribute("aria-pressed", "true");
     this.show();
@@ -86,6 +87,7 @@ class Player {
   stop() {
     this.sources.forEach(({ source }) => source.stop());
     this.sources = [];
+    this.wanted = false;
     this.button.textContent = "Play";
     this.button.setAttribute("aria-pressed", "false");
   }

@@ -25,15 +25,17 @@ from audioscope.gains import REWRITTEN, Steering
 from audioscope.model import Model
 from audioscope.paths import write_whole
 from audioscope.scorers import Scorer, feature_distance, listener_scorer
-from audioscope.steering import caa
+from audioscope.steering import caa, steering_sites
 from audioscope.sweep import key, run_units, safe_name, seed_of
 from audioscope.tracing import Row
 from audioscope.vectors import SteeringVector
 
 BATCH = 16  # rows at a time: more are not faster on a CPU
 GRID = (0.25, 0.5, 1.0, 2.0, 4.0, 8.0)  # strengths that a calibration tries
-SHARES = (0.4, 0.6, 0.75, 0.9, 1.0, 1.15)  # of the calibrated strength, for concepts without an opposite
-BOTH_SHARES = (0.5, 0.8, 1.1)  # the same for each of two sides
+# Of the calibrated strength. The last goes well beyond the budget, since that differs between prompts: a curve that ends before it
+# has an area that cannot be compared.
+SHARES = (0.35, 0.6, 0.8, 1.0, 1.3, 1.9)
+BOTH_SHARES = (0.6, 1.0, 1.8)  # for each of two sides
 
 
 @dataclass(frozen=True)
@@ -75,16 +77,20 @@ class _Bench:
     def edits(self, arm: Arm, pair: Pair, alpha: float, seed: int) -> tuple[Edit, ...]:
         return tuple(arm.edits(pair, alpha, seed_of(arm.cell, seed, 0))) if alpha else ()
 
-    def sound(self, rows: Sequence[Row]) -> tuple[Tensor, Tensor]:
-        """Audio [rows, channels, samples] with NaN as silence, and which rows are finite."""
+    def sound(self, rows: Sequence[Row]) -> tuple[Tensor, np.ndarray]:
+        """Audio [rows, channels, samples] with NaN as silence, and which rows are finite, [rows]."""
         runs = [self.model.run(rows[start : start + self.batch], **self.run) for start in range(0, len(rows), self.batch)]
         audio = torch.cat([run.audio for run in runs if run.audio is not None])
-        return torch.nan_to_num(audio), torch.cat([run.finite for run in runs])
+        return torch.nan_to_num(audio), torch.cat([run.finite for run in runs]).numpy()
 
-    def distances(self, audio: Tensor) -> np.ndarray:
-        """How different each clip sounds from the first to the scorer, time-pooled: [clips]."""
+    def distances(self, audio: Tensor, finite: np.ndarray) -> np.ndarray:
+        """How different each clip sounds from the first to the scorer, [clips]; NaN where either is not finite.
+
+        The last axis of its layers is averaged first: time for the judge, windows of 10 s for CLAP.
+        """
         layers = [values.mean(-1) for values in self.scorer.layers(audio, self.rate)]
-        return feature_distance(layers, [values[:1].expand_as(values) for values in layers]).cpu().numpy()
+        far = feature_distance(layers, [values[:1].expand_as(values) for values in layers]).cpu().numpy()
+        return np.where(finite & finite[0], far, np.nan)
 
     def score(self, scores: pd.DataFrame) -> np.ndarray:
         """The concept's score; with an opposite, half the difference of both ends."""
@@ -114,7 +120,7 @@ def calibrate(
     *,
     grid: Sequence[float] = GRID,
     split: str = "select",
-    prompts: int = 4,
+    prompts: int = 6,
     scorer: Scorer | None = None,
     steps: int | None = None,
     guidance: float | None = None,
@@ -134,6 +140,8 @@ def calibrate(
     sides = (1, -1) if bench.concept.opposite else (1,)
     if not grid or min(grid) <= 0:
         raise ValueError(f"grid is {list(grid)}, expected strengths above 0.")
+    if budget is not None and not budget > 0:
+        raise ValueError(f"budget is {budget}, expected a distance above 0, or None for that of rewriting the prompt.")
     rewrite = prompt_switch_arm(bench.run["steps"])
     tried: list[tuple[Arm, float]] = [(rewrite, float(side)) for side in sides]
     tried += [(arm, side * s) for arm in arms for side in sides for s in sorted(grid) if arm.largest is None]
@@ -141,44 +149,42 @@ def calibrate(
     for pair in tqdm(bench.pairs(split, prompts), desc=f"calibrating {bench.concept.name}", unit="prompt", disable=not progress):
         seed = seed_of(bench.concept.name, pair.number, 0)
         rows = [Row(pair.neutral, seed), *(Row(pair.neutral, seed, bench.edits(arm, pair, alpha, seed)) for arm, alpha in tried)]
-        found.append(bench.distances(bench.sound(rows)[0])[1:])
-    distance = np.mean(found, axis=0)
+        found.append(bench.distances(*bench.sound(rows))[1:])
+    distance = np.nanmean(found, axis=0)
     lines = []
-    for side in sides:
-        limit = float(distance[sides.index(side)]) if budget is None else budget
+    for number, side in enumerate(sides):
+        limit = float(distance[number]) if budget is None else budget
         for arm in arms:
             if arm.largest is not None:
-                lines.append(
-                    {
-                        "cell": arm.cell,
-                        "side": side,
-                        "strength": side * arm.largest,
-                        "budget": limit,
-                        "distance": np.nan,
-                        "reached": True,
-                    }
-                )
-                continue
-            places = [i for i, (a, alpha) in enumerate(tried) if a is arm and alpha * side > 0]
-            strengths, far = np.abs([tried[i][1] for i in places]), np.maximum.accumulate(np.maximum(distance[places], 1e-9))
-            reached = bool(far[-1] >= limit)
-            # a squared distance grows about as a power of the strength
-            strength = (
-                float(np.exp(np.interp(np.log(limit), np.log(far), np.log(strengths)))) if reached else float(strengths[-1])
-            )
-            lines.append({"cell": arm.cell, "side": side, "strength": side * strength, "budget": limit,
-                          "distance": min(limit, float(far[-1])), "reached": reached})  # fmt: skip
+                strength, far = arm.largest, np.nan
+            else:
+                places = [i for i, (tried_arm, alpha) in enumerate(tried) if tried_arm is arm and alpha * side > 0]
+                strength, far = _strength_at(limit, np.abs([tried[i][1] for i in places]), distance[places])
+            lines.append({"cell": arm.cell, "side": side, "strength": side * strength, "budget": limit, "distance": far,
+                          "reached": not far < limit * 0.999})  # fmt: skip
     return pd.DataFrame(lines)
 
 
+def _strength_at(budget: float, strengths: np.ndarray, distances: np.ndarray) -> tuple[float, float]:
+    """The strength at which a rising curve of distances reaches a budget, and the distance there; at most the largest strength.
+
+    Between two strengths, and below the smallest, the distance is taken as a power of the strength.
+    """
+    logs = np.log(strengths), np.log(np.maximum.accumulate(np.maximum(distances, 1e-9)))
+    if logs[1][0] > np.log(budget):  # below all that were tried: a squared distance grows about with the square
+        return float(np.exp(logs[0][0] - (logs[1][0] - np.log(budget)) / 2)), budget
+    strength = float(np.exp(np.interp(np.log(budget), logs[1], logs[0])))
+    return strength, min(budget, float(np.exp(logs[1][-1])))
+
+
 def strengths_from(calibration: pd.DataFrame, steps: int) -> dict[str, list[float]]:
-    """Seven strengths for each cell of a calibration, up to a little beyond the budget; for PCI, whole numbers of `steps`."""
+    """Seven strengths for each cell of a calibration, from 0 to well beyond the budget; for PCI, whole numbers of `steps`."""
     result = {}
     for name, rows in calibration.groupby("cell", sort=False):
         shares: tuple[float, ...] = BOTH_SHARES if len(rows) > 1 else SHARES
         if name == REWRITTEN:
             shares = tuple(max(1, round(steps * i / len(shares))) / steps for i in range(1, len(shares) + 1))
-        result[str(name)] = sorted([0.0, *(float(s) * share for s in rows["strength"] for share in shares)])
+        result[str(name)] = sorted({0.0, *(float(s) * share for s in rows["strength"] for share in shares)})
     return result
 
 
@@ -210,6 +216,8 @@ def steering_sweep(
     strengths included; a temporary one if None. clips: also keep the sound.
     Raises ValueError, or UnknownName, for input out of range, before anything is generated.
     """
+    if model.steering:
+        raise ValueError("The model is being steered (`with model.steer(...)`): a sweep must begin outside that block.")
     given: dict[str, Any] = {"steps": steps, "guidance": guidance, "seconds": seconds}
     bench = _bench(model, concept, scorer, batch, given)
     chosen = bench.concept
@@ -219,20 +227,28 @@ def steering_sweep(
     folder = Path(out) if out is not None else Path(tempfile.mkdtemp(prefix="audioscope-steer-"))
     folder.mkdir(parents=True, exist_ok=True)
     if arms is None:
+        for which in ("functional", "own"):
+            steering_sites(model, chosen, which, atlas)  # raises before the vector is made
         built = min(50, len(chosen.split("build")))
         vector = caa(model, chosen, "cross", built, file=folder / "vector", progress=progress, **given)
-        arms = standard_arms(model, chosen, vector, atlas)
+        arms = standard_arms(model, chosen, vector, atlas, steps)
     elif isinstance(arms, SteeringVector):
         arms = [vector_arm(arms, "vector's")]
     if strengths is None:
         strengths = strengths_from(_calibrated(folder / "calibration.json", bench, arms, progress, given), bench.run["steps"])
-    by_cell = dict(strengths) if isinstance(strengths, Mapping) else {arm.cell: strengths for arm in arms}
-    if len({arm.cell for arm in arms}) < len(arms):
-        raise ValueError(f"Two arms have one name: {[arm.cell for arm in arms]}.")
-    variants = [(arm, float(alpha)) for arm in arms for alpha in by_cell[arm.cell] if alpha]
+    names = [arm.cell for arm in arms]
+    if len(set(names)) < len(names):
+        raise ValueError(f"Two arms have one name: {names}.")
+    by_cell = dict(strengths) if isinstance(strengths, Mapping) else dict.fromkeys(names, strengths)
+    if set(by_cell) != set(names):
+        raise ValueError(f"strengths names {sorted(by_cell)}, but the arms are {names}.")
+    by_cell = {name: sorted({0.0, *map(float, values)}) for name, values in by_cell.items()}
+    variants = [(arm, alpha) for arm in arms for alpha in by_cell[arm.cell] if alpha]
     if not variants:
         raise ValueError("No strength but 0 was given: nothing would be steered.")
     for arm, alpha in variants:
+        if not abs(alpha) < 1e6:
+            raise ValueError(f"Strength {alpha} of {arm.cell!r} is no finite number.")
         if arm.largest is not None and abs(alpha) > arm.largest:
             raise ValueError(f"Strength {alpha:g} of {arm.cell!r} is out of range: at most {arm.largest:g}.")
     if not chosen.opposite and any(alpha < 0 and arm.method in ("pci", "text blend") for arm, alpha in variants):
@@ -241,10 +257,11 @@ def steering_sweep(
         "model": model.name, "fingerprint": model.fingerprint, "concept": chosen.name, "opposite": chosen.opposite, "split": split,
         "scorer": bench.scorer.name, "scorer_fingerprint": bench.scorer.fingerprint, "units": bench.scorer.units, **bench.run,
         "batch": batch, "clips": clips, "rate": bench.rate, "group": chosen.group,
-        "arms": {a.cell: {"strengths": sorted({0.0, *map(float, by_cell[a.cell])}), **a.facts} for a in arms},
+        "arms": {a.cell: {"strengths": by_cell[a.cell], **a.facts} for a in arms},
     }  # fmt: skip
     units = [
-        {"concept": chosen.name, "prompt": pair.number, "text": pair.neutral, "seed": seed_of(chosen.name, pair.number, n)}
+        {"concept": chosen.name, "prompt": pair.number, "text": pair.neutral, "towards": pair.clean,
+         "away": pair.corrupted if chosen.opposite else "", "seed": seed_of(chosen.name, pair.number, n)}
         for pair in pairs for n in range(seeds)
     ]  # fmt: skip
     by_number = {pair.number: pair for pair in pairs}
@@ -259,12 +276,22 @@ def steering_sweep(
 
 
 def _calibrated(file: Path, bench: _Bench, arms: Sequence[Arm], progress: bool, given: dict[str, Any]) -> pd.DataFrame:
-    """The calibration of a sweep's folder, made once: sums of floats differ in the last digit from machine to machine."""
+    """The calibration of a sweep's folder, made once: sums of floats differ in the last digit from machine to machine.
+
+    Raises ValueError for one of other arms or settings.
+    """
+    made_for = json.loads(json.dumps({
+        "fingerprint": bench.model.fingerprint, "scorer": bench.scorer.fingerprint, **bench.run, "arms": {a.cell: a.facts for a in arms}
+    }))  # fmt: skip
     if file.exists():
-        return pd.DataFrame(json.loads(file.read_text()))
+        found = json.loads(file.read_text())
+        if found["made_for"] != made_for:
+            raise ValueError(f"{file} was made for other arms or settings: choose another folder, or delete it.")
+        return pd.DataFrame(found["rows"])
     table = calibrate(bench.model, bench.concept, arms, scorer=bench.scorer, batch=bench.batch, progress=progress, **given)
-    write_whole(file, lambda part: part.write_text(json.dumps(json.loads(table.to_json(orient="records")), indent=1) + "\n"))
-    return pd.DataFrame(json.loads(file.read_text()))
+    whole = {"made_for": made_for, "rows": json.loads(table.to_json(orient="records", double_precision=15))}
+    write_whole(file, lambda part: part.write_text(json.dumps(whole, indent=1) + "\n"))
+    return pd.DataFrame(whole["rows"])
 
 
 def _do_unit(
@@ -276,21 +303,23 @@ def _do_unit(
     audio, finite = bench.sound(rows)
     scores = bench.scorer(audio, bench.rate).astype("float32")
     found = pd.concat([measures.measure(audio, bench.rate), measures.faults(audio)], axis=1).drop(columns="key")
-    found["score"], found["lpaps"] = bench.score(scores), bench.distances(audio)
+    found["score"], found["lpaps"] = bench.score(scores), bench.distances(audio, finite)
     found["chroma"] = measures.chroma_similarity(audio, audio[:1].expand_as(audio), bench.rate)
     beats = measures.beats(audio, bench.rate)
     found["beat"] = [measures.beat_agreement(own, beats[0]) for own in beats]
     found = found.join(scores.add_prefix("scored "))
-    measured = [name for name in found.columns if name not in ("silent",)]
+    measured = found.columns.drop("silent")
     found[measured] = found[measured].astype("float32")
-    found.loc[~finite.numpy(), measured] = np.nan
-    found["failed"], found["clip"] = ~finite.numpy(), ""
+    found.loc[~finite, measured] = np.nan
+    if not finite[0]:
+        found[["chroma", "beat"]] = np.nan
+    found["failed"], found["clip"] = ~finite, ""
     labels = [("", "", 0.0)] + [(arm.method, arm.sites, alpha) for arm, alpha in variants]
     found[["method", "sites", "alpha"]] = labels
     if folder is not None:
         for i, (method, sites, alpha) in enumerate(labels):
             if finite[i]:
-                name = safe_name(f"{method} {sites} {alpha:+.3f}") if method else "unsteered"
+                name = safe_name(f"{method} {sites} {alpha:+.9g}") if method else "unsteered"
                 file = f"clips/{unit['prompt']:03d}-{key(unit)[:8]}/{name}.flac"
                 Clip(audio[i].numpy(), bench.rate).save(folder / file)
                 found.loc[i, "clip"] = file
