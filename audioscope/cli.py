@@ -8,10 +8,13 @@ import sys
 import warnings
 from collections.abc import Sequence
 from pathlib import Path
-from typing import NoReturn
+from typing import TYPE_CHECKING, NoReturn
 
 from audioscope.errors import MEND, UnknownName, is_torchaudio_failure
 from audioscope.paths import data_folder
+
+if TYPE_CHECKING:
+    from audioscope.concepts import Concept
 
 QUICK = "female,fast,happy,metal,violin,drums"
 
@@ -66,10 +69,10 @@ def parser() -> argparse.ArgumentParser:
     )
     steer.add_argument("--pairs-from", type=Path, metavar="CSV", help="your own pairs, with columns split and neutral")
     steer.add_argument("--model", default="tiny", help="'tiny', a diffusers folder, or a hub name")
-    steer.add_argument("--strengths", default="-2:2:9", help="first:last:count, or a comma-separated list (default -2:2:9)")
-    steer.add_argument("--sites", default="own", help="functional, own (default), cross, self, or module paths with commas")
+    steer.add_argument("--strengths", help="first:last:count, or a comma-separated list (default -2:2:9)")
+    steer.add_argument("--sites", help="functional, own (default), cross, self, or module paths with commas")
     steer.add_argument("--atlas", type=Path, help="folder of the model's atlas (default: the shipped one)")
-    steer.add_argument("--pairs", type=int, default=50, help="pairs that make the vector (default 50)")
+    steer.add_argument("--pairs", type=int, help="pairs that make the vector (default 50)")
     steer.add_argument("--prompts", type=int, help="neutral prompts to steer (default 2; 8 with --all)")
     steer.add_argument("--seeds", type=int, help="seeds for each prompt (default 1; 2 with --all)")
     steer.add_argument("--steps", type=int, help="denoising steps (default: the model's)")
@@ -216,28 +219,41 @@ def _steer(options: argparse.Namespace) -> None:
         from_atlas = Atlas.load(options.atlas)
     settings = {"steps": options.steps, "guidance": options.guidance, "atlas": from_atlas}
     if options.all:
-        table = steer_all(
-            load(options.model), options.out, options.work, prompts=options.prompts or 8, seeds=options.seeds or 2, **settings
-        )
+        unused = [name for name in ("strengths", "sites", "pairs", "pairs_from") if getattr(options, name) is not None]
+        if unused:
+            raise ValueError(
+                f"--all takes no --{unused[0].replace('_', '-')}: it compares set ways to steer on the shipped axes."
+            )
+        prompts, seeds = (given if given is not None else usual for given, usual in ((options.prompts, 8), (options.seeds, 2)))
+        table = steer_all(load(options.model), options.out, options.work, prompts=prompts, seeds=seeds, **settings)
         shown = ["concept", "method", "sites", "auc", "auc_low", "auc_high", "spearman", "steerable"]
         print(table[shown].round(3).to_string(index=False))
         return
-    strengths = _strengths(options.strengths)
+    strengths = _strengths(options.strengths or "-2:2:9")
     if not any(strengths):
         raise ValueError(f"--strengths is {options.strengths!r}: at least one must not be 0.")
-    known = concepts_from(options.pairs_from) if options.pairs_from else {}
-    concept = known[options.concept] if options.concept in known else choose([options.concept])[0]
+    concept = (
+        choose([options.concept])[0] if options.pairs_from is None else _own(options.concept, concepts_from(options.pairs_from))
+    )
+    prompts, seeds = (given if given is not None else usual for given, usual in ((options.prompts, 2), (options.seeds, 1)))
+    pairs = options.pairs if options.pairs is not None else 50
+    if not 1 <= prompts <= len(concept.neutral_pairs("test")) or seeds < 1:
+        raise ValueError(
+            f"--prompts is {prompts} and --seeds {seeds}, expected 1 to {len(concept.neutral_pairs('test'))} prompts (neutral ones of the "
+            f"test split of {concept.name!r}) and at least 1 seed."
+        )
+    which = options.sites or "own"
     model = load(options.model)
-    sites = options.sites if options.sites in ("functional", "own", "cross", "self", "all") else options.sites.split(",")
-    vector = caa(model, concept, sites, options.pairs, file=options.out / "vector", **settings)
+    sites = which if which in ("functional", "own", "cross", "self", "all") else which.split(",")
+    vector = caa(model, concept, sites, pairs, file=options.out / "vector", **settings)
     del settings["atlas"]
     sweep = steering_sweep(
         model,
         concept,
-        [vector_arm(vector, options.sites)],
+        [vector_arm(vector, which)],
         strengths,
-        prompts=options.prompts or 2,
-        seeds=options.seeds or 1,
+        prompts=prompts,
+        seeds=seeds,
         clips=True,
         out=options.out,
         **settings,
@@ -248,6 +264,12 @@ def _steer(options: argparse.Namespace) -> None:
     page = slider_page(sweep.tracks(), options.out / "index.html", f"Steering {name}", text, sweep.chart())
     print(sweep.curves()[["alpha", "score", "low", "high", "lpaps", "tempo", "off"]].round(3).to_string(index=False))
     print(f"\nThe page: {page.resolve()}\nIts table: {(options.out / 'clips.parquet').resolve()}")
+
+
+def _own(name: str, concepts: dict[str, Concept]) -> Concept:
+    if name not in concepts:
+        raise UnknownName(f"The pairs hold no concept {name!r}. There are: {', '.join(concepts)}.")
+    return concepts[name]
 
 
 def _generate(options: argparse.Namespace) -> None:

@@ -25,7 +25,8 @@ Mode = Literal["add", "keep_norm", "project_out"]
 class Here:
     """Where and when an edit acts: the site, the noise level, and how its tokens lie in time.
 
-    The first `leading` tokens are not time (memory, duration); the others cover `seconds` evenly.
+    The first `leading` tokens are not time (memory, duration); the others cover `seconds` in order, evenly (AudioLDM2's are time
+    by mel bands, so that a time falls within one frame of its bands).
     """
 
     site: Site

@@ -285,7 +285,7 @@ def _calibrated(file: Path, bench: _Bench, arms: Sequence[Arm], progress: bool, 
     }))  # fmt: skip
     if file.exists():
         found = json.loads(file.read_text())
-        if found["made_for"] != made_for:
+        if not isinstance(found, dict) or found.get("made_for") != made_for:
             raise ValueError(f"{file} was made for other arms or settings: choose another folder, or delete it.")
         return pd.DataFrame(found["rows"])
     table = calibrate(bench.model, bench.concept, arms, scorer=bench.scorer, batch=bench.batch, progress=progress, **given)

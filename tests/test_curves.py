@@ -2,6 +2,7 @@
 
 import json
 import re
+import shutil
 import subprocess
 
 import numpy as np
@@ -53,16 +54,23 @@ def test_one_budget_for_all_and_the_border_is_interpolated():
     found = steering_auc(pd.concat([pci, far])).set_index("cell")
     assert found.loc["caa", "cutoff_positive"] == 1.5
     assert found.loc["caa", "positive"] == pytest.approx(4.5 * 1.5 / 2)
-    assert np.isnan(found.loc["caa", "negative"]) and found.loc["caa", "auc"] == found.loc["caa", "positive"], (
-        "a side not run is left out"
-    )
+    assert (
+        found.loc["caa", "reached"] == 1
+        and np.isnan(found.loc["caa", "negative"])
+        and found.loc["caa", "auc"] == found.loc["caa", "positive"]
+    ), "a side not run is left out"
     border = within(far, 1, 1.5)
     assert (
         border["lpaps"].tolist() == [0, 1, 1.5]
         and border["score"].tolist() == [0, 3, 4.5]
         and border["alpha"].tolist() == [0, 1, 2]
     )
+    away = pd.concat([pci, curve([(-1, 1, -3), (0, 0, 0), (1, 1, 3)], "both")])
+    assert steering_auc(away).set_index("cell").loc["both", "auc"] == pytest.approx(1.5), "a side without a budget is left out"
+    broken = pd.concat([far, curve([(3, np.nan, np.nan)], "caa"), pci])
+    assert steering_auc(broken).set_index("cell").loc["caa", "auc"] == found.loc["caa", "auc"], "failed clips are left out"
     short = curve([(0, 0, 0), (1, 1, 3)], "short")
+    assert steering_auc(pd.concat([pci, short])).set_index("cell").loc["short", "reached"] == pytest.approx(1 / 1.5)
     assert steering_auc(pd.concat([pci, short])).set_index("cell").loc["short", "auc"] == pytest.approx(1.5), "no extrapolation"
     back = curve([(0, 0, 0), (1, 1, 2), (2, 0.5, 2)], "back")
     assert steering_auc(pd.concat([pci, back])).set_index("cell").loc["back", "auc"] == pytest.approx(1 - 1), (
@@ -179,9 +187,9 @@ def test_the_slider_page_is_whole_and_escaped(tmp_path):
 
 def test_the_slider_fades_between_neighbours(root, tmp_path):
     """The gains of the page's own script: neighbours share, everything else is silent, and a clip's own place is that clip alone."""
-    node = pytest.importorskip("shutil").which("node")
+    node = shutil.which("node")
     if node is None:
-        pytest.skip("needs node")
+        pytest.skip("the slider's script needs node to be run outside a browser")
     code = (root / "audioscope" / "slider.js").read_text()
     function = re.search(r"function gains.*?\n}\n", code, re.S)[0]
     script = function + "console.log(JSON.stringify([-2,-1,-0.25,0,2,9].map(v => gains([-2,-1,0,2], v))))"
@@ -214,7 +222,8 @@ def test_the_command(tmp_path, capsys):
     page = (out / "index.html").read_text()
     assert page.count("data:audio/mpeg") == 3 and "slow to fast" in page
     assert audioscope.SteeringVector.load(out / "vector").facts["pairs"] == 3
-    assert main(asked) == 0, "a second run goes on from the first"
+    before = {file: file.stat().st_mtime_ns for file in out.glob("units/*")}
+    assert main(asked) == 0 and {file: file.stat().st_mtime_ns for file in out.glob("units/*")} == before, "it was done again"
     assert main([*asked[:-4], "--prompts", "1", "--pairs", "4", "--out", str(out)]) == 2
     assert "holds another vector" in capsys.readouterr().err
 
@@ -228,10 +237,18 @@ def test_the_command(tmp_path, capsys):
         (["--concept", "fest"], "Nearest"),
         (["--concept", "fast", "--sites", "layer3"], "layer3"),
         (["--concept", "fast", "--atlas", "nowhere"], "holds no atlas"),
+        (["--concept", "fast", "--prompts", "0"], "--prompts is 0"),
+        (["--concept", "fast", "--pairs", "1"], "pairs is 1"),
+        (["--concept", "fast", "--pairs-from", "PAIRS"], "no concept 'fast'"),
+        (["--all", "--sites", "own"], "--all takes no --sites"),
     ],
 )
 def test_bad_input_to_the_command(tmp_path, capsys, asked, message):
-    assert main(["steer", *asked, "--pairs", "2", "--steps", "1", "--out", str(tmp_path / "out")]) == 2
+    pd.DataFrame({"concept": ["piano"], "clean": ["a song with piano"], "corrupted": ["a song with guitar"]}).to_csv(
+        tmp_path / "pairs.csv"
+    )
+    asked = [str(tmp_path / "pairs.csv") if word == "PAIRS" else word for word in asked]
+    assert main(["steer", *asked, "--steps", "1", "--out", str(tmp_path / "out")]) == 2
     error = capsys.readouterr().err
     assert message in error and error.count("\n") == 1
 

@@ -21,8 +21,8 @@ def test_the_table_is_complete():
     assert table[["auc", "auc_low", "auc_high"]].notna().all().all()
 
 
-@pytest.mark.parametrize("concept", ["fast", "violin"])
-def test_the_table_follows_from_the_clips(tiny, concept):
+@pytest.mark.parametrize("concept", axes())
+def test_the_tables_follow_from_the_clips(tiny, root, concept):
     sweep = shipped_steering(concept)
     assert sweep.settings["fingerprint"] == tiny.fingerprint, "the results are of other weights: run make results"
     assert sweep.settings["scorer"] == "judge" and sweep.settings["split"] == "test"
@@ -30,8 +30,11 @@ def test_the_table_follows_from_the_clips(tiny, concept):
     assert (units == 6).all(), "seven strengths, with 0"
     mine = sweep.summary()
     shipped = shipped_steering().query("concept == @concept").reset_index(drop=True)
-    assert np.allclose(mine["auc"], shipped["auc"], atol=2e-3) and np.allclose(mine["auc_low"], shipped["auc_low"], atol=5e-3)
-    assert mine["steerable"].tolist() == shipped["steerable"].tolist()
+    for column in ("auc", "auc_low", "auc_high", "gain", "spearman"):
+        assert np.allclose(mine[column], shipped[column], atol=0.01), column
+    pairs = pd.read_parquet(root / "data" / "results" / "steering_pairs.parquet").query("concept == @concept")
+    for row in pairs.itertuples():
+        assert np.allclose(sweep.compare(row.one, row.other), (row.more, row.low, row.high), atol=0.01)
 
 
 def test_writing_and_reading_give_the_same_sweep(tmp_path, monkeypatch):

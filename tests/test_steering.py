@@ -17,7 +17,7 @@ from pipelines import PROMPTS
 
 import audioscope
 from audioscope import AddVector, BlendText, PatchText, SteeringVector, caa
-from audioscope.arms import prompt_switch_arm, random_direction_arm, random_layers_arm, vector_arm
+from audioscope.arms import blend_text_arm, prompt_switch_arm, random_direction_arm, random_layers_arm, vector_arm
 from audioscope.concepts import shipped_concepts
 from audioscope.edits import Here
 from audioscope.scorers import listener_scorer
@@ -178,12 +178,23 @@ def test_the_envelope_keeps_to_its_seconds(tiny):
     site = tiny.sites.cross[1]
     vector = of_ones(tiny, [site.path])
     read = Read((site,), steps=(0,), pool=False)
-    bare, steered = tiny.run(
-        [Row(A, 0), Row(A, 0, (AddVector(vector, 2.0, seconds=(2, 4)),))], read=read, **settings(tiny)
-    ).reads[site.path][:, 0]
+    rows = [Row(A, 0), Row(A, 0, (AddVector(vector, 2.0, seconds=(2, 4)),))]
+    bare, steered = tiny.run(rows, read=read, **settings(tiny)).reads[site.path][:, 0]
     moved = (steered - bare).norm(dim=1) > 1e-3
     times = (torch.arange(64) + 0.5) * 4.096 / 64
     assert torch.equal(moved, (times >= 2) & (times < 4))
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_half_precision_keeps_its_kind(tiny, dtype):
+    site = tiny.sites.cross[1]
+    vector = of_ones(tiny, [site.path])
+    output, here = torch.randn(7, site.width).to(dtype), Here(site, 0.5, 2, 1.0)
+    for mode in ("add", "keep_norm", "project_out"):
+        half = AddVector(vector, 1.5, mode=mode).change(output, None, here)
+        whole = AddVector(vector, 1.5, mode=mode).change(output.float(), None, here)
+        assert half.dtype == dtype
+        torch.testing.assert_close(half.float(), whole, rtol=1e-2, atol=1e-2)
 
 
 def test_windows_and_branches(model):
@@ -260,13 +271,14 @@ def test_files_are_data(tiny, tmp_path):
         SteeringVector.load(file)
 
 
-def test_a_kept_vector_is_read_only_if_it_is_the_one_asked_for(tiny, tmp_path):
+def test_a_kept_vector_is_read_only_if_it_is_the_one_asked_for(tiny, tmp_path, monkeypatch):
     first = caa(tiny, "fast", "own", 3, steps=2, file=tmp_path / "v", progress=False)
-    began = time.perf_counter()
-    again = caa(tiny, "fast", "own", 3, steps=2, file=tmp_path / "v", progress=False)
-    assert time.perf_counter() - began < 2 and torch.equal(again.directions[first.paths[0]], first.directions[first.paths[0]])
-    with pytest.raises(ValueError, match="holds another vector.*(pairs|prompts)"):
-        caa(tiny, "fast", "own", 4, steps=2, file=tmp_path / "v", progress=False)
+    with monkeypatch.context() as patch:
+        patch.setattr(type(tiny), "run", lambda *_, **__: pytest.fail("the vector was made again"))
+        again = caa(tiny, "fast", "own", 3, steps=2, file=tmp_path / "v", progress=False)
+        with pytest.raises(ValueError, match="holds another vector.*(pairs|prompts)"):
+            caa(tiny, "fast", "own", 4, steps=2, file=tmp_path / "v", progress=False)
+    assert torch.equal(again.directions[first.paths[0]], first.directions[first.paths[0]])
 
 
 def test_which_sites(tiny, stable_audio):
@@ -353,6 +365,10 @@ def test_pci_over_all_steps_is_the_rewritten_prompt(tiny):
     clean, corrupted, towards, away = tiny.run(rows, **settings(tiny)).latents
     torch.testing.assert_close(towards, clean, **CLOSE)
     torch.testing.assert_close(away, corrupted, **CLOSE)
+    blended = tiny.run(
+        [Row(pair.neutral, 0, tuple(blend_text_arm().edits(pair, s, 0))) for s in (1.0, -1.0)], **settings(tiny)
+    ).latents
+    assert not torch.allclose(blended[0], blended[1], rtol=1e-2, atol=1e-2)
     assert arm.edits(pair, 0.1, 0) == [] and arm.edits(pair, 0.34, 0)[0].steps == (2, 3)
 
 
@@ -433,7 +449,8 @@ def test_what_a_sweep_measures(tiny, tmp_path):
         "PCI over all steps is the rewritten prompt"
     )
     summary = sweep.summary()
-    assert summary["cell" if "cell" in summary else "method"].tolist() == ["caa", "random direction", "pci"]
+    assert summary["method"].tolist() == ["caa", "random direction", "pci"]
+    assert summary["reached"].iloc[-1] == 1.0 and (summary["reached"] <= 1).all()
     assert (summary["auc_low"] <= summary["auc"]).all() and (summary["auc"] <= summary["auc_high"]).all()
     again = audioscope.Steering.load(tmp_path)
     pd.testing.assert_frame_equal(again.summary(), summary)
@@ -453,6 +470,44 @@ def test_calibration_finds_the_strength_of_a_budget(tiny):
     assert not calibrate(tiny, "fast", arms[1:], 5.0, grid=[1.0], prompts=1, steps=2, progress=False)["reached"].any()
 
 
+def known_to_judge():
+    """A concept in the test models' words that the tiny model's classifiers know."""
+    rows = [{"concept": "violin", "clean": f"a {w} song with violin", "corrupted": f"a {w} song with flute", "neutral": f"a {w} song",
+             "split": split} for split, w in (("build", "sad"), ("build", "slow"), ("test", "happy"), ("select", "fast"))]  # fmt: skip
+    return audioscope.concepts_from(pd.DataFrame(rows))
+
+
+def test_a_failed_clip_is_said_and_left_out(tiny, tmp_path):
+    """A vector so long that float32 overflows: its rows fail, the others stay, and the summary has no NaN in its areas."""
+    path = tiny.sites.cross[0].path
+    vector = replace(of_ones(tiny, [path]), norms={path: torch.full((3,), 1e38)})
+    arms = [vector_arm(vector, "huge"), prompt_switch_arm(2)]
+    sweep = steering_sweep(
+        tiny,
+        "fast",
+        arms,
+        {"caa huge": [50.0], "pci all": [-1.0, 1.0]},
+        prompts=2,
+        seeds=1,
+        steps=2,
+        out=tmp_path,
+        progress=False,
+    )
+    failed = sweep.table[sweep.table["failed"]]
+    assert failed["cell"].unique().tolist() == ["caa huge"] and (failed["alpha"] == 50).all() and failed["score"].isna().all()
+    curves = sweep.curves().set_index(["cell", "alpha"])
+    assert curves.loc[("caa huge", 50.0), "off"] == 1.0 and curves.loc[("pci all", 1.0), "off"] == 0.0
+    summary = sweep.summary().set_index("method")
+    assert np.isfinite(summary.loc["pci", "auc"]) and np.isnan(summary.loc["caa", "auc"])
+
+
+def test_one_prompt_has_no_interval(tiny, tmp_path):
+    sweep = steering_sweep(
+        tiny, "fast", [prompt_switch_arm(2)], [-1.0, 1.0], prompts=1, seeds=1, steps=2, out=tmp_path, progress=False
+    )
+    assert sweep.summary()["auc_low"].iloc[0] == -np.inf and "1 prompts" in repr(sweep)
+
+
 def test_bad_input_to_a_sweep(tiny, stable_audio, tmp_path):
     vector = of_ones(tiny, [tiny.sites.cross[0].path])
     arm = vector_arm(vector, "first")
@@ -464,6 +519,17 @@ def test_bad_input_to_a_sweep(tiny, stable_audio, tmp_path):
     ):  # fmt: skip
         with pytest.raises(ValueError, match=message):
             steering_sweep(tiny, concept, arms, strengths, out=tmp_path, progress=False, **keywords)
+    with tiny.steer(vector), pytest.raises(ValueError, match="being steered"):
+        steering_sweep(tiny, "fast", [arm], [1.0], out=tmp_path, progress=False)
+    with pytest.raises(ValueError, match=r"needs an atlas of"):
+        steering_sweep(
+            stable_audio, next(iter(known_to_judge().values())), scorer=listener_scorer(any_audio=True), prompts=1, progress=False
+        )
+    for name, value in (("budget", -1.0), ("grid", [])):
+        with pytest.raises(ValueError, match=f"{name} is"):
+            calibrate(tiny, "fast", [arm], **{"budget": 1.0, name: value}, progress=False)
+    with pytest.raises(ValueError, match=r"strengths names \['other'\], but the arms are \['caa first'\]"):
+        steering_sweep(tiny, "fast", [arm], {"other": [1.0]}, out=tmp_path, progress=False)
     with pytest.raises(ValueError, match="another kind of model"):
         steering_sweep(stable_audio, "fast", [arm], [1.0], scorer=listener_scorer(), progress=False)
     assert not list(tmp_path.glob("units/*")), "nothing may be generated before all input is checked"
