@@ -138,5 +138,5 @@ def slider(*tracks: Track) -> Any:
 
     page = escape(slider_html(tracks), quote=True)
     return HTML(
-        f'<iframe title="Strength sliders" style="width:100%;border:0;height:{310 * len(tracks) + 40}px" srcdoc="{page}"></iframe>'
+        f'<div><iframe title="Strength sliders" style="width:100%;border:0;height:{310 * len(tracks) + 40}px" srcdoc="{page}"></iframe></div>'
     )
