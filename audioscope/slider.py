@@ -48,7 +48,7 @@ PAGE = """<!doctype html>
 <meta name="viewport" content="width=device-width, initial-scale=1">
 <meta http-equiv="Content-Security-Policy" content="default-src 'none'; script-src 'unsafe-inline'; style-src 'unsafe-inline'; img-src data:; media-src data:">
 <title>{{ title or 'Strength sliders' }}</title>
-<style>{{ style }}{{ own_style }}</style>
+<style>{{ style }}{{ own_style }}{% if not title %}main { padding: 4px; }{% endif %}</style>
 </head>
 <body>
 <main>
@@ -138,5 +138,5 @@ def slider(*tracks: Track) -> Any:
 
     page = escape(slider_html(tracks), quote=True)
     return HTML(
-        f'<div><iframe title="Strength sliders" style="width:100%;border:0;height:{310 * len(tracks) + 40}px" srcdoc="{page}"></iframe></div>'
+        f'<div><iframe title="Strength sliders" style="width:100%;border:0;height:{312 * len(tracks) + 16}px" srcdoc="{page}"></iframe></div>'
     )
