@@ -22,6 +22,14 @@ QUICK = "female,fast,happy,metal,violin,drums"
 class _Parser(argparse.ArgumentParser):
     """An argument parser whose errors are one line, as all of this program's are."""
 
+    def parse_known_args(self, args=None, namespace=None):  # type: ignore[no-untyped-def, override]
+        """`--strengths -2:2:9` becomes one word, or argparse would take the value for an option."""
+        words = list(sys.argv[1:] if args is None else args)
+        if "--strengths" in words[:-1]:
+            at = words.index("--strengths")
+            words[at : at + 2] = [f"--strengths={words[at + 1]}"]
+        return super().parse_known_args(words, namespace)
+
     def error(self, message: str) -> NoReturn:
         self.exit(2, f"audioscope: {message} (see {self.prog} --help)\n")
 
@@ -119,7 +127,7 @@ def parser() -> argparse.ArgumentParser:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run a command; returns the exit status: 0 when done, 2 for bad input, 130 when interrupted."""
-    options = parser().parse_args(_joined(sys.argv[1:] if arguments is None else arguments))
+    options = parser().parse_args(arguments)
     try:
         with warnings.catch_warnings():
             warnings.showwarning = _show
@@ -132,15 +140,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print("audioscope: interrupted; what was finished is kept", file=sys.stderr)
         return 130
     return 0
-
-
-def _joined(arguments: Sequence[str]) -> list[str]:
-    """`--strengths -2:2:9` as one word, or argparse would take the value for an option."""
-    words = list(arguments)
-    for i in range(len(words) - 1):
-        if words[i] == "--strengths":
-            return [*words[:i], f"--strengths={words[i + 1]}", *words[i + 2 :]]
-    return words
 
 
 def _strengths(text: str) -> list[float]:

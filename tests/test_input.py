@@ -95,7 +95,7 @@ def test_listener_refuses_other_audio(stable_audio, tiny):
 
 
 def test_nan_is_an_error_in_generate(tiny, monkeypatch):
-    monkeypatch.setattr(Ablate, "change", lambda self, own, other: own * float("nan"))
+    monkeypatch.setattr(Ablate, "change", lambda self, own, other, here: own * float("nan"))
     with pytest.raises(FloatingPointError, match="NaN"):
         tiny.generate("a slow song", steps=1, edits=Ablate("cross"))
 

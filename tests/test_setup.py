@@ -104,7 +104,7 @@ def test_readme_commands_parse() -> None:
 
     understands = parser()
     commands = audioscope_commands(code_lines(README))
-    assert {command.split()[0] for command in commands} >= {"sites", "atlas", "generate", "tiny"}
+    assert {command.split()[0] for command in commands} >= {"sites", "atlas", "steer", "generate", "tiny"}
     commands += audioscope_commands(MAKEFILE.splitlines())
     for command in commands:
         try:
@@ -117,7 +117,7 @@ def test_readme_files_exist() -> None:
     named = {
         line for line in code_lines(README) if re.fullmatch(r"notebooks/\S+\.ipynb|data/\S+|[\w-]+\.(txt|yml|cff)|LICENSE", line)
     }
-    assert sum(name.startswith("notebooks/") for name in named) == 4
+    assert sum(name.startswith("notebooks/") for name in named) == 5
     missing = sorted(name for name in named if not (ROOT / name).exists())
     assert not missing, f"named in README.md, but not there: {missing}"
 
