@@ -34,7 +34,12 @@ def axes() -> list[str]:
 
 
 def steer_all(
-    model: Model, out: str | Path, work: str | Path = "runs/steering", concepts: Iterable[str] | None = None, **keywords: Any
+    model: Model,
+    out: str | Path,
+    work: str | Path = "runs/steering",
+    concepts: Iterable[str] | None = None,
+    prompts: int = 12,
+    **keywords: Any,
 ) -> pd.DataFrame:
     """Run the standard sweep on every axis and write its results; goes on where it was stopped, and returns the table.
 
@@ -44,7 +49,7 @@ def steer_all(
     """
     done: list[Steering] = []
     for name in axes() if concepts is None else list(concepts):
-        done.append(steering_sweep(model, name, out=Path(work) / name, **keywords))
+        done.append(steering_sweep(model, name, prompts=prompts, out=Path(work) / name, **keywords))
         write_results(done, out)
     return pd.read_parquet(Path(out) / "steering.parquet")
 

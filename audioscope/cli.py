@@ -81,7 +81,7 @@ def parser() -> argparse.ArgumentParser:
     steer.add_argument("--sites", help="functional, own (default), cross, self, or module paths with commas")
     steer.add_argument("--atlas", type=Path, help="folder of the model's atlas (default: the shipped one)")
     steer.add_argument("--pairs", type=int, help="pairs that make the vector (default 50)")
-    steer.add_argument("--prompts", type=int, help="neutral prompts to steer (default 2; 8 with --all)")
+    steer.add_argument("--prompts", type=int, help="neutral prompts to steer (default 2; 12 with --all)")
     steer.add_argument("--seeds", type=int, help="seeds for each prompt (default 1; 2 with --all)")
     steer.add_argument("--steps", type=int, help="denoising steps (default: the model's)")
     steer.add_argument("--guidance", type=float, help="guidance (default: the model's)")
@@ -223,7 +223,7 @@ def _steer(options: argparse.Namespace) -> None:
             raise ValueError(
                 f"--all takes no --{unused[0].replace('_', '-')}: it compares set ways to steer on the shipped axes."
             )
-        prompts, seeds = (given if given is not None else usual for given, usual in ((options.prompts, 8), (options.seeds, 2)))
+        prompts, seeds = (given if given is not None else usual for given, usual in ((options.prompts, 12), (options.seeds, 2)))
         table = steer_all(load(options.model), options.out, options.work, prompts=prompts, seeds=seeds, **settings)
         shown = ["concept", "method", "sites", "auc", "auc_low", "auc_high", "spearman", "steerable"]
         print(table[shown].round(3).to_string(index=False))

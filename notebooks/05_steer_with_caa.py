@@ -14,7 +14,7 @@
 # %% [markdown]
 # # 5. Steer with CAA
 #
-# **What you will hear and learn** (about 2 minutes to run)
+# **What you will hear and learn** (about 1 minute to run)
 #
 # - How to make a steering vector from pairs of prompts, and hear a slider of it.
 # - How to measure steering so that you cannot fool yourself: what it gains, what it costs, beside controls.
