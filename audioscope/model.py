@@ -133,6 +133,11 @@ class Model:
             edit.vector.check(self.name, mine, self.sites)
             edit.vector.only(self.sites.select(edit.sites))  # raises for a site that the vector does not have
 
+    def check_unsteered(self, what: str) -> None:
+        """Raise ValueError inside a `steer` block: what is measured there would be kept as if nothing acted."""
+        if self.steering:
+            raise ValueError(f"The model is being steered (`with model.steer(...)`): {what} must begin outside that block.")
+
     @contextmanager
     def steer(self, vector: SteeringVector, strength: float = 1.0, **keywords: Any) -> Iterator[Model]:
         """Steer everything that is generated inside this block: `with model.steer(vector, 1.5): model.generate(...)`.

@@ -86,6 +86,7 @@ def _sweep(
     scorer: Scorer | None, negative_prompt: str | None, batch: int | None, given: dict[str, Any],
 ) -> _Sweep:  # fmt: skip
     """Check all input of a sweep before anything is generated."""
+    model.check_unsteered("a sweep")
     chosen = choose(concepts)
     judge_by = default_scorer(model) if scorer is None else scorer
     judge_by.check(model)

@@ -94,6 +94,7 @@ def caa(
     the vector is kept, read when it is there and was made in the same way.
     Raises ValueError, or UnknownName, for input out of range or a file of another vector, before anything is generated.
     """
+    model.check_unsteered("a vector")
     chosen = choose([concept])[0]
     against = against or ("opposite" if chosen.opposite else "neutral")
     if against not in ("opposite", "neutral"):

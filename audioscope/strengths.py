@@ -24,7 +24,7 @@ from audioscope.edits import Edit
 from audioscope.gains import REWRITTEN, Steering
 from audioscope.model import Model
 from audioscope.paths import write_whole
-from audioscope.scorers import Scorer, feature_distance, listener_scorer
+from audioscope.scorers import Scorer, default_scorer, feature_distance, listener_scorer
 from audioscope.steering import caa, steering_sites
 from audioscope.sweep import key, run_units, safe_name, seed_of
 from audioscope.tracing import Row
@@ -100,6 +100,7 @@ class _Bench:
 
 
 def _bench(model: Model, concept: str | Concept, scorer: Scorer | None, batch: int, given: dict[str, Any]) -> _Bench:
+    model.check_unsteered("a sweep")
     bench = _Bench(model, choose([concept])[0], scorer or _judge(model), model.settings(**given), batch)
     bench.check()
     return bench
@@ -107,8 +108,6 @@ def _bench(model: Model, concept: str | Concept, scorer: Scorer | None, batch: i
 
 def _judge(model: Model) -> Scorer:
     """For reported numbers: the judge for `tiny`, else the model's own scorer."""
-    from audioscope.scorers import default_scorer
-
     return listener_scorer("judge") if model.adapter.scorer == "listener" else default_scorer(model)
 
 
@@ -216,8 +215,6 @@ def steering_sweep(
     strengths included; a temporary one if None. clips: also keep the sound.
     Raises ValueError, or UnknownName, for input out of range, before anything is generated.
     """
-    if model.steering:
-        raise ValueError("The model is being steered (`with model.steer(...)`): a sweep must begin outside that block.")
     given: dict[str, Any] = {"steps": steps, "guidance": guidance, "seconds": seconds}
     bench = _bench(model, concept, scorer, batch, given)
     chosen = bench.concept

@@ -519,8 +519,13 @@ def test_bad_input_to_a_sweep(tiny, stable_audio, tmp_path):
     ):  # fmt: skip
         with pytest.raises(ValueError, match=message):
             steering_sweep(tiny, concept, arms, strengths, out=tmp_path, progress=False, **keywords)
-    with tiny.steer(vector), pytest.raises(ValueError, match="being steered"):
-        steering_sweep(tiny, "fast", [arm], [1.0], out=tmp_path, progress=False)
+    with tiny.steer(vector):
+        for begin in (
+            lambda: steering_sweep(tiny, "fast", [arm], [1.0], out=tmp_path, progress=False), lambda: calibrate(tiny, "fast", [arm]),
+            lambda: caa(tiny, "fast"), lambda: audioscope.localize(tiny, ["fast"], pairs=1, out=tmp_path),
+        ):  # fmt: skip
+            with pytest.raises(ValueError, match="being steered"):
+                begin()
     with pytest.raises(ValueError, match=r"needs an atlas of"):
         steering_sweep(
             stable_audio, next(iter(known_to_judge().values())), scorer=listener_scorer(any_audio=True), prompts=1, progress=False
