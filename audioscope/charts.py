@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import altair as alt
+import numpy as np
 import pandas as pd
 
 from audioscope.atlas import THRESHOLD
@@ -309,8 +310,7 @@ def steering_chart(curves: pd.DataFrame, concept: str, opposite: str = "") -> al
     cells = list(dict.fromkeys(curves["cell"]))
     spare = iter(OTHERS * len(cells))
     looks = [ARMS[cell] if cell in ARMS else next(spare) for cell in cells]
-    sign = curves["alpha"].clip(-1e-9, 1e-9) * 1e9
-    shown = curves.assign(distance=(curves["lpaps"] * sign).round(4), strength=curves["alpha"].round(3))
+    shown = curves.assign(distance=(curves["lpaps"] * np.sign(curves["alpha"])).round(4), strength=curves["alpha"].round(3))
     shown = shown.sort_values(["cell", "alpha"], ignore_index=True)
     many = len(cells) > 1
     legend = alt.Legend(title="way to steer", symbolOpacity=1, labelLimit=220) if many else None

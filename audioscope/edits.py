@@ -139,6 +139,9 @@ class BlendText(Edit):
         return own | other if own.dtype == torch.bool else torch.maximum(own, other)
 
 
+COPYING = PatchText | PatchOutput | BlendText  # edits that need another row: their prompt, unedited, from the row's seed
+
+
 @dataclass(frozen=True)
 class AddVector(Edit):
     """Steer: add `strength` times a steering vector to the outputs of its sites, at every time token (TADA, section 3).

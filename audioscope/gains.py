@@ -87,6 +87,10 @@ class Steering:
         """Each prompt's contribution to the AUC of each cell."""
         return pseudo_values(self.table, lambda table: self._aucs(table)["auc"])
 
+    @cached_property
+    def _areas(self) -> pd.DataFrame:
+        return self._aucs(self.table)
+
     def _aucs(self, table: pd.DataFrame) -> pd.DataFrame:
         return steering_auc(self.points(table).assign(concept=self.concept), self._reference).set_index("cell")
 
@@ -97,9 +101,10 @@ class Steering:
         border, mean of both sides. specificity: mean movement of unrelated concepts per unit of movement of this one, at the
         largest strength within the budget (0 is perfect). budget: the distance that rewriting the prompt takes, mean of both
         sides. reached: the share of it that the strengths covered. beyond_random: whether the AUC lies above the
-        interval of the random direction's, and the interval of their difference on the same prompts above 0. steerable: spearman at least .9, and beyond_random.
+        interval of the random direction's, and the interval of their difference on the same prompts above 0. steerable: spearman
+        at least .9, and beyond_random.
         """
-        aucs, points = self._aucs(self.table), self.points()
+        aucs, points = self._areas, self.points()
         chance = next((name for name in self.cells if name.startswith("random direction")), None)
         bounds = {name: interval(self._pseudo[name].to_numpy(), float(aucs.loc[name, "auc"])) for name in self.cells}
         named = self.table.drop_duplicates("cell").set_index("cell")
@@ -154,7 +159,7 @@ class Steering:
         for name in (one, other):
             if name not in self.cells:
                 raise ValueError(f"No cell {name!r} in this sweep. There are: {', '.join(self.cells)}.")
-        aucs = self._aucs(self.table)["auc"]
+        aucs = self._areas["auc"]
         more = float(aucs[one] - aucs[other])
         return more, *interval((self._pseudo[one] - self._pseudo[other]).to_numpy(), more)
 

@@ -23,7 +23,7 @@ import audioscope.tiny.codec  # noqa: F401  # diffusers finds the tiny model's c
 from audioscope import tracing
 from audioscope.adapters import Adapter, adapter_for, adapter_of_class
 from audioscope.audio import Clip
-from audioscope.edits import AddVector, BlendText, Edit, PatchOutput, PatchText, Which
+from audioscope.edits import COPYING, AddVector, Edit, Which
 from audioscope.paths import data_folder
 from audioscope.sites import Sites, find_sites
 from audioscope.vectors import SteeringVector
@@ -186,9 +186,7 @@ class Model:
         for number in seeds:
             if not 0 <= number < 2**63:
                 raise ValueError(f"seed is {number}, expected 0 to 2**63 - 1.")
-        for text in dict.fromkeys(
-            [*prompts, *(edit.prompt for edit in chosen if isinstance(edit, PatchText | PatchOutput | BlendText))]
-        ):
+        for text in dict.fromkeys([*prompts, *(edit.prompt for edit in chosen if isinstance(edit, COPYING))]):
             self.check_prompt(text)
         rows = [tracing.Row(text, number, chosen) for text, number in zip(prompts, seeds, strict=True)]
         clips = []

@@ -316,7 +316,7 @@ def _do_unit(
     if folder is not None:
         for i, (method, sites, alpha) in enumerate(labels):
             if finite[i]:
-                name = safe_name(f"{method} {sites} {alpha:+.9g}") if method else "unsteered"
+                name = f"{safe_name(f'{method} {sites}')}_{alpha:+.9g}" if method else "unsteered"
                 file = f"clips/{unit['prompt']:03d}-{key(unit)[:8]}/{name}.flac"
                 Clip(audio[i].numpy(), bench.rate).save(folder / file)
                 found.loc[i, "clip"] = file

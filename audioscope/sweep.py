@@ -27,7 +27,7 @@ def seed_of(concept: str, pair: int, number: int) -> int:
 
 def safe_name(name: str) -> str:
     """A name as part of a file's name."""
-    return "".join(c if c.isalnum() or c in "-_+." else "_" for c in name)
+    return "".join(c if c.isalnum() or c in "-_" else "_" for c in name)
 
 
 def claim(folder: Path, settings: dict[str, Any]) -> None:

@@ -20,7 +20,7 @@ from nnsight import _c
 from torch import Tensor
 
 from audioscope.adapters import Adapter
-from audioscope.edits import BlendText, Edit, Here, PatchOutput, PatchText
+from audioscope.edits import COPYING, Edit, Here, PatchText
 from audioscope.sites import Site, Sites
 
 # nnsight hangs a `save` method on every Python object, which breaks torchsde (Stable Audio's scheduler): take it off.
@@ -29,7 +29,6 @@ if nnsight.CONFIG.APP.PYMOUNT and _c.unmount is not None:
 
 
 DECODED = 2**20  # samples that are decoded at once
-COPYING = PatchText | PatchOutput | BlendText  # edits that need another row: their prompt, unedited, from the row's seed
 
 
 @dataclass(frozen=True)
@@ -86,7 +85,7 @@ def with_sources(rows: Sequence[Row]) -> list[Row]:
     return packed
 
 
-def _source(rows: Sequence[Row], row: Row, edit: PatchText | PatchOutput | BlendText) -> int | None:
+def _source(rows: Sequence[Row], row: Row, edit: COPYING) -> int | None:
     """The number of the unedited row with the edit's prompt and the row's seed."""
     return next((i for i, r in enumerate(rows) if r.prompt == edit.prompt and r.seed == row.seed and not r.edits), None)
 

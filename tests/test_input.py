@@ -169,3 +169,9 @@ def test_atlas_command_writes_page_table_and_clips(capsys, tmp_path):
         assert row["patched"] in page
     clip, rate = sf.read(next(out.glob("clips/fast/*/clean.flac")))
     assert rate == 16_000 and len(clip) == 65_536
+
+
+def test_no_name_leads_out_of_the_folder():
+    from audioscope.sweep import safe_name
+
+    assert safe_name("..") == "__" and safe_name("a/b.c d") == "a_b_c_d"
