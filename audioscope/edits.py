@@ -13,12 +13,14 @@ from typing import ClassVar, Literal
 import torch
 from torch import Tensor
 
+from audioscope.sae import SAE
 from audioscope.sites import Site
 from audioscope.vectors import SteeringVector
 
 Which = str | Site | Iterable[str | Site] | None
 Branch = Literal["both", "cond", "uncond"]
 Mode = Literal["add", "keep_norm", "project_out"]
+Do = Literal["set", "scale", "add", "ablate"]
 
 
 @dataclass(frozen=True)
@@ -167,12 +169,15 @@ class AddVector(Edit):
             raise ValueError(f"strength is {self.strength}, expected a finite number, most often between -2 and 2.")
         if self.mode not in ("add", "keep_norm", "project_out"):
             raise ValueError(f"mode is {self.mode!r}, expected 'add', 'keep_norm' or 'project_out'.")
-        if self.seconds is not None and not (len(self.seconds) == 2 and 0 <= self.seconds[0] < self.seconds[1]):
-            raise ValueError(f"seconds is {self.seconds!r}, expected (from, to) with 0 <= from < to, or None.")
+        _check_seconds(self.seconds)
         if self.sites is None:
             object.__setattr__(self, "sites", self.vector.paths)
         elif isinstance(self.sites, Iterable) and not isinstance(self.sites, str):
             object.__setattr__(self, "sites", tuple(self.sites))
+
+    @property
+    def what(self) -> SteeringVector:
+        return self.vector
 
     @property
     def idle(self) -> bool:
@@ -188,8 +193,81 @@ class AddVector(Edit):
             new = old + self.strength * step
             if self.mode == "keep_norm":
                 new = new * (old.norm(dim=1) / new.norm(dim=1).clamp_min(1e-12))[:, None]
-        if self.seconds is not None:
-            middle = (torch.arange(len(old), device=own.device) + 0.5) * (here.seconds / len(old))
-            inside = (middle >= self.seconds[0]) & (middle < self.seconds[1])
-            new = torch.where(inside[:, None], new, old)
-        return torch.cat([own[: here.leading], new.to(own.dtype)])
+        return torch.cat([own[: here.leading], _within(self.seconds, new, old, here).to(own.dtype)])
+
+
+@dataclass(frozen=True)
+class SAEEdit(Edit):
+    """Change chosen features of a sparse autoencoder in a site's output, and nothing else: what the SAE does not say is kept.
+
+    features: their numbers. do: "set" to a value, "scale" by a factor, "add" a value, or "ablate" (set to 0). value: in the
+    feature's own units, those of `sae.encode`; features never fall below 0, but "add" may push along a direction negatively.
+    seconds: only tokens from the first to the second of these times, in s. sites: None is the SAE's own. branch: "cond" by default,
+    as for `AddVector`. Tokens that are not time stay as they are. Raises ValueError for features that the SAE does not have.
+    """
+
+    sites: Which = field(default=None, kw_only=True)
+    branch: Branch = field(default="cond", kw_only=True)
+    sae: SAE
+    features: tuple[int, ...]
+    do: Do = "ablate"
+    value: float | None = None
+    seconds: tuple[float, float] | None = field(default=None, kw_only=True)
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not isinstance(self.sae, SAE):
+            raise TypeError(f"sae is a {type(self.sae).__name__}, expected an SAE, as audioscope.load_sae gives.")
+        numbers = (self.features,) if isinstance(self.features, int) else tuple(int(f) for f in self.features)
+        object.__setattr__(self, "features", numbers)
+        if not numbers or len(set(numbers)) < len(numbers) or not all(0 <= f < self.sae.d_sae for f in numbers):
+            raise ValueError(f"features is {numbers}, expected different numbers from 0 to {self.sae.d_sae - 1}.")
+        if self.do not in ("set", "scale", "add", "ablate"):
+            raise ValueError(f"do is {self.do!r}, expected 'set', 'scale', 'add' or 'ablate'.")
+        if (self.value is None) != (self.do == "ablate"):
+            raise ValueError(
+                f"value is {self.value} for do={self.do!r}: give one for 'set', 'scale' and 'add', none for 'ablate'."
+            )
+        if self.value is not None and not (abs(self.value) < 1e6 and (self.value >= 0 or self.do == "add")):
+            raise ValueError(f"value is {self.value}, expected a finite number, not negative unless it is added.")
+        _check_seconds(self.seconds)
+        if self.sites is None:
+            if "site" not in self.sae.facts:
+                raise ValueError("The SAE does not say of which site it is: name it, sites=...")
+            object.__setattr__(self, "sites", (self.sae.facts["site"],))
+
+    @property
+    def what(self) -> SAE:
+        return self.sae
+
+    @property
+    def idle(self) -> bool:
+        return (self.do, self.value) in (("scale", 1), ("add", 0))
+
+    def change(self, own: Tensor, other: Tensor | None, here: Here) -> Tensor:
+        old = own[here.leading :].float()
+        chosen = torch.tensor(self.features, device=own.device)
+        now = self.sae.encode(old, here.sigma)[:, chosen]
+        match self.do:
+            case "scale":
+                more = now * (self.value - 1)  # type: ignore[operator]
+            case "add":
+                more = torch.full_like(now, self.value)  # type: ignore[arg-type]
+            case _:
+                more = (self.value or 0.0) - now
+        new = old + self.sae.difference(more, here.sigma, chosen)
+        return torch.cat([own[: here.leading], _within(self.seconds, new, old, here).to(own.dtype)])
+
+
+def _check_seconds(seconds: tuple[float, float] | None) -> None:
+    if seconds is not None and not (len(seconds) == 2 and 0 <= seconds[0] < seconds[1]):
+        raise ValueError(f"seconds is {seconds!r}, expected (from, to) with 0 <= from < to, or None.")
+
+
+def _within(seconds: tuple[float, float] | None, new: Tensor, old: Tensor, here: Here) -> Tensor:
+    """The new tokens [tokens, width] inside a span of time, the old ones outside of it."""
+    if seconds is None:
+        return new
+    middle = (torch.arange(len(old), device=old.device) + 0.5) * (here.seconds / len(old))
+    inside = (middle >= seconds[0]) & (middle < seconds[1])
+    return torch.where(inside[:, None], new, old)

@@ -23,7 +23,7 @@ import audioscope.tiny.codec  # noqa: F401  # diffusers finds the tiny model's c
 from audioscope import tracing
 from audioscope.adapters import Adapter, adapter_for, adapter_of_class
 from audioscope.audio import Clip
-from audioscope.edits import COPYING, AddVector, Edit, Which
+from audioscope.edits import COPYING, AddVector, Edit, SAEEdit, Which
 from audioscope.paths import data_folder
 from audioscope.sites import Sites, find_sites
 from audioscope.vectors import SteeringVector
@@ -53,6 +53,19 @@ def fingerprint(*modules: nn.Module) -> str:
             digest.update(name.encode())
             digest.update(weight.flatten()[:: max(1, weight.numel() // 64)].float().cpu().numpy().tobytes())
     return digest.hexdigest()[:16]
+
+
+def _warn_of_failed(edits: Collection[AddVector | SAEEdit], sigmas: Sequence[float]) -> None:
+    """Warn where features of an SAE act at noise levels at which it fails its gate."""
+    for edit in edits:
+        acted = [sigma for step, sigma in enumerate(sigmas) if edit.acts_at(step) and not edit.idle]
+        failed = edit.what.failed(acted)
+        if failed:
+            warnings.warn(
+                f"{edit.what!r} acts at noise levels at which its SAE does not pass the gate, or was never measured: "
+                f"{', '.join(f'{sigma:.3g}' for sigma in failed)}. Its features may not mean there what they seem to.",
+                stacklevel=3,
+            )
 
 
 class Model:
@@ -123,15 +136,19 @@ class Model:
         Raises ValueError for a steering vector of another model.
         """
         rows = [replace(row, edits=row.edits + self.steering) for row in rows]
-        given = [edit for row in rows for edit in row.edits if isinstance(edit, AddVector)]
-        self._check_vectors({(id(edit.vector), edit.sites): edit for edit in given}.values())
-        return tracing.run(self.pipe, self.adapter, self.sites, rows, **keywords)
+        given = [edit for row in rows for edit in row.edits if isinstance(edit, AddVector | SAEEdit)]
+        steering = list({(id(edit.what), edit.sites, edit.steps): edit for edit in given}.values())
+        self._check_vectors(steering)
+        run = tracing.run(self.pipe, self.adapter, self.sites, rows, **keywords)
+        _warn_of_failed(steering, run.sigmas.tolist())
+        return run
 
-    def _check_vectors(self, edits: Collection[AddVector]) -> None:
+    def _check_vectors(self, edits: Collection[AddVector | SAEEdit]) -> None:
         mine = self.fingerprint if edits else ""
         for edit in edits:
-            edit.vector.check(self.name, mine, self.sites)
-            edit.vector.only(self.sites.select(edit.sites))  # raises for a site that the vector does not have
+            edit.what.check(self.name, mine, self.sites)
+            if isinstance(edit, AddVector):
+                edit.vector.only(self.sites.select(edit.sites))  # raises for a site that the vector does not have
 
     def check_unsteered(self, what: str) -> None:
         """Raise ValueError inside a `steer` block: what is measured there would be kept as if nothing acted."""

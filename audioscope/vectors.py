@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
@@ -93,6 +93,15 @@ class SteeringVector:
                 f"The vector was made from {self.model!r} with weights {self.fingerprint}, but this is {model!r} with weights "
                 f"{fingerprint}: make it anew from this model."
             )
+
+    def failed(self, sigmas: Sequence[float]) -> list[float]:
+        """Those of some noise levels at which an SAE that this vector was made from does not pass its gate."""
+
+        def levels(facts: Mapping[str, Any]) -> set[float]:
+            return set(facts.get("failed_levels", ())).union(*(levels(part) for part in facts.get("sum_of", ())))
+
+        bad = levels(self.facts)
+        return [sigma for sigma in sigmas if bad and float(self.sigmas[(self.sigmas - sigma).abs().argmin()]) in bad]
 
     def only(self, sites: Iterable[str | Site]) -> SteeringVector:
         """The same at some of its sites. Raises ValueError for a site that it does not have, or for none."""

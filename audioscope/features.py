@@ -1,0 +1,220 @@
+"""What the features of an SAE say: their scores for concepts by noise level, and steering vectors made of the best."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+from zlib import crc32
+
+import numpy as np
+import pandas as pd
+import torch
+from scipy.stats import rankdata
+from torch import Tensor
+from tqdm.auto import tqdm
+
+from audioscope.concepts import Concept, choose
+from audioscope.model import BATCH, Model
+from audioscope.sae import SAE
+from audioscope.sweep import seed_of
+from audioscope.tracing import Read, Row
+from audioscope.vectors import SteeringVector
+
+Score = Literal["ratio", "difference", "d", "auroc"]
+TINY = 1e-6
+
+
+@dataclass(frozen=True, eq=False)
+class ConceptReadings:
+    """Time-averaged activations of the two prompts of every pair, one row a generation.
+
+    rows: concept, pair and has (whether the prompt has the concept). sigmas: [levels]. values: name -> float32 numpy
+    [rows, levels, units]; a name is a module path for the site's own neurons, or one of the SAEs asked for.
+    """
+
+    rows: pd.DataFrame
+    sigmas: Tensor
+    values: dict[str, np.ndarray]
+
+    def of(self, concept: str, name: str) -> tuple[np.ndarray, np.ndarray]:
+        """Values with and without a concept, [pairs, levels, units] each."""
+        mine = (self.rows["concept"] == concept).to_numpy()
+        has = self.rows["has"].to_numpy(bool)
+        return self.values[name][mine & has], self.values[name][mine & ~has]
+
+
+@torch.no_grad()
+def read_concepts(
+    model: Model,
+    saes: Mapping[str, SAE],
+    concepts: Iterable[str | Concept] | None = None,
+    split: str = "select",
+    *,
+    sites: Iterable[str] = (),
+    pairs: int | None = None,
+    branch: str = "cond",
+    batch: int = BATCH,
+    progress: bool = True,
+    **settings: Any,
+) -> ConceptReadings:
+    """Generate both prompts of each pair of a split from the same noise, and average neurons and features over time.
+
+    saes: name -> SAE of a site of this model; features are taken from each token before averaging. sites: more module paths whose
+    neurons to read, besides those of the SAEs. pairs: at most so many of each
+    concept. settings: steps, guidance, seconds. Raises ValueError for an SAE of another model.
+    """
+    model.check_unsteered("a reading of concepts")
+    for sae in saes.values():
+        sae.check(model.name, model.fingerprint, model.sites)
+    paths = list(dict.fromkeys([*sites, *(str(sae.facts["site"]) for sae in saes.values())]))
+    run = model.settings(*(settings.get(name) for name in ("steps", "guidance", "seconds")))
+    wanted = [
+        (Row(text, seed_of(concept.name, pair.number, 0)), concept.name, pair.number, has)
+        for concept in choose(concepts) for pair in concept.split(split)[:pairs] for text, has in ((pair.clean, True), (pair.corrupted, False))
+    ]  # fmt: skip
+    kept: dict[str, list[np.ndarray]] = {name: [] for name in [*paths, *saes]}
+    sigmas = torch.empty(0)
+    read = Read(model.sites.select(paths), None, False, branch)
+    with tqdm(total=len(wanted), desc=f"reading concepts ({split})", unit="prompt", disable=not progress) as bar:
+        for start in range(0, len(wanted), batch):
+            part = wanted[start : start + batch]
+            found = model.run([row for row, *_ in part], read=read, decode=False, **run)
+            sigmas = found.sigmas
+            for path in paths:
+                kept[path].append(found.reads[path].mean(2).numpy())
+            for name, sae in saes.items():
+                tokens = found.reads[str(sae.facts["site"])]  # [rows, levels, time, width]
+                by_level = [sae.encode(tokens[:, i], sigma).mean(1) for i, sigma in enumerate(sigmas.tolist())]
+                kept[name].append(torch.stack(by_level, 1).numpy())
+            bar.update(len(part))
+    rows = pd.DataFrame([facts for _, *facts in wanted], columns=["concept", "pair", "has"])
+    return ConceptReadings(rows, sigmas, {name: np.concatenate(parts) for name, parts in kept.items()})
+
+
+def auroc(with_: np.ndarray, without: np.ndarray) -> np.ndarray:
+    """The chance that a value with the concept is larger than one without, ties as half: [n, ...], [m, ...] -> [...]."""
+    n, m = len(with_), len(without)
+    ranks = rankdata(np.concatenate([with_, without]), axis=0)[:n].sum(0)
+    return (ranks - n * (n + 1) / 2) / (n * m)
+
+
+def scores_of(with_: np.ndarray, without: np.ndarray) -> dict[str, np.ndarray]:
+    """Scores of units for a concept from values [n, ...] with and without it, each [...].
+
+    ratio: mean with * log(1 + 1 / (mean without + 1e-6)), high for what is strong with and absent without (TADA, eq. 12);
+    difference: of means; d: Cohen's d, the difference over the pooled deviation; auroc.
+    """
+    one, other = with_.mean(0), without.mean(0)
+    spread = np.sqrt((with_.var(0, ddof=1) + without.var(0, ddof=1)) / 2) if len(with_) > 1 else np.zeros_like(one)
+    return {
+        "mean_with": one, "mean_without": other, "ratio": one * np.log1p(1 / (np.maximum(other, 0) + TINY)),
+        "difference": one - other, "d": (one - other) / np.maximum(spread, TINY), "auroc": auroc(with_, without),
+    }  # fmt: skip
+
+
+def score_features(
+    sae: SAE,
+    model: Model,
+    concepts: Iterable[str | Concept] | None = None,
+    split: str = "select",
+    *,
+    readings: ConceptReadings | None = None,
+    name: str = "sae",
+    **keywords: Any,
+) -> pd.DataFrame:
+    """How well each feature says each concept at each noise level, as a tidy table; for the selection split kept in `sae.scores`.
+
+    Columns: concept, feature, sigma (NaN: the mean over all levels), mean_with, mean_without, ratio, difference, d and auroc
+    (`scores_of`). Features that are never active for a concept's pairs are left out. readings: made before by `read_concepts`
+    with this SAE under `name`; else they are made now, with its keywords.
+    """
+    chosen = choose(concepts)
+    if readings is None:
+        readings = read_concepts(model, {name: sae}, chosen, split, **keywords)
+    sigmas = np.append(readings.sigmas.numpy(), np.nan)
+    tables = []
+    for concept in chosen:
+        one, other = (np.concatenate([part, part.mean(1, keepdims=True)], 1) for part in readings.of(concept.name, name))
+        found = scores_of(one, other)
+        level, feature = np.nonzero((found["mean_with"] > 0) | (found["mean_without"] > 0))
+        columns = {column: values[level, feature].astype("float32") for column, values in found.items()}
+        tables.append(pd.DataFrame({"concept": concept.name, "feature": feature.astype("int32"), "sigma": sigmas[level].astype("float32"), **columns}))
+    table = pd.concat(tables, ignore_index=True)
+    if split == "select":
+        sae.scores = table
+    return table
+
+
+def top_features(scores: pd.DataFrame, concept: str, count: int = 20, by: Score = "ratio") -> pd.DataFrame:
+    """The best features of a concept at each noise level, best first, from a table of `score_features`.
+
+    Raises ValueError for a concept that the table does not have, or a score that there is not.
+    """
+    mine = scores[(scores["concept"] == concept) & scores["sigma"].notna()]
+    if mine.empty:
+        raise ValueError(f"The scores hold no concept {concept!r}: they have {', '.join(scores['concept'].unique())}.")
+    if by not in ("ratio", "difference", "d", "auroc"):
+        raise ValueError(f"by is {by!r}, expected 'ratio', 'difference', 'd' or 'auroc'.")
+    ordered = mine.sort_values([by, "feature"], ascending=[False, True], kind="stable")
+    return ordered.groupby("sigma", sort=False).head(count).sort_values("sigma", ascending=False, kind="stable", ignore_index=True)
+
+
+def sae_vector(
+    sae: SAE,
+    concept: str,
+    features: int = 20,
+    *,
+    by: Score = "ratio",
+    against: str | None = None,
+    weighted: bool = False,
+    random: int | None = None,
+) -> SteeringVector:
+    """A steering vector of an SAE's site: at each noise level the sum of the directions of a concept's best features (TADA, section 4).
+
+    features: how many at each level. by: the score that chooses them, on the selection split. against: another concept, such as
+    the opposite, whose features are subtracted; None is none. weighted: by how much more active a feature is with the concept,
+    instead of all alike. random: a control: as many other active features, drawn by this seed, the same at all levels. Directions have norm 1, as
+    those of `caa`. Warns where the SAE fails its gate. Raises ValueError where `sae.scores` is missing or lacks the concept.
+    """
+    if sae.scores is None or sae.levels is None or "site" not in sae.facts:
+        raise ValueError(
+            "This SAE has no scores of a site's noise levels: train it on a TokenStream and run audioscope.score_features(sae, model)."
+        )
+    if not 1 <= features <= sae.d_sae:
+        raise ValueError(f"features is {features}, expected 1 to {sae.d_sae}.")
+    rows = _rows(sae, concept, features, by, weighted, random)
+    if against is not None:
+        rows = rows - _rows(sae, against, features, by, weighted, None if random is None else random + 1)
+    failed = sae.failed(sae.levels.sigmas.tolist())
+    if failed:
+        warnings.warn(f"{sae!r} fails its gate at noise levels {', '.join(f'{s:.3g}' for s in failed)}.", stacklevel=3)
+    path = str(sae.facts["site"])
+    facts = {
+        "concept": concept, "against": against, "sae": crc32(sae.decoder.detach().cpu().numpy().tobytes()), "features": features, "by": by, "weighted": weighted,
+        "random_features": random, "failed_levels": failed, "branch": sae.facts.get("branches"),
+    }  # fmt: skip
+    unit = torch.nn.functional.normalize(rows, dim=1)
+    return SteeringVector({path: unit}, {path: sae.levels.norms}, sae.levels.sigmas, sae.facts["model"], sae.facts["fingerprint"], facts)
+
+
+def _rows(sae: SAE, concept: str, features: int, by: Score, weighted: bool, random: int | None) -> Tensor:
+    """The sum of decoder rows at each level, [levels, d_in]."""
+    assert sae.levels is not None
+    best = top_features(sae.scores, concept, features, by)
+    drawn: Sequence[int] = ()
+    if random is not None:
+        mine = set(best["feature"])
+        others = [int(f) for f in sae.scores["feature"].unique() if f not in mine]
+        drawn = np.random.default_rng(random).permutation(sorted(others))[:features].tolist()
+    found = []
+    for sigma in sae.levels.sigmas.tolist():
+        level = best[np.isclose(best["sigma"], sigma)]
+        numbers, weights = level["feature"].tolist(), level["difference"].tolist()
+        if drawn:
+            numbers = list(drawn)[: len(numbers)]
+            weights = weights[: len(numbers)]
+        rows = sae.decoder[torch.tensor(numbers, dtype=torch.long)]
+        found.append((rows * torch.tensor(weights)[:, None]).sum(0) if weighted else rows.sum(0))
+    return torch.stack(found).detach()

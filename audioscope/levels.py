@@ -1,0 +1,35 @@
+"""Noise levels: how a site's tokens lie at each of them, so that all can be treated alike."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+
+@dataclass(frozen=True, eq=False)
+class Levels:
+    """How a site's tokens lie at each noise level, so that one SAE serves all levels: it sees (x - mean) / scale.
+
+    sigmas: float32 [levels], falling. means: [levels, d_in]. scales: [levels], the root mean square length of x - mean.
+    norms: [levels], the mean length of x, the unit of steering strengths.
+    """
+
+    sigmas: Tensor
+    means: Tensor
+    scales: Tensor
+    norms: Tensor
+
+    def scaled(self, x: Tensor) -> Tensor:
+        """Tokens [..., levels, positions, d_in] of these very levels, as the SAE sees them."""
+        return (x - self.means[:, None]) / self.scales[:, None, None]
+
+    def at(self, sigma: float) -> tuple[Tensor, float]:
+        """Mean [d_in] and scale at a noise level: linear between the two nearest, constant beyond them."""
+        rising = self.sigmas.flip(0).numpy()
+        place = len(rising) - 1 - float(np.interp(sigma, rising, np.arange(len(rising))))
+        low, high = int(place), min(int(place) + 1, len(rising) - 1)
+        mean = torch.lerp(self.means[low], self.means[high], place - low)
+        return mean, float(torch.lerp(self.scales[low], self.scales[high], place - low))

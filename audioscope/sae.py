@@ -1,0 +1,205 @@
+"""A sparse autoencoder: many features of which few are active, each with a direction that it adds.
+
+    features = relu((x - b_dec) W_enc + b_enc), of which the k largest stay;   x' = features W_dec + b_dec
+
+Plain torch. Training is in sae_training.py, files in sae_files.py, what the features mean in features.py.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import normalize
+
+from audioscope.levels import Levels
+from audioscope.sites import Sites
+
+if TYPE_CHECKING:
+    from audioscope.vectors import SteeringVector
+
+Kind = Literal["batchtopk", "topk"]
+AUX_SHARE = 1 / 32  # weight of the auxiliary loss (Gao et al. 2024, section 2.2)
+
+
+class SAE(nn.Module):
+    """A TopK or BatchTopK sparse autoencoder (Gao et al. 2024; Bussmann et al. 2024, which TADA uses, section 4).
+
+    d_in: width of the activations. d_sae: number of features. k: active features a token; "topk" keeps the k largest of
+    every token, "batchtopk" as many of a whole batch when training and, after it, those above a learned threshold, so that
+    features do not depend on a token's neighbours. levels: how inputs are made comparable, if they come from several noise
+    levels; `encode` and `decode` then take the noise level. facts: model, site path, branch and training, JSON values.
+    report, scores, log: what `audioscope.gate`, `audioscope.score_features` and the training found, if anything.
+    """
+
+    def __init__(self, d_in: int, d_sae: int, k: int, kind: Kind = "batchtopk", seed: int = 0):
+        super().__init__()
+        if not 1 <= k <= d_sae or d_in < 1:
+            raise ValueError(f"k is {k}, d_sae {d_sae} and d_in {d_in}, expected 1 <= k <= d_sae and d_in at least 1.")
+        if kind not in ("batchtopk", "topk"):
+            raise ValueError(f"kind is {kind!r}, expected 'batchtopk' or 'topk'.")
+        self.d_in, self.d_sae, self.k, self.kind = d_in, d_sae, k, kind
+        rows = normalize(torch.randn(d_sae, d_in, generator=torch.Generator().manual_seed(seed)), dim=1)
+        # one row a feature in both, so that a training step touches the rows of active features only
+        self.encoder, self.decoder = nn.Parameter(rows.clone()), nn.Parameter(rows)
+        self.b_enc, self.b_dec = nn.Parameter(torch.zeros(d_sae)), nn.Parameter(torch.zeros(d_in))
+        self.register_buffer("threshold", torch.zeros(d_sae))
+        self.threshold: Tensor
+        self.levels: Levels | None = None
+        self.facts: Mapping[str, Any] = {}
+        self.report: dict[str, Any] = {}
+        self.scores: Any = None
+        self.log: Any = None
+
+    @property
+    def W_enc(self) -> Tensor:
+        """float32 [d_in, d_sae], as SAELens has it."""
+        return self.encoder.T
+
+    @property
+    def W_dec(self) -> Tensor:
+        """float32 [d_sae, d_in]: the direction of each feature, of norm 1."""
+        return self.decoder
+
+    def pre(self, x: Tensor) -> Tensor:
+        """All features of inputs [..., d_in] before the choice of the largest, float [..., d_sae], not negative."""
+        return torch.relu((x - self.b_dec) @ self.encoder.T + self.b_enc)
+
+    def encode(self, x: Tensor, sigma: float | None = None) -> Tensor:
+        """Features [..., d_sae] of activations [..., d_in]; most are 0. sigma: their noise level, for an SAE with levels."""
+        if self.levels is not None:
+            mean, scale = self._level(sigma)
+            x = (x - mean.to(x.device)) / scale
+        values = self.pre(x)
+        if self.kind == "batchtopk":
+            return torch.where(values > self.threshold, values, 0.0)
+        top = values.topk(self.k, dim=-1)
+        return torch.zeros_like(values).scatter(-1, top.indices, top.values)
+
+    def decode(self, features: Tensor, sigma: float | None = None) -> Tensor:
+        """Activations [..., d_in] of features [..., d_sae]."""
+        x = features @ self.decoder + self.b_dec
+        if self.levels is not None:
+            mean, scale = self._level(sigma)
+            x = x * scale + mean.to(x.device)
+        return x
+
+    def difference(self, more: Tensor, sigma: float | None = None, which: Tensor | None = None) -> Tensor:
+        """What more of some features, [..., features], does to the activations [..., d_in]: no bias, no mean. which: int [features],
+        their numbers; None is all."""
+        rows = self.decoder if which is None else self.decoder[which]
+        return more @ rows * (1.0 if self.levels is None else self._level(sigma)[1])
+
+    def _level(self, sigma: float | None) -> tuple[Tensor, float]:
+        assert self.levels is not None
+        if sigma is None:
+            raise ValueError(f"This SAE is of {len(self.levels.sigmas)} noise levels: say which, encode(x, sigma).")
+        return self.levels.at(sigma)
+
+    def forward(self, x: Tensor, sigma: float | None = None) -> Tensor:
+        return self.decode(self.encode(x, sigma), sigma)
+
+    def step(self, x: Tensor, idle: Tensor | None = None) -> Step:
+        """One training pass over inputs [n, d_in], already scaled. idle: bool [d_sae], features that long did nothing.
+
+        The loss is the fraction of variance unexplained, plus the auxiliary loss: idle features must explain what the others leave.
+        Only active (token, feature) pairs are followed: gradients of the others are 0.
+        """
+        with torch.no_grad():
+            values = self.pre(x)
+            if self.kind == "batchtopk":
+                place = values.flatten().topk(self.k * len(x), sorted=False).indices
+            else:
+                place = values.topk(self.k, sorted=False).indices + torch.arange(len(x), device=x.device)[:, None] * self.d_sae
+            place = place.flatten()
+            place = place[values.flatten()[place] > 0]
+            token, feature = place // self.d_sae, place % self.d_sae
+        centred = x - self.b_dec
+        active = (centred[token] * nn.functional.embedding(feature, self.encoder)).sum(1) + self.b_enc[feature]
+        added = active[:, None] * nn.functional.embedding(feature, self.decoder)
+        made = torch.zeros_like(x).index_add(0, token, added)
+        variance = (x - x.mean(0)).square().sum().clamp_min(1e-12)
+        left = centred - made
+        fvu = left.square().sum() / variance
+        loss = fvu
+        if idle is not None and bool(idle.any()):
+            loss = loss + AUX_SHARE * self._idle_loss(x, left.detach(), idle)
+        fired = torch.zeros(self.d_sae, dtype=torch.bool, device=x.device)
+        fired[feature] = True
+        smallest = active.detach().min() if len(active) else x.new_tensor(0.0)
+        return Step(loss, fvu.detach(), fired, smallest, len(active) / len(x))
+
+    def _idle_loss(self, x: Tensor, left: Tensor, idle: Tensor) -> Tensor:
+        """Fraction of the error `left` [n, d_in] that the strongest d_in / 2 idle features of each token leave."""
+        which = idle.nonzero().flatten()
+        values = (x - self.b_dec) @ self.encoder[which].T + self.b_enc[which]
+        top = torch.relu(values).topk(min(len(which), max(1, self.d_in // 2)), sorted=False)
+        kept = torch.zeros_like(values).scatter(1, top.indices, top.values)
+        return (left - kept @ self.decoder[which]).square().sum() / left.square().sum().clamp_min(1e-12)
+
+    @torch.no_grad()
+    def unit(self) -> None:
+        """Give every decoder row norm 1, as it has to be after each step of an optimiser."""
+        self.decoder.copy_(normalize(self.decoder, dim=1))
+
+    @torch.no_grad()
+    def drop_parallel(self) -> None:
+        """Take from the decoder's gradient what would only change the norms of its rows."""
+        if self.decoder.grad is not None:
+            self.decoder.grad -= (self.decoder.grad * self.decoder).sum(1, keepdim=True) * self.decoder
+
+    def vector(self, concept: str, features: int = 20, **keywords: Any) -> SteeringVector:
+        """A steering vector of the features that say a concept; see `audioscope.features.sae_vector`."""
+        from audioscope.features import sae_vector
+
+        return sae_vector(self, concept, features, **keywords)
+
+    def save_pretrained(self, folder: str | Path) -> Path:
+        """Write the SAE in the layout of SAELens; see `audioscope.sae_files.save_sae`."""
+        from audioscope.sae_files import save_sae
+
+        return save_sae(self, folder)
+
+    @classmethod
+    def from_pretrained(cls, source: str | Path) -> SAE:
+        """Read an SAE; see `audioscope.sae_files.load_sae`."""
+        from audioscope.sae_files import load_sae
+
+        return load_sae(source)
+
+    def failed(self, sigmas: Sequence[float]) -> list[float]:
+        """Those of some noise levels at which the gate was not passed, by the nearest level measured; all, if it never was."""
+        if not self.report:
+            return list(sigmas)
+        known = np.asarray(self.report["sigmas"])
+        fails = np.asarray(self.report["fvu_per_level"]) >= np.asarray(self.report["pca_fvu"])
+        return [sigma for sigma in sigmas if fails[np.abs(known - sigma).argmin()]]
+
+    def check(self, model: str, fingerprint: str, sites: Sites) -> None:
+        """Raise ValueError for an SAE of other weights, or of a site that the model does not have or has with another width."""
+        found = [site for site in sites if site.path == self.facts.get("site")]
+        if self.facts.get("fingerprint", fingerprint) != fingerprint or not found or found[0].width != self.d_in:
+            raise ValueError(
+                f"{self!r} (weights {self.facts.get('fingerprint')}) is not of {model!r} with weights {fingerprint}: train one on it."
+            )
+
+    def __repr__(self) -> str:
+        where = f" of {self.facts['model']} {self.facts['site']}" if "site" in self.facts else ""
+        return f"SAE({self.d_sae} features, {self.k} active, width {self.d_in}, {self.kind}{where})"
+
+
+@dataclass(frozen=True)
+class Step:
+    """What a training pass gives: the loss, fvu (fraction of variance unexplained), which features fired (bool [d_sae]), the
+    smallest active value, and l0, the active features a token."""
+
+    loss: Tensor
+    fvu: Tensor
+    fired: Tensor
+    smallest: Tensor
+    l0: float

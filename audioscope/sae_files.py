@@ -1,0 +1,140 @@
+"""Sparse autoencoders as files: the layout of SAELens, which any of its tools reads, and that of sparsify, in which TADA's are.
+
+A folder holds cfg.json and sae_weights.safetensors (SAELens 6), and beside them what only audioscope reads: levels.safetensors
+(means and scales by noise level), report.json (the gate) and scores.parquet (of features for concepts).
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import safetensors.torch
+import torch
+from safetensors import SafetensorError
+from torch import Tensor
+
+from audioscope.levels import Levels
+from audioscope.paths import data_folder, write_whole
+from audioscope.sae import SAE
+
+SAELENS = "6.54.12"  # the version whose layout this is; without one, SAELens drops all metadata
+LEVELS = ("sigmas", "means", "scales", "norms")
+
+
+def save_sae(sae: SAE, folder: str | Path) -> Path:
+    """Write an SAE in the layout of SAELens; a BatchTopK one as JumpReLU with its learned threshold. Returns the folder.
+
+    The SAE works on inputs as it was trained: with levels, on (x - mean) / scale, which cfg.json says in its metadata.
+    """
+    folder = Path(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    tensors = {"W_enc": sae.W_enc, "W_dec": sae.W_dec, "b_enc": sae.b_enc, "b_dec": sae.b_dec}
+    cfg: dict[str, Any] = {
+        "architecture": "jumprelu" if sae.kind == "batchtopk" else "topk", "d_in": sae.d_in, "d_sae": sae.d_sae,
+        "dtype": "float32", "device": "cpu", "apply_b_dec_to_input": True, "normalize_activations": "none",
+        "reshape_activations": "none",
+    }  # fmt: skip
+    if sae.kind == "topk":
+        cfg |= {"k": sae.k, "rescale_acts_by_decoder_norm": False}
+    else:
+        tensors["threshold"] = sae.threshold
+    about = {**sae.facts, "kind": sae.kind, "k": sae.k}
+    if sae.levels is not None:
+        sigmas = sae.levels.sigmas
+        about |= {
+            "sigma_range": [float(sigmas[-1]), float(sigmas[0])],
+            "scale": [float(value) for value in sae.levels.scales],
+            "input": "(activation - mean) / scale of its noise level; both are in levels.safetensors, rows by sigma",
+        }
+        rows = {name: getattr(sae.levels, name).detach().cpu().contiguous() for name in LEVELS}
+        write_whole(folder / "levels.safetensors", lambda part: safetensors.torch.save_file(rows, part))
+    cfg["metadata"] = {"sae_lens_version": SAELENS, "sae_lens_training_version": None, "audioscope": about}
+    whole = {name: value.detach().float().cpu().contiguous() for name, value in tensors.items()}
+    write_whole(folder / "sae_weights.safetensors", lambda part: safetensors.torch.save_file(whole, part))
+    write_whole(folder / "cfg.json", lambda part: part.write_text(json.dumps(cfg, indent=1) + "\n"))
+    if sae.report:
+        write_whole(folder / "report.json", lambda part: part.write_text(json.dumps(sae.report, indent=1) + "\n"))
+    if sae.scores is not None:
+        write_whole(folder / "scores.parquet", lambda part: sae.scores.to_parquet(part, compression="zstd"))
+    return folder
+
+
+def shipped_saes() -> dict[str, Path]:
+    """The SAEs that ship for `tiny`: module path of the site -> folder."""
+    return {
+        folder.name: folder for folder in sorted((data_folder() / "tiny" / "sae").glob("*")) if (folder / "cfg.json").exists()
+    }
+
+
+def load_sae(source: str | Path) -> SAE:
+    """Read an SAE: a folder in the layout of SAELens or sparsify, or the module path of a site of `tiny` whose SAE ships.
+
+    Nothing in the files is run. Sparsify's "batch_topk" SAEs keep no threshold, so they are read as TopK, which is what they do
+    on one token. Raises FileNotFoundError where there is none and ValueError for a damaged or unknown kind.
+    """
+    folder = shipped_saes().get(str(source), Path(source))
+    if not (folder / "cfg.json").exists():
+        raise FileNotFoundError(
+            f"No SAE at {str(source)!r}: expected a folder with cfg.json, or one of {', '.join(shipped_saes()) or 'no shipped sites'}."
+        )
+    try:
+        cfg = json.loads((folder / "cfg.json").read_text())
+        if (folder / "sae_weights.safetensors").exists():
+            return _from_saelens(folder, cfg)
+        if (folder / "sae.safetensors").exists():
+            return _from_sparsify(folder, cfg)
+    except (SafetensorError, KeyError, TypeError, ValueError, RuntimeError) as error:
+        raise ValueError(f"The SAE in {folder} is damaged or of a kind that cannot be read ({error}).") from error
+    raise FileNotFoundError(f"{folder} has no weights: expected sae_weights.safetensors (SAELens) or sae.safetensors (sparsify).")
+
+
+def _filled(sae: SAE, encoder: Tensor, decoder: Tensor, b_enc: Tensor, b_dec: Tensor, threshold: Tensor | None = None) -> SAE:
+    weights = {"encoder": encoder, "decoder": decoder, "b_enc": b_enc, "b_dec": b_dec}
+    weights["threshold"] = torch.zeros(sae.d_sae) if threshold is None else threshold
+    sae.load_state_dict({name: value.float() for name, value in weights.items()})
+    return sae.requires_grad_(False)
+
+
+def _from_saelens(folder: Path, cfg: dict[str, Any]) -> SAE:
+    """Raises ValueError for what has no counterpart here: other architectures, inputs normalised or the bias not subtracted."""
+    kind = {"jumprelu": "batchtopk", "topk": "topk"}.get(cfg["architecture"])
+    if kind is None:
+        raise ValueError(f"architecture is {cfg['architecture']!r}, expected 'jumprelu' or 'topk'")
+    wanted = {"normalize_activations": "none", "reshape_activations": "none", "rescale_acts_by_decoder_norm": False}
+    for name, value in wanted.items():
+        if cfg.get(name, value) != value:
+            raise ValueError(f"{name} is {cfg[name]!r}, expected {value!r}")
+    tensors = safetensors.torch.load_file(folder / "sae_weights.safetensors")
+    about = (cfg.get("metadata") or {}).get("audioscope") or {}
+    b_enc, b_dec, encoder = tensors["b_enc"], tensors["b_dec"], tensors["W_enc"].T
+    if not cfg.get("apply_b_dec_to_input", True):  # the same function with the bias subtracted, as here
+        b_enc = b_enc + encoder @ b_dec
+    k = int(cfg.get("k") or about.get("k") or 1)
+    sae = _filled(SAE(cfg["d_in"], cfg["d_sae"], k, kind), encoder, tensors["W_dec"], b_enc, b_dec, tensors.get("threshold"))  # type: ignore[arg-type]
+    sae.facts = {name: value for name, value in about.items() if name not in ("kind", "k", "sigma_range", "scale", "input")}
+    if (folder / "levels.safetensors").exists():
+        rows = safetensors.torch.load_file(folder / "levels.safetensors")
+        sae.levels = Levels(*(rows[name] for name in LEVELS))
+    if (folder / "report.json").exists():
+        sae.report = json.loads((folder / "report.json").read_text())
+    if (folder / "scores.parquet").exists():
+        sae.scores = pd.read_parquet(folder / "scores.parquet")
+    return sae
+
+
+def _from_sparsify(folder: Path, cfg: dict[str, Any]) -> SAE:
+    """Raises ValueError for transcoders, groups, and inputs that are normalised token by token."""
+    for name in ("input_unit_norm", "transcode", "skip_connection"):
+        if cfg.get(name):
+            raise ValueError(f"{name} is set, which has no counterpart here")
+    if cfg.get("activation", "topk") != "topk":
+        raise ValueError(f"activation is {cfg['activation']!r}, expected 'topk'")
+    tensors = safetensors.torch.load_file(folder / "sae.safetensors")
+    encoder = tensors["encoder.weight"]
+    sae = SAE(encoder.shape[1], encoder.shape[0], int(cfg["k"]), "topk")
+    sae = _filled(sae, encoder, tensors["W_dec"], tensors["encoder.bias"], tensors["b_dec"])
+    sae.facts = {"from": "sparsify", "batch_topk": bool(cfg.get("batch_topk"))}
+    return sae

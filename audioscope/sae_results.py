@@ -1,0 +1,106 @@
+"""The SAEs of a model's sites from start to end: train, gate, score, compare, and the folder that ships."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from audioscope.atlas import Atlas
+from audioscope.comparison import METHODS, compare_features, random_like
+from audioscope.concepts import Concept
+from audioscope.features import read_concepts, score_features
+from audioscope.gate import gate
+from audioscope.model import Model
+from audioscope.sae import SAE
+from audioscope.sae_files import load_sae, save_sae
+from audioscope.sae_training import train_sae
+from audioscope.streams import TokenStream
+
+# What the shipped SAEs were trained with: one pass over 2,989 prompts, each buffer gone through four times.
+TRAINING = {"expansion": 8, "k": 8, "tokens": 7_600_000, "reuse": 4, "idle_after": 50_000}
+
+
+def strongest_sites(atlas: Atlas, count: int = 2) -> list[str]:
+    """The module paths with the highest impact averaged over concepts, strongest first."""
+    return atlas.layer_means().nlargest(count, "impact")["site"].tolist()
+
+
+def train_saes(
+    model: Model,
+    sites: Sequence[str],
+    out: str | Path,
+    work: str | Path = "runs/sae",
+    *,
+    prompts: Sequence[str] = (),
+    branches: tuple[str, ...] = ("cond",),
+    positions: int | None = None,
+    settings: dict[str, Any] | None = None,
+    progress: bool = True,
+    **training: Any,
+) -> dict[str, SAE]:
+    """Train an SAE of each site, put it through the gate and write it to out/<site>; goes on where it was stopped.
+
+    work: states of trainings. prompts, branches, positions: those of `TokenStream`. settings: steps, guidance, seconds, batch.
+    training: keywords of `train_sae`; those of the shipped SAEs where not given. Returns site path -> SAE.
+    """
+    found = {}
+    for site in sites:
+        stream = TokenStream(model, site, prompts, branches, positions=positions, **(settings or {}))
+        state = Path(work) / f"{stream.site}.safetensors"
+        sae = train_sae(stream, **{**TRAINING, **training}, out=state, progress=progress)
+        gate(sae, stream, progress=progress)
+        save_sae(sae, Path(out) / stream.site)
+        found[stream.site] = sae
+    return found
+
+
+def report_saes(
+    model: Model,
+    out: str | Path,
+    sites: Sequence[str],
+    concepts: Iterable[str | Concept] | None = None,
+    *,
+    pairs: int | None = None,
+    progress: bool = True,
+    **keywords: Any,
+) -> pd.DataFrame:
+    """Score all features of the SAEs in out/<site>, compare them with neurons, probes and random SAEs, and add both to the folders.
+
+    scores.parquet gets the scores of the selection split; report.json an "auroc" per concept and method from the test split.
+    All sites are read in the same generations. Returns the table of `compare_features`.
+    """
+    saes = {site: load_sae(Path(out) / site) for site in sites}
+    randoms = {site: random_like(sae, TokenStream(model, site, **keywords)) for site, sae in saes.items()}
+    named = {f"feature {site}": sae for site, sae in saes.items()} | {f"random SAE {site}": sae for site, sae in randoms.items()}
+    more: dict[str, Any] = {"pairs": pairs, "progress": progress, **keywords}
+    chosen = None if concepts is None else list(concepts)
+    readings = {"build": read_concepts(model, {}, chosen, "build", sites=sites, **more)}
+    readings |= {split: read_concepts(model, named, chosen, split, **more) for split in ("select", "test")}
+    table = compare_features(model, saes, randoms, chosen, readings=readings, progress=progress)
+    for site, sae in saes.items():
+        score_features(sae, model, chosen, readings=readings["select"], name=f"feature {site}")
+        rows = table[table["site"] == site]
+        sae.report = {**sae.report, "auroc": {
+            str(concept): {
+                method: {name: _plain(row[name]) for name in ("auroc", "low", "high", "selected", "unit", "sign", "sigma")}
+                for method in METHODS for row in part[part["method"] == method].to_dict("records")
+            }
+            for concept, part in rows.groupby("concept", sort=False)
+        }}  # fmt: skip
+        save_sae(sae, Path(out) / site)
+    return table
+
+
+def _plain(value: Any) -> float | int:
+    return int(value) if float(value).is_integer() and not isinstance(value, float) else round(float(value), 5)
+
+
+def auroc_table(saes: dict[str, SAE]) -> pd.DataFrame:
+    """The comparisons that reports carry as the tidy table that `compare_features` gave: site, concept, method, auroc, low, high, ..."""
+    return pd.DataFrame([
+        {"site": site, "concept": concept, "method": method, **values}
+        for site, sae in saes.items() for concept, methods in sae.report.get("auroc", {}).items() for method, values in methods.items()
+    ])  # fmt: skip
