@@ -28,6 +28,10 @@ _HOMES = {
     "SteeringVector": "vectors", "caa": "steering", "steering_sites": "steering", "calibrate": "strengths",
     "steering_sweep": "strengths", "Steering": "gains", "Arm": "arms", "steering_auc": "curves",
     "shipped_steering": "axes", "steer_all": "axes",
+    "SAE": "sae", "SAEEdit": "edits", "TokenStream": "streams", "concept_prompts": "streams", "train_sae": "sae_training",
+    "load_sae": "sae_files", "save_sae": "sae_files", "shipped_saes": "sae_files", "gate_sae": "gate", "Gate": "gate",
+    "read_concepts": "features", "score_features": "features", "top_features": "features", "compare_features": "comparison",
+    "feature_pages": "feature_pages",
     "listener_scorer": "scorers", "Clap": "scorers", "Muq": "scorers", "MeasureScorer": "scorers",
 }  # fmt: skip
 __all__ = ["__version__", *_HOMES]

@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn
 
+from audioscope import cli_sae
 from audioscope.errors import MEND, UnknownName, is_torchaudio_failure
 from audioscope.paths import data_folder
 
@@ -88,6 +89,8 @@ def parser() -> argparse.ArgumentParser:
     steer.add_argument("--work", type=Path, default=Path("runs/steering"), help="with --all: where the sweeps lie")
     steer.add_argument("--out", type=Path, required=True, help="folder, resumed if it holds the same sweep")
     steer.set_defaults(do=_steer)
+
+    cli_sae.add(verbs)
 
     generate = verbs.add_parser("generate", help="make a clip from text")
     generate.add_argument("prompt")

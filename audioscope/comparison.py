@@ -22,6 +22,7 @@ from audioscope.sae import SAE
 from audioscope.sae_training import geometric_median
 from audioscope.streams import TokenStream
 
+EDGE = 1e-9  # at 0 and 1 the variance vanishes, which is no root
 METHODS = ("feature", "neuron", "probe", "random SAE")
 
 
@@ -36,8 +37,8 @@ def auroc_interval(value: float, n: int, m: int, level: float = 0.95) -> tuple[f
         variance = theta * (1 - theta) * (1 + half * ((1 - theta) / (2 - theta) + theta / (1 + theta))) / (n * m)
         return abs(value - theta) - z * np.sqrt(variance)
 
-    low = 0.0 if value <= 0 else float(brentq(too_far, 0.0, value))
-    high = 1.0 if value >= 1 else float(brentq(too_far, value, 1.0))
+    low = 0.0 if value <= 0 else float(brentq(too_far, 0.0, value - EDGE))
+    high = 1.0 if value >= 1 else float(brentq(too_far, value + EDGE, 1.0))
     return low, high
 
 
@@ -73,9 +74,13 @@ def compare_features(
     """
     chosen = choose(concepts)
     if readings is None:
-        named = {f"feature {path}": sae for path, sae in saes.items()} | {f"random SAE {path}": sae for path, sae in randoms.items()}
+        named = {f"feature {path}": sae for path, sae in saes.items()} | {
+            f"random SAE {path}": sae for path, sae in randoms.items()
+        }
         readings = {"build": read_concepts(model, {}, chosen, "build", sites=saes, progress=progress, **keywords)}
-        readings |= {split: read_concepts(model, named, chosen, split, progress=progress, **keywords) for split in ("select", "test")}
+        readings |= {
+            split: read_concepts(model, named, chosen, split, progress=progress, **keywords) for split in ("select", "test")
+        }
     sigmas = readings["test"].sigmas.tolist()
     lines = []
     for path in saes:

@@ -140,7 +140,11 @@ def score_features(
         found = scores_of(one, other)
         level, feature = np.nonzero((found["mean_with"] > 0) | (found["mean_without"] > 0))
         columns = {column: values[level, feature].astype("float32") for column, values in found.items()}
-        tables.append(pd.DataFrame({"concept": concept.name, "feature": feature.astype("int32"), "sigma": sigmas[level].astype("float32"), **columns}))
+        tables.append(
+            pd.DataFrame(
+                {"concept": concept.name, "feature": feature.astype("int32"), "sigma": sigmas[level].astype("float32"), **columns}
+            )
+        )
     table = pd.concat(tables, ignore_index=True)
     if split == "select":
         sae.scores = table
@@ -158,7 +162,9 @@ def top_features(scores: pd.DataFrame, concept: str, count: int = 20, by: Score 
     if by not in ("ratio", "difference", "d", "auroc"):
         raise ValueError(f"by is {by!r}, expected 'ratio', 'difference', 'd' or 'auroc'.")
     ordered = mine.sort_values([by, "feature"], ascending=[False, True], kind="stable")
-    return ordered.groupby("sigma", sort=False).head(count).sort_values("sigma", ascending=False, kind="stable", ignore_index=True)
+    return (
+        ordered.groupby("sigma", sort=False).head(count).sort_values("sigma", ascending=False, kind="stable", ignore_index=True)
+    )
 
 
 def sae_vector(
@@ -196,7 +202,9 @@ def sae_vector(
         "random_features": random, "failed_levels": failed, "branch": sae.facts.get("branches"),
     }  # fmt: skip
     unit = torch.nn.functional.normalize(rows, dim=1)
-    return SteeringVector({path: unit}, {path: sae.levels.norms}, sae.levels.sigmas, sae.facts["model"], sae.facts["fingerprint"], facts)
+    return SteeringVector(
+        {path: unit}, {path: sae.levels.norms}, sae.levels.sigmas, sae.facts["model"], sae.facts["fingerprint"], facts
+    )
 
 
 def _rows(sae: SAE, concept: str, features: int, by: Score, weighted: bool, random: int | None) -> Tensor:

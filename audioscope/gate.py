@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -15,7 +16,7 @@ from tqdm.auto import tqdm
 from audioscope.sae import SAE
 from audioscope.streams import TokenStream
 
-GATED = 96  # held-out prompts
+GATED = 256  # held-out prompts: fewer would count rare features as dead
 
 
 @dataclass(frozen=True, eq=False)
@@ -23,13 +24,13 @@ class Gate:
     """What an SAE leaves unsaid, by noise level, and how its features are used.
 
     levels: one row per noise level: sigma, fvu (variance unexplained over the variance about that level's mean), pca_fvu (what
-    the best `k` directions for these very tokens leave), l0 (active features a token) and passes (fvu below pca_fvu).
+    the best directions for these very tokens leave), components (how many directions: k, or l0 rounded up where that is more), l0
+    (active features a token) and passes (fvu below pca_fvu).
     density: float64 [d_sae], the share of tokens at which each feature is active.
     """
 
     levels: pd.DataFrame
     density: np.ndarray
-    k: int
 
     @property
     def dead_share(self) -> float:
@@ -47,7 +48,7 @@ class Gate:
         weight = table["variance"] / table["variance"].sum()
         return {
             "passes": self.passes, "fvu": round(float((table["fvu"] * weight).sum()), 5), "sigmas": table["sigma"].tolist(),
-            "fvu_per_level": table["fvu"].round(5).tolist(), "pca_fvu": table["pca_fvu"].round(5).tolist(), "pca_components": self.k,
+            "fvu_per_level": table["fvu"].round(5).tolist(), "pca_fvu": table["pca_fvu"].round(5).tolist(), "pca_components": table["components"].tolist(),
             "l0": round(float(table["l0"].mean()), 3), "l0_per_level": table["l0"].round(3).tolist(),
             "dead_share": round(self.dead_share, 5), "density": [round(float(value), 6) for value in self.density],
         }  # fmt: skip
@@ -64,11 +65,11 @@ class Gate:
 
 
 @torch.no_grad()
-def gate(sae: SAE, stream: TokenStream, prompts: Sequence[str] | None = None, progress: bool = True) -> Gate:
+def gate_sae(sae: SAE, stream: TokenStream, prompts: Sequence[str] | None = None, progress: bool = True) -> Gate:
     """Measure an SAE on tokens that it was not trained on, and keep the result in `sae.report`.
 
-    stream: where the tokens come from; its prompts are not used but for the default. prompts: held-out ones; None is 96 of the
-    shipped concepts' test split. PCA is fitted on the very tokens that are measured: no other 8 directions of a level leave
+    stream: where the tokens come from; its prompts are not used but for the default. prompts: held-out ones; None is 256 of the
+    shipped concepts' test split. PCA is fitted on the very tokens that are measured: no other directions of a level leave
     less, so that it is the harder bar. Raises ValueError for a stream of another site or model.
     """
     check_fits(sae, stream)
@@ -101,12 +102,14 @@ def gate_tokens(sae: SAE, tokens: Tensor, sigmas: Tensor) -> Gate:
         left = (x - sae.decode(features, sigma)).square().sum()
         spectrum = torch.linalg.svdvals(centred).square()
         active += (features > 0).double().sum(0)
+        l0 = float((features > 0).float().sum(1).mean())
+        components = max(sae.k, math.ceil(l0))  # an SAE that spends more than k somewhere meets a PCA that may do so, too
         rows.append({
-            "sigma": sigma, "fvu": float(left / variance), "pca_fvu": float(spectrum[sae.k :].sum() / variance),
-            "l0": float((features > 0).float().sum(1).mean()), "variance": float(variance / len(x)),
+            "sigma": sigma, "fvu": float(left / variance), "pca_fvu": float(spectrum[components:].sum() / variance),
+            "components": components, "l0": l0, "variance": float(variance / len(x)),
         })  # fmt: skip
     table = pd.DataFrame(rows)
-    found = Gate(table.assign(passes=table["fvu"] < table["pca_fvu"]), (active / tokens.shape[:2].numel()).numpy(), sae.k)
+    found = Gate(table.assign(passes=table["fvu"] < table["pca_fvu"]), (active / tokens.shape[:2].numel()).numpy())
     sae.report = {**sae.report, **found.report()}
     return found
 

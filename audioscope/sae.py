@@ -34,7 +34,7 @@ class SAE(nn.Module):
     every token, "batchtopk" as many of a whole batch when training and, after it, those above a learned threshold, so that
     features do not depend on a token's neighbours. levels: how inputs are made comparable, if they come from several noise
     levels; `encode` and `decode` then take the noise level. facts: model, site path, branch and training, JSON values.
-    report, scores, log: what `audioscope.gate`, `audioscope.score_features` and the training found, if anything.
+    report, scores, log: what `audioscope.gate_sae`, `audioscope.score_features` and the training found, if anything.
     """
 
     def __init__(self, d_in: int, d_sae: int, k: int, kind: Kind = "batchtopk", seed: int = 0):

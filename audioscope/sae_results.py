@@ -12,7 +12,7 @@ from audioscope.atlas import Atlas
 from audioscope.comparison import METHODS, compare_features, random_like
 from audioscope.concepts import Concept
 from audioscope.features import read_concepts, score_features
-from audioscope.gate import gate
+from audioscope.gate import gate_sae
 from audioscope.model import Model
 from audioscope.sae import SAE
 from audioscope.sae_files import load_sae, save_sae
@@ -51,7 +51,7 @@ def train_saes(
         stream = TokenStream(model, site, prompts, branches, positions=positions, **(settings or {}))
         state = Path(work) / f"{stream.site}.safetensors"
         sae = train_sae(stream, **{**TRAINING, **training}, out=state, progress=progress)
-        gate(sae, stream, progress=progress)
+        gate_sae(sae, stream, progress=progress)
         save_sae(sae, Path(out) / stream.site)
         found[stream.site] = sae
     return found

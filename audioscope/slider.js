@@ -2,7 +2,7 @@
 // Everything is in the page: each sound is a data URI, decoded once, when it is first played.
 
 let context = null;
-const tracks = JSON.parse(document.getElementById("tracks").textContent);
+const tracks = JSON.parse(document.getElementById("data").textContent);
 
 function bytes(uri) {
   const raw = atob(uri.slice(uri.indexOf(",") + 1));

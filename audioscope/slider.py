@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import base64
 from collections.abc import Sequence
 from dataclasses import dataclass
 from html import escape
@@ -10,13 +9,12 @@ from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
-import jinja2
 import vl_convert
 from markupsafe import Markup
 
 from audioscope.audio import Clip
+from audioscope.page import data_uri, page
 from audioscope.paths import write_whole
-from audioscope.report import STYLE
 
 
 @dataclass(frozen=True)
@@ -41,18 +39,7 @@ class Track:
             raise ValueError(f"The strengths of {self.title!r} are {list(self.strengths)}, expected rising ones.")
 
 
-PAGE = """<!doctype html>
-<html lang="en">
-<head>
-<meta charset="utf-8">
-<meta name="viewport" content="width=device-width, initial-scale=1">
-<meta http-equiv="Content-Security-Policy" content="default-src 'none'; script-src 'unsafe-inline'; style-src 'unsafe-inline'; img-src data:; media-src data:">
-<title>{{ title or 'Strength sliders' }}</title>
-<style>{{ style }}{{ own_style }}{% if not title %}main { padding: 4px; }{% endif %}</style>
-</head>
-<body>
-<main>
-{% if title %}<header>
+BODY = """{% if headed %}<header>
   <h1>{{ title }}</h1>
   <p>{{ text }}</p>
 </header>
@@ -71,11 +58,6 @@ PAGE = """<!doctype html>
 </section>
 {% endfor %}
 {% if chart %}<section aria-labelledby="curve"><h2 id="curve">Score over distance</h2><figure class="card chart"><div class="scroll">{{ chart }}</div></figure></section>{% endif %}
-</main>
-<script type="application/json" id="tracks">{{ data|tojson }}</script>
-<script type="module">{{ player }}</script>
-</body>
-</html>
 """
 
 OWN_STYLE = """
@@ -91,10 +73,6 @@ button { font: inherit; font-weight: 600; color: var(--page); background: var(--
 """
 
 
-def _uri(kind: str, content: bytes) -> str:
-    return f"data:{kind};base64,{base64.b64encode(content).decode()}"
-
-
 def slider_html(tracks: Sequence[Track], title: str = "", text: str = "", chart: Any = None) -> str:
     """One HTML document with a slider for each track; nothing in it is fetched from elsewhere.
 
@@ -108,8 +86,8 @@ def slider_html(tracks: Sequence[Track], title: str = "", text: str = "", chart:
         {
             "captions": list(track.captions),
             "strengths": [round(float(s), 4) for s in track.strengths],
-            "sounds": [_uri("audio/mpeg", clip.encoded("mp3")) for clip in track.clips],
-            "pictures": [_uri("image/png", clip.png()) for clip in track.clips],
+            "sounds": [data_uri("audio/mpeg", clip.encoded("mp3")) for clip in track.clips],
+            "pictures": [data_uri("image/png", clip.png()) for clip in track.clips],
         }
         for track in tracks
     ]
@@ -117,18 +95,18 @@ def slider_html(tracks: Sequence[Track], title: str = "", text: str = "", chart:
         {"title": t.title, "strengths": t.strengths, "low": min(t.strengths), "high": max(t.strengths), "start": min(t.strengths, key=abs)}
         for t in tracks
     ]  # fmt: skip
-    player = Markup(files("audioscope").joinpath("slider.js").read_text().replace("</script", "<\\/script"))
     picture = Markup(vl_convert.vegalite_to_svg(chart.to_json()) if chart is not None else "")
-    return jinja2.Environment(autoescape=True).from_string(PAGE).render(
-        title=title, text=text, tracks=shown, data=data, style=Markup(STYLE), own_style=Markup(OWN_STYLE), player=player, chart=picture
+    return page(
+        title or "Strength sliders", BODY, style=OWN_STYLE + ("" if title else "main { padding: 4px; }"), data=data,
+        script=files("audioscope").joinpath("slider.js").read_text(), headed=bool(title), text=text, tracks=shown, chart=picture,
     )  # fmt: skip
 
 
 def slider_page(tracks: Sequence[Track], file: str | Path, title: str, text: str = "", chart: Any = None) -> Path:
     """Write `slider_html` to a file, which opens offline and from a mail; returns it."""
-    file, page = Path(file), slider_html(tracks, title, text, chart)
+    file, whole = Path(file), slider_html(tracks, title, text, chart)
     file.parent.mkdir(parents=True, exist_ok=True)
-    write_whole(file, lambda part: part.write_text(page))
+    write_whole(file, lambda part: part.write_text(whole))
     return file
 
 
@@ -136,7 +114,7 @@ def slider(*tracks: Track) -> Any:
     """The sliders in a notebook, in a frame of their own."""
     from IPython.display import HTML
 
-    page = escape(slider_html(tracks), quote=True)
+    whole = escape(slider_html(tracks), quote=True)
     return HTML(
-        f'<div><iframe title="Strength sliders" style="width:100%;border:0;height:{312 * len(tracks) + 16}px" srcdoc="{page}"></iframe></div>'
+        f'<div><iframe title="Strength sliders" style="width:100%;border:0;height:{312 * len(tracks) + 16}px" srcdoc="{whole}"></iframe></div>'
     )

@@ -60,7 +60,9 @@ def saelens(options: argparse.Namespace, x: Tensor) -> Callable[[Tensor], None]:
                                         use_sparse_activations=options.sparse)  # fmt: skip
     sae = BatchTopKTrainingSAE(config)
     trainer = SAETrainer(
-        SAETrainerConfig(total_training_samples=10**9, train_batch_size_samples=options.batch, lr_end=3e-5, device=DEVICE), sae, iter(())
+        SAETrainerConfig(total_training_samples=10**9, train_batch_size_samples=options.batch, lr_end=3e-5, device=DEVICE),
+        sae,
+        iter(()),
     )
 
     def step(batch: Tensor) -> None:

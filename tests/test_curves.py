@@ -168,10 +168,10 @@ def test_the_slider_page_is_whole_and_escaped(tmp_path):
     page = slider_page(tracks, tmp_path / "deep" / "page.html", bad, bad).read_text()
     assert "<script>alert" not in page and "<img src=x" not in page
     assert page.count("<script") == 2 and page.count("</script>") == 2
-    assert not re.search(r"""(?:src|href)=["']?(?:https?:)?//""", page) and "http" not in page.split('id="tracks"')[
+    assert not re.search(r"""(?:src|href)=["']?(?:https?:)?//""", page) and "http" not in page.split('id="data"')[
         0
     ].lower().replace("http-equiv", "")
-    data = json.loads(re.search(r'id="tracks">(.*?)</script>', page, re.S)[1])
+    data = json.loads(re.search(r'id="data">(.*?)</script>', page, re.S)[1])
     assert (
         data[0]["captions"][0] == bad
         and len(data[0]["sounds"]) == 3

@@ -1,0 +1,98 @@
+"""Charts of sparse autoencoders: the loss while it falls, the gate, and how well features tell concepts. Pure altair, data inline."""
+
+from __future__ import annotations
+
+import altair as alt
+import numpy as np
+import pandas as pd
+
+from audioscope.charts import chart_theme
+from audioscope.gate import Gate
+
+# Colours that are told apart under all common forms of colour blindness; shapes say the same.
+METHOD_LOOKS = {
+    "feature": ("#a84a08", "circle"), "neuron": ("#0072b2", "square"), "probe": ("#5b5651", "diamond"),
+    "random SAE": ("#cc79a7", "triangle-up"),
+}  # fmt: skip
+
+
+def training_chart(log: pd.DataFrame) -> alt.LayerChart:
+    """Variance unexplained and the share of idle features over the tokens trained on. log: `sae.log`."""
+    long = log.rename(columns={"fvu": "variance unexplained", "idle": "idle features"}).melt(
+        "tokens", ["variance unexplained", "idle features"], "what", "share"
+    )
+    last = log.iloc[-1]
+    return (
+        alt.layer(
+            alt.Chart(long).mark_line(aria=False).encode(
+                x=alt.X("tokens:Q", title="tokens", axis=alt.Axis(format="~s")), y=alt.Y("share:Q", title="share", scale=alt.Scale(domainMin=0)),
+                color=alt.Color("what:N", title=None, scale=alt.Scale(range=["#0072b2", "#a84a08"]), legend=alt.Legend(orient="top")),
+                strokeDash=alt.StrokeDash("what:N", title=None, legend=alt.Legend(orient="top")),
+            ), width=440, height=200,
+        )
+        .properties(description=f"After {last['tokens']:.0f} tokens {last['fvu']:.3f} of the variance is unexplained, {last['idle']:.2f} of the features idle.")
+        .configure(**chart_theme())
+    )  # fmt: skip
+
+
+def gate_chart(gate: Gate) -> alt.LayerChart:
+    """Variance unexplained at each noise level, beside that of PCA with as many components: below it the SAE passes."""
+    names = {"fvu": "SAE", "pca_fvu": "PCA with as many components"}
+    methods = list(names.values())
+    table = gate.levels.reset_index(names="level").assign(
+        shown=gate.levels["sigma"].map("{:.2f}".format), verdict=np.where(gate.levels["passes"], "passes", "fails")
+    )
+    long = table.rename(columns=names).melt(["level", "shown", "verdict"], methods, "what", "share")
+    base = alt.Chart(long).encode(
+        x=alt.X("shown:O", sort=None, title="noise level (sigma), from the first step to the last", axis=alt.Axis(labelAngle=0)),
+        y=alt.Y("share:Q", title="variance unexplained", scale=alt.Scale(domainMin=0)),
+        color=alt.Color("what:N", title=None, scale=alt.Scale(domain=methods, range=["#a84a08", "#5b5651"]), legend=alt.Legend(orient="top")),
+        shape=alt.Shape("what:N", title=None, scale=alt.Scale(domain=methods, range=["circle", "square"]), legend=alt.Legend(orient="top")),
+        tooltip=[alt.Tooltip("what:N", title="by"), alt.Tooltip("shown:N", title="sigma"), alt.Tooltip("share:Q", format=".3f"), "verdict:N"],
+    )  # fmt: skip
+    failed = [row["shown"] for row in table.to_dict("records") if not row["passes"]]
+    said = f"fails at {', '.join(failed)}" if failed else "passes at every noise level"
+    return (
+        alt.layer(base.mark_line(aria=False), base.mark_point(filled=True, size=60, opacity=1, aria=False), width=440, height=220)
+        .properties(
+            title=alt.TitleParams(f"The SAE {said}", subtitle=[f"{gate.dead_share:.1%} of {len(gate.density)} features are dead."]),
+            description=f"Variance unexplained by noise level; the SAE {said}.",
+        )
+        .configure(**chart_theme())
+    )  # fmt: skip
+
+
+def auroc_chart(table: pd.DataFrame, title: str = "How well one number tells a concept") -> alt.LayerChart:
+    """AUROC with its interval for each concept and method, at one site: rows of `audioscope.auroc_table`."""
+    order = table[table["method"] == "feature"].sort_values("auroc", ascending=False)["concept"].tolist()
+    methods = [name for name in METHOD_LOOKS if name in set(table["method"])]
+    legend = alt.Legend(orient="top")
+    base = alt.Chart(table).encode(
+        y=alt.Y("concept:N", sort=order, title=None),
+        yOffset=alt.YOffset("method:N", sort=methods),
+        color=alt.Color(
+            "method:N", sort=methods, title=None, legend=legend,
+            scale=alt.Scale(domain=methods, range=[METHOD_LOOKS[name][0] for name in methods]),
+        ),
+        tooltip=["concept:N", "method:N", alt.Tooltip("auroc:Q", format=".3f"), alt.Tooltip("low:Q", format=".3f"), alt.Tooltip("high:Q", format=".3f"), "unit:N"],
+    )  # fmt: skip
+    scale = alt.Scale(domain=[0.3, 1.0], clamp=True)
+    bars = base.mark_rule(aria=False).encode(
+        x=alt.X("low:Q", title="AUROC on held-out prompts, 95 % interval", scale=scale), x2="high:Q"
+    )
+    marks = base.mark_point(filled=True, size=50, opacity=1, aria=False).encode(
+        x=alt.X("auroc:Q", scale=scale),
+        shape=alt.Shape(
+            "method:N", sort=methods, title=None, legend=legend,
+            scale=alt.Scale(domain=methods, range=[METHOD_LOOKS[name][1] for name in methods]),
+        ),
+    )  # fmt: skip
+    chance = alt.Chart(table.head(1)).mark_rule(style="threshold", aria=False).encode(x=alt.datum(0.5))
+    return (
+        alt.layer(chance, bars, marks, width=420, height={"step": 11})
+        .properties(
+            title=alt.TitleParams(title, subtitle=["Dashed: chance. Units were chosen on other prompts."]),
+            description=f"{title}: AUROC of {', '.join(methods)} for {len(order)} concepts.",
+        )
+        .configure(**chart_theme())
+    )

@@ -1,0 +1,335 @@
+"""Edits by features, their scores, vectors made of them, the fair comparison, and the pages."""
+
+import re
+import warnings
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from pipelines import PROMPTS
+from sklearn.metrics import roc_auc_score
+
+import audioscope
+from audioscope import SAE, SAEEdit, TokenStream
+from audioscope.cli import main
+from audioscope.comparison import auroc_interval, compare_features, random_like, wins
+from audioscope.edits import Here
+from audioscope.feature_pages import feature_clips, feature_pages, nearest
+from audioscope.features import ConceptReadings, auroc, read_concepts, score_features, scores_of, top_features
+from audioscope.levels import Levels
+from audioscope.tracing import Read, Row
+
+A, B = PROMPTS
+CLOSE = {"rtol": 1e-4, "atol": 1e-5}
+PASSED = {"sigmas": [1.0, 0.1], "fvu_per_level": [0.1, 0.1], "pca_fvu": [0.2, 0.2], "dead_share": 0.0}
+
+
+def made(model, site=None, features=None, k=4):
+    """An untrained SAE of a site, with the site's own levels."""
+    site = site or model.sites.cross[0]
+    stream = TokenStream(model, site.path, PROMPTS, steps=3, guidance=3.0)
+    sae = SAE(site.width, features or 2 * site.width, k)
+    sae.levels, sae.facts, sae.report = stream.levels, stream.facts, dict(PASSED)
+    x = next(iter(stream))
+    sae.threshold.fill_(float(sae.pre(x).flatten().topk(k * len(x)).values[-1]))
+    return sae.requires_grad_(False)
+
+
+def run(model, *edits, prompts=(A,), read=None):
+    return model.run([Row(p, 0, tuple(edits)) for p in prompts], **model.settings(3, 3.0, None), decode=False, read=read)
+
+
+def firing(sae, model):
+    """Features that fire in A's run, strongest first, and those that never do."""
+    reading = run(model, read=Read(model.sites.select([sae.facts["site"]]), None, False))
+    tokens = reading.reads[sae.facts["site"]][0]
+    active = torch.stack([sae.encode(tokens[i], s) for i, s in enumerate(reading.sigmas.tolist())]).flatten(0, 1)
+    order = active.sum(0).argsort(descending=True)
+    return order[active.sum(0)[order] > 0].tolist(), (active.sum(0) == 0).nonzero().flatten().tolist()
+
+
+def test_an_edit_that_asks_for_nothing_changes_no_bit(model):
+    sae = made(model)
+    on, off = firing(sae, model)
+    plain = run(model).latents
+    for edit in (SAEEdit(sae, (on[0],), "scale", 1), SAEEdit(sae, (on[0],), "add", 0.0), SAEEdit(sae, off[:3], "ablate"),
+                 SAEEdit(sae, off[:3], "scale", 7.0)):  # fmt: skip
+        assert torch.equal(run(model, edit).latents, plain)
+    for edit in (SAEEdit(sae, on[:4], "ablate"), SAEEdit(sae, off[:1], "set", 50.0), SAEEdit(sae, (on[0],), "add", 50.0)):
+        assert not torch.equal(run(model, edit).latents, plain)
+    assert torch.equal(run(model).latents, plain)  # and it is gone afterwards
+
+
+def at(model, sae, sigma):
+    return Here(model.sites.select([sae.facts["site"]])[0], sigma, 2, 4.0)
+
+
+def test_what_an_edit_adds_is_the_decoder_row_and_the_error_is_kept(tiny):
+    sae = made(tiny)
+    own = sae.levels.means[0] + 0.5 * torch.randn(10, sae.d_in, generator=torch.Generator().manual_seed(0))
+    sigma = float(sae.levels.sigmas[0])
+    scale = float(sae.levels.scales[0])
+    before = sae.encode(own[2:], sigma)
+    on = int(before.sum(0).argmax())
+    add = SAEEdit(sae, (7,), "add", 2.0).change(own, None, at(tiny, sae, sigma))
+    torch.testing.assert_close(add[2:] - own[2:], (2.0 * scale * sae.decoder[7]).expand(8, -1), **CLOSE)
+    assert torch.equal(add[:2], own[:2])  # tokens that are not time
+    off = SAEEdit(sae, (on,), "ablate").change(own, None, at(tiny, sae, sigma))
+    torch.testing.assert_close(own[2:] - off[2:], scale * before[:, on : on + 1] * sae.decoder[on], **CLOSE)
+    same = SAEEdit(sae, (on,), "set", 3.0).change(own, None, at(tiny, sae, sigma))
+    torch.testing.assert_close(same[2:] - own[2:], scale * (3.0 - before[:, on : on + 1]) * sae.decoder[on], **CLOSE)
+    triple = SAEEdit(sae, (on,), "scale", 3.0).change(own, None, at(tiny, sae, sigma))
+    torch.testing.assert_close(triple[2:] - own[2:], 2 * (own[2:] - off[2:]), **CLOSE)
+    late = SAEEdit(sae, (7,), "add", 2.0, seconds=(2.0, 4.0)).change(own, None, at(tiny, sae, sigma))
+    assert torch.equal(late[:6], own[:6]) and torch.equal(late[6:], add[6:])
+
+
+def test_features_of_an_orthogonal_dictionary_become_what_they_are_set_to():
+    sae = SAE(8, 8, 8)
+    with torch.no_grad():
+        sae.encoder.copy_(torch.eye(8))
+        sae.decoder.copy_(torch.eye(8))
+    sae.facts = {"site": "x"}
+    own = torch.rand(5, 8) + 0.1
+    here = Here(audioscope.Site("x", "cross", 0, 8), 0.5, 0, 1.0)
+    new = SAEEdit(sae, (1, 4), "set", 2.5).change(own, None, here)
+    assert torch.allclose(sae.encode(new)[:, [1, 4]], torch.tensor(2.5))
+    assert torch.equal(sae.encode(new)[:, [0, 2, 3, 5, 6, 7]], sae.encode(own)[:, [0, 2, 3, 5, 6, 7]])
+    assert torch.equal(sae.encode(SAEEdit(sae, (1,), "ablate").change(own, None, here))[:, 1], torch.zeros(5))
+
+
+def test_wrong_edits_are_named(tiny, stable_audio_3):
+    sae = made(tiny)
+    for keywords, message in (
+        ({"features": ()}, "features is"), ({"features": (9999,)}, "features is \\(9999,\\)"), ({"features": (1, 1)}, "features is"),
+        ({"features": (1,), "do": "double"}, "do is 'double'"), ({"features": (1,), "do": "set"}, "value is None"),
+        ({"features": (1,), "do": "ablate", "value": 1.0}, "value is 1.0"), ({"features": (1,), "do": "set", "value": -1.0}, "value is -1.0"),
+        ({"features": (1,), "seconds": (3, 1)}, "seconds is"),
+    ):  # fmt: skip
+        with pytest.raises(ValueError, match=message):
+            SAEEdit(sae, **keywords)
+    with pytest.raises(TypeError, match="sae is a str"):
+        SAEEdit("sae", (1,))
+    with pytest.raises(ValueError, match="is not of"):
+        run(stable_audio_3, SAEEdit(sae, (1,)))
+    assert SAEEdit(sae, 3).features == (3,)
+
+
+def test_steering_warns_at_the_levels_that_fail_and_only_there(tiny):
+    sae = made(tiny)
+    sigmas = sae.levels.sigmas.tolist()
+    sae.report = {**PASSED, "sigmas": sigmas, "fvu_per_level": [0.1, 0.1, 0.5], "pca_fvu": [0.2] * 3}
+    with pytest.warns(UserWarning, match=f"{sigmas[2]:.3g}. Its features may not mean"):
+        run(tiny, SAEEdit(sae, (1,), "add", 1.0))
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        run(tiny, SAEEdit(sae, (1,), "add", 1.0, steps=(0, 2)))
+        sae.report["fvu_per_level"] = [0.1] * 3
+        run(tiny, SAEEdit(sae, (1,), "add", 1.0))
+    sae.report = {}
+    with pytest.warns(UserWarning, match="was never measured"):
+        run(tiny, SAEEdit(sae, (1,), "add", 1.0))
+
+
+def scores_by_hand(sae):
+    """Two concepts, three features: 0 and 1 say "one", 2 says "two"; the last level prefers 1."""
+    rows = []
+    last = float(sae.levels.sigmas[-1])
+    for sigma in sae.levels.sigmas.tolist():
+        for concept, values in (("one", (3.0, 2.0 if sigma > last else 9.0, 0.1)), ("two", (0.1, 0.2, 5.0))):
+            rows += [{"concept": concept, "feature": f, "sigma": sigma, "mean_with": v, "mean_without": 0.0, "ratio": v,
+                      "difference": v, "d": v, "auroc": v / 10} for f, v in enumerate(values)]  # fmt: skip
+    return pd.DataFrame(rows)
+
+
+def test_a_vector_is_the_sum_of_the_best_features_directions(tiny):
+    sae = made(tiny)
+    sae.scores = scores_by_hand(sae)
+    unit = torch.nn.functional.normalize
+    path = sae.facts["site"]
+    two = sae.vector("one", features=2)
+    expected = unit((sae.decoder[0] + sae.decoder[1])[None], dim=1).expand(3, -1)
+    torch.testing.assert_close(two.directions[path], expected, **CLOSE)
+    best = sae.vector("one", features=1).directions[path]
+    torch.testing.assert_close(best[0], sae.decoder[0], **CLOSE)
+    torch.testing.assert_close(best[2], sae.decoder[1], **CLOSE)
+    against = sae.vector("one", features=1, against="two").directions[path]
+    torch.testing.assert_close(against[0], unit(sae.decoder[0] - sae.decoder[2], dim=0), **CLOSE)
+    weighted = sae.vector("one", features=2, weighted=True).directions[path]
+    torch.testing.assert_close(weighted[0], unit(3 * sae.decoder[0] + 2 * sae.decoder[1], dim=0), **CLOSE)
+    control = sae.vector("one", features=1, random=0).directions[path]
+    assert not any(torch.allclose(control[0], sae.decoder[f], atol=1e-3) for f in (0, 1))
+    assert torch.equal(two.norms[path], sae.levels.norms) and torch.equal(two.sigmas, sae.levels.sigmas)
+    with tiny.steer(two, 0.5):
+        steered = run(tiny).latents
+    assert not torch.equal(steered, run(tiny).latents)
+    with pytest.raises(ValueError, match="no concept 'three'"):
+        sae.vector("three")
+    sae.report = {**PASSED, "sigmas": sae.levels.sigmas.tolist(), "fvu_per_level": [0.5, 0.1, 0.1], "pca_fvu": [0.2] * 3}
+    with pytest.warns(UserWarning, match="fails its gate at noise levels"):
+        failing = sae.vector("one", features=1)
+    with pytest.warns(UserWarning, match="acts at noise levels"), tiny.steer(failing, 0.5):
+        run(tiny)
+    sae.scores = None
+    with pytest.raises(ValueError, match="no scores"):
+        sae.vector("one")
+
+
+def test_auroc_is_that_of_scikit_learn_with_ties():
+    rng = np.random.default_rng(0)
+    one, other = rng.integers(0, 4, (30, 5)), rng.integers(0, 3, (20, 5))
+    expected = [roc_auc_score(np.repeat([1, 0], [30, 20]), np.r_[one[:, i], other[:, i]]) for i in range(5)]
+    np.testing.assert_allclose(auroc(one, other), expected)
+
+
+def test_scores_are_their_formulas():
+    one, other = np.array([[2.0], [4.0]]), np.array([[0.0], [1.0]])
+    found = scores_of(one, other)
+    assert found["ratio"][0] == pytest.approx(3 * np.log(1 + 1 / (0.5 + 1e-6)))
+    assert found["difference"][0] == 2.5 and found["auroc"][0] == 1
+    assert found["d"][0] == pytest.approx(2.5 / np.sqrt((2 + 0.5) / 2))
+    silent = scores_of(np.array([[1.0], [1.0]]), np.zeros((2, 1)))
+    assert silent["ratio"][0] == pytest.approx(np.log(1 + 1e6), rel=1e-3)
+
+
+def test_an_auroc_interval_holds_the_truth_as_often_as_it_says():
+    rng = np.random.default_rng(1)
+    n, held = 50, 0
+    truth = 0.8556  # of two normals 1.5 deviations apart
+    for _ in range(500):
+        low, high = auroc_interval(float(auroc(rng.normal(1.5, 1, n), rng.normal(0, 1, n))), n, n)
+        held += low <= truth <= high
+    assert 0.92 < held / 500 < 0.99
+    low, high = auroc_interval(1.0, n, n)
+    assert high == 1 and 0.9 < low < 1 and auroc_interval(1.0, 10, 10)[0] < low
+    assert auroc_interval(0.3, n, n) == pytest.approx([1 - x for x in auroc_interval(0.7, n, n)[::-1]], abs=1e-6)
+
+
+def test_reading_concepts_averages_the_features_of_single_tokens(tiny):
+    sae = made(tiny)
+    found = read_concepts(tiny, {"s": sae}, ["reggae"], "select", pairs=2, steps=3, guidance=3.0, progress=False)
+    assert found.rows["has"].tolist() == [True, False] * 2 and set(found.values) == {"s", sae.facts["site"]}
+    pair = audioscope.shipped_concepts()["reggae"].split("select")[1]
+    seed = audioscope.sweep.seed_of("reggae", pair.number, 0)
+    (reading,) = tiny.activations([pair.clean], [sae.facts["site"]], seeds=(seed,), steps=3, guidance=3.0, pool=False)
+    tokens = reading.values[sae.facts["site"]]
+    torch.testing.assert_close(torch.tensor(found.values[sae.facts["site"]][2]), tokens.mean(1), **CLOSE)
+    expected = torch.stack([sae.encode(tokens[i], s).mean(0) for i, s in enumerate(reading.sigmas.tolist())])
+    torch.testing.assert_close(torch.tensor(found.values["s"][2]), expected, rtol=1e-3, atol=1e-4)
+    table = score_features(sae, tiny, ["reggae"], readings=found, name="s")
+    assert sae.scores is table and table["sigma"].isna().any()
+    row = table.dropna().iloc[0]
+    level = int(np.abs(found.sigmas.numpy() - row["sigma"]).argmin())
+    one, other = found.of("reggae", "s")
+    assert row["difference"] == pytest.approx(
+        float(one[:, level, int(row["feature"])].mean() - other[:, level, int(row["feature"])].mean()), rel=1e-4
+    )
+    assert len(top_features(table, "reggae", 3)) == 9 and top_features(table, "reggae", 1, "auroc")["auroc"].min() >= 0.5
+
+
+def planted(rng, pairs, unit, width=12, strength=3.0):
+    rows, values = [], []
+    for pair in range(pairs):
+        for has in (True, False):
+            x = rng.normal(size=(2, width))
+            x[1, unit] += strength * has
+            rows.append({"concept": "fast", "pair": pair, "has": has})
+            values.append(x)
+    return rows, np.array(values, np.float32)
+
+
+def test_the_comparison_finds_what_was_planted_and_chooses_on_other_prompts():
+    """Feature 5 says it, neurons only together, and the random SAE nothing; choices do not see the test split."""
+    rng = np.random.default_rng(0)
+    readings = {}
+    for split, pairs in (("build", 60), ("select", 30), ("test", 50)):
+        rows, feature = planted(rng, pairs, 5)
+        spread = (
+            feature @ np.linalg.qr(rng.normal(size=(12, 12)) if split == "build" else np.zeros((12, 12)) + np.eye(12))[0] * 0
+            + feature
+        )
+        mix = np.full((12, 12), 1 / 12**0.5) * np.sign(np.random.default_rng(3).normal(size=(12, 12)))
+        neurons = feature @ mix + 0.1 * rng.normal(size=feature.shape)
+        noise = rng.normal(size=feature.shape)
+        readings[split] = ConceptReadings(
+            pd.DataFrame(rows), torch.tensor([1.0, 0.5]),
+            {"s": neurons.astype(np.float32), "feature s": feature, "random SAE s": noise.astype(np.float32)},
+        )  # fmt: skip
+    sae = SAE(12, 12, 2)
+    table = compare_features(None, {"s": sae}, {"s": sae}, ["fast"], readings=readings, progress=False)
+    by = table.set_index("method")
+    assert by.loc["feature", "unit"] == 5 and by.loc["feature", "sigma"] == 0.5 and by.loc["feature", "auroc"] > 0.95
+    assert by.loc["probe", "auroc"] > 0.9 and by.loc["random SAE", "low"] < 0.6
+    found = wins(table).set_index("other")
+    assert found.loc["random SAE", "better"] == 1 and found.loc["probe", "tied"] == 1
+    test = readings["test"]
+    turned = ConceptReadings(test.rows.assign(has=~test.rows["has"]), test.sigmas, test.values)
+    again = compare_features(
+        None, {"s": sae}, {"s": sae}, ["fast"], readings={**readings, "test": turned}, progress=False
+    ).set_index("method")
+    assert (again["unit"] == by["unit"]).all() and again.loc["feature", "auroc"] == pytest.approx(1 - by.loc["feature", "auroc"])
+
+
+def test_the_random_sae_has_the_same_shape_and_sparsity(tiny):
+    sae = made(tiny)
+    stream = TokenStream(tiny, sae.facts["site"], PROMPTS, steps=3, guidance=3.0)
+    other = random_like(sae, stream)
+    x = next(iter(stream))
+    assert other.decoder.shape == sae.decoder.shape and not torch.equal(other.decoder, sae.decoder)
+    other.levels = None
+    assert float((other.encode(x) > 0).float().sum(1).mean()) == pytest.approx(sae.k, rel=0.2)
+
+
+def test_pages_are_self_contained_and_escaped(tiny, tmp_path):
+    sae = made(tiny)
+    sae.scores = scores_by_hand(sae).assign(sigma=np.nan).drop_duplicates(["concept", "feature"])
+    nasty = "<script>alert(1)</script> song"
+    with pytest.warns(UserWarning, match="never saw"):
+        tiny.check_prompt(nasty)
+    found = feature_clips(sae, tiny, [A, nasty], steps=3, progress=False)
+    strongest = int(found.active.mean((0, 1)).argmax())
+    index = feature_pages(sae, tiny, tmp_path, [strongest, 2], found=found, steps=3, progress=False)
+    text, one = index.read_text(), (tmp_path / f"{strongest}.html").read_text()
+    for html in (text, one):
+        assert "<script>alert" not in html and not re.search(r"""(?:src|href)=["']?(?:https?:)?//""", html)
+    assert "&lt;script&gt;alert" in text and f'href="{strongest}.html"' in text and "Search concepts" in text
+    assert (
+        one.count("data:audio/mpeg") == len(found.top(strongest)) + 4
+        and "Turned down by half" in one
+        and "one" in (tmp_path / "2.html").read_text()
+    )
+    assert found.active.shape[0] == 2 and found.active.shape[2] == sae.d_sae
+    near = nearest(sae, 3, 2)
+    cosines = sae.decoder @ sae.decoder[3]
+    assert near["feature"][0] == int(cosines.argsort(descending=True)[1]) and 3 not in near["feature"].tolist()
+    with pytest.raises(ValueError, match="features is"):
+        feature_pages(sae, tiny, tmp_path, [99999], found=found)
+
+
+def test_the_command_trains_resumes_and_writes_pages(tmp_path, capsys):
+    site = "transformer.transformer_blocks.0.cross_attn"
+    (tmp_path / "prompts.txt").write_text(f"{A}\n{B}\n")
+    train = ["sae", "train", "--sites", site, "--prompts", str(tmp_path / "prompts.txt"), "--steps", "2", "--tokens", "2048", "--expansion", "2",
+             "--pairs", "3", "--work", str(tmp_path / "work"), "--out", str(tmp_path / "sae")]  # fmt: skip
+    assert main([*train, "--skip-report"]) == 0
+    first = audioscope.load_sae(tmp_path / "sae" / site)
+    assert first.facts["site"] == site and set(first.report) >= {"fvu", "fvu_per_level", "pca_fvu", "l0", "dead_share"}
+    assert main([*train, "--skip-report"]) == 0
+    assert torch.equal(audioscope.load_sae(tmp_path / "sae" / site).decoder, first.decoder)
+    assert main(["sae", "pages", "--sae", str(tmp_path / "sae" / site), "--features", "0,1", "--prompts", str(tmp_path / "prompts.txt"),
+                 "--out", str(tmp_path / "pages")]) == 0  # fmt: skip
+    assert (tmp_path / "pages" / "index.html").exists() and (tmp_path / "pages" / "1.html").exists()
+    capsys.readouterr()
+    assert (
+        main(["sae", "train", "--sites", "nowhere", "--out", str(tmp_path)]) == 2
+        and "No site 'nowhere'" in capsys.readouterr().err
+    )
+    assert (
+        main(["sae", "pages", "--sae", "nowhere", "--out", str(tmp_path)]) == 2
+        and "No SAE at 'nowhere'" in capsys.readouterr().err
+    )
+
+
+def test_levels_hold_one_of_each():
+    assert Levels(torch.ones(1), torch.zeros(1, 2), torch.ones(1), torch.ones(1)).at(0.3)[1] == 1

@@ -1,0 +1,350 @@
+"""The laws of sparse autoencoders: the step, the training, the stream, the gate and the files."""
+
+import gc
+import json
+import weakref
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import safetensors.torch
+import torch
+from pipelines import PROMPTS
+
+import audioscope
+from audioscope import SAE, TokenStream, load_sae, train_sae
+from audioscope.gate import gate_sae, gate_tokens
+from audioscope.levels import Levels
+from audioscope.sae_files import save_sae
+from audioscope.sae_training import geometric_median
+
+CLOSE = {"rtol": 1e-4, "atol": 1e-5}
+
+
+def mixtures(count=4096, width=16, directions=24, active=2, seed=0):
+    """Tokens that truly are sparse sums: float32 [count, width], and the directions [directions, width]."""
+    generator = torch.Generator().manual_seed(seed)
+    truth = torch.nn.functional.normalize(torch.randn(directions, width, generator=torch.Generator().manual_seed(99)), dim=1)
+    on = torch.rand(count, directions, generator=generator).argsort(1) < active
+    return (on * (0.5 + torch.rand(count, directions, generator=generator))) @ truth, truth
+
+
+def small(kind="batchtopk", width=16, features=32, k=3, seed=1):
+    sae = SAE(width, features, k, kind, seed)
+    with torch.no_grad():
+        sae.b_enc.normal_(0, 0.1, generator=torch.Generator().manual_seed(2))
+        sae.b_dec.normal_(0, 0.1, generator=torch.Generator().manual_seed(3))
+    return sae
+
+
+@pytest.mark.parametrize("kind", ["batchtopk", "topk"])
+def test_a_step_is_the_plain_dense_computation(kind):
+    """Only active pairs are followed, yet loss and every gradient equal those of the formula written out in full."""
+    x, _ = mixtures(64)
+    one, other = small(kind), small(kind)
+    one.step(x).loss.backward()
+    values = torch.relu((x - other.b_dec) @ other.encoder.T + other.b_enc)
+    if kind == "batchtopk":
+        least = values.flatten().topk(3 * 64).values[-1]
+    else:
+        least = values.topk(3, dim=1).values[:, -1:]
+    kept = torch.where(values >= least, values, 0)
+    assert int((kept > 0).sum()) == 3 * 64
+    loss = (x - kept @ other.decoder - other.b_dec).square().sum() / (x - x.mean(0)).square().sum()
+    loss.backward()
+    for (name, mine), (_, theirs) in zip(one.named_parameters(), other.named_parameters(), strict=True):
+        torch.testing.assert_close(mine.grad, theirs.grad, **CLOSE, msg=name)
+    torch.testing.assert_close(one.step(x).fvu, loss.detach(), **CLOSE)
+
+
+def test_the_auxiliary_loss_moves_idle_features_only():
+    x, _ = mixtures(64)
+    idle = torch.zeros(32, dtype=torch.bool)
+    sae = small(k=1)
+    never = ~sae.step(x).fired
+    assert 2 <= int(never.sum()) < 32
+    sae.step(x).loss.backward()
+    assert not sae.encoder.grad[never].any() and not sae.decoder.grad[never].any()
+    plain = sae.encoder.grad.clone()
+    sae.zero_grad()
+    idle[never] = True
+    sae.step(x, idle).loss.backward()
+    assert sae.decoder.grad[never].any() and sae.encoder.grad[never].any()
+    torch.testing.assert_close(sae.encoder.grad[~never], plain[~never])
+
+
+@pytest.mark.parametrize("kind", ["batchtopk", "topk"])
+def test_training_finds_the_directions_that_made_the_tokens(kind):
+    x, truth = mixtures(8192)
+    sae = train_sae([x], expansion=2, k=2, tokens=400_000, batch=512, buffer=8192, kind=kind, idle_after=20_000, progress=False)
+    found = (truth @ sae.decoder.T).max(1).values
+    assert float((found > 0.9).float().mean()) > 0.9, found
+    fresh, _ = mixtures(4096, seed=5)
+    features = sae.encode(fresh)
+    fvu = float((fresh - sae.decode(features)).square().sum() / (fresh - fresh.mean(0)).square().sum())
+    spectrum = torch.linalg.svdvals(fresh - fresh.mean(0)).square()
+    assert fvu < 0.3 * float(spectrum[2:].sum() / spectrum.sum())
+    torch.testing.assert_close(sae.decoder.norm(dim=1), torch.ones(sae.d_sae))
+    assert 1.6 < float((features > 0).float().sum(1).mean()) < 2.4  # the learned threshold keeps about k
+    assert sae.log["fvu"].iloc[-1] < 0.2 * sae.log["fvu"].iloc[0]
+
+
+def test_features_do_not_depend_on_neighbours():
+    x, _ = mixtures(256)
+    for kind in ("batchtopk", "topk"):
+        sae = small(kind)
+        sae.threshold.fill_(0.4)
+        torch.testing.assert_close(sae.encode(x[:1]), sae.encode(x)[:1])
+
+
+def test_outliers_hardly_move_the_geometric_median():
+    x = torch.randn(2000, 4, generator=torch.Generator().manual_seed(0))
+    spoiled = torch.cat([x, torch.full((100, 4), 1000.0)])
+    assert (geometric_median(spoiled) - geometric_median(x)).norm() < 0.2 < (spoiled.mean(0) - x.mean(0)).norm()
+
+
+class Broken(Exception):
+    pass
+
+
+def breaking(items, after):
+    yield from items[:after]
+    raise Broken
+
+
+def test_a_stopped_training_goes_on_to_the_very_same_weights(tmp_path):
+    items = list(mixtures(8192)[0].split(512))
+    settings = {
+        "expansion": 2,
+        "k": 2,
+        "tokens": 16_384,
+        "batch": 256,
+        "buffer": 1024,
+        "reuse": 2,
+        "idle_after": 2000,
+        "progress": False,
+    }
+    whole = train_sae(items, **settings)
+    with pytest.raises(Broken):
+        train_sae(breaking(items, 7), **settings, out=tmp_path / "state")
+    again = train_sae(items, **settings, out=tmp_path / "state")
+    for (name, one), (_, other) in zip(whole.state_dict().items(), again.state_dict().items(), strict=True):
+        assert torch.equal(one, other), name
+    assert whole.log.equals(again.log)
+    with pytest.raises(ValueError, match="another training \\(k: 2 there, 3 now\\)"):
+        train_sae(items, **{**settings, "k": 3}, out=tmp_path / "state")
+    (tmp_path / "state.safetensors").write_bytes(b"not a state")
+    with pytest.raises(ValueError, match="cannot be gone on from"):
+        train_sae(items, **settings, out=tmp_path / "state")
+
+
+def test_memory_is_bounded_by_the_buffer():
+    """However long the stream, no more of its items are alive than the buffer holds, and one more."""
+    alive: list[weakref.ref] = []
+    most = 0
+
+    def stream():
+        nonlocal most
+        for i in range(64):
+            item = mixtures(256, seed=i)[0]
+            alive.append(weakref.ref(item))
+            gc.collect()
+            most = max(most, sum(ref() is not None for ref in alive))
+            yield item
+            del item
+
+    train_sae(stream(), 2, 2, tokens=64 * 256, batch=256, buffer=1024, progress=False)
+    assert len(alive) == 64 and most <= 5
+
+
+def test_what_ends_early_is_said_and_wrong_activations_are_named():
+    x, _ = mixtures(1024)
+    with pytest.warns(UserWarning, match="ended after 1024 of 9999 tokens"):
+        train_sae((item for item in [x]), 2, 2, tokens=9999, batch=256, buffer=512, progress=False)
+    with pytest.raises(ValueError, match="are empty"):
+        train_sae([], progress=False)
+    with pytest.raises(ValueError, match=r"torch.float32 \[2, 3, 4\], expected float \[n, width\]"):
+        train_sae([torch.zeros(2, 3, 4)], progress=False)
+    with pytest.raises(ValueError, match="width 8, but began with 16"):
+        train_sae([x, x[:, :8]], 2, 2, tokens=4096, batch=256, buffer=1024, progress=False)
+    with pytest.raises(ValueError, match="buffer is 10, expected at least 2048"):
+        train_sae([x], buffer=10)
+    with pytest.raises(ValueError, match="k is 0"):
+        train_sae([x], k=0)
+    with pytest.raises(ValueError, match="kind is 'relu'"):
+        SAE(4, 8, 2, "relu")
+
+
+def stream_of(model, **keywords):
+    return TokenStream(model, model.sites.cross[0].path, PROMPTS, steps=3, guidance=3.0, **keywords)
+
+
+def test_a_stream_is_of_time_tokens_of_one_site(model):
+    stream = stream_of(model)
+    values, sigmas = stream.read(PROMPTS, (1, 2))
+    whole = next(model.activations(PROMPTS[:1], [stream.site], seeds=(1,), steps=3, guidance=3.0, pool=False)).values[stream.site]
+    assert values.shape == (2, *whole.shape) and torch.equal(sigmas, stream.levels.sigmas)
+    item = next(iter(stream))
+    assert item.shape == (2 * whole.shape[0] * whole.shape[1], whole.shape[2]) and bool(torch.isfinite(item).all())
+
+
+def test_a_stream_gives_each_level_mean_0_and_length_1(tiny):
+    stream = stream_of(tiny)
+    seen = torch.stack([item.view(2, 3, -1, 128) for item, _ in zip(stream.batches(), range(16), strict=False)])
+    by_level = seen.transpose(0, 2).flatten(1, 3)  # [levels, tokens, width]
+    assert float(by_level.mean(1).norm(dim=1).max()) < 0.25
+    lengths = by_level.square().sum(-1).mean(1)
+    assert float(lengths.min()) > 0.7 and float(lengths.max()) < 1.4
+    raw, _ = stream.read(PROMPTS, (1, 2))
+    assert not torch.allclose(raw.transpose(0, 1).flatten(1, 2).square().sum(-1).mean(1), torch.ones(3), rtol=0.2)
+
+
+def test_reading_a_batch_equals_reading_its_prompts_alone(tiny):
+    stream = stream_of(tiny)
+    together, _ = stream.read(PROMPTS, (5, 6))
+    (alone,) = (
+        r.values[stream.site] for r in tiny.activations(PROMPTS[1:], [stream.site], seeds=(6,), steps=3, guidance=3.0, pool=False)
+    )
+    torch.testing.assert_close(together[1], alone, **CLOSE)
+
+
+def test_a_stream_begins_anywhere_and_never_repeats(tiny):
+    stream = stream_of(tiny, batch=1)
+    first = [item for item, _ in zip(stream.batches(), range(5), strict=False)]
+    later = next(stream.batches(3))
+    assert torch.equal(later, first[3])
+    assert len({float(item.sum()) for item in first}) == 5
+    few = next(iter(stream_of(tiny, positions=2)))
+    assert few.shape == (2 * 3 * 2, 128)
+    both = stream_of(tiny, branches=("cond", "uncond"), batch=2)
+    one, other = (item for item, _ in zip(both.batches(), range(2), strict=False))
+    assert one.square().sum() > 2 * other.square().sum()  # without a prompt a cross-attention site says little
+    with pytest.raises(ValueError, match="12"):
+        TokenStream(tiny, "cross")
+    with pytest.raises(ValueError, match="branches is"):
+        TokenStream(tiny, stream.site, branches=("both",))
+
+
+def test_training_from_a_model_carries_levels_and_facts_and_resumes(tiny, tmp_path):
+    stream = stream_of(tiny)
+    settings = {"expansion": 2, "k": 4, "tokens": 2000, "batch": 128, "buffer": 384, "progress": False}
+    sae = train_sae(stream, **settings, out=tmp_path / "state")
+    assert sae.facts["site"] == stream.site and sae.facts["fingerprint"] == tiny.fingerprint and sae.levels is stream.levels
+    again = train_sae(stream, **settings, out=tmp_path / "state")  # finished: nothing is generated
+    assert torch.equal(sae.decoder, again.decoder)
+    with pytest.raises(ValueError, match="steps: 3 there, 2 now"):
+        train_sae(replace(stream, steps=2), **settings, out=tmp_path / "state")
+
+
+def test_levels_are_interpolated_and_held_at_the_ends():
+    levels = Levels(
+        torch.tensor([1.0, 0.5, 0.1]), torch.tensor([[0.0], [1.0], [3.0]]), torch.tensor([1.0, 2.0, 4.0]), torch.ones(3)
+    )
+    assert [float(levels.at(s)[0]) for s in (2.0, 1.0, 0.75, 0.5, 0.3, 0.0)] == pytest.approx([0, 0, 0.5, 1, 2, 3])
+    assert [levels.at(s)[1] for s in (1.0, 0.75, 0.0)] == pytest.approx([1, 1.5, 4])
+
+
+def perfect(width=8):
+    """An SAE that says everything of tokens that have one value each: a feature for either sign of each dimension."""
+    sae = SAE(width, 2 * width, 1)
+    with torch.no_grad():
+        rows = torch.cat([torch.eye(width), -torch.eye(width)])
+        sae.encoder.copy_(rows)
+        sae.decoder.copy_(rows)
+    return sae.requires_grad_(False)
+
+
+def test_the_gate_passes_what_explains_and_fails_what_does_not():
+    generator = torch.Generator().manual_seed(0)
+    values = torch.randn(2, 500, 1, generator=generator) * torch.nn.functional.one_hot(
+        torch.randint(8, (2, 500), generator=generator), 8
+    )
+    sigmas = torch.tensor([1.0, 0.2])
+    passed = gate_tokens(perfect(), values, sigmas)
+    assert passed.passes and passed.levels["fvu"].max() < 1e-6 and passed.dead_share == 0
+    assert passed.levels["l0"].tolist() == pytest.approx([1, 1], abs=0.02)
+    # PCA by another road
+    for level, found in zip(values.numpy(), passed.levels["pca_fvu"], strict=True):
+        spectrum = np.sort(np.linalg.eigvalsh(np.cov(level.T)))[::-1]
+        assert found == pytest.approx(spectrum[1:].sum() / spectrum.sum(), rel=1e-3)
+    np.testing.assert_allclose(passed.density.sum(), 1, atol=0.02)
+    sae = SAE(8, 16, 1)
+    failed = gate_tokens(sae, values, sigmas)  # untrained, with 8 features active: it meets a PCA of as many
+    assert not failed.passes and failed.levels["components"].min() >= 8 and sae.failed([0.9, 0.3]) == [0.9, 0.3]
+    one = perfect()
+    gate_tokens(one, torch.stack([values[0], values[1].roll(1, 1) + 5]), sigmas)  # a mean that it knows nothing of
+    assert one.failed([0.99, 0.25]) == [0.25] and one.report["dead_share"] == 0
+    half = perfect()
+    with torch.no_grad():
+        half.b_enc[8:] = -100.0
+    found = gate_tokens(half, values, sigmas)
+    assert found.dead_share == 0.5 and not found.passes and SAE(4, 4, 1).failed([0.5]) == [0.5]
+
+
+def test_the_gate_refuses_another_site(tiny):
+    sae = train_sae(stream_of(tiny), 2, 4, tokens=400, batch=128, buffer=128, progress=False)
+    other = TokenStream(tiny, tiny.sites.cross[1].path, PROMPTS, steps=3)
+    with pytest.raises(ValueError, match="The SAE is of site"):
+        gate_sae(sae, other)
+
+
+@pytest.mark.parametrize("kind", ["batchtopk", "topk"])
+def test_files_bring_back_the_same_features(kind, tmp_path):
+    x, _ = mixtures(256)
+    sae = small(kind)
+    sae.threshold.fill_(0.3)
+    sae.facts = {"model": "m", "site": "a.b", "fingerprint": "f", "branches": ["cond"]}
+    sae.levels = Levels(torch.tensor([1.0, 0.5]), torch.randn(2, 16), torch.tensor([1.0, 2.0]), torch.ones(2))
+    sae.report = {"sigmas": [1.0], "fvu_per_level": [0.1], "pca_fvu": [0.2]}
+    cfg = json.loads((save_sae(sae, tmp_path / "sae") / "cfg.json").read_text())
+    for name in ("architecture", "d_in", "d_sae", "dtype", "apply_b_dec_to_input", "normalize_activations", "metadata"):
+        assert name in cfg
+    assert cfg["architecture"] == ("jumprelu" if kind == "batchtopk" else "topk") and cfg["metadata"]["sae_lens_version"]
+    assert cfg["metadata"]["audioscope"]["sigma_range"] == [0.5, 1.0] and cfg["metadata"]["audioscope"]["site"] == "a.b"
+    tensors = safetensors.torch.load_file(tmp_path / "sae" / "sae_weights.safetensors")
+    assert tensors["W_enc"].shape == (16, 32) and tensors["W_dec"].shape == (32, 16)
+    back = SAE.from_pretrained(tmp_path / "sae")
+    assert torch.equal(back.encode(x, 0.7), sae.encode(x, 0.7)) and torch.equal(
+        back.decode(back.encode(x, 0.7), 0.7), sae(x, 0.7)
+    )
+    assert (back.kind, back.k, back.facts, back.report) == (sae.kind, sae.k, sae.facts, sae.report)
+    with pytest.raises(ValueError, match="say which"):
+        back.encode(x)
+
+
+def test_sparsify_files_are_read(tmp_path):
+    """TADA's SAEs: encoder.weight, encoder.bias, W_dec, b_dec and a cfg with k."""
+    sae = small("topk")
+    tensors = {"encoder.weight": sae.encoder, "encoder.bias": sae.b_enc, "W_dec": sae.decoder, "b_dec": sae.b_dec}
+    safetensors.torch.save_file({k: v.detach().clone() for k, v in tensors.items()}, tmp_path / "sae.safetensors")
+    cfg = {"expansion_factor": 2, "normalize_decoder": True, "num_latents": 0, "k": 3, "batch_topk": True, "d_in": 16}
+    (tmp_path / "cfg.json").write_text(json.dumps(cfg))
+    x, _ = mixtures(32)
+    back = load_sae(tmp_path)
+    assert torch.equal(back.encode(x), sae.encode(x)) and back.facts["batch_topk"] is True
+    (tmp_path / "cfg.json").write_text(json.dumps({**cfg, "input_unit_norm": True}))
+    with pytest.raises(ValueError, match="input_unit_norm is set"):
+        load_sae(tmp_path)
+
+
+def test_what_cannot_be_read_is_said(tmp_path):
+    with pytest.raises(FileNotFoundError, match="No SAE at"):
+        load_sae(tmp_path)
+    save_sae(small(), tmp_path)
+    cfg = json.loads((tmp_path / "cfg.json").read_text())
+    for change, message in (({"architecture": "gated"}, "gated"), ({"normalize_activations": "layer_norm"}, "layer_norm")):
+        (tmp_path / "cfg.json").write_text(json.dumps({**cfg, **change}))
+        with pytest.raises(ValueError, match=message):
+            load_sae(tmp_path)
+    (tmp_path / "cfg.json").write_text(json.dumps({**cfg, "apply_b_dec_to_input": False}))
+    x, _ = mixtures(64)
+    sae = small()
+    other = load_sae(tmp_path)  # what it computes: (x W_enc + b_enc), the bias not subtracted
+    torch.testing.assert_close(other.pre(x), torch.relu(x @ sae.W_enc + sae.b_enc), **CLOSE)
+    (tmp_path / "sae_weights.safetensors").write_bytes(b"no")
+    with pytest.raises(ValueError, match="damaged"):
+        load_sae(tmp_path)
+
+
+def test_the_public_names_are_there():
+    assert audioscope.train_sae is train_sae and audioscope.SAE is SAE
