@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
+from functools import lru_cache, reduce
+from operator import add
 from typing import Any
 from zlib import crc32
 
@@ -13,6 +15,7 @@ from audioscope.atlas import Atlas
 from audioscope.concepts import Concept, Pair
 from audioscope.edits import AddVector, BlendText, Edit, PatchText
 from audioscope.model import Model
+from audioscope.sae import SAE
 from audioscope.sites import Site
 from audioscope.steering import steering_sites
 from audioscope.vectors import SteeringVector
@@ -73,6 +76,49 @@ def random_direction_arm(vector: SteeringVector, sites: str, **keywords: Any) ->
         lambda pair, strength, seed: [AddVector(vector.random(seed), strength, **keywords)],
         _facts(vector, **keywords),
     )
+
+
+def random_features_arm(saes: Iterable[SAE], concept: Concept, sites: str, features: int = 20, **keywords: Any) -> Arm:
+    """A control: vectors of as many random active features of each SAE, drawn anew for each prompt and seed.
+
+    keywords: those of `sae_vector`.
+    """
+    chosen = list(saes)
+
+    @lru_cache(maxsize=2)  # all strengths of a prompt and seed use one
+    def drawn(seed: int) -> SteeringVector:
+        return reduce(add, (sae.vector(concept.name, features, random=seed % 2**31, **keywords) for sae in chosen))
+
+    def edits(pair: Pair, strength: float, seed: int) -> list[Edit]:
+        return [AddVector(drawn(seed), strength)]
+
+    facts = [
+        {"site": sae.facts["site"], "features": features, **keywords, "decoder": crc32(sae.decoder.numpy().tobytes())}
+        for sae in chosen
+    ]
+    return Arm("random features", sites, edits, {"saes": facts})
+
+
+def feature_arms(
+    model: Model,
+    concept: Concept,
+    saes: Iterable[SAE],
+    everywhere: SteeringVector,
+    features: int = 20,
+    steps: int | None = None,
+    **keywords: Any,
+) -> list[Arm]:
+    """What a fair look at steering with features compares, all at the sites of the SAEs: their vectors, CAA, random features; and PCI.
+
+    everywhere: a vector of `caa` that has these sites. keywords: those of `sae_vector`.
+    """
+    chosen = list(saes)
+    where = f"{len(chosen)} strongest"
+    vector = reduce(add, (sae.vector(concept.name, features, **keywords) for sae in chosen))
+    return [
+        vector_arm(vector, where, "sae"), vector_arm(everywhere.only(vector.paths), where),
+        random_features_arm(chosen, concept, where, features, **keywords), prompt_switch_arm(model.settings(steps, None, None)["steps"]),
+    ]  # fmt: skip
 
 
 def prompt_switch_arm(steps: int) -> Arm:

@@ -296,6 +296,9 @@ ARMS = {
     "caa random layers": ("#8a8580", [4, 3], "triangle-down"),
     "random direction own": ("#8a8580", [1, 3], "cross"),
     "pci all": ("#009e73", [8, 3], "triangle-right"),
+    "sae 2 strongest": ("#cc79a7", [1, 0], "triangle-left"),
+    "caa 2 strongest": ("#0072b2", [6, 3], "diamond"),
+    "random features 2 strongest": ("#8a8580", [1, 3], "cross"),
 }
 OTHERS = (("#cc79a7", [2, 2], "triangle-left"), ("#5b5651", [9, 2, 2, 2], "wedge"))
 

@@ -19,11 +19,11 @@ def add(verbs: Any) -> None:
     train.add_argument(
         "--prompts", type=Path, metavar="TXT", help="one prompt a line (default: the shipped concepts' build split)"
     )
-    train.add_argument("--expansion", type=int, default=8, help="features for each dimension (default 8)")
+    train.add_argument("--expansion", type=int, default=4, help="features for each dimension (default 4)")
     train.add_argument("--k", type=int, default=8, help="active features a token (default 8)")
     train.add_argument("--kind", choices=("batchtopk", "topk"), default="batchtopk")
-    train.add_argument("--tokens", type=int, help="tokens to train on (default 7.6 million)")
-    train.add_argument("--reuse", type=int, help="how often each buffer is gone through (default 4)")
+    train.add_argument("--tokens", type=int, help="tokens to train on (default 3.8 million)")
+    train.add_argument("--reuse", type=int, help="how often each buffer is gone through (default 2)")
     train.add_argument("--branches", default="cond", help="of guidance: cond (default), uncond, or cond,uncond")
     train.add_argument("--positions", type=int, help="time tokens kept of each generation and step (default: all)")
     train.add_argument("--steps", type=int, help="denoising steps (default: the model's)")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from html import escape
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
@@ -43,7 +44,7 @@ td.text { text-align: left; white-space: normal; min-width: 22ch; }
 """
 
 FEATURE = """<header>
-<p class="quiet"><a href="index.html">All features</a></p>
+{% if linked %}<p class="quiet"><a href="index.html">All features</a></p>{% endif %}
 <h1>{{ title }}</h1>
 <p>{{ lead }}</p>
 <ul class="settings"><li>site <code>{{ site }}</code></li><li>active at <b>{{ '%.2f' % (100 * density) }} %</b> of held-out tokens</li></ul>
@@ -177,18 +178,11 @@ def feature_pages(
         raise ValueError(f"features is {wrong or features}, expected numbers from 0 to {sae.d_sae - 1}, at least one.")
     out = Path(out)
     out.mkdir(parents=True, exist_ok=True)
-    density = np.asarray(sae.report.get("density") or (found.active > 0).float().mean((0, 1)))
-    labels = _labels(sae)
+    density = _density(sae, found)
     script = files("audioscope").joinpath("feature_pages.js").read_text()
     settings: dict[str, Any] = {name: keywords[name] for name in ("steps", "guidance", "seconds") if name in keywords}
     for feature in tqdm(features, desc="feature pages", unit="page", disable=not progress):
-        html = page(
-            f"Feature {feature}", FEATURE, style=STYLE, script=script, site=sae.facts["site"], density=float(density[feature]), pool=len(found.clips),
-            lead=f"Of the concepts it tells {labels[feature]} best." if feature in labels else "It tells none of the scored concepts.",
-            near=[{**row, "page": f"{int(row['feature'])}.html" if row["feature"] in features else "", "feature": int(row["feature"]),
-                   "label": labels.get(int(row["feature"]), "")} for row in nearest(sae, feature).to_dict("records")],
-            concepts=_concepts(sae, feature), **_sounds(sae, model, feature, found, settings),
-        )  # fmt: skip
+        html = feature_html(sae, model, feature, found, pages=features, **settings)
         write_whole(out / f"{feature}.html", lambda part, html=html: part.write_text(html))  # type: ignore[misc]
     best = best_features(sae, 10**6).drop_duplicates("feature").set_index("feature")
     strongest = found.active.mean(1).max(0)
@@ -205,6 +199,37 @@ def feature_pages(
     )  # fmt: skip
     write_whole(out / "index.html", lambda part: part.write_text(html))
     return out / "index.html"
+
+
+def feature_html(sae: SAE, model: Model, feature: int, found: FeatureClips, pages: Sequence[int] = (), **settings: Any) -> str:
+    """The page of one feature as one HTML document. pages: features whose pages lie beside it, to link to. settings: steps, guidance,
+    seconds of the clips in which it is turned down, off and up."""
+    labels = _labels(sae)
+    near = [
+        {"feature": int(f), "cosine": cosine, "page": f"{int(f)}.html" if f in pages else "", "label": labels.get(int(f), "")}
+        for f, cosine in nearest(sae, feature).itertuples(index=False)
+    ]
+    return page(
+        f"Feature {feature}", FEATURE, style=STYLE, script=files("audioscope").joinpath("feature_pages.js").read_text(), site=sae.facts["site"],
+        density=float(_density(sae, found)[feature]), pool=len(found.clips), near=near, concepts=_concepts(sae, feature), linked=bool(pages),
+        lead=f"Of the concepts it tells {labels[feature]} best." if feature in labels else "It tells none of the scored concepts.",
+        **_sounds(sae, model, feature, found, settings),
+    )  # fmt: skip
+
+
+def show_feature(sae: SAE, model: Model, feature: int, found: FeatureClips, **settings: Any) -> Any:
+    """The page of one feature in a notebook, in a frame of its own."""
+    from IPython.display import HTML
+
+    whole = escape(feature_html(sae, model, feature, found, **settings), quote=True)
+    return HTML(
+        f'<div><iframe title="Feature {feature}" style="width:100%;border:0;height:900px" srcdoc="{whole}"></iframe></div>'
+    )
+
+
+def _density(sae: SAE, found: FeatureClips) -> np.ndarray:
+    """The share of tokens at which each feature is active: by the gate, else in the clips found."""
+    return np.asarray(sae.report.get("density") or (found.active > 0).float().mean((0, 1)))
 
 
 def _labels(sae: SAE) -> dict[int, str]:

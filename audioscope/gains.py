@@ -101,11 +101,11 @@ class Steering:
         border, mean of both sides. specificity: mean movement of unrelated concepts per unit of movement of this one, at the
         largest strength within the budget (0 is perfect). budget: the distance that rewriting the prompt takes, mean of both
         sides. reached: the share of it that the strengths covered. beyond_random: whether the AUC lies above the
-        interval of the random direction's, and the interval of their difference on the same prompts above 0. steerable: spearman
+        interval of the random direction's (or random features'), and the interval of their difference on the same prompts above 0. steerable: spearman
         at least .9, and beyond_random.
         """
         aucs, points = self._areas, self.points()
-        chance = next((name for name in self.cells if name.startswith("random direction")), None)
+        chance = next((name for name in self.cells if name.startswith("random ")), None)
         bounds = {name: interval(self._pseudo[name].to_numpy(), float(aucs.loc[name, "auc"])) for name in self.cells}
         named = self.table.drop_duplicates("cell").set_index("cell")
         units = self.table[["prompt", "seed"]].drop_duplicates()

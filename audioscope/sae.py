@@ -24,7 +24,6 @@ if TYPE_CHECKING:
     from audioscope.vectors import SteeringVector
 
 Kind = Literal["batchtopk", "topk"]
-AUX_SHARE = 1 / 32  # weight of the auxiliary loss (Gao et al. 2024, section 2.2)
 
 
 class SAE(nn.Module):
@@ -104,10 +103,11 @@ class SAE(nn.Module):
     def forward(self, x: Tensor, sigma: float | None = None) -> Tensor:
         return self.decode(self.encode(x, sigma), sigma)
 
-    def step(self, x: Tensor, idle: Tensor | None = None) -> Step:
+    def step(self, x: Tensor, idle: Tensor | None = None, aux: float = 0.25) -> Step:
         """One training pass over inputs [n, d_in], already scaled. idle: bool [d_sae], features that long did nothing.
 
-        The loss is the fraction of variance unexplained, plus the auxiliary loss: idle features must explain what the others leave.
+        The loss is the fraction of variance unexplained, plus `aux` times the auxiliary loss: idle features must explain what the others
+        leave (Gao et al. 2024, section 2.2).
         Only active (token, feature) pairs are followed: gradients of the others are 0.
         """
         with torch.no_grad():
@@ -128,7 +128,7 @@ class SAE(nn.Module):
         fvu = left.square().sum() / variance
         loss = fvu
         if idle is not None and bool(idle.any()):
-            loss = loss + AUX_SHARE * self._idle_loss(x, left.detach(), idle)
+            loss = loss + aux * self._idle_loss(x, left.detach(), idle)
         fired = torch.zeros(self.d_sae, dtype=torch.bool, device=x.device)
         fired[feature] = True
         smallest = active.detach().min() if len(active) else x.new_tensor(0.0)

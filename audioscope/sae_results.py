@@ -19,8 +19,10 @@ from audioscope.sae_files import load_sae, save_sae
 from audioscope.sae_training import train_sae
 from audioscope.streams import TokenStream
 
-# What the shipped SAEs were trained with: one pass over 2,989 prompts, each buffer gone through four times.
-TRAINING = {"expansion": 8, "k": 8, "tokens": 7_600_000, "reuse": 4, "idle_after": 50_000}
+# What the shipped SAEs were trained with: one pass over 2,989 prompts, each buffer gone through twice.
+TRAINING = {"expansion": 4, "k": 8, "tokens": 3_800_000, "reuse": 2}
+# Where the generated sound speaks to itself: for the harder half of the comparison.
+SELF_SITES = ("transformer.transformer_blocks.0.self_attn", "transformer.transformer_blocks.6.self_attn")
 
 
 def strongest_sites(atlas: Atlas, count: int = 2) -> list[str]:

@@ -40,7 +40,7 @@ def ours(options: argparse.Namespace, x: Tensor) -> Callable[[Tensor], None]:
 
     training = {
         "expansion": options.expansion, "k": options.k, "kind": "batchtopk", "seed": 0, "learning_rate": 3e-4, "tokens": 10**9,
-        "idle_after": 10**9,
+        "idle_after": 10**9, "aux": 0.25,
     }  # fmt: skip
     state = _fresh(x, training)
 

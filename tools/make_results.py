@@ -1,4 +1,5 @@
-"""Rebuild what depends on the tiny model's weights: its evaluation, the shipped atlas and the steering of all axes (`make results`).
+"""Rebuild what depends on the tiny model's weights: its evaluation, the shipped atlas, SAEs, and the
+steering of all axes (`make results`).
 
 When the weights changed, the impacts of the atlas before are kept in data/atlas/before.csv, to show what a training changes.
 """
@@ -10,10 +11,13 @@ import json
 from pathlib import Path
 
 from audioscope.atlas import Atlas
-from audioscope.axes import steer_all
+from audioscope.axes import steer_all, steer_all_features
+from audioscope.comparison import wins
 from audioscope.model import load
 from audioscope.patching import localize
 from audioscope.paths import write_whole
+from audioscope.sae_files import load_sae
+from audioscope.sae_results import SELF_SITES, report_saes, strongest_sites, train_saes
 from audioscope.tiny.evaluate import as_table, evaluate
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -38,6 +42,16 @@ def main() -> None:
         write_whole(shipped / "before.csv", lambda path: before.to_csv(path, index=False))
     print(Atlas.load(atlas.save(shipped, shipped=True)))
     steering = steer_all(model, ROOT / "data" / "results", chosen.work / f"steering-{model.fingerprint}")
+    sites = [*strongest_sites(Atlas.load(shipped)), *SELF_SITES]
+    saes = ROOT / "data" / "tiny" / "sae"
+    train_saes(model, sites, saes, chosen.work / f"sae-{model.fingerprint}")
+    print(wins(report_saes(model, saes, sites)).to_string(index=False))
+    steer_all_features(
+        model,
+        [load_sae(saes / site) for site in sites[:2]],
+        ROOT / "data" / "results",
+        chosen.work / f"sae_steering-{model.fingerprint}",
+    )
     print(steering[["concept", "method", "sites", "auc", "auc_low", "auc_high", "spearman", "steerable"]].to_string(index=False))
 
 

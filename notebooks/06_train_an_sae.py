@@ -1,0 +1,160 @@
+# ---
+# jupyter:
+#   jupytext:
+#     formats: ipynb,py:percent
+#     text_representation:
+#       extension: .py
+#       format_name: percent
+#   kernelspec:
+#     display_name: Python 3
+#     language: python
+#     name: python3
+# ---
+
+# %% [markdown]
+# # 6. Train an SAE
+#
+# **What you will hear and learn** (about 2 minutes to run)
+#
+# - How to train a sparse autoencoder (SAE) on what an attention layer says, straight from prompts, and how to tell whether it is any good.
+# - How to find out what a feature means: in which music it fires, when, and how the music sounds without it.
+# - A fair comparison: what a single feature tells of a concept, beside a single neuron, a linear probe and an SAE that was never trained.
+
+# %%
+import altair as alt
+import numpy as np
+import torch
+
+import audioscope
+from audioscope import TokenStream, load_sae, train_sae
+from audioscope.comparison import wins
+from audioscope.feature_pages import best_features, feature_clips, show_feature
+from audioscope.gate import gate_sae
+from audioscope.sae_charts import auroc_chart, gate_chart
+from audioscope.sae_results import auroc_table
+
+alt.renderers.enable("jupyter", offline=True)  # charts without a network
+model = audioscope.load("tiny")
+site = "transformer.transformer_blocks.6.cross_attn"
+
+# %% [markdown]
+# ## A layer says 64 things a step, one for each moment of the music
+# A stream generates prompts and yields what the site puts out, token by token, without end: every noise level, every moment in time, each pass with new noise. Tokens lie
+# differently at each noise level, so the stream takes the level's mean away and divides by its typical length. One SAE then serves all levels.
+
+# %%
+stream = TokenStream(model, site)
+tokens = next(iter(stream))
+print(f"{len(stream.prompts)} prompts; the first batch of 32 gives {len(tokens)} tokens of width {tokens.shape[1]}")
+levels = stream.levels
+assert tokens.shape == (32 * 10 * 64, 128)
+assert levels.scales[0] > 1.3 * levels.scales[-1]  # early tokens differ more from one another than late ones
+print("length of a token about its mean, by noise level:", levels.scales.numpy().round(2))
+
+# %% [markdown]
+# ## Train one for a minute
+# The SAE writes each token as a sum of few directions out of many: here 8 of 256. It is the BatchTopK kind: in training, the largest 8 times n of all features of a batch of n tokens
+# stay, so that a busy moment may take more than a quiet one. Generating costs more than training, so each buffer is gone through three times.
+
+# %%
+quick = train_sae(stream, expansion=2, k=8, tokens=600_000, reuse=3, idle_after=20_000)
+quick
+
+# %%
+assert quick.log["fvu"].iloc[-1] < 0.4 * quick.log["fvu"].iloc[0]
+torch.testing.assert_close(quick.decoder.norm(dim=1), torch.ones(quick.d_sae))
+
+# %% [markdown]
+# ## Is it any good? The gate
+# An SAE that explains the average token may still say nothing at some noise levels. So at each level we compare what it leaves unexplained, about that level's own mean, with what
+# the best plain directions (PCA) of the very same number leave. Below PCA it passes; above, a feature is no better a description than a rotation, and steering with it warns.
+
+# %%
+found = gate_sae(quick, stream, [text for text in audioscope.concept_prompts(split="test")][::20])
+gate_chart(found)
+
+# %%
+assert found.levels["passes"].all(), found
+print(f"{found.dead_share:.0%} of the features never fire on these prompts")
+
+# %% [markdown]
+# ## The shipped one had longer
+# It was made by `audioscope sae train`, which also writes its report. Its files have the layout of SAELens, whose tools read them; nothing in them is run.
+
+# %%
+sae = load_sae(site)
+report = sae.report
+print(
+    f"variance unexplained {report['fvu']:.3f} (quick: {quick.report['fvu']:.3f}), {report['l0']:.1f} features a token, {report['dead_share']:.1%} dead"
+)
+assert report["passes"] and report["fvu"] < quick.report["fvu"] and report["dead_share"] <= 0.1
+again = gate_sae(load_sae(site), stream, [text for text in audioscope.concept_prompts(split="test")][::20])
+np.testing.assert_allclose(again.levels["fvu"], report["fvu_per_level"], rtol=0.25)  # other prompts, about the same
+again
+
+# %% [markdown]
+# ## What does a feature mean?
+# For each concept, the feature that tells best prompts that have it from the same prompts with something else in its place.
+
+# %%
+best = best_features(sae, 1).set_index("concept")
+best[["feature", "auroc", "mean_with", "mean_without"]].round(3)
+
+# %% [markdown]
+# And then listen. Below: the clips of 96 held-out prompts in which the feature is strongest, when in each of them it fires, and one of them with the feature turned down, off and up.
+# `audioscope sae pages --sae transformer.transformer_blocks.6.cross_attn --out features` writes such pages for many features, with an index to search.
+
+# %%
+clips = feature_clips(sae, model)
+feature = int(best.loc["metal", "feature"])
+top = clips.top(feature)
+print([clips.clips[i].prompt for i in top])
+show_feature(sae, model, feature, clips)
+
+# %% [markdown]
+# ## A fair look: is a feature better than a neuron?
+# For each of the 21 concepts, four ways to tell it: the best single feature, the best single neuron of the same layer, the best feature of an SAE of the same shape and sparsity that was
+# never trained, and a linear probe on all neurons. Units were chosen on the selection split, the probe fitted on the build split; all are reported on the test split, with intervals.
+# First where the text comes in: there, all of them read it off.
+
+# %%
+table = auroc_table({path: load_sae(path) for path in audioscope.shipped_saes()})
+auroc_chart(table[table["site"] == site], "At cross-attention, layer 6")
+
+# %% [markdown]
+# Harder: self-attention, where the generated sound speaks to itself and the text is not simply read off.
+
+# %%
+own = site.replace("cross", "self")
+auroc_chart(table[table["site"] == own], "At self-attention, layer 6")
+
+# %%
+counts = wins(table)
+counts
+
+# %%
+# CLAIMS
+assert len(table) == 21 * 4 * len(audioscope.shipped_saes())
+
+# %% [markdown]
+# ## Exercise
+# Is the number of features a token may use spent where the music is busy? Count the active features of each token in two clips, one with drums and one without, and draw them over time.
+#
+# <details><summary>Solution</summary>
+#
+# ```python
+# values, sigmas = stream.read(["a fast metal song with drums", "a slow sad song with cello"], [0, 0])
+# counts = [(sae.encode(clip[5], float(sigmas[5])) > 0).sum(1) for clip in values]   # 64 numbers each, at the sixth step
+# print([float(c.float().mean()) for c in counts])
+# ```
+# </details>
+
+# %% [markdown]
+# **Limits.** A small model, and layers whose say is mostly the text's: a feature for *metal* may be a feature for the word. Where features win or lose against neurons and probes is
+# counted, not chosen. A passed gate says that features describe the activations, not that the model uses them: for that, turn them (notebook 7).
+
+# %%
+import diffusers
+import nnsight
+
+print({m.__name__: m.__version__ for m in (audioscope, torch, diffusers, nnsight, alt)})
