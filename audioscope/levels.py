@@ -26,8 +26,20 @@ class Levels:
         """Tokens [..., levels, positions, d_in] of these very levels, as the SAE sees them."""
         return (x - self.means[:, None]) / self.scales[:, None, None]
 
-    def at(self, sigma: float) -> tuple[Tensor, float]:
-        """Mean [d_in] and scale at a noise level: linear between the two nearest, constant beyond them."""
+    def scale(self, x: Tensor, sigma: float | None) -> Tensor:
+        """Tokens [..., d_in] of one noise level, as the SAE sees them."""
+        mean, scale = self.at(sigma)
+        return (x - mean.to(x.device)) / scale
+
+    def unscale(self, x: Tensor, sigma: float | None) -> Tensor:
+        """What `scale` made of tokens, undone."""
+        mean, scale = self.at(sigma)
+        return x * scale + mean.to(x.device)
+
+    def at(self, sigma: float | None) -> tuple[Tensor, float]:
+        """Mean [d_in] and scale at a noise level: linear between the two nearest, constant beyond them. Raises ValueError for None."""
+        if sigma is None:
+            raise ValueError(f"This SAE is of {len(self.sigmas)} noise levels: say which one, as in encode(x, sigma).")
         rising = self.sigmas.flip(0).numpy()
         place = len(rising) - 1 - float(np.interp(sigma, rising, np.arange(len(rising))))
         low, high = int(place), min(int(place) + 1, len(rising) - 1)

@@ -71,10 +71,7 @@ class SAE(nn.Module):
 
     def encode(self, x: Tensor, sigma: float | None = None) -> Tensor:
         """Features [..., d_sae] of activations [..., d_in]; most are 0. sigma: their noise level, for an SAE with levels."""
-        if self.levels is not None:
-            mean, scale = self._level(sigma)
-            x = (x - mean.to(x.device)) / scale
-        values = self.pre(x)
+        values = self.pre(x if self.levels is None else self.levels.scale(x, sigma))
         if self.kind == "batchtopk":
             return torch.where(values > self.threshold, values, 0.0)
         top = values.topk(self.k, dim=-1)
@@ -83,22 +80,13 @@ class SAE(nn.Module):
     def decode(self, features: Tensor, sigma: float | None = None) -> Tensor:
         """Activations [..., d_in] of features [..., d_sae]."""
         x = features @ self.decoder + self.b_dec
-        if self.levels is not None:
-            mean, scale = self._level(sigma)
-            x = x * scale + mean.to(x.device)
-        return x
+        return x if self.levels is None else self.levels.unscale(x, sigma)
 
     def difference(self, more: Tensor, sigma: float | None = None, which: Tensor | None = None) -> Tensor:
         """What more of some features, [..., features], does to the activations [..., d_in]: no bias, no mean. which: int [features],
         their numbers; None is all."""
         rows = self.decoder if which is None else self.decoder[which]
-        return more @ rows * (1.0 if self.levels is None else self._level(sigma)[1])
-
-    def _level(self, sigma: float | None) -> tuple[Tensor, float]:
-        assert self.levels is not None
-        if sigma is None:
-            raise ValueError(f"This SAE is of {len(self.levels.sigmas)} noise levels: say which, encode(x, sigma).")
-        return self.levels.at(sigma)
+        return more @ rows * (1.0 if self.levels is None else self.levels.at(sigma)[1])
 
     def forward(self, x: Tensor, sigma: float | None = None) -> Tensor:
         return self.decode(self.encode(x, sigma), sigma)
@@ -174,7 +162,7 @@ class SAE(nn.Module):
 
     def failed(self, sigmas: Sequence[float]) -> list[float]:
         """Those of some noise levels at which the gate was not passed, by the nearest level measured; all, if it never was."""
-        if not self.report:
+        if "sigmas" not in self.report:
             return list(sigmas)
         known = np.asarray(self.report["sigmas"])
         fails = np.asarray(self.report["fvu_per_level"]) >= np.asarray(self.report["pca_fvu"])

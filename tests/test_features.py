@@ -12,6 +12,7 @@ from sklearn.metrics import roc_auc_score
 
 import audioscope
 from audioscope import SAE, SAEEdit, TokenStream
+from audioscope.arms import feature_arms
 from audioscope.cli import main
 from audioscope.comparison import auroc_interval, compare_features, random_like, wins
 from audioscope.edits import Here
@@ -32,7 +33,7 @@ def made(model, site=None, features=None, k=4):
     sae = SAE(site.width, features or 2 * site.width, k)
     sae.levels, sae.facts, sae.report = stream.levels, stream.facts, dict(PASSED)
     x = next(iter(stream))
-    sae.threshold.fill_(float(sae.pre(x).flatten().topk(k * len(x)).values[-1]))
+    sae.threshold.fill_(float(sae.pre(x).detach().flatten().topk(k * len(x)).values[-1]))
     return sae.requires_grad_(False)
 
 
@@ -176,6 +177,25 @@ def test_a_vector_is_the_sum_of_the_best_features_directions(tiny):
         sae.vector("one")
 
 
+def test_the_arms_of_features_act_at_the_same_sites_and_repeat(tiny):
+    concept = audioscope.shipped_concepts()["fast"]
+    saes = [made(tiny, site) for site in tiny.sites.cross[:2]]
+    for sae in saes:
+        sae.scores = scores_by_hand(sae).replace({"concept": {"one": "fast", "two": "slow"}})
+    paths = [sae.facts["site"] for sae in saes]
+    everywhere = audioscope.caa(tiny, concept, "cross", 2, steps=3, guidance=3.0, progress=False)
+    arms = feature_arms(tiny, concept, saes, everywhere, 1, steps=3, against="slow")
+    assert [arm.cell for arm in arms] == ["sae 2 strongest", "caa 2 strongest", "random features 2 strongest", "pci all"]
+    pair = concept.split("test")[0]
+    edits = [arm.edits(pair, 0.5, 7)[0] for arm in arms[:3]]
+    assert all(edit.vector.paths == tuple(paths) for edit in edits)
+    expected = torch.nn.functional.normalize(saes[0].decoder[0] - saes[0].decoder[2], dim=0)
+    torch.testing.assert_close(edits[0].vector.directions[paths[0]][0], expected, **CLOSE)
+    again, other = (arms[2].edits(pair, 1.0, seed)[0].vector for seed in (7, 8))
+    assert torch.equal(again.directions[paths[0]], edits[2].vector.directions[paths[0]])
+    assert not torch.equal(other.directions[paths[0]], again.directions[paths[0]])
+
+
 def test_auroc_is_that_of_scikit_learn_with_ties():
     rng = np.random.default_rng(0)
     one, other = rng.integers(0, 4, (30, 5)), rng.integers(0, 3, (20, 5))
@@ -245,10 +265,6 @@ def test_the_comparison_finds_what_was_planted_and_chooses_on_other_prompts():
     readings = {}
     for split, pairs in (("build", 60), ("select", 30), ("test", 50)):
         rows, feature = planted(rng, pairs, 5)
-        spread = (
-            feature @ np.linalg.qr(rng.normal(size=(12, 12)) if split == "build" else np.zeros((12, 12)) + np.eye(12))[0] * 0
-            + feature
-        )
         mix = np.full((12, 12), 1 / 12**0.5) * np.sign(np.random.default_rng(3).normal(size=(12, 12)))
         neurons = feature @ mix + 0.1 * rng.normal(size=feature.shape)
         noise = rng.normal(size=feature.shape)

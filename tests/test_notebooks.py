@@ -4,7 +4,15 @@ import json
 
 import pytest
 
-NAMES = ("01_hear_the_model", "02_look_inside", "03_concept_atlas", "04_real_models", "05_steer_with_caa")
+NAMES = (
+    "01_hear_the_model",
+    "02_look_inside",
+    "03_concept_atlas",
+    "04_real_models",
+    "05_steer_with_caa",
+    "06_train_an_sae",
+    "07_steer_with_features",
+)
 
 
 @pytest.mark.parametrize("name", NAMES)

@@ -117,7 +117,7 @@ def test_readme_files_exist() -> None:
     named = {
         line for line in code_lines(README) if re.fullmatch(r"notebooks/\S+\.ipynb|data/\S+|[\w-]+\.(txt|yml|cff)|LICENSE", line)
     }
-    assert sum(name.startswith("notebooks/") for name in named) == 5
+    assert sum(name.startswith("notebooks/") for name in named) == 7
     missing = sorted(name for name in named if not (ROOT / name).exists())
     assert not missing, f"named in README.md, but not there: {missing}"
 
