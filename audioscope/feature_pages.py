@@ -29,8 +29,9 @@ CLIPS = 6  # shown for a feature
 TURNS = (("turned down by half", "scale", 0.5), ("off", "ablate", None), ("turned up three times", "scale", 3.0))
 
 STYLE = """
-.clips { display: grid; grid-template-columns: repeat(auto-fill, minmax(min(100%, 300px), 1fr)); gap: 22px; margin-top: 18px; }
-.clips figure { margin: 0; display: grid; gap: 8px; align-content: start; grid-template-rows: auto auto auto 1fr; }
+.clips { display: grid; grid-template-columns: repeat(auto-fill, minmax(min(100%, 300px), 1fr)); gap: 8px 22px; margin-top: 18px; }
+.clips.four { grid-template-columns: repeat(auto-fill, minmax(min(100%, 230px), 1fr)); }
+.clips figure { margin: 0 0 16px; display: grid; grid-row: span 4; grid-template-rows: subgrid; }
 .clips p { margin: 0; font-size: 14px; line-height: 1.45; overflow-wrap: anywhere; }
 .plot { position: relative; height: 110px; border-radius: 6px; overflow: hidden; cursor: pointer; background: #04050f; }
 .plot img { width: 100%; height: 100%; object-fit: fill; display: block; }
@@ -53,7 +54,7 @@ FEATURE = """<header>
 <p><b>{{ clip.title }}</b> {{ clip.text }}</p>
 <div class="plot"><img alt="Mel spectrogram, with the feature's activation as an area: {{ clip.said }}" src="{{ clip.picture }}">
 <svg viewBox="0 0 {{ clip.width }} 100" preserveAspectRatio="none" aria-hidden="true"><polygon class="area" points="{{ clip.points }}"/></svg><i></i></div>
-<audio controls preload="none" aria-label="Play: {{ clip.title }} {{ clip.text }}" src="{{ clip.sound }}"></audio>
+<audio controls preload="metadata" aria-label="Play: {{ clip.title }} {{ clip.text }}" src="{{ clip.sound }}"></audio>
 <div>{% if clip.peak is not none %}<button type="button" data-from="{{ clip.peak }}">Play from its peak, {{ '%.1f' % clip.peak }} s</button> {% endif %}<span class="quiet">{{ clip.said }}</span></div>
 </figure>{% endmacro %}
 <section aria-labelledby="fires"><h2 id="fires">Where it fires</h2>
@@ -61,7 +62,7 @@ FEATURE = """<header>
 <div class="clips">{% for clip in top %}{{ plot(clip) }}{% endfor %}</div></section>
 <section aria-labelledby="turned"><h2 id="turned">Turned down, off and up</h2>
 <p>The same prompt and noise each time; only this feature is changed, at every step and time token, and what the SAE does not say is kept. {{ changed }}</p>
-<div class="clips">{% for clip in turned %}{{ plot(clip) }}{% endfor %}</div></section>
+<div class="clips four">{% for clip in turned %}{{ plot(clip) }}{% endfor %}</div></section>
 <section aria-labelledby="says"><h2 id="says">What it says</h2>
 {% if concepts %}<p class="quiet">AUROC on the selection split, of the activation averaged over time and noise levels: 1 tells every prompt with the concept from its counterfactual, .5 is chance.</p>
 <div class="scroll"><table><thead><tr><th scope="col">concept</th><th scope="col">AUROC</th><th scope="col">with</th><th scope="col">without</th></tr></thead>

@@ -127,7 +127,7 @@ def score_features(
     """How well each feature says each concept at each noise level, as a tidy table; for the selection split kept in `sae.scores`.
 
     Columns: concept, feature, sigma (NaN: the mean over all levels), mean_with, mean_without, ratio, difference, d and auroc
-    (`scores_of`). Features that are never active for a concept's pairs are left out. readings: made before by `read_concepts`
+    (`scores_of`), to 4 decimals. Features that are never active for a concept's pairs are left out. readings: made before by `read_concepts`
     with this SAE under `name`; else they are made now, with its keywords.
     """
     chosen = choose(concepts)
@@ -139,7 +139,7 @@ def score_features(
         one, other = (np.concatenate([part, part.mean(1, keepdims=True)], 1) for part in readings.of(concept.name, name))
         found = scores_of(one, other)
         level, feature = np.nonzero((found["mean_with"] > 0) | (found["mean_without"] > 0))
-        columns = {column: values[level, feature].astype("float32") for column, values in found.items()}
+        columns = {column: values[level, feature].round(4).astype("float32") for column, values in found.items()}
         tables.append(
             pd.DataFrame(
                 {"concept": concept.name, "feature": feature.astype("int32"), "sigma": sigmas[level].astype("float32"), **columns}

@@ -58,7 +58,10 @@ def save_sae(sae: SAE, folder: str | Path) -> Path:
     if sae.report:
         write_whole(folder / "report.json", lambda part: part.write_text(json.dumps(sae.report, indent=1) + "\n"))
     if sae.scores is not None:
-        write_whole(folder / "scores.parquet", lambda part: sae.scores.to_parquet(part, compression="zstd"))
+        write_whole(
+            folder / "scores.parquet",
+            lambda part: sae.scores.astype({"concept": "category"}).to_parquet(part, compression="zstd", compression_level=19),
+        )
     return folder
 
 
@@ -121,7 +124,7 @@ def _from_saelens(folder: Path, cfg: dict[str, Any]) -> SAE:
     if (folder / "report.json").exists():
         sae.report = json.loads((folder / "report.json").read_text())
     if (folder / "scores.parquet").exists():
-        sae.scores = pd.read_parquet(folder / "scores.parquet")
+        sae.scores = pd.read_parquet(folder / "scores.parquet").astype({"concept": str})
     return sae
 
 
