@@ -85,7 +85,9 @@ def _train(options: argparse.Namespace) -> None:
             f"{site}: {'passes' if facts['passes'] else 'FAILS'} the gate, fvu {facts['fvu']:.3f}, l0 {facts['l0']:.1f}, dead {facts['dead_share']:.1%}"
         )
     if not options.skip_report:
-        table = report_saes(model, options.out, list(saes), pairs=options.pairs, **settings, **batch)
+        table = report_saes(
+            model, options.out, list(saes), prompts=_lines(options.prompts), pairs=options.pairs, **settings, **batch
+        )
         print(wins(table).to_string(index=False))
     print(f"\nThe SAEs: {options.out.resolve()}")
 

@@ -235,6 +235,8 @@ class SAEEdit(Edit):
             if "site" not in self.sae.facts:
                 raise ValueError("The SAE does not say of which site it is: name it, sites=...")
             object.__setattr__(self, "sites", (self.sae.facts["site"],))
+        elif isinstance(self.sites, Iterable) and not isinstance(self.sites, str):
+            object.__setattr__(self, "sites", tuple(self.sites))
 
     @property
     def what(self) -> SAE:

@@ -17,6 +17,7 @@ from tqdm.auto import tqdm
 
 from audioscope.audio import Clip
 from audioscope.edits import Edit, SAEEdit
+from audioscope.features import settings_like
 from audioscope.model import BATCH, Model
 from audioscope.page import data_uri, page
 from audioscope.paths import write_whole
@@ -86,10 +87,14 @@ INDEX = """<header><h1>{{ title }}</h1>
 
 @dataclass(frozen=True, eq=False)
 class FeatureClips:
-    """Clips and when the features of an SAE fire in them: clips [n], active float32 [n, time tokens, d_sae], mean over levels."""
+    """Clips and when the features of an SAE fire in them: clips [n], active float32 [n, time tokens, d_sae], mean over levels.
+
+    The tokens cover the clips from begin to end. settings: steps, guidance and seconds of the generations.
+    """
 
     clips: list[Clip]
     active: Tensor
+    settings: dict[str, Any]
 
     def top(self, feature: int, count: int = CLIPS) -> list[int]:
         """The numbers of the clips in which a feature is strongest, on average over time; those in which it never fires are left out."""
@@ -111,19 +116,21 @@ def feature_clips(
 ) -> FeatureClips:
     """Generate prompts and see where the features of an SAE fire. prompts: None is 96 of the shipped concepts' test split.
 
-    seeds: one for each prompt; None counts them. edits: act on every prompt; features are read after them. settings: steps, guidance, seconds.
+    seeds: one for each prompt; None counts them. edits: act on every prompt; features are read after them. settings: steps, guidance,
+    seconds; those of the SAE's training if not given.
     """
-    sae.check(model.name, model.fingerprint, model.sites)
+    sae.check(model.name, model.fingerprint, model.sites.select([sae.facts.get("site", "none")]))
     if prompts is None:
         found = concept_prompts(split="test")
         prompts = [found[i] for i in np.random.default_rng(0).permutation(len(found))[:POOL]]
     seeds = range(len(prompts)) if seeds is None else seeds
-    run_settings = model.settings(*(settings.get(name) for name in ("steps", "guidance", "seconds")))
+    run_settings = settings_like(model, [sae], settings)
     path = str(sae.facts["site"])
     chosen = (edits,) if isinstance(edits, Edit) else tuple(edits)
     rows = [Row(prompt, seed, chosen) for prompt, seed in zip(prompts, seeds, strict=True)]
     clips, active = [], []
     rate = model.adapter.sampling_rate(model.pipe)
+    span = (model.adapter.max_duration(model.pipe) if model.adapter.fixed_length else None) or run_settings["seconds"]
     with tqdm(total=len(rows), desc="searching clips", unit="clip", disable=not progress) as bar:
         for start in range(0, len(rows), batch):
             part = rows[start : start + batch]
@@ -134,7 +141,11 @@ def feature_clips(
             active.append(sum(by_level) / len(run.sigmas))
             clips += [Clip(a.numpy(), rate, row.prompt, row.seed, model.name) for a, row in zip(run.audio, part, strict=True)]
             bar.update(len(part))
-    return FeatureClips(clips, torch.cat(active))  # type: ignore[arg-type]  # tensors, never 0
+    whole: Tensor = torch.cat(active)  # type: ignore[arg-type]  # tensors, never 0
+    heard = max(
+        1, round(whole.shape[1] * min(1.0, clips[0].seconds / span))
+    )  # some models always make tokens of their full length
+    return FeatureClips(clips, whole[:, :heard], run_settings)
 
 
 def best_features(sae: SAE, each: int = 2) -> pd.DataFrame:
@@ -181,30 +192,28 @@ def feature_pages(
     out.mkdir(parents=True, exist_ok=True)
     density = _density(sae, found)
     script = files("audioscope").joinpath("feature_pages.js").read_text()
-    settings: dict[str, Any] = {name: keywords[name] for name in ("steps", "guidance", "seconds") if name in keywords}
     for feature in tqdm(features, desc="feature pages", unit="page", disable=not progress):
-        html = feature_html(sae, model, feature, found, pages=features, **settings)
+        html = feature_html(sae, model, feature, found, features)
         write_whole(out / f"{feature}.html", lambda part, html=html: part.write_text(html))  # type: ignore[misc]
     best = best_features(sae, 10**6).drop_duplicates("feature").set_index("feature")
     strongest = found.active.mean(1).max(0)
     rows = [
         {
-            "feature": f, "page": f"{f}.html" if f in features else "", "density": float(density[f]), "text": found.clips[int(strongest.indices[f])].prompt,
+            "feature": f, "page": f"{f}.html" if f in features else "", "density": float(density[f]), "text": found.clips[int(strongest.indices[f])].prompt if strongest.values[f] > 0 else "",
             "concept": best["concept"].get(f, ""), "auroc": f"{best['auroc'][f]:.3f}" if f in best.index else "",
         }
-        for f in sorted(range(sae.d_sae), key=lambda f: (f not in features, -float(best["auroc"].get(f, 0)), f)) if strongest.values[f] > 0
+        for f in sorted(range(sae.d_sae), key=lambda f: (f not in features, -float(best["auroc"].get(f, 0)), f)) if strongest.values[f] > 0 or f in features
     ]  # fmt: skip
     html = page(
         f"Features of {sae.facts.get('model', 'a model')}", INDEX, style=STYLE, script=script, site=sae.facts["site"], rows=rows,
-        alive=len(rows), total=sae.d_sae, lead=f"{len(features)} features have a page with sound: what each says, when it fires, and how it sounds turned down, off and up.",
+        alive=int((strongest.values > 0).sum()), total=sae.d_sae, lead=f"{len(features)} features have a page with sound: what each says, when it fires, and how it sounds turned down, off and up.",
     )  # fmt: skip
     write_whole(out / "index.html", lambda part: part.write_text(html))
     return out / "index.html"
 
 
-def feature_html(sae: SAE, model: Model, feature: int, found: FeatureClips, pages: Sequence[int] = (), **settings: Any) -> str:
-    """The page of one feature as one HTML document. pages: features whose pages lie beside it, to link to. settings: steps, guidance,
-    seconds of the clips in which it is turned down, off and up."""
+def feature_html(sae: SAE, model: Model, feature: int, found: FeatureClips, pages: Sequence[int] = ()) -> str:
+    """The page of one feature as one HTML document. pages: features whose pages lie beside it, to link to."""
     labels = _labels(sae)
     near = [
         {"feature": int(f), "cosine": cosine, "page": f"{int(f)}.html" if f in pages else "", "label": labels.get(int(f), "")}
@@ -214,15 +223,15 @@ def feature_html(sae: SAE, model: Model, feature: int, found: FeatureClips, page
         f"Feature {feature}", FEATURE, style=STYLE, script=files("audioscope").joinpath("feature_pages.js").read_text(), site=sae.facts["site"],
         density=float(_density(sae, found)[feature]), pool=len(found.clips), near=near, concepts=_concepts(sae, feature), linked=bool(pages),
         lead=f"Of the concepts it tells {labels[feature]} best." if feature in labels else "It tells none of the scored concepts.",
-        **_sounds(sae, model, feature, found, settings),
+        **_sounds(sae, model, feature, found),
     )  # fmt: skip
 
 
-def show_feature(sae: SAE, model: Model, feature: int, found: FeatureClips, **settings: Any) -> Any:
+def show_feature(sae: SAE, model: Model, feature: int, found: FeatureClips) -> Any:
     """The page of one feature in a notebook, in a frame of its own."""
     from IPython.display import HTML
 
-    whole = escape(feature_html(sae, model, feature, found, **settings), quote=True)
+    whole = escape(feature_html(sae, model, feature, found), quote=True)
     return HTML(
         f'<div><iframe title="Feature {feature}" style="width:100%;border:0;height:900px" srcdoc="{whole}"></iframe></div>'
     )
@@ -246,7 +255,7 @@ def _concepts(sae: SAE, feature: int, count: int = 6) -> list[dict[str, Any]]:
     return mine.nlargest(count, "auroc").to_dict("records")
 
 
-def _sounds(sae: SAE, model: Model, feature: int, found: FeatureClips, settings: dict[str, Any]) -> dict[str, Any]:
+def _sounds(sae: SAE, model: Model, feature: int, found: FeatureClips) -> dict[str, Any]:
     """The top clips, and the first of them with the feature turned down, off and up."""
     top = found.top(feature)
     if not top:
@@ -257,7 +266,7 @@ def _sounds(sae: SAE, model: Model, feature: int, found: FeatureClips, settings:
     figures = [_figure(first, found.active[top[0], :, feature], scale, "As it is", "")]
     for title, do, value in TURNS:
         edit = SAEEdit(sae, (feature,), do, value)  # type: ignore[arg-type]
-        again = feature_clips(sae, model, [first.prompt], seeds=[first.seed or 0], edits=edit, progress=False, **settings)
+        again = feature_clips(sae, model, [first.prompt], seeds=[first.seed or 0], edits=edit, progress=False, **found.settings)
         figures.append(_figure(again.clips[0], again.active[0, :, feature], scale, title[0].upper() + title[1:], ""))
     return {"top": shown, "turned": figures, "changed": f"Prompt: {first.prompt}."}
 

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 from zlib import crc32
 
 import numpy as np
@@ -23,6 +23,7 @@ from audioscope.tracing import Read, Row
 from audioscope.vectors import SteeringVector
 
 Score = Literal["ratio", "difference", "d", "auroc"]
+SCORES = get_args(Score)
 TINY = 1e-6
 
 
@@ -53,6 +54,7 @@ def read_concepts(
     split: str = "select",
     *,
     sites: Iterable[str] = (),
+    without: Iterable[str] = (),
     pairs: int | None = None,
     branch: str = "cond",
     batch: int = BATCH,
@@ -62,17 +64,20 @@ def read_concepts(
     """Generate both prompts of each pair of a split from the same noise, and average neurons and features over time.
 
     saes: name -> SAE of a site of this model; features are taken from each token before averaging. sites: more module paths whose
-    neurons to read, besides those of the SAEs. pairs: at most so many of each
-    concept. settings: steps, guidance, seconds. Raises ValueError for an SAE of another model.
+    neurons to read, besides those of the SAEs. without: pairs with one of these prompts are left out, such as those that an SAE
+    was trained on. pairs: at most so many of each concept. settings: steps, guidance, seconds; those of the SAEs if not given. Raises ValueError for an SAE of another model.
     """
     model.check_unsteered("a reading of concepts")
+    seen = set(without)
     for sae in saes.values():
-        sae.check(model.name, model.fingerprint, model.sites)
+        sae.check(model.name, model.fingerprint, model.sites.select([str(sae.facts.get("site", "none"))]))
     paths = list(dict.fromkeys([*sites, *(str(sae.facts["site"]) for sae in saes.values())]))
-    run = model.settings(*(settings.get(name) for name in ("steps", "guidance", "seconds")))
+    run = settings_like(model, saes.values(), settings)
     wanted = [
         (Row(text, seed_of(concept.name, pair.number, 0)), concept.name, pair.number, has)
-        for concept in choose(concepts) for pair in concept.split(split)[:pairs] for text, has in ((pair.clean, True), (pair.corrupted, False))
+        for concept in choose(concepts)
+        for pair in [pair for pair in concept.split(split) if not {pair.clean, pair.corrupted} & seen][:pairs]
+        for text, has in ((pair.clean, True), (pair.corrupted, False))
     ]  # fmt: skip
     kept: dict[str, list[np.ndarray]] = {name: [] for name in [*paths, *saes]}
     sigmas = torch.empty(0)
@@ -91,6 +96,14 @@ def read_concepts(
             bar.update(len(part))
     rows = pd.DataFrame([facts for _, *facts in wanted], columns=["concept", "pair", "has"])
     return ConceptReadings(rows, sigmas, {name: np.concatenate(parts) for name, parts in kept.items()})
+
+
+def settings_like(model: Model, saes: Iterable[SAE], given: Mapping[str, Any]) -> dict[str, Any]:
+    """Steps, guidance and seconds of a run: those given, else those of the first SAE's training, else the model's."""
+    facts = next((sae.facts for sae in saes if "steps" in sae.facts), {})
+    return model.settings(
+        *(given[name] if given.get(name) is not None else facts.get(name) for name in ("steps", "guidance", "seconds"))
+    )
 
 
 def auroc(with_: np.ndarray, without: np.ndarray) -> np.ndarray:
@@ -159,7 +172,7 @@ def top_features(scores: pd.DataFrame, concept: str, count: int = 20, by: Score 
     mine = scores[(scores["concept"] == concept) & scores["sigma"].notna()]
     if mine.empty:
         raise ValueError(f"The scores hold no concept {concept!r}: they have {', '.join(scores['concept'].unique())}.")
-    if by not in ("ratio", "difference", "d", "auroc"):
+    if by not in SCORES:
         raise ValueError(f"by is {by!r}, expected 'ratio', 'difference', 'd' or 'auroc'.")
     ordered = mine.sort_values([by, "feature"], ascending=[False, True], kind="stable")
     return (
@@ -181,7 +194,8 @@ def sae_vector(
 
     features: how many at each level. by: the score that chooses them, on the selection split. against: another concept, such as
     the opposite, whose features are subtracted; None is none. weighted: by how much more active a feature is with the concept,
-    instead of all alike. random: a control: as many other active features, drawn by this seed, the same at all levels. Directions have norm 1, as
+    instead of all alike. random: a control, drawn by this seed: each feature's direction is replaced by that of another active feature,
+    the same one wherever it stands, so that what cancels or changes from level to level does so here, too. Directions have norm 1, as
     those of `caa`. Warns where the SAE fails its gate. Raises ValueError where `sae.scores` is missing or lacks the concept.
     """
     if sae.scores is None or sae.levels is None or "site" not in sae.facts:
@@ -190,16 +204,27 @@ def sae_vector(
         )
     if not 1 <= features <= sae.d_sae:
         raise ValueError(f"features is {features}, expected 1 to {sae.d_sae}.")
-    rows = _rows(sae, concept, features, by, weighted, random)
+    names = [concept] if against is None else [concept, against]
+    best = {name: top_features(sae.scores, name, features, by) for name in names}
+    mine = sorted({int(f) for table in best.values() for f in table["feature"]})
+    place = {f: f for f in mine}
+    if random is not None:
+        others = sorted({int(f) for f in sae.scores["feature"]} - set(mine))
+        if len(others) < len(mine):
+            raise ValueError(
+                f"There are no {len(mine)} other active features to draw from, only {len(others)}: take fewer features."
+            )
+        place = dict(zip(mine, np.random.default_rng(random).permutation(others).tolist(), strict=False))
+    rows = _rows(sae, best[concept], place, weighted)
     if against is not None:
-        rows = rows - _rows(sae, against, features, by, weighted, None if random is None else random + 1)
+        rows = rows - _rows(sae, best[against], place, weighted)
     failed = sae.failed(sae.levels.sigmas.tolist())
     if failed:
         warnings.warn(f"{sae!r} fails its gate at noise levels {', '.join(f'{s:.3g}' for s in failed)}.", stacklevel=3)
     path = str(sae.facts["site"])
     facts = {
         "concept": concept, "against": against, "sae": crc32(sae.decoder.detach().cpu().numpy().tobytes()), "features": features, "by": by, "weighted": weighted,
-        "random_features": random, "failed_levels": failed, "branch": sae.facts.get("branches"),
+        "random_features": random, "levels_passed": {f"{s:.6g}": s not in failed for s in sae.levels.sigmas.tolist()}, "branch": sae.facts.get("branches"),
     }  # fmt: skip
     unit = torch.nn.functional.normalize(rows, dim=1)
     return SteeringVector(
@@ -207,22 +232,17 @@ def sae_vector(
     )
 
 
-def _rows(sae: SAE, concept: str, features: int, by: Score, weighted: bool, random: int | None) -> Tensor:
-    """The sum of decoder rows at each level, [levels, d_in]."""
+def _rows(sae: SAE, best: pd.DataFrame, place: Mapping[int, int], weighted: bool) -> Tensor:
+    """The sum of decoder rows at each level, [levels, d_in]. place: which feature's row stands for each."""
     assert sae.levels is not None
-    best = top_features(sae.scores, concept, features, by)
-    drawn: Sequence[int] = ()
-    if random is not None:
-        mine = set(best["feature"])
-        others = [int(f) for f in sae.scores["feature"].unique() if f not in mine]
-        drawn = np.random.default_rng(random).permutation(sorted(others))[:features].tolist()
     found = []
     for sigma in sae.levels.sigmas.tolist():
-        level = best[np.isclose(best["sigma"], sigma)]
-        numbers, weights = level["feature"].tolist(), level["difference"].tolist()
-        if drawn:
-            numbers = list(drawn)[: len(numbers)]
-            weights = weights[: len(numbers)]
-        rows = sae.decoder[torch.tensor(numbers, dtype=torch.long)]
-        found.append((rows * torch.tensor(weights)[:, None]).sum(0) if weighted else rows.sum(0))
+        level = best[np.isclose(best["sigma"], sigma, rtol=1e-4)]
+        if level.empty:
+            raise ValueError(
+                f"The scores are of other noise levels than the SAE's: none is of {sigma:.4g}. Score with the steps it was trained with."
+            )
+        rows = sae.decoder[torch.tensor([place[int(f)] for f in level["feature"]])]
+        weights = torch.tensor(level["difference"].to_numpy(), dtype=torch.float32)
+        found.append((rows * weights[:, None]).sum(0) if weighted else rows.sum(0))
     return torch.stack(found).detach()

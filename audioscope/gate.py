@@ -69,7 +69,7 @@ def gate_sae(sae: SAE, stream: TokenStream, prompts: Sequence[str] | None = None
     """Measure an SAE on tokens that it was not trained on, and keep the result in `sae.report`.
 
     stream: where the tokens come from; its prompts are not used but for the default. prompts: held-out ones; None is 256 of the
-    shipped concepts' test split. PCA is fitted on the very tokens that are measured: no other directions of a level leave
+    shipped concepts' test split, and of no other. PCA is fitted on the very tokens that are measured: no other directions of a level leave
     less, so that it is the harder bar. Raises ValueError for a stream of another site or model.
     """
     check_fits(sae, stream)
@@ -98,14 +98,17 @@ def gate_tokens(sae: SAE, tokens: Tensor, sigmas: Tensor) -> Gate:
     for x, sigma in zip(tokens, sigmas.tolist(), strict=True):
         centred = x - x.mean(0)
         variance = centred.square().sum().clamp_min(1e-12)
-        features = sae.encode(x, sigma)
-        left = (x - sae.decode(features, sigma)).square().sum()
+        left, fired = 0.0, torch.zeros(sae.d_sae, dtype=torch.float64)
+        for part in x.split(16_384):
+            features = sae.encode(part, sigma)
+            left += float((part - sae.decode(features, sigma)).square().sum())
+            fired += (features > 0).double().sum(0)
         spectrum = torch.linalg.svdvals(centred).square()
-        active += (features > 0).double().sum(0)
-        l0 = float((features > 0).float().sum(1).mean())
+        active += fired
+        l0 = float(fired.sum() / len(x))
         components = max(sae.k, math.ceil(l0))  # an SAE that spends more than k somewhere meets a PCA that may do so, too
         rows.append({
-            "sigma": sigma, "fvu": float(left / variance), "pca_fvu": float(spectrum[components:].sum() / variance),
+            "sigma": sigma, "fvu": left / float(variance), "pca_fvu": float(spectrum[components:].sum() / variance),
             "components": components, "l0": l0, "variance": float(variance / len(x)),
         })  # fmt: skip
     table = pd.DataFrame(rows)

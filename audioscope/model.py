@@ -58,7 +58,7 @@ def fingerprint(*modules: nn.Module) -> str:
 def _warn_of_failed(edits: Collection[AddVector | SAEEdit], sigmas: Sequence[float]) -> None:
     """Warn where features of an SAE act at noise levels at which it fails its gate."""
     for edit in edits:
-        acted = [sigma for step, sigma in enumerate(sigmas) if edit.acts_at(step) and not edit.idle]
+        acted = [sigma for step, sigma in enumerate(sigmas) if edit.acts_at(step)]
         failed = edit.what.failed(acted)
         if failed:
             warnings.warn(
@@ -137,18 +137,20 @@ class Model:
         """
         rows = [replace(row, edits=row.edits + self.steering) for row in rows]
         given = [edit for row in rows for edit in row.edits if isinstance(edit, AddVector | SAEEdit)]
-        steering = list({(id(edit.what), edit.sites, edit.steps): edit for edit in given}.values())
-        self._check_vectors(steering)
+        self._check_vectors({(id(edit.what), edit.sites): edit for edit in given}.values())
         run = tracing.run(self.pipe, self.adapter, self.sites, rows, **keywords)
-        _warn_of_failed(steering, run.sigmas.tolist())
+        _warn_of_failed({(id(edit.what), edit.steps): edit for edit in given if not edit.idle}.values(), run.sigmas.tolist())
         return run
 
     def _check_vectors(self, edits: Collection[AddVector | SAEEdit]) -> None:
         mine = self.fingerprint if edits else ""
         for edit in edits:
-            edit.what.check(self.name, mine, self.sites)
-            if isinstance(edit, AddVector):
-                edit.vector.only(self.sites.select(edit.sites))  # raises for a site that the vector does not have
+            sites = self.sites.select(edit.sites)
+            if isinstance(edit, SAEEdit):
+                edit.sae.check(self.name, mine, sites)
+            else:
+                edit.vector.check(self.name, mine, self.sites)
+                edit.vector.only(sites)  # raises for a site that the vector does not have
 
     def check_unsteered(self, what: str) -> None:
         """Raise ValueError inside a `steer` block: what is measured there would be kept as if nothing acted."""

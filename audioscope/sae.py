@@ -7,7 +7,7 @@ Plain torch. Training is in sae_training.py, files in sae_files.py, what the fea
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from torch.nn.functional import normalize
 
 from audioscope.levels import Levels
-from audioscope.sites import Sites
+from audioscope.sites import Site
 
 if TYPE_CHECKING:
     from audioscope.vectors import SteeringVector
@@ -71,21 +71,22 @@ class SAE(nn.Module):
 
     def encode(self, x: Tensor, sigma: float | None = None) -> Tensor:
         """Features [..., d_sae] of activations [..., d_in]; most are 0. sigma: their noise level, for an SAE with levels."""
+        there, x = x.device, x.to(self.b_dec.device)
         values = self.pre(x if self.levels is None else self.levels.scale(x, sigma))
         if self.kind == "batchtopk":
-            return torch.where(values > self.threshold, values, 0.0)
+            return torch.where(values > self.threshold, values, 0.0).to(there)
         top = values.topk(self.k, dim=-1)
-        return torch.zeros_like(values).scatter(-1, top.indices, top.values)
+        return torch.zeros_like(values).scatter(-1, top.indices, top.values).to(there)
 
     def decode(self, features: Tensor, sigma: float | None = None) -> Tensor:
         """Activations [..., d_in] of features [..., d_sae]."""
-        x = features @ self.decoder + self.b_dec
-        return x if self.levels is None else self.levels.unscale(x, sigma)
+        x = features.to(self.b_dec.device) @ self.decoder + self.b_dec
+        return (x if self.levels is None else self.levels.unscale(x, sigma)).to(features.device)
 
     def difference(self, more: Tensor, sigma: float | None = None, which: Tensor | None = None) -> Tensor:
         """What more of some features, [..., features], does to the activations [..., d_in]: no bias, no mean. which: int [features],
         their numbers; None is all."""
-        rows = self.decoder if which is None else self.decoder[which]
+        rows = (self.decoder if which is None else self.decoder[which.to(self.decoder.device)]).to(more.device)
         return more @ rows * (1.0 if self.levels is None else self.levels.at(sigma)[1])
 
     def forward(self, x: Tensor, sigma: float | None = None) -> Tensor:
@@ -161,19 +162,21 @@ class SAE(nn.Module):
         return load_sae(source)
 
     def failed(self, sigmas: Sequence[float]) -> list[float]:
-        """Those of some noise levels at which the gate was not passed, by the nearest level measured; all, if it never was."""
+        """Those of some noise levels at which the gate was not passed, by the nearest level, or that lie beyond what was measured."""
         if "sigmas" not in self.report:
             return list(sigmas)
         known = np.asarray(self.report["sigmas"])
-        fails = np.asarray(self.report["fvu_per_level"]) >= np.asarray(self.report["pca_fvu"])
-        return [sigma for sigma in sigmas if fails[np.abs(known - sigma).argmin()]]
+        passed = np.asarray(self.report["fvu_per_level"]) < np.asarray(self.report["pca_fvu"])
+        low, high = 0.99 * known.min(), 1.01 * known.max()
+        return [sigma for sigma in sigmas if not (low <= sigma <= high and passed[np.abs(known - sigma).argmin()])]
 
-    def check(self, model: str, fingerprint: str, sites: Sites) -> None:
-        """Raise ValueError for an SAE of other weights, or of a site that the model does not have or has with another width."""
-        found = [site for site in sites if site.path == self.facts.get("site")]
-        if self.facts.get("fingerprint", fingerprint) != fingerprint or not found or found[0].width != self.d_in:
+    def check(self, model: str, fingerprint: str, sites: Iterable[Site]) -> None:
+        """Raise ValueError if it cannot act at these sites: it is of other weights, another site or another width, or there are none."""
+        found = list(sites)
+        wrong = [site.path for site in found if site.path != self.facts.get("site", site.path) or site.width != self.d_in]
+        if self.facts.get("fingerprint", fingerprint) != fingerprint or wrong or not found:
             raise ValueError(
-                f"{self!r} (weights {self.facts.get('fingerprint')}) is not of {model!r} with weights {fingerprint}: train one on it."
+                f"{self!r} (weights {self.facts.get('fingerprint')}) is not of {', '.join(wrong) or 'a site'} of {model!r} with weights {fingerprint}."
             )
 
     def __repr__(self) -> str:

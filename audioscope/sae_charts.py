@@ -40,7 +40,7 @@ def gate_chart(gate: Gate) -> alt.LayerChart:
     names = {"fvu": "SAE", "pca_fvu": "PCA with as many components"}
     methods = list(names.values())
     table = gate.levels.reset_index(names="level").assign(
-        shown=gate.levels["sigma"].map("{:.2f}".format), verdict=np.where(gate.levels["passes"], "passes", "fails")
+        shown=gate.levels["sigma"].map("{:.3f}".format), verdict=np.where(gate.levels["passes"], "passes", "fails")
     )
     long = table.rename(columns=names).melt(["level", "shown", "verdict"], methods, "what", "share")
     base = alt.Chart(long).encode(
@@ -63,7 +63,7 @@ def gate_chart(gate: Gate) -> alt.LayerChart:
 
 
 def auroc_chart(table: pd.DataFrame, title: str = "How well one number tells a concept") -> alt.LayerChart:
-    """AUROC with its interval for each concept and method, at one site: rows of `audioscope.auroc_table`."""
+    """AUROC with its interval for each concept and method, at one site: rows of `audioscope.sae_results.auroc_table`."""
     order = table[table["method"] == "feature"].sort_values("auroc", ascending=False)["concept"].tolist()
     methods = [name for name in METHOD_LOOKS if name in set(table["method"])]
     legend = alt.Legend(orient="top")

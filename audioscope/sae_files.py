@@ -31,6 +31,8 @@ def save_sae(sae: SAE, folder: str | Path) -> Path:
     """
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
+    for name in ("levels.safetensors", "report.json", "scores.parquet"):  # of an SAE that was here before
+        (folder / name).unlink(missing_ok=True)
     tensors = {"W_enc": sae.W_enc, "W_dec": sae.W_dec, "b_enc": sae.b_enc, "b_dec": sae.b_dec}
     cfg: dict[str, Any] = {
         "architecture": "jumprelu" if sae.kind == "batchtopk" else "topk", "d_in": sae.d_in, "d_sae": sae.d_sae,

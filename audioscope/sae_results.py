@@ -11,18 +11,16 @@ import pandas as pd
 from audioscope.atlas import Atlas
 from audioscope.comparison import METHODS, compare_features, random_like
 from audioscope.concepts import Concept
-from audioscope.features import read_concepts, score_features
+from audioscope.features import SCORES, read_concepts, score_features
 from audioscope.gate import gate_sae
 from audioscope.model import Model
 from audioscope.sae import SAE
 from audioscope.sae_files import load_sae, save_sae
 from audioscope.sae_training import train_sae
-from audioscope.streams import TokenStream
+from audioscope.streams import TokenStream, concept_prompts
 
 # What the shipped SAEs were trained with: one pass over 2,989 prompts, each buffer gone through twice.
 TRAINING = {"expansion": 4, "k": 8, "tokens": 3_800_000, "reuse": 2}
-# Where the generated sound speaks to itself: for the harder half of the comparison.
-SELF_SITES = ("transformer.transformer_blocks.0.self_attn", "transformer.transformer_blocks.6.self_attn")
 
 
 def strongest_sites(atlas: Atlas, count: int = 2) -> list[str]:
@@ -65,14 +63,17 @@ def report_saes(
     sites: Sequence[str],
     concepts: Iterable[str | Concept] | None = None,
     *,
+    prompts: Sequence[str] = (),
     pairs: int | None = None,
     progress: bool = True,
     **keywords: Any,
 ) -> pd.DataFrame:
     """Score all features of the SAEs in out/<site>, compare them with neurons, probes and random SAEs, and add both to the folders.
 
-    scores.parquet gets the scores of the selection split; report.json an "auroc" per concept and method from the test split.
-    All sites are read in the same generations. Returns the table of `compare_features`.
+    scores.parquet gets the scores of the selection split; report.json an "auroc" per concept and method from the test split, and
+    "scores": for each concept and score the best feature and level of the selection split, and its value on the test split.
+    prompts: what the SAEs were trained on, none is the default of `TokenStream`; pairs with one of them are left out of the test
+    split. All sites are read in the same generations. Returns the table of `compare_features`.
     """
     saes = {site: load_sae(Path(out) / site) for site in sites}
     randoms = {site: random_like(sae, TokenStream(model, site, **keywords)) for site, sae in saes.items()}
@@ -80,12 +81,16 @@ def report_saes(
     more: dict[str, Any] = {"pairs": pairs, "progress": progress, **keywords}
     chosen = None if concepts is None else list(concepts)
     readings = {"build": read_concepts(model, {}, chosen, "build", sites=sites, **more)}
-    readings |= {split: read_concepts(model, named, chosen, split, **more) for split in ("select", "test")}
+    seen = tuple(prompts) or concept_prompts()
+    readings |= {split: read_concepts(model, named, chosen, split, without=seen, **more) for split in ("select", "test")}
     table = compare_features(model, saes, randoms, chosen, readings=readings, progress=progress)
     for site, sae in saes.items():
-        score_features(sae, model, chosen, readings=readings["select"], name=f"feature {site}")
+        selected, tested = (
+            score_features(sae, model, chosen, split, readings=readings[split], name=f"feature {site}")
+            for split in ("select", "test")
+        )
         rows = table[table["site"] == site]
-        sae.report = {**sae.report, "auroc": {
+        sae.report = {**sae.report, "scores": _held_out(selected, tested), "auroc": {
             str(concept): {
                 method: {name: _plain(row[name]) for name in ("auroc", "low", "high", "selected", "unit", "sign", "sigma")}
                 for method in METHODS for row in part[part["method"] == method].to_dict("records")
@@ -94,6 +99,21 @@ def report_saes(
         }}  # fmt: skip
         save_sae(sae, Path(out) / site)
     return table
+
+
+def _held_out(selected: pd.DataFrame, tested: pd.DataFrame) -> dict[str, dict[str, dict[str, float | int]]]:
+    """Concept -> score -> the feature and level that are best by it on the selection split, with both values."""
+    keys = ["concept", "feature", "sigma"]
+    both = selected.dropna().merge(tested.dropna(), on=keys, how="left", suffixes=("", " tested"))
+    both = both.fillna({"auroc tested": 0.5}).fillna(0.0)  # a feature that is never active tells nothing
+    found: dict[str, dict[str, dict[str, float | int]]] = {}
+    for concept, rows in both.groupby("concept", sort=False):
+        best = {score: rows.loc[rows[score].idxmax()] for score in SCORES}
+        found[str(concept)] = {
+            score: {"feature": int(row["feature"]), "sigma": _plain(row["sigma"]), "selected": _plain(row[score]), "tested": _plain(row[f"{score} tested"])}
+            for score, row in best.items()
+        }  # fmt: skip
+    return found
 
 
 def _plain(value: Any) -> float | int:

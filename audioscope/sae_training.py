@@ -57,19 +57,22 @@ def train_sae(
     aux: float = 0.25,
     seed: int = 0,
     out: str | Path | None = None,
+    device: str | None = None,
     progress: bool = True,
     live: bool | None = None,
 ) -> SAE:
-    """Train a sparse autoencoder on activations, on the device where they are.
+    """Train a sparse autoencoder on activations.
 
     activations: float [n, width] tensors: a list, a generator, or an `audioscope.TokenStream` of a model, whose noise levels and
     facts the SAE then carries. What can be iterated again, is, until enough tokens were seen. expansion: features for each
-    dimension. k: active features a token. tokens: how many to train on. learning_rate: None is 2e-4 * sqrt(16384 / features),
-    which suits any size (Gao et al. 2024, appendix A). buffer: tokens that are held and shuffled, so that memory does not grow
-    with the stream. reuse: how often each buffer is gone through, since generating costs far more than training. idle_after:
+    dimension. k: active features a token. tokens: how many to train on; the last of a buffer are left out where they are less than a
+    quarter of a batch. learning_rate: None is 2e-4 * sqrt(16384 / features),
+    which suits any size (Gao et al. 2024, appendix A). buffer: tokens that are held and shuffled, up to whole items, so that memory does
+    not grow with the stream. reuse: how often each buffer is gone through, since generating costs far more than training. idle_after:
     tokens after which a feature that was not active gets the auxiliary loss, of weight `aux` (on `tiny`, with the 1/32 of Gao et
     al., 10 to 66 % of the features died; with 1/4, 1 %). out: file of the training's state, written after
-    each buffer, from which a stopped training goes on to the same result. live: draw the loss while it falls; None does so in a
+    each buffer, from which a stopped training goes on to the same result, if it is given the same activations. device: "cuda" if there is one, else
+    "cpu"; the SAE stays there. live: draw the loss while it falls; None does so in a
     notebook.
     Raises ValueError for values out of range, activations of another shape, or the state of another training.
     """
@@ -86,16 +89,19 @@ def train_sae(
     if wrong or batch > buffer:
         raise ValueError(f"{wrong or 'buffer'} is {numbers[wrong or 'buffer']}, expected at least {1 if wrong else batch}.")
     training = {**numbers, "kind": kind, "learning_rate": learning_rate, "aux": aux, "seed": seed}
+    if learning_rate is not None and not learning_rate > 0:
+        raise ValueError(f"learning_rate is {learning_rate}, expected a number above 0, or None.")
+    device = device or ("cuda" if torch.cuda.is_available() else "cpu")
     facts = dict(getattr(activations, "facts", {}))
-    file = None if out is None else Path(out).with_suffix(".safetensors")
-    state = _resumed(file, facts, training) if file is not None and file.exists() else None
+    file = None if out is None else Path(out).with_name(Path(out).name.removesuffix(".safetensors") + ".safetensors")
+    state = _resumed(file, facts, training, device) if file is not None and file.exists() else None
     stream = _tokens(activations, state.items if state else 0)
     handle = None
     with tqdm(
         total=tokens, initial=state.seen if state else 0, desc="training", unit="token", unit_scale=True, disable=not progress
     ) as bar:
         while state is None or state.seen < tokens:
-            held, items = _fill(stream, buffer)
+            held, items = _fill(stream, buffer, device)
             if not items:
                 if state is None:
                     raise ValueError("The activations are empty: expected float tensors [n, width].")
@@ -106,11 +112,12 @@ def train_sae(
                 break
             state = state or _fresh(held, training)
             if held.shape[1] != state.sae.d_in:
-                raise ValueError(f"The activations have width {held.shape[1]}, but began with {state.sae.d_in}.")
+                raise _other_width(held.shape[1], state.sae.d_in)
             for _ in range(reuse):
                 order = torch.randperm(len(held), generator=torch.Generator().manual_seed(1_000_003 * seed + state.rounds))
                 for places in order.split(batch):
-                    if state.seen < tokens:
+                    # the variance of a last few tokens says too little to be learned from
+                    if state.seen < tokens and (4 * len(places) >= batch or len(places) == len(held)):
                         _step(state, held[places.to(held.device)], training)
                         bar.update(len(places))
                 state.rounds += 1
@@ -132,25 +139,33 @@ def train_sae(
 def _tokens(activations: Iterable[Tensor], first: int) -> Iterator[Tensor]:
     """The items from number `first` on, again and again where they can be iterated again."""
     if hasattr(activations, "batches"):  # a TokenStream begins anywhere without making what comes before
-        yield from activations.batches(first)
-    while True:
+        return activations.batches(first)
+    return islice(_again(activations), first, None)
+
+
+def _again(activations: Iterable[Tensor]) -> Iterator[Tensor]:
+    empty = False
+    while not empty:
         empty = True
-        for item in islice(activations, first, None) if first else activations:
+        for item in activations:
             empty = False
             if item.ndim != 2 or not torch.is_floating_point(item):
                 raise ValueError(f"An item of the activations is {item.dtype} {list(item.shape)}, expected float [n, width].")
             yield item
-        if empty and not first:
-            return
-        first = 0
 
 
-def _fill(stream: Iterator[Tensor], size: int) -> tuple[Tensor, int]:
+def _fill(stream: Iterator[Tensor], size: int, device: str) -> tuple[Tensor, int]:
     """Items until there are `size` tokens, as one float32 tensor [n, width], and how many items they are."""
     items: list[Tensor] = []
     while sum(map(len, items)) < size and (item := next(stream, None)) is not None:
-        items.append(item.detach().float())
+        if items and item.shape[1] != items[0].shape[1]:
+            raise _other_width(item.shape[1], items[0].shape[1])
+        items.append(item.detach().to(device, torch.float32))
     return torch.cat(items) if items else torch.empty(0, 0), len(items)
+
+
+def _other_width(now: int, before: int) -> ValueError:
+    return ValueError(f"The activations have width {now}, but began with {before}.")
 
 
 def _fresh(held: Tensor, training: dict[str, Any]) -> _State:
@@ -208,18 +223,19 @@ def _keep(state: _State, facts: dict[str, Any], training: dict[str, Any], file: 
     write_whole(file, lambda part: safetensors.torch.save_file(whole, part, {"about": json.dumps(about)}))
 
 
-def _resumed(file: Path, facts: dict[str, Any], training: dict[str, Any]) -> _State:
-    """The state of a file. Raises ValueError for a damaged one, or one of another training."""
+def _resumed(file: Path, facts: dict[str, Any], training: dict[str, Any], device: str) -> _State:
+    """The state of a file. Raises ValueError for a damaged one, or one of another training or stream."""
     try:
         with safe_open(file, "pt") as opened:
             about = json.loads(opened.metadata()["about"])
-        tensors = safetensors.torch.load_file(file)
-        for name, now in json.loads(json.dumps({**facts, **training})).items():
-            there = {**about["facts"], **about["training"]}.get(name)
-            if there != now:
-                raise ValueError(f"it is of another training ({name}: {there!r} there, {now!r} now)")
+        tensors = safetensors.torch.load_file(file, device)
+        for there, now in ((about["facts"], facts), (about["training"], training)):
+            now = json.loads(json.dumps(now))
+            for name in sorted(there.keys() | now.keys()):
+                if there.get(name) != now.get(name):
+                    raise ValueError(f"it is of another training ({name}: {there.get(name)!r} there, {now.get(name)!r} now)")
         since = tensors["since"]
-        sae = SAE(tensors["sae/b_dec"].shape[0], len(since), training["k"], training["kind"])
+        sae = SAE(tensors["sae/b_dec"].shape[0], len(since), training["k"], training["kind"]).to(device)
         sae.load_state_dict({name[4:]: value for name, value in tensors.items() if name.startswith("sae/")})
         optimiser = _adam(sae, training)
         kept: dict[int, dict[str, Tensor]] = {}

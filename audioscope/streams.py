@@ -21,9 +21,17 @@ MEASURED = 64  # prompts from which the noise levels' means and scales are taken
 
 
 def concept_prompts(concepts: Any = None, split: str = "build") -> list[str]:
-    """All different prompts of a split: with the concept, with its counterfactual, with neither."""
-    pairs = [pair for concept in choose(concepts) for pair in concept.split(split)]
-    return list(dict.fromkeys(text for pair in pairs for text in (pair.clean, pair.corrupted, pair.neutral) if text))
+    """All different prompts of a split: with the concept, with its counterfactual, with neither.
+
+    Short neutral prompts occur in several splits; those of "build", on which SAEs are trained, are left out of the others.
+    """
+
+    def texts(name: str) -> dict[str, None]:
+        pairs = [pair for concept in choose(concepts) for pair in concept.split(name)]
+        return dict.fromkeys(text for pair in pairs for text in (pair.clean, pair.corrupted, pair.neutral) if text)
+
+    seen = texts("build") if split != "build" else {}
+    return [text for text in texts(split) if text not in seen]
 
 
 @dataclass(frozen=True, eq=False)
@@ -35,7 +43,8 @@ class TokenStream:
 
     site: a module path. prompts: none given are those of the shipped concepts' build split. branches: of guidance; batches take turns.
     at_steps: denoising steps to read (None: all). positions: time tokens kept of each generation and step, drawn anew (None:
-    all); with both, long and wide models fit in memory. Raises ValueError for anything but one site, or for an unknown branch.
+    all). A whole batch of generations is read before positions are drawn: for long and wide models choose few `at_steps` and a
+    small batch. Raises ValueError for anything but one site, or for an unknown branch.
     """
 
     model: Model
@@ -62,6 +71,11 @@ class TokenStream:
         wrong = set(self.branches) - {"cond", "uncond"}
         if wrong or not self.branches:
             raise ValueError(f"branches is {self.branches!r}, expected 'cond', 'uncond' or both.")
+        if self.at_steps is not None:
+            last = self.settings["steps"] - 1
+            if not self.at_steps or min(self.at_steps) < 0 or max(self.at_steps) > last:
+                raise ValueError(f"at_steps is {self.at_steps}, expected steps from 0 to {last}.")
+            object.__setattr__(self, "at_steps", tuple(sorted(set(self.at_steps))))
         if self.positions is not None and self.positions < 1:
             raise ValueError(f"positions is {self.positions}, expected at least 1, or None for all.")
 
@@ -82,14 +96,19 @@ class TokenStream:
     def read(self, prompts: Sequence[str], seeds: Sequence[int], branch: str = "cond") -> tuple[Tensor, Tensor]:
         """One batch of generations, unscaled: tokens float32 [prompts, levels, positions, width], and the noise levels [levels].
 
+        Which positions are kept follows from the seeds.
         Raises FloatingPointError if the model gives NaN.
         """
+        self.model.check_unsteered("a stream of activations")
         (site,) = self.model.sites.select([self.site])
         rows = [Row(prompt, int(seed)) for prompt, seed in zip(prompts, seeds, strict=True)]
         run = self.model.run(rows, read=Read((site,), self.at_steps, False, branch), decode=False, **self.settings)
         values = run.reads[self.site]
         if not bool(torch.isfinite(values).all()):
             raise FloatingPointError(f"{self.model.name} gave NaN or infinity at {self.site}: try float32.")
+        if self.positions is not None:
+            drawn = np.random.default_rng(list(seeds)).random(values.shape[:3]).argsort(2)[..., : self.positions]
+            values = values.gather(2, torch.from_numpy(drawn.copy())[..., None].expand(-1, -1, -1, values.shape[3]))
         return values, run.sigmas if self.at_steps is None else run.sigmas[list(self.at_steps)]
 
     @cached_property
@@ -124,8 +143,5 @@ class TokenStream:
             values, _ = self.read(
                 texts, rng.integers(2**40, size=len(texts)).tolist(), self.branches[number % len(self.branches)]
             )
-            if self.positions is not None:
-                drawn = torch.from_numpy(rng.random(values.shape[:3]).argsort(2)[..., : self.positions].copy())
-                values = values.gather(2, drawn[..., None].expand(-1, -1, -1, values.shape[3]))
             yield levels.scaled(values).flatten(0, 2)
             number += 1

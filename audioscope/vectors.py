@@ -97,11 +97,12 @@ class SteeringVector:
     def failed(self, sigmas: Sequence[float]) -> list[float]:
         """Those of some noise levels at which an SAE that this vector was made from does not pass its gate."""
 
-        def levels(facts: Mapping[str, Any]) -> set[float]:
-            return set(facts.get("failed_levels", ())).union(*(levels(part) for part in facts.get("sum_of", ())))
+        def fails(facts: Mapping[str, Any], sigma: float) -> bool:
+            known = facts.get("levels_passed", {})  # sigma, as text -> whether it passed
+            nearest = min(known, key=lambda level: abs(float(level) - sigma), default=None)
+            return (nearest is not None and not known[nearest]) or any(fails(part, sigma) for part in facts.get("sum_of", ()))
 
-        bad = levels(self.facts)
-        return [sigma for sigma in sigmas if bad and float(self.sigmas[(self.sigmas - sigma).abs().argmin()]) in bad]
+        return [sigma for sigma in sigmas if fails(self.facts, sigma)]
 
     def only(self, sites: Iterable[str | Site]) -> SteeringVector:
         """The same at some of its sites. Raises ValueError for a site that it does not have, or for none."""

@@ -11,7 +11,7 @@ from pipelines import PROMPTS
 from sklearn.metrics import roc_auc_score
 
 import audioscope
-from audioscope import SAE, SAEEdit, TokenStream
+from audioscope import SAE, SAEEdit, SteeringVector, TokenStream
 from audioscope.arms import feature_arms
 from audioscope.cli import main
 from audioscope.comparison import auroc_interval, compare_features, random_like, wins
@@ -114,7 +114,20 @@ def test_wrong_edits_are_named(tiny, stable_audio_3):
         SAEEdit("sae", (1,))
     with pytest.raises(ValueError, match="is not of"):
         run(stable_audio_3, SAEEdit(sae, (1,)))
+    with pytest.raises(ValueError, match="is not of .*self_attn"):
+        run(tiny, SAEEdit(sae, (1,), "add", 1.0, sites="self"))
     assert SAEEdit(sae, 3).features == (3,)
+
+
+def test_an_sae_without_a_site_acts_where_it_is_told(tiny):
+    """Such as those read from sparsify's files."""
+    sae = made(tiny)
+    path, sae.facts = sae.facts["site"], {}
+    with pytest.raises(ValueError, match="does not say of which site"):
+        SAEEdit(sae, (1,))
+    named = run(tiny, SAEEdit(sae, (1,), "add", 5.0, sites=[path])).latents
+    sae.facts = {"site": path}
+    assert torch.equal(run(tiny, SAEEdit(sae, (1,), "add", 5.0)).latents, named)
 
 
 def test_steering_warns_at_the_levels_that_fail_and_only_there(tiny):
@@ -128,23 +141,28 @@ def test_steering_warns_at_the_levels_that_fail_and_only_there(tiny):
         run(tiny, SAEEdit(sae, (1,), "add", 1.0, steps=(0, 2)))
         sae.report["fvu_per_level"] = [0.1] * 3
         run(tiny, SAEEdit(sae, (1,), "add", 1.0))
+    sae.report["fvu_per_level"] = [0.1, 0.1, float("nan")]
+    on, idle = SAEEdit(sae, (1,), "add", 1.0), SAEEdit(sae, (1,), "add", 0.0)
+    for edits in ((on, idle), (idle, on)):
+        with pytest.warns(UserWarning, match=f"{sigmas[2]:.3g}. Its"):
+            run(tiny, *edits)
     sae.report = {}
     with pytest.warns(UserWarning, match="was never measured"):
         run(tiny, SAEEdit(sae, (1,), "add", 1.0))
 
 
 def scores_by_hand(sae):
-    """Two concepts, three features: 0 and 1 say "one", 2 says "two"; the last level prefers 1."""
+    """Two concepts, fifteen features: 0 and 1 say "one", 2 says "two"; the last level prefers 1."""
     rows = []
     last = float(sae.levels.sigmas[-1])
     for sigma in sae.levels.sigmas.tolist():
         for concept, values in (("one", (3.0, 2.0 if sigma > last else 9.0, 0.1)), ("two", (0.1, 0.2, 5.0))):
             rows += [{"concept": concept, "feature": f, "sigma": sigma, "mean_with": v, "mean_without": 0.0, "ratio": v,
-                      "difference": v, "d": v, "auroc": v / 10} for f, v in enumerate(values)]  # fmt: skip
+                      "difference": v, "d": v, "auroc": v / 10} for f, v in enumerate((*values, *[0.01] * 12))]  # fmt: skip
     return pd.DataFrame(rows)
 
 
-def test_a_vector_is_the_sum_of_the_best_features_directions(tiny):
+def test_a_vector_is_the_sum_of_the_best_features_directions(tiny, tmp_path):
     sae = made(tiny)
     sae.scores = scores_by_hand(sae)
     unit = torch.nn.functional.normalize
@@ -170,8 +188,10 @@ def test_a_vector_is_the_sum_of_the_best_features_directions(tiny):
     sae.report = {**PASSED, "sigmas": sae.levels.sigmas.tolist(), "fvu_per_level": [0.5, 0.1, 0.1], "pca_fvu": [0.2] * 3}
     with pytest.warns(UserWarning, match="fails its gate at noise levels"):
         failing = sae.vector("one", features=1)
-    with pytest.warns(UserWarning, match="acts at noise levels"), tiny.steer(failing, 0.5):
-        run(tiny)
+    failing.save(tmp_path / "vector")
+    for vector in (failing, two + failing, failing + two, SteeringVector.load(tmp_path / "vector")):
+        with pytest.warns(UserWarning, match="acts at noise levels"), tiny.steer(vector, 0.5):
+            run(tiny)
     sae.scores = None
     with pytest.raises(ValueError, match="no scores"):
         sae.vector("one")
@@ -305,17 +325,23 @@ def test_pages_are_self_contained_and_escaped(tiny, tmp_path):
         tiny.check_prompt(nasty)
     found = feature_clips(sae, tiny, [A, nasty], steps=3, progress=False)
     strongest = int(found.active.mean((0, 1)).argmax())
-    index = feature_pages(sae, tiny, tmp_path, [strongest, 2], found=found, steps=3, progress=False)
+    index = feature_pages(sae, tiny, tmp_path, [strongest, 2], found=found, progress=False)
     text, one = index.read_text(), (tmp_path / f"{strongest}.html").read_text()
     for html in (text, one):
         assert "<script>alert" not in html and not re.search(r"""(?:src|href)=["']?(?:https?:)?//""", html)
-    assert "&lt;script&gt;alert" in text and f'href="{strongest}.html"' in text and "Search concepts" in text
+    assert (
+        "&lt;script&gt;alert" in text
+        and f'href="{strongest}.html"' in text
+        and 'href="2.html"' in text
+        and 'href="3.html"' not in text
+    )
     assert (
         one.count("data:audio/mpeg") == len(found.top(strongest)) + 4
         and "Turned down by half" in one
-        and "one" in (tmp_path / "2.html").read_text()
+        and "tells two (AUROC 0.50) best" in (tmp_path / "2.html").read_text()
     )
-    assert found.active.shape[0] == 2 and found.active.shape[2] == sae.d_sae
+    assert found.active.shape[0] == 2 and found.active.shape[2] == sae.d_sae and found.settings["steps"] == 3
+    assert np.allclose(found.clips[0].samples, tiny.generate(A, seed=0, steps=3, guidance=3.0).samples, atol=1e-3)
     near = nearest(sae, 3, 2)
     cosines = sae.decoder @ sae.decoder[3]
     assert near["feature"][0] == int(cosines.argsort(descending=True)[1]) and 3 not in near["feature"].tolist()

@@ -17,7 +17,7 @@ from audioscope.model import load
 from audioscope.patching import localize
 from audioscope.paths import write_whole
 from audioscope.sae_files import load_sae
-from audioscope.sae_results import SELF_SITES, report_saes, strongest_sites, train_saes
+from audioscope.sae_results import report_saes, strongest_sites, train_saes
 from audioscope.tiny.evaluate import as_table, evaluate
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -42,13 +42,15 @@ def main() -> None:
         write_whole(shipped / "before.csv", lambda path: before.to_csv(path, index=False))
     print(Atlas.load(atlas.save(shipped, shipped=True)))
     steering = steer_all(model, ROOT / "data" / "results", chosen.work / f"steering-{model.fingerprint}")
-    sites = [*strongest_sites(Atlas.load(shipped)), *SELF_SITES]
+    strongest = strongest_sites(Atlas.load(shipped))
+    # and of self-attention in the same blocks, where the sound speaks to itself, for the harder half of the comparison
+    sites = [*strongest, *(path.replace("cross_attn", "self_attn") for path in strongest)]
     saes = ROOT / "data" / "tiny" / "sae"
     train_saes(model, sites, saes, chosen.work / f"sae-{model.fingerprint}")
     print(wins(report_saes(model, saes, sites)).to_string(index=False))
     steer_all_features(
         model,
-        [load_sae(saes / site) for site in sites[:2]],
+        [load_sae(saes / site) for site in strongest],
         ROOT / "data" / "results",
         chosen.work / f"sae_steering-{model.fingerprint}",
     )
