@@ -27,10 +27,10 @@ _HOMES = {
     "localize": "patching", "plan": "patching", "Plan": "patching", "Atlas": "atlas", "published": "paper",
     "SteeringVector": "vectors", "caa": "steering", "steering_sites": "steering", "calibrate": "strengths",
     "steering_sweep": "strengths", "Steering": "gains", "Arm": "arms", "steering_auc": "curves",
-    "shipped_steering": "axes", "steer_all": "axes",
+    "shipped_steering": "axes", "steer_all": "axes", "steer_all_features": "axes",
     "SAE": "sae", "SAEEdit": "edits", "TokenStream": "streams", "concept_prompts": "streams", "train_sae": "sae_training",
     "load_sae": "sae_files", "save_sae": "sae_files", "shipped_saes": "sae_files", "gate_sae": "gate", "Gate": "gate",
-    "read_concepts": "features", "score_features": "features", "top_features": "features", "compare_features": "comparison",
+    "read_concepts": "features", "score_features": "features", "top_features": "feature_vectors", "compare_features": "comparison",
     "feature_pages": "feature_pages",
     "listener_scorer": "scorers", "Clap": "scorers", "Muq": "scorers", "MeasureScorer": "scorers",
 }  # fmt: skip
@@ -41,17 +41,26 @@ if TYPE_CHECKING:
     from audioscope.arms import Arm
     from audioscope.atlas import Atlas
     from audioscope.audio import Clip, in_a_row
-    from audioscope.axes import shipped_steering, steer_all
+    from audioscope.axes import shipped_steering, steer_all, steer_all_features
+    from audioscope.comparison import compare_features
     from audioscope.concepts import Concept, Pair, concepts_from, shipped_concepts
     from audioscope.curves import steering_auc
-    from audioscope.edits import Ablate, AddVector, BlendText, PatchOutput, PatchText
+    from audioscope.edits import Ablate, AddVector, BlendText, PatchOutput, PatchText, SAEEdit
+    from audioscope.feature_pages import feature_pages
+    from audioscope.feature_vectors import top_features
+    from audioscope.features import read_concepts, score_features
     from audioscope.gains import Steering
+    from audioscope.gate import Gate, gate_sae
     from audioscope.model import Model, Reading, load
     from audioscope.paper import published
     from audioscope.patching import Plan, localize, plan
+    from audioscope.sae import SAE
+    from audioscope.sae_files import load_sae, save_sae, shipped_saes
+    from audioscope.sae_training import train_sae
     from audioscope.scorers import Clap, MeasureScorer, Muq, listener_scorer
     from audioscope.sites import Site, Sites
     from audioscope.steering import caa, steering_sites
+    from audioscope.streams import TokenStream, concept_prompts
     from audioscope.strengths import calibrate, steering_sweep
     from audioscope.vectors import SteeringVector
 

@@ -143,8 +143,8 @@ class SAE(nn.Module):
             self.decoder.grad -= (self.decoder.grad * self.decoder).sum(1, keepdim=True) * self.decoder
 
     def vector(self, concept: str, features: int = 20, **keywords: Any) -> SteeringVector:
-        """A steering vector of the features that say a concept; see `audioscope.features.sae_vector`."""
-        from audioscope.features import sae_vector
+        """A steering vector of the features that say a concept; see `audioscope.feature_vectors.sae_vector`."""
+        from audioscope.feature_vectors import sae_vector
 
         return sae_vector(self, concept, features, **keywords)
 

@@ -11,7 +11,8 @@ import pandas as pd
 from audioscope.atlas import Atlas
 from audioscope.comparison import METHODS, compare_features, random_like
 from audioscope.concepts import Concept
-from audioscope.features import SCORES, read_concepts, score_features
+from audioscope.feature_vectors import SCORES
+from audioscope.features import read_concepts, score_features
 from audioscope.gate import gate_sae
 from audioscope.model import Model
 from audioscope.sae import SAE

@@ -32,7 +32,7 @@ from audioscope import SAEEdit, caa, load_sae, shipped_steering
 from audioscope.arms import feature_arms
 from audioscope.axes import over_axes
 from audioscope.charts import axes_chart
-from audioscope.features import top_features
+from audioscope.feature_vectors import top_features
 from audioscope.paths import data_folder
 from audioscope.sae_results import strongest_sites
 from audioscope.strengths import steering_sweep

@@ -1,0 +1,83 @@
+"""The shipped SAEs: of the shipped weights, past the gate when measured anew, with complete reports; and what steering with them gave."""
+
+import json
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+
+import audioscope
+from audioscope import TokenStream, load_sae, shipped_saes, shipped_steering
+from audioscope.axes import FEATURE_PAIRS, axes
+from audioscope.comparison import METHODS, auroc_interval
+from audioscope.gate import gate_sae
+from audioscope.sae_results import auroc_table, strongest_sites
+
+BLOCKS = "transformer.transformer_blocks"
+STRONGEST = [f"{BLOCKS}.0.cross_attn", f"{BLOCKS}.6.cross_attn"]
+CELLS = ["sae 2 strongest", "caa 2 strongest", "random features 2 strongest", "pci all"]
+
+
+def test_there_is_one_for_each_of_the_two_strongest_layers():
+    assert strongest_sites(audioscope.Atlas.load()) == STRONGEST
+    assert set(STRONGEST) <= set(shipped_saes())
+
+
+@pytest.mark.parametrize("site", [*STRONGEST, f"{BLOCKS}.6.self_attn", f"{BLOCKS}.0.self_attn"])
+def test_the_report_is_complete_and_true(tiny, site):
+    sae = load_sae(site)
+    report = dict(sae.report)
+    assert sae.facts["fingerprint"] == tiny.fingerprint and sae.facts["site"] == site
+    assert torch.allclose(sae.decoder.norm(dim=1), torch.ones(sae.d_sae), atol=1e-5)
+    assert set(report["auroc"]) == set(audioscope.shipped_concepts()) == set(report["scores"])
+    for methods in report["auroc"].values():
+        assert set(methods) == set(METHODS)
+        for found in methods.values():
+            assert found["low"] <= found["auroc"] <= found["high"]
+            assert (found["low"], found["high"]) == pytest.approx(auroc_interval(found["auroc"], 50, 50), abs=0.03)
+    held_out = [text for text in audioscope.concept_prompts(split="test")][5::90]
+    found = gate_sae(sae, TokenStream(tiny, site), held_out, progress=False)
+    np.testing.assert_allclose(found.levels["fvu"], report["fvu_per_level"], rtol=0.3)
+    np.testing.assert_allclose(found.levels["l0"], report["l0_per_level"], rtol=0.1)
+
+
+@pytest.mark.parametrize("site", STRONGEST)
+def test_the_bars_hold(site):
+    """At k = 8 less is unexplained than by PCA with 8 components at every noise level, and at most 10 % of the features are dead."""
+    report = load_sae(site).report
+    assert load_sae(site).k == 8 and min(report["pca_components"]) >= 8
+    assert (
+        all(own < pca for own, pca in zip(report["fvu_per_level"], report["pca_fvu"], strict=True))
+        and len(report["sigmas"]) == 10
+    )
+    assert report["dead_share"] <= 0.1 and report["passes"]
+
+
+def test_the_comparison_is_one_table():
+    table = auroc_table({path: load_sae(path) for path in shipped_saes()})
+    assert len(table) == 21 * len(METHODS) * len(shipped_saes())
+    assert table["auroc"].between(0, 1).all() and (table["selected"] >= 0.5).all()
+
+
+def test_steering_with_features_was_compared_on_every_axis(tiny, root):
+    table = shipped_steering(name="sae_steering")
+    assert table["concept"].unique().tolist() == axes()
+    for _, rows in table.groupby("concept"):
+        assert (rows["method"] + " " + rows["sites"]).tolist() == CELLS and (rows["prompts"] >= 8).all()
+    pairs = pd.read_parquet(root / "data" / "results" / "sae_steering_pairs.parquet")
+    assert len(pairs) == len(axes()) * len(FEATURE_PAIRS)
+    settings = json.loads((root / "data" / "results" / "sae_steering_settings.json").read_text())
+    assert all(found["fingerprint"] == tiny.fingerprint and found["split"] == "test" for found in settings.values())
+
+
+@pytest.mark.parametrize("concept", ["fast", "violin"])
+def test_the_table_follows_from_the_clips(root, concept):
+    sweep = shipped_steering(concept, "sae_steering")
+    mine = sweep.summary()
+    shipped = shipped_steering(name="sae_steering").query("concept == @concept").reset_index(drop=True)
+    for column in ("auc", "auc_low", "auc_high", "gain"):
+        assert np.allclose(mine[column], shipped[column], atol=0.01), column
+    pairs = pd.read_parquet(root / "data" / "results" / "sae_steering_pairs.parquet").query("concept == @concept")
+    for row in pairs.itertuples():
+        assert np.allclose(sweep.compare(row.one, row.other), (row.more, row.low, row.high), atol=0.01)
