@@ -44,7 +44,7 @@ class SAE(nn.Module):
             raise ValueError(f"kind is {kind!r}, expected 'batchtopk' or 'topk'.")
         self.d_in, self.d_sae, self.k, self.kind = d_in, d_sae, k, kind
         rows = normalize(torch.randn(d_sae, d_in, generator=torch.Generator().manual_seed(seed)), dim=1)
-        # one row a feature in both, so that a training step touches the rows of active features only
+        # one row a feature in both, so that a training step sums the rows of active features only
         self.encoder, self.decoder = nn.Parameter(rows.clone()), nn.Parameter(rows)
         self.b_enc, self.b_dec = nn.Parameter(torch.zeros(d_sae)), nn.Parameter(torch.zeros(d_in))
         self.register_buffer("threshold", torch.zeros(d_sae))
@@ -97,21 +97,22 @@ class SAE(nn.Module):
 
         The loss is the fraction of variance unexplained, plus `aux` times the auxiliary loss: idle features must explain what the others
         leave (Gao et al. 2024, section 2.2).
-        Only active (token, feature) pairs are followed: gradients of the others are 0.
+        Only active (token, feature) pairs count: gradients of the others are 0.
         """
+        values = self.pre(x).flatten()
         with torch.no_grad():
-            values = self.pre(x)
             if self.kind == "batchtopk":
-                place = values.flatten().topk(self.k * len(x), sorted=False).indices
+                place = values.topk(self.k * len(x), sorted=False).indices
             else:
-                place = values.topk(self.k, sorted=False).indices + torch.arange(len(x), device=x.device)[:, None] * self.d_sae
-            place = place.flatten()
-            place = place[values.flatten()[place] > 0]
+                rows = torch.arange(len(x), device=x.device)[:, None] * self.d_sae
+                place = (values.view(len(x), -1).topk(self.k, sorted=False).indices + rows).flatten()
+            place = place[values[place] > 0].sort().values
             token, feature = place // self.d_sae, place % self.d_sae
+            begins = torch.searchsorted(token, torch.arange(len(x), device=x.device))
+        active = values.gather(0, place)
         centred = x - self.b_dec
-        active = (centred[token] * nn.functional.embedding(feature, self.encoder)).sum(1) + self.b_enc[feature]
-        added = active[:, None] * nn.functional.embedding(feature, self.decoder)
-        made = torch.zeros_like(x).index_add(0, token, added)
+        # sums the rows of each token's features, without a copy of them for every one
+        made = nn.functional.embedding_bag(feature, self.decoder, begins, mode="sum", per_sample_weights=active)
         variance = (x - x.mean(0)).square().sum().clamp_min(1e-12)
         left = centred - made
         fvu = left.square().sum() / variance
