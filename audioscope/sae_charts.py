@@ -76,7 +76,7 @@ def auroc_chart(table: pd.DataFrame, title: str = "How well one number tells a c
         ),
         tooltip=["concept:N", "method:N", alt.Tooltip("auroc:Q", format=".3f"), alt.Tooltip("low:Q", format=".3f"), alt.Tooltip("high:Q", format=".3f"), "unit:N"],
     )  # fmt: skip
-    scale = alt.Scale(domain=[0.3, 1.0], clamp=True)
+    scale = alt.Scale(domain=[0.3, 1.0], zero=False, nice=False, clamp=True)
     bars = base.mark_rule(aria=False).encode(
         x=alt.X("low:Q", title="AUROC on held-out prompts, 95 % interval", scale=scale), x2="high:Q"
     )
@@ -87,7 +87,7 @@ def auroc_chart(table: pd.DataFrame, title: str = "How well one number tells a c
             scale=alt.Scale(domain=methods, range=[METHOD_LOOKS[name][1] for name in methods]),
         ),
     )  # fmt: skip
-    chance = alt.Chart(table.head(1)).mark_rule(style="threshold", aria=False).encode(x=alt.datum(0.5))
+    chance = alt.Chart(table.head(1)).mark_rule(style="threshold", aria=False).encode(x=alt.X(datum=0.5, type="quantitative", scale=scale))
     return (
         alt.layer(chance, bars, marks, width=420, height={"step": 11})
         .properties(
