@@ -87,7 +87,11 @@ def auroc_chart(table: pd.DataFrame, title: str = "How well one number tells a c
             scale=alt.Scale(domain=methods, range=[METHOD_LOOKS[name][1] for name in methods]),
         ),
     )  # fmt: skip
-    chance = alt.Chart(table.head(1)).mark_rule(style="threshold", aria=False).encode(x=alt.X(datum=0.5, type="quantitative", scale=scale))
+    chance = (
+        alt.Chart(table.head(1))
+        .mark_rule(style="threshold", aria=False)
+        .encode(x=alt.X(datum=0.5, type="quantitative", scale=scale))
+    )
     return (
         alt.layer(chance, bars, marks, width=420, height={"step": 11})
         .properties(

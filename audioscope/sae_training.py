@@ -64,16 +64,17 @@ def train_sae(
     """Train a sparse autoencoder on activations.
 
     activations: float [n, width] tensors: a list, a generator, or an `audioscope.TokenStream` of a model, whose noise levels and
-    facts the SAE then carries. What can be iterated again, is, until enough tokens were seen. expansion: features for each
-    dimension. k: active features a token. tokens: how many to train on; the last of a buffer are left out where they are less than a
-    quarter of a batch. learning_rate: None is 2e-4 * sqrt(16384 / features),
-    which suits any size (Gao et al. 2024, appendix A). buffer: tokens that are held and shuffled, up to whole items, so that memory does
-    not grow with the stream. reuse: how often each buffer is gone through, since generating costs far more than training. idle_after:
-    tokens after which a feature that was not active gets the auxiliary loss, of weight `aux` (on `tiny`, with the 1/32 of Gao et
-    al., 10 to 66 % of the features died; with 1/4, 1 %). out: file of the training's state, written after
-    each buffer, from which a stopped training goes on to the same result, if it is given the same activations. device: "cuda" if there is one, else
-    "cpu"; the SAE stays there. live: draw the loss while it falls; None does so in a
-    notebook.
+    facts the SAE then carries. What can be iterated again, is, until enough tokens were seen.
+    expansion: features for each dimension. k: active features a token.
+    tokens: how many to train on; the last of a buffer are left out where they are less than a quarter of a batch.
+    learning_rate: None is 2e-4 * sqrt(16384 / features), which suits any size (Gao et al. 2024, appendix A).
+    buffer: tokens that are held and shuffled, up to whole items, so that memory does not grow with the stream. reuse: how often
+    each buffer is gone through, since generating costs far more than training.
+    idle_after: tokens after which a feature that was not active gets the auxiliary loss, of weight `aux` (on `tiny`, with the
+    1/32 of Gao et al., 10 to 66 % of the features died; with 1/4, 1 to 2 %).
+    out: file of the training's state, written after each buffer, from which a stopped training goes on to the same result, if it
+    is given the same activations. device: "cuda" if there is one, else "cpu"; the SAE stays there. live: draw the loss while it
+    falls; None does so in a notebook.
     Raises ValueError for values out of range, activations of another shape, or the state of another training.
     """
     numbers = {
