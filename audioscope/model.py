@@ -145,12 +145,11 @@ class Model:
     def _check_vectors(self, edits: Collection[AddVector | SAEEdit]) -> None:
         mine = self.fingerprint if edits else ""
         for edit in edits:
-            sites = self.sites.select(edit.sites)
             if isinstance(edit, SAEEdit):
-                edit.sae.check(self.name, mine, sites)
+                edit.sae.check(self.name, mine, self.sites.select(edit.sites))
             else:
                 edit.vector.check(self.name, mine, self.sites)
-                edit.vector.only(sites)  # raises for a site that the vector does not have
+                edit.vector.only(self.sites.select(edit.sites))  # raises for a site that the vector does not have
 
     def check_unsteered(self, what: str) -> None:
         """Raise ValueError inside a `steer` block: what is measured there would be kept as if nothing acted."""
