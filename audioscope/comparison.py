@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import numpy as np
@@ -20,7 +20,7 @@ from audioscope.features import ConceptReadings, auroc, read_concepts
 from audioscope.model import Model
 from audioscope.sae import SAE
 from audioscope.sae_training import geometric_median
-from audioscope.streams import TokenStream
+from audioscope.streams import TokenStream, concept_prompts
 
 EDGE = 1e-9  # at 0 and 1 the variance vanishes, which is no root
 METHODS = ("feature", "neuron", "probe", "random SAE")
@@ -54,6 +54,27 @@ def random_like(sae: SAE, stream: TokenStream, seed: int = 0) -> SAE:
     return other.requires_grad_(False)
 
 
+def read_splits(
+    model: Model,
+    saes: dict[str, SAE],
+    randoms: dict[str, SAE],
+    concepts: Iterable[str | Concept] | None = None,
+    prompts: Sequence[str] = (),
+    **keywords: Any,
+) -> dict[str, ConceptReadings]:
+    """What `compare_features` needs, all sites in the same generations: split -> readings, on the build split of neurons alone.
+
+    prompts: what the SAEs were trained on, none is the default of `TokenStream`; pairs with one of them are left out of the selection
+    and the test split. keywords: those of `read_concepts`.
+    """
+    named = {f"feature {path}": sae for path, sae in saes.items()} | {f"random SAE {path}": sae for path, sae in randoms.items()}
+    chosen, seen = choose(concepts), tuple(prompts) or concept_prompts()
+    readings = {"build": read_concepts(model, {}, chosen, "build", sites=saes, **keywords)}
+    return readings | {
+        split: read_concepts(model, named, chosen, split, without=seen, **keywords) for split in ("select", "test")
+    }
+
+
 def compare_features(
     model: Model,
     saes: dict[str, SAE],
@@ -70,17 +91,11 @@ def compare_features(
     (logistic regression) is fitted on the build split, its level and its penalty chosen on the selection split; all is reported on the
     test split, whose prompts none of them saw. Returns site, concept, method, unit (its number, -1 for the probe), sigma, sign,
     selected (the AUROC on the selection split), auroc, low and high (95 %, `auroc_interval`).
-    readings: split -> what `read_concepts` gave for these SAEs under "feature PATH" and "random SAE PATH".
+    readings: what `read_splits` gave for these SAEs; else it is called, with the keywords.
     """
     chosen = choose(concepts)
     if readings is None:
-        named = {f"feature {path}": sae for path, sae in saes.items()} | {
-            f"random SAE {path}": sae for path, sae in randoms.items()
-        }
-        readings = {"build": read_concepts(model, {}, chosen, "build", sites=saes, progress=progress, **keywords)}
-        readings |= {
-            split: read_concepts(model, named, chosen, split, progress=progress, **keywords) for split in ("select", "test")
-        }
+        readings = read_splits(model, saes, randoms, chosen, progress=progress, **keywords)
     sigmas = readings["test"].sigmas.tolist()
     lines = []
     for path in saes:

@@ -56,6 +56,8 @@ class Edit:
             raise ValueError(f"branch is {self.branch!r}, expected 'both', 'cond' or 'uncond'.")
         if self.steps is not None and not (len(self.steps) == 2 and 0 <= self.steps[0] < self.steps[1]):
             raise ValueError(f"steps is {self.steps!r}, expected (first, last + 1) with 0 <= first < last + 1, or None.")
+        if isinstance(self.sites, Iterable) and not isinstance(self.sites, str):
+            object.__setattr__(self, "sites", tuple(self.sites))
 
     def change(self, own: Tensor, other: Tensor | None, here: Here) -> Tensor:
         """What becomes of a row's text or output `own` [tokens, width]; `other` is the row that a patch copies from."""
@@ -172,8 +174,6 @@ class AddVector(Edit):
         _check_seconds(self.seconds)
         if self.sites is None:
             object.__setattr__(self, "sites", self.vector.paths)
-        elif isinstance(self.sites, Iterable) and not isinstance(self.sites, str):
-            object.__setattr__(self, "sites", tuple(self.sites))
 
     @property
     def what(self) -> SteeringVector:
@@ -235,8 +235,6 @@ class SAEEdit(Edit):
             if "site" not in self.sae.facts:
                 raise ValueError("The SAE does not say of which site it is: name it, sites=...")
             object.__setattr__(self, "sites", (self.sae.facts["site"],))
-        elif isinstance(self.sites, Iterable) and not isinstance(self.sites, str):
-            object.__setattr__(self, "sites", tuple(self.sites))
 
     @property
     def what(self) -> SAE:

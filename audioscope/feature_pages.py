@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from html import escape
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
@@ -19,10 +18,10 @@ from audioscope.audio import Clip
 from audioscope.edits import Edit, SAEEdit
 from audioscope.features import settings_like
 from audioscope.model import BATCH, Model
-from audioscope.page import data_uri, page
+from audioscope.page import data_uri, framed, page
 from audioscope.paths import write_whole
 from audioscope.sae import SAE
-from audioscope.streams import concept_prompts
+from audioscope.streams import held_out_prompts
 from audioscope.tracing import Read, Row
 
 POOL = 96  # prompts whose clips are searched
@@ -120,9 +119,7 @@ def feature_clips(
     seconds; those of the SAE's training if not given.
     """
     sae.check(model.name, model.fingerprint, model.sites.select([sae.facts.get("site", "none")]))
-    if prompts is None:
-        found = concept_prompts(split="test")
-        prompts = [found[i] for i in np.random.default_rng(0).permutation(len(found))[:POOL]]
+    prompts = held_out_prompts(POOL) if prompts is None else prompts
     seeds = range(len(prompts)) if seeds is None else seeds
     run_settings = settings_like(model, [sae], settings)
     path = str(sae.facts["site"])
@@ -229,12 +226,7 @@ def feature_html(sae: SAE, model: Model, feature: int, found: FeatureClips, page
 
 def show_feature(sae: SAE, model: Model, feature: int, found: FeatureClips) -> Any:
     """The page of one feature in a notebook, in a frame of its own."""
-    from IPython.display import HTML
-
-    whole = escape(feature_html(sae, model, feature, found), quote=True)
-    return HTML(
-        f'<div><iframe title="Feature {feature}" style="width:100%;border:0;height:900px" srcdoc="{whole}"></iframe></div>'
-    )
+    return framed(f"Feature {feature}", feature_html(sae, model, feature, found), 900)
 
 
 def _density(sae: SAE, found: FeatureClips) -> np.ndarray:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+from html import escape
 from typing import Any
 
 import jinja2
@@ -37,6 +38,15 @@ def page(title: str, body: str, *, style: str = "", script: str = "", data: Any 
     filled = Markup(environment.from_string(body).render(title=title, **values))
     return environment.from_string(FRAME).render(
         title=title, style=Markup(STYLE + style), body=filled, data=data, script=Markup(script.replace("</script", "<\\/script"))
+    )
+
+
+def framed(title: str, html: str, height: int) -> Any:
+    """A page in a notebook, in a frame of its own, `height` px high."""
+    from IPython.display import HTML
+
+    return HTML(
+        f'<div><iframe title="{escape(title)}" style="width:100%;border:0;height:{height}px" srcdoc="{escape(html)}"></iframe></div>'
     )
 
 

@@ -9,16 +9,16 @@ from typing import Any
 import pandas as pd
 
 from audioscope.atlas import Atlas
-from audioscope.comparison import METHODS, compare_features, random_like
+from audioscope.comparison import METHODS, compare_features, random_like, read_splits
 from audioscope.concepts import Concept
 from audioscope.feature_vectors import SCORES
-from audioscope.features import read_concepts, score_features
+from audioscope.features import score_features
 from audioscope.gate import gate_sae
 from audioscope.model import Model
 from audioscope.sae import SAE
 from audioscope.sae_files import load_sae, save_sae
 from audioscope.sae_training import train_sae
-from audioscope.streams import TokenStream, concept_prompts
+from audioscope.streams import TokenStream
 
 # What the shipped SAEs were trained with: one pass over 2,989 prompts, each buffer gone through twice.
 TRAINING = {"expansion": 4, "k": 8, "tokens": 3_800_000, "reuse": 2}
@@ -73,17 +73,13 @@ def report_saes(
 
     scores.parquet gets the scores of the selection split; report.json an "auroc" per concept and method from the test split, and
     "scores": for each concept and score the best feature and level of the selection split, and its value on the test split.
-    prompts: what the SAEs were trained on, none is the default of `TokenStream`; pairs with one of them are left out of the test
-    split. All sites are read in the same generations. Returns the table of `compare_features`.
+    prompts: what the SAEs were trained on, none is the default of `TokenStream`; pairs with one of them are left out of the selection and
+    the test split. All sites are read in the same generations. Returns the table of `compare_features`.
     """
     saes = {site: load_sae(Path(out) / site) for site in sites}
     randoms = {site: random_like(sae, TokenStream(model, site, **keywords)) for site, sae in saes.items()}
-    named = {f"feature {site}": sae for site, sae in saes.items()} | {f"random SAE {site}": sae for site, sae in randoms.items()}
-    more: dict[str, Any] = {"pairs": pairs, "progress": progress, **keywords}
     chosen = None if concepts is None else list(concepts)
-    readings = {"build": read_concepts(model, {}, chosen, "build", sites=sites, **more)}
-    seen = tuple(prompts) or concept_prompts()
-    readings |= {split: read_concepts(model, named, chosen, split, without=seen, **more) for split in ("select", "test")}
+    readings = read_splits(model, saes, randoms, chosen, prompts, pairs=pairs, progress=progress, **keywords)
     table = compare_features(model, saes, randoms, chosen, readings=readings, progress=progress)
     for site, sae in saes.items():
         selected, tested = (

@@ -187,16 +187,19 @@ def geometric_median(x: Tensor, rounds: int = 50) -> Tensor:
 
 
 def _adam(sae: SAE, training: dict[str, Any]) -> torch.optim.Adam:
-    rate = training["learning_rate"] or 2e-4 * (16_384 / sae.d_sae) ** 0.5
-    return torch.optim.Adam(sae.parameters(), lr=rate, fused=True)
+    return torch.optim.Adam(sae.parameters(), lr=_rate(sae, training), fused=True)
+
+
+def _rate(sae: SAE, training: dict[str, Any]) -> float:
+    """The learning rate between its rise and its fall."""
+    return training["learning_rate"] or 2e-4 * (16_384 / sae.d_sae) ** 0.5
 
 
 def _step(state: _State, x: Tensor, training: dict[str, Any]) -> None:
     """One step of the optimiser on inputs [n, width]."""
     sae, done = state.sae, state.seen / training["tokens"]
-    base = training["learning_rate"] or 2e-4 * (16_384 / sae.d_sae) ** 0.5
     for group in state.optimiser.param_groups:
-        group["lr"] = base * min(1.0, (done + 1e-3) / WARM, (1 - done) / COOL)
+        group["lr"] = _rate(sae, training) * min(1.0, (done + 1e-3) / WARM, (1 - done) / COOL)
     idle = state.since >= training["idle_after"]
     step = sae.step(x, idle, training["aux"])
     state.optimiser.zero_grad(set_to_none=True)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from html import escape
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
@@ -13,7 +12,7 @@ import vl_convert
 from markupsafe import Markup
 
 from audioscope.audio import Clip
-from audioscope.page import data_uri, page
+from audioscope.page import data_uri, framed, page
 from audioscope.paths import write_whole
 
 
@@ -112,9 +111,4 @@ def slider_page(tracks: Sequence[Track], file: str | Path, title: str, text: str
 
 def slider(*tracks: Track) -> Any:
     """The sliders in a notebook, in a frame of their own."""
-    from IPython.display import HTML
-
-    whole = escape(slider_html(tracks), quote=True)
-    return HTML(
-        f'<div><iframe title="Strength sliders" style="width:100%;border:0;height:{312 * len(tracks) + 16}px" srcdoc="{whole}"></iframe></div>'
-    )
+    return framed("Strength sliders", slider_html(tracks), 312 * len(tracks) + 16)

@@ -34,6 +34,12 @@ def concept_prompts(concepts: Any = None, split: str = "build") -> list[str]:
     return [text for text in texts(split) if text not in seen]
 
 
+def held_out_prompts(count: int) -> list[str]:
+    """So many prompts of the shipped concepts' test split, always the same."""
+    found = concept_prompts(split="test")
+    return [found[i] for i in np.random.default_rng(0).permutation(len(found))[:count]]
+
+
 @dataclass(frozen=True, eq=False)
 class TokenStream:
     """The tokens that one site puts out while prompts are generated, without end: iterating yields float32 [n, width].
