@@ -178,13 +178,13 @@ def feature_pages(
     two best of each concept. found: clips searched before; else `feature_clips` makes them, with the keywords.
     Raises ValueError for features that the SAE does not have. Returns the index.
     """
-    found = feature_clips(sae, model, progress=progress, **keywords) if found is None else found
     if features is None:
         features = list(dict.fromkeys(best_features(sae)["feature"].astype(int)))
     features = [int(feature) for feature in features]
     wrong = [feature for feature in features if not 0 <= feature < sae.d_sae]
     if wrong or not features:
         raise ValueError(f"features is {wrong or features}, expected numbers from 0 to {sae.d_sae - 1}, at least one.")
+    found = feature_clips(sae, model, progress=progress, **keywords) if found is None else found
     out = Path(out)
     out.mkdir(parents=True, exist_ok=True)
     density = _density(sae, found)
