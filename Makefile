@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: help setup test atlas lab results notebooks lint clean
+.PHONY: help setup browser test atlas lab results notebooks lint clean
 .DELETE_ON_ERROR:
 
 help:
@@ -31,7 +31,16 @@ setup: .venv/.ready
 	$(BIN)/python -m audioscope.mend
 	@touch $@
 
-test: setup
+# The atlas page is tested in a browser. Where it can be, Debian's Chromium is installed; where it cannot, that is said, and in CI it is an error.
+browser:
+	@for name in chromium chromium-browser google-chrome google-chrome-stable; do command -v $$name >/dev/null && exit 0; done; \
+	echo "Installing Chromium, in which the tests open the atlas page"; \
+	SUDO=; [ "$$(id -u)" = 0 ] || SUDO="sudo -n"; \
+	if command -v apt-get >/dev/null && $$SUDO apt-get update -qq && $$SUDO apt-get install -y -qq --no-install-recommends chromium fonts-dejavu-core >/dev/null; then exit 0; fi; \
+	echo "*** NO BROWSER: the atlas page will not be tested. Install Chromium and run make test again. ***" >&2; \
+	[ -z "$$CI" ]
+
+test: setup browser
 	$(BIN)/python -m pytest tests
 	$(BIN)/python -m pytest --nbmake --nbmake-timeout=600 notebooks
 

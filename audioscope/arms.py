@@ -18,6 +18,7 @@ from audioscope.model import Model
 from audioscope.sae import SAE
 from audioscope.sites import Site
 from audioscope.steering import steering_sites
+from audioscope.sweep import seed_of
 from audioscope.vectors import SteeringVector
 
 
@@ -40,6 +41,10 @@ class Arm:
     def cell(self) -> str:
         """Its name in a table: method and sites."""
         return f"{self.method} {self.sites}"
+
+    def on(self, pair: Pair, strength: float, seed: int) -> tuple[Edit, ...]:
+        """The edits of a run with this seed: none at strength 0; what a control draws differs from arm to arm."""
+        return tuple(self.edits(pair, strength, seed_of(self.cell, seed, 0))) if strength else ()
 
 
 def _facts(vector: SteeringVector, **more: Any) -> dict[str, Any]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -268,6 +269,18 @@ class Atlas:
         into, source = ("corrupted", "clean") if self.settings["direction"] == "sufficient" else ("clean", "corrupted")
         titles["patched"] = f"{titles[into]}, but {chosen['site']} reads: {titles[source]}"
         return in_a_row(*(Clip.load(self.folder / chosen[k], prompt=f"{k}: {t}") for k, t in titles.items()))
+
+    def save_html(self, path: str | Path, others: Sequence[Atlas] = (), **keywords: Any) -> Path:
+        """Write the atlas as one HTML file with chart and sound, for a mail; arguments as for `audioscope.report.save_html`."""
+        from audioscope.report import save_html
+
+        return save_html(self, path, others, **keywords)
+
+    def save_site(self, folder: str | Path, others: Sequence[Atlas] = (), **keywords: Any) -> Path:
+        """Write the atlas as a folder for any web server, with all its sound; arguments as for `audioscope.report.save_site`."""
+        from audioscope.report import save_site
+
+        return save_site(self, folder, others, **keywords)
 
     def save(self, folder: str | Path, shipped: bool = False) -> Path:
         """Write atlas.parquet and atlas.json; returns the folder.

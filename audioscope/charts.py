@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import json
+from collections.abc import Mapping
+from typing import Any
+
 import altair as alt
 import numpy as np
 import pandas as pd
+from scipy.cluster.hierarchy import leaves_list, linkage
 
-from audioscope.atlas import THRESHOLD
+from audioscope.atlas import THRESHOLD, Atlas
 
 ROW = 24  # height of a heatmap row, px
 STRIP = 120  # height of the strip of layer means, px
@@ -56,10 +61,16 @@ def chart_theme(dark: bool = False) -> dict:
         "range": {"diverging": {"scheme": ramp}},
         "style": {
             "bar-functional": {"color": accent},
-            "bar-other": {"color": page, "stroke": quiet, "strokeWidth": 1},
+            "bar-other": {"color": page, "fillOpacity": 0, "stroke": quiet, "strokeWidth": 1},
             "interval": {"color": ink, "strokeWidth": 1.5},
             "threshold": {"color": ink, "strokeDash": [4, 3]},
             "control": {"color": "#4f88c4"},
+            "control-band": {"color": "#4f88c4", "opacity": 0.28},
+            "outline": {"color": ink, "strokeWidth": 1.2},
+            "chosen": {"color": ink, "strokeWidth": 3},
+            "score": {"color": ink},
+            "score-chosen": {"color": accent},
+            "bracket": {"color": ink, "strokeWidth": 1.5},
             "undefined": {"color": "#3d3c3a" if dark else "#dfdcd8"},
             "hatch": {"color": "#7d7a75" if dark else "#a29d95", "strokeWidth": 1},
             "label": label,
@@ -88,7 +99,7 @@ def reading(impact: float, low: float, high: float) -> str:
     return text.replace("-", "−")
 
 
-def _hatch(width: int) -> str:
+def _hatch(width: float) -> str:
     """Slanted strokes over a cell of the given width, px, as an SVG path in units of half a row (Vega has no pattern fills)."""
     reach, slant = width / ROW - 0.15, 0.45  # strokes lean by slant either way and keep clear of the cell's edges
     count = round((reach - slant) / 0.28) | 1
@@ -96,8 +107,35 @@ def _hatch(width: int) -> str:
     return "".join(f"M{middle - slant:.2f},0.75L{middle + slant:.2f},-0.75" for middle in middles)
 
 
-def _x(sites: list[str]) -> alt.X:
-    return alt.X("site:N", scale=alt.Scale(type="band", domain=sites, paddingInner=0.06, paddingOuter=0.03), axis=None)
+def _x(sites: list[str], field: str = "site", place: float = 0.5) -> alt.X:
+    """The column of a site. place: where in its width a mark that has none begins, 0 to 1."""
+    scale = alt.Scale(type="band", domain=sites, paddingInner=0.06, paddingOuter=0.03)
+    return alt.X(f"{field}:N", scale=scale, axis=None, bandPosition=place)
+
+
+def orders(impacts: pd.DataFrame) -> pd.DataFrame:
+    """Three ways to order concepts: one row for each, with its place in `group`, `peak` and `similarity`, from 0.
+
+    group: groups together, as they first appear. peak: by the layer of the largest impact. similarity: neighbours have like
+    impacts over the layers (Ward's clustering, leaves in optimal order). Concepts without a defined impact come last in the latter two.
+    """
+    table = impact_table(impacts.assign(impact=impacts["impact"].where(impacts["defined"])))
+    groups = impacts.drop_duplicates("concept").set_index("concept")["group"].fillna("").reindex(table.index)
+    values = table.to_numpy(float)
+    known = np.isfinite(values).any(1)
+    filled = np.nan_to_num(values)
+    peaks = [(not ok, int(row.argmax()), -float(row.max())) for ok, row in zip(known, filled, strict=True)]
+    chosen = np.flatnonzero(known)
+    leaves = chosen if len(chosen) < 3 else chosen[leaves_list(linkage(filled[chosen], "ward", optimal_ordering=True))]
+    heard = list(dict.fromkeys(groups))
+    frame = pd.DataFrame({"concept": table.index, "group": 0, "peak": 0, "similarity": 0})
+    for name, order in (
+        ("group", sorted(range(len(table)), key=lambda i: heard.index(groups.iloc[i]))),
+        ("peak", sorted(range(len(table)), key=lambda i: peaks[i])),
+        ("similarity", [*leaves, *np.flatnonzero(~known)]),
+    ):
+        frame.loc[np.asarray(order, int), name] = np.arange(len(table))
+    return frame
 
 
 def _cells(impacts: pd.DataFrame, narrow: bool) -> pd.DataFrame:
@@ -112,10 +150,16 @@ def _cells(impacts: pd.DataFrame, narrow: bool) -> pd.DataFrame:
     unknown = "not published" if bare else "undefined"
     undefined = "undefined: the interval of the denominator holds 0"
     digits = [f"{value:z.2f}".replace("-", "−") for value in values]
+    places = orders(impacts).set_index("concept").reindex(impacts.concept)
+    groups = impacts.group.fillna("")
     return pd.DataFrame(
         {
             "concept": impacts.concept,
-            "group": impacts.group.fillna(""),
+            "group": groups,
+            "heads": ~groups.where(~groups.duplicated()).isna() | impacts.concept.isin(impacts.concept[~groups.duplicated()]),
+            "by_group": places["group"].to_numpy(),
+            "by_peak": places["peak"].to_numpy(),
+            "by_similarity": places["similarity"].to_numpy(),
             "site": impacts.site,
             "layer": impacts.layer,
             "defined": impacts.defined,
@@ -139,31 +183,60 @@ def _cells(impacts: pd.DataFrame, narrow: bool) -> pd.DataFrame:
     )
 
 
-def _rows(cells: pd.DataFrame, sites: list[str], step: int, group_x: int, direction: str) -> alt.LayerChart:
-    """One group's rows of the heatmap."""
-    concepts = list(cells.concept.unique())
-    axis = alt.Axis(
-        title=cells.group.iloc[0] or None,
-        titleAngle=0,
-        titleAlign="left",
-        titleBaseline="middle",
-        titleX=group_x,
-        titleY=ROW / 2,
-        labelLimit=170,
+# What the charts of an atlas are told from outside: how rows are ordered, which group is shown, which cell is chosen.
+PARAMS = {"sort_by": "group", "only_group": "all", "chosen_concept": "", "chosen_site": "", "chosen_model": ""}
+SORTS = {"group": "group", "peak": "peak layer", "similarity": "similarity"}
+
+
+def _params(groups: list[str]) -> list[alt.Parameter]:
+    """The parameters; the first two with menus, which a notebook draws under the chart and the page above it."""
+    menus = {
+        "sort_by": alt.binding_select(options=list(SORTS), labels=list(SORTS.values()), name="order concepts by "),
+        "only_group": alt.binding_select(
+            options=["all", *groups], labels=["all groups", *(g or "no group" for g in groups)], name="show "
+        ),
+    }
+    return [alt.param(name=name, value=value, bind=menus.get(name, alt.Undefined)) for name, value in PARAMS.items()]
+
+
+def _matrix(
+    cells: pd.DataFrame,
+    means: pd.DataFrame,
+    step: float,
+    direction: str,
+    model: str = "",
+    labels: bool = True,
+    digits: bool = True,
+) -> alt.LayerChart:
+    """Concepts by layers: colours, hatches where undefined, digits, an outline around functional layers and the chosen cell."""
+    sites = list(means.site)
+    width = step * len(sites)
+    place = "sort_by == 'peak' ? datum.by_peak : sort_by == 'similarity' ? datum.by_similarity : datum.by_group"
+    axis = alt.Axis(title=None, labelLimit=170, labelPadding=8) if labels else None
+    y = alt.Y(
+        "concept:N",
+        sort=alt.EncodingSortField("place", op="min"),
+        scale=alt.Scale(paddingInner=0.08, paddingOuter=0.04),
+        axis=axis,
     )
-    height = alt.Scale(domain=concepts, paddingInner=0.08, paddingOuter=0.04)
-    base = alt.Chart(cells).encode(
-        x=_x(sites),
-        y=alt.Y("concept:N", sort=concepts, scale=height, axis=axis),
-        tooltip=[
-            alt.Tooltip("concept:N"),
-            alt.Tooltip("site:N", title="module"),
-            alt.Tooltip("reading:N", title="impact"),
-            alt.Tooltip("numerator:N", title="patched − corrupted" if direction == "sufficient" else "clean − patched"),
-            alt.Tooltip("denominator:N", title="clean − corrupted"),
-            alt.Tooltip("control:N"),
-            alt.Tooltip("pairs:Q"),
-        ],
+    base = (
+        alt.Chart(cells.assign(model=model))
+        .transform_filter("only_group == 'all' || datum.group == only_group")
+        .transform_calculate(place=place)
+        .encode(
+            x=_x(sites),
+            y=y,
+            tooltip=[
+                *([alt.Tooltip("model:N")] if model else []),
+                alt.Tooltip("concept:N"),
+                alt.Tooltip("site:N", title="module"),
+                alt.Tooltip("reading:N", title="impact"),
+                alt.Tooltip("numerator:N", title="patched − corrupted" if direction == "sufficient" else "clean − patched"),
+                alt.Tooltip("denominator:N", title="clean − corrupted"),
+                alt.Tooltip("control:N"),
+                alt.Tooltip("pairs:Q"),
+            ],
+        )
     )
     zero, one = ("corrupted", "clean") if direction == "sufficient" else ("clean", "corrupted")
     colour = alt.Color(
@@ -177,22 +250,39 @@ def _rows(cells: pd.DataFrame, sites: list[str], step: int, group_x: int, direct
             gradientThickness=10,
             values=[-1, 0, 1],
             titlePadding=6,
-            offset=10,
+            offset=14,
             labelExpr=f"datum.value < 0 ? '−1 opposite' : datum.value > 0 ? '1 like {one}' : '0 like {zero}'",
         ),
     )
-    data = base.transform_filter("datum.defined").mark_rect(aria=False).encode(color=colour)
     missing = base.transform_filter("!datum.defined")
-    grey = missing.mark_rect(style="undefined", aria=False)
-    hatch = missing.mark_point(style="hatch", shape=_hatch(step), size=ROW**2, filled=False, strokeCap="butt", aria=False)
-    digits = base.mark_text(aria=False).encode(text="digits:N")
-    pale = digits.transform_filter("datum.clear && abs(datum.impact) < 0.75").mark_text(style="on-pale", aria=False)
-    deep = digits.transform_filter("datum.clear && abs(datum.impact) >= 0.75").mark_text(style="on-deep", aria=False)
-    return alt.LayerChart(layer=[data, grey, hatch, pale, deep], width=step * len(sites), height=ROW * len(concepts))
+    text = base.mark_text(aria=False).encode(text="digits:N")
+    chosen = "datum.concept == chosen_concept && datum.site == chosen_site" + (" && datum.model == chosen_model" if model else "")
+    layers = [
+        base.transform_filter("datum.defined").mark_rect(aria=False).encode(color=colour),
+        missing.mark_rect(style="undefined", aria=False),
+        missing.mark_point(style="hatch", shape=_hatch(step), size=ROW**2, filled=False, strokeCap="butt", aria=False),
+    ]
+    if digits:
+        layers += [
+            text.transform_filter("datum.clear && abs(datum.impact) < 0.75").mark_text(style="on-pale", aria=False),
+            text.transform_filter("datum.clear && abs(datum.impact) >= 0.75").mark_text(style="on-deep", aria=False),
+        ]
+    outline = alt.Chart(_runs(means)).mark_rect(style="outline", filled=False, aria=False)
+    layers += [
+        outline.encode(x=_x(sites, "first", 0), x2=alt.X2("last:N", bandPosition=1), y=alt.value(0), y2=alt.value("height")),
+        base.transform_filter(chosen).mark_rect(style="chosen", filled=False, aria=False),
+    ]
+    if labels:
+        # in the order of groups a group is named once, beside its first concept; in the other orders beside every concept
+        named = base.transform_filter(f"datum.site == {json.dumps(sites[0])} && (sort_by != 'group' || datum.heads)")
+        left = -int(min(170, 6.6 * cells.concept.str.len().max())) - 84  # 6.6 px is a generous mean width of a letter at 12 px
+        layers.append(named.mark_text(style="label-quiet", align="left", aria=False).encode(x=alt.value(left), text="group:N"))
+    return alt.LayerChart(layer=layers, width=width, height=alt.Step(ROW))
 
 
-def _strip(means: pd.DataFrame, sites: list[str], step: int, group_x: int) -> alt.LayerChart:
-    """Mean impact per layer: bars with intervals, controls as ticks, the threshold as a dashed line."""
+def _strip(means: pd.DataFrame, step: float, labels: bool = True, model: str = "") -> alt.LayerChart:
+    """Mean impact per layer: bars with intervals, the band of the control, the threshold as a dashed line."""
+    sites = list(means.site)
     shown = means.assign(reading=[reading(*row) for row in zip(means.impact, means.low, means.high, strict=True)])
     base = alt.Chart(shown).encode(
         x=_x(sites),
@@ -204,38 +294,63 @@ def _strip(means: pd.DataFrame, sites: list[str], step: int, group_x: int) -> al
             alt.Tooltip("threshold:Q", format=".2f"),
         ],
     )
-    axis = alt.Axis(title="mean", titleAngle=0, titleAlign="left", titleX=group_x, titleY=8, tickCount=4, format=".2~f")
+    axis = alt.Axis(tickCount=3, title="mean impact" if labels else None)
     mean = alt.Y("impact:Q", axis=axis)
     functional = base.transform_filter("datum.functional").mark_bar(style="bar-functional", width={"band": 0.62}, aria=False)
     other = base.transform_filter("!datum.functional").mark_bar(style="bar-other", width={"band": 0.62}, aria=False)
+    control = alt.Y("control:Q", axis=axis)
+    band = base.mark_bar(style="control-band", width={"band": 1.06}, aria=False)
+    edge = base.mark_tick(style="control", orient="horizontal", size=step * 1.02, thickness=2, aria=False)
     interval = base.mark_rule(style="interval", aria=False).encode(y="low:Q", y2="high:Q")
-    control = base.mark_tick(style="control", orient="horizontal", size=step * 0.9, thickness=3, aria=False).encode(y="control:Q")
     line = alt.Chart(shown.head(1)).encode(y="threshold:Q")
-    threshold = line.mark_rule(style="threshold", aria=False)
-    name = line.mark_text(style="label-quiet", align="left", aria=False).encode(
-        x=alt.value(step * len(sites) + 6), text=alt.value(f"threshold {means.threshold.iloc[0]:.2f}")
-    )
-    return alt.LayerChart(
-        layer=[other.encode(y=mean), functional.encode(y=mean), interval, control, threshold, name],
-        width=step * len(sites),
-        height=STRIP,
-    )
+    layers = [other.encode(y=mean), functional.encode(y=mean), line.mark_rule(style="threshold", aria=False)]
+    if means.control.notna().any():
+        layers = [band.encode(y=control), *layers, edge.encode(y=control)]
+    if means.low.notna().any():
+        layers.append(interval)
+    if labels and not model:
+        layers.append(
+            line.mark_text(style="label-quiet", align="right", baseline="bottom", dy=-3, aria=False).encode(
+                x=alt.value(step * len(sites)), text=alt.value(f"threshold {means.threshold.iloc[0]:.2f}")
+            )
+        )
+    title = alt.TitleParams(model, subtitle=f"{len(sites)} layers", fontSize=13, offset=6) if model else alt.Undefined
+    return alt.LayerChart(layer=layers, width=step * len(sites), height=STRIP, title=title)
 
 
-def _foot(means: pd.DataFrame, sites: list[str], step: int) -> alt.LayerChart:
-    """The layer numbers; a functional one is bold and has a triangle under it, so that no colour is needed to see it."""
-    base = alt.Chart(means).encode(x=_x(sites), text="layer:N")
+def _runs(means: pd.DataFrame) -> pd.DataFrame:
+    """The functional layers, neighbours together: first and last site, the middle one, and the layers in words."""
+    found = means[means["functional"]]
+    sites = found.groupby((found["layer"].diff() != 1).cumsum())
+    runs = sites.agg(first=("site", "first"), last=("site", "last"), middle=("site", lambda s: s.iloc[len(s) // 2]),
+                     low=("layer", "min"), high=("layer", "max"))  # fmt: skip
+    words = [str(a) if a == b else f"{a}–{b}" for a, b in zip(runs["low"], runs["high"], strict=True)]
+    return runs.assign(words=words)[["first", "last", "middle", "words"]].reset_index(drop=True)
+
+
+def _foot(means: pd.DataFrame, step: float, labels: bool = True) -> alt.LayerChart:
+    """The layer numbers; functional ones are bold and have a bracket under them, so that no colour is needed to see it.
+
+    Where layers are too narrow for numbers, only the first, the last and the functional ones get theirs.
+    """
+    sites = list(means.site)
+    roomy = step >= 18
+    runs = alt.Chart(_runs(means))
+    shown = means if roomy else means[means.functional | means.layer.isin([means.layer.iloc[0], means.layer.iloc[-1]])]
+    base = alt.Chart(shown).encode(x=_x(sites), text="layer:N")
     numbers = base.transform_filter("!datum.functional").mark_text(style="label-quiet", y=9, aria=False)
-    bold = base.transform_filter("datum.functional").mark_text(style="label-functional", y=9, aria=False)
-    triangle = (
-        base.transform_filter("datum.functional")
-        .mark_text(style="label-functional", y=25, aria=False)
-        .encode(text=alt.value("▲"))
-    )
-    margin = alt.Chart(means.head(1)).encode(x=alt.value(-8))
-    layer = margin.mark_text(style="label-quiet", align="right", y=9, aria=False).encode(text=alt.value("layer"))
-    legend = margin.mark_text(style="label-quiet", align="right", y=25, aria=False).encode(text=alt.value("▲ functional"))
-    return alt.LayerChart(layer=[numbers, bold, triangle, layer, legend], width=step * len(sites), height=34)
+    bold = base.transform_filter("datum.functional") if roomy else runs.encode(x=_x(sites, "middle"), text="words:N")
+    layers = [numbers, bold.mark_text(style="label-functional", y=9, aria=False)]
+    for end, place in (("first", 0.04), ("last", 0.96)):
+        layers.append(
+            runs.mark_rule(style="bracket", aria=False).encode(x=_x(sites, end, place), y=alt.value(18), y2=alt.value(23))
+        )
+    span = {"x": _x(sites, "first", 0.04), "x2": alt.X2("last:N", bandPosition=0.96)}
+    layers.append(runs.mark_rule(style="bracket", aria=False).encode(**span, y=alt.value(23)))
+    if labels:
+        margin = alt.Chart(means.head(1)).mark_text(style="label-quiet", align="right", aria=False).encode(x=alt.value(-8))
+        layers += [margin.encode(y=alt.value(y), text=alt.value(text)) for y, text in ((9, "layer"), (23, "functional"))]
+    return alt.LayerChart(layer=layers, width=step * len(sites), height=30)
 
 
 def _description(cells: pd.DataFrame, means: pd.DataFrame) -> str:
@@ -257,21 +372,17 @@ def heatmap(
 ) -> alt.VConcatChart:
     """Concepts by layers, coloured by impact, under a strip of the layers' means: the atlas at a glance.
 
-    impacts: Atlas.impacts(); layer_means: Atlas.layer_means(), both on one scale. Groups and concepts keep the order they
-    first appear in. direction: what was patched, as in `localize`: it names the ends of the scale. Colours are clamped to -1..1; the tooltip and the printed digits are not. Undefined cells are hatched
+    impacts: Atlas.impacts(); layer_means: Atlas.layer_means(), both on one scale. Menus order the concepts (`orders`) and show one
+    group alone. direction: what was patched, as in `localize`: it names the ends of the scale. Colours are clamped to -1..1; the tooltip and the printed digits are not. Undefined cells are hatched
     grey and take no part in the colour scale. Raises ValueError when there is nothing to draw.
     """
     if impacts.empty or layer_means.empty:
         raise ValueError("The atlas holds no impacts yet: let localize() finish at least one concept.")
     means = layer_means.sort_values("layer", kind="stable", ignore_index=True)
-    sites = list(means.site)
-    step = max(26, min(60, 720 // len(sites)))
+    step = max(26, min(60, 720 // len(means)))
     cells = _cells(impacts, narrow=step < 40)
-    # the group's name stands left of the longest concept; 6.6 px is a generous mean width of a letter at 12 px
-    group_x = -int(min(170, 6.6 * cells.concept.str.len().max())) - 84
-    groups = [_rows(cells[cells.group == group], sites, step, group_x, direction) for group in cells.group.unique()]
     notes = [
-        "Top: mean over concepts, with 95 % interval; filled bars are functional layers, blue ticks the control.",
+        "Top: mean over concepts, with 95 % interval; filled bars are functional layers, the blue band is the control.",
         "Below: a number where the whole interval lies beyond the control; hatched grey where impact is undefined.",
     ]
     if impacts.low.isna().all():
@@ -281,8 +392,63 @@ def heatmap(
             "Below: a number from the threshold up" + (", where one layer was measured alone." if coarse else "."),
         ]
     return (
-        alt.vconcat(_strip(means, sites, step, group_x), *groups, _foot(means, sites, step), spacing=7)
+        alt.vconcat(_strip(means, step), _matrix(cells, means, step, direction), _foot(means, step), spacing=7)
+        .add_params(*_params(list(cells.group.unique())))
         .properties(title=alt.TitleParams(title, subtitle=notes), description=_description(cells, means))
+        .configure(**chart_theme())
+    )
+
+
+def side_by_side(atlases: Mapping[str, Atlas], width: int = 220) -> alt.HConcatChart:
+    """Several models' atlases in panels of one width, so that equal places are equal relative depths; concepts in one order.
+
+    atlases: by the name that stands above the panel; the order of concepts follows the first. Concepts that a model does not have
+    are left empty. Raises ValueError where there is none.
+    """
+    if not atlases:
+        raise ValueError("There is no atlas to draw: give at least one.")
+    first = next(iter(atlases.values())).impacts()
+    impacts = {name: atlas.impacts() for name, atlas in atlases.items()}
+    rows = pd.concat([frame.drop_duplicates("concept") for frame in impacts.values()]).drop_duplicates("concept")
+    known = orders(first).set_index("concept").rename(columns=lambda name: f"by_{name}")
+    extra = [c for c in rows["concept"] if c not in known.index]
+    known = pd.concat([known, pd.DataFrame({name: range(len(known), len(known) + len(extra)) for name in known}, index=extra)])
+    panels, descriptions = [], []
+    for number, (name, atlas) in enumerate(atlases.items()):
+        means = atlas.layer_means().sort_values("layer", kind="stable", ignore_index=True)
+        step = width / len(means)
+        cells = _cells(impacts[name], narrow=True)
+        cells[known.columns] = known.reindex(cells.concept).to_numpy()
+        gone = rows[~rows["concept"].isin(cells.concept)]
+        blank = pd.DataFrame({"concept": gone["concept"], "group": gone["group"].fillna(""), "heads": False, "site": means.site[0],
+                              "layer": 0, "defined": True, "clear": False, "reading": "not measured"})  # fmt: skip
+        blank[known.columns] = known.reindex(blank.concept).to_numpy()
+        cells = pd.concat([cells, blank], ignore_index=True) if len(gone) else cells
+        leads = number == 0
+        direction = atlas.settings.get("direction", "sufficient")
+        descriptions.append(f"{name}: {_description(cells, means)}")
+        panels.append(
+            alt.vconcat(
+                _strip(means, step, leads, name),
+                _matrix(cells, means, step, direction, name, leads, False),
+                _foot(means, step, leads),
+                spacing=7,
+                bounds="flush",
+            )
+        )
+    return (
+        alt.hconcat(*panels, spacing=46)
+        .add_params(*_params(list(rows["group"].fillna("").unique())))
+        .properties(
+            title=alt.TitleParams(
+                "Where in its depth each model keeps its concepts",
+                subtitle=[
+                    "Equal places are equal relative depths. Top: mean over concepts, each panel on its own scale.",
+                    "Outlined layers are functional.",
+                ],
+            ),
+            description=" ".join(descriptions),
+        )
         .configure(**chart_theme())
     )
 
@@ -303,10 +469,14 @@ ARMS = {
 OTHERS = (("#cc79a7", [2, 2], "triangle-left"), ("#5b5651", [9, 2, 2, 2], "wedge"))
 
 
-def steering_chart(curves: pd.DataFrame, concept: str, opposite: str = "") -> alt.LayerChart:
+def steering_chart(
+    curves: pd.DataFrame, concept: str, opposite: str = "", *, now: bool = False, names: Mapping[str, str] | None = None
+) -> alt.LayerChart:
     """The concept's score over the distance from the unsteered clip, a line for each way to steer; away from it runs to the left.
 
-    curves: `Steering.curves()`. Higher at the same distance is better. Raises ValueError when there is nothing to draw.
+    curves: `Steering.curves()`. Higher at the same distance is better. now: for a page, with the legend below
+    and a ring for each row (cell, distance, score) of the data set "now", which the page moves. names: what cells are called in the
+    legend. Raises ValueError when there is nothing to draw.
     """
     if curves.empty:
         raise ValueError("The sweep holds no curves yet: let it finish at least one prompt.")
@@ -316,7 +486,19 @@ def steering_chart(curves: pd.DataFrame, concept: str, opposite: str = "") -> al
     shown = curves.assign(distance=(curves["lpaps"] * np.sign(curves["alpha"])).round(4), strength=curves["alpha"].round(3))
     shown = shown.sort_values(["cell", "alpha"], ignore_index=True)
     many = len(cells) > 1
-    legend = alt.Legend(title="way to steer", symbolOpacity=1, labelLimit=220) if many else None
+    called = f"{json.dumps(dict(names))}[datum.label] || datum.label" if names else alt.Undefined
+    legend = (
+        alt.Legend(
+            title="way to steer",
+            symbolOpacity=1,
+            labelLimit=260,
+            labelExpr=called,
+            orient="bottom" if now else alt.Undefined,
+            direction="vertical" if now else alt.Undefined,
+        )
+        if many
+        else None
+    )
     ends = "distance from the unsteered clip"
     if opposite:
         ends = f"further towards {opposite} ← {ends} → further towards {concept}"
@@ -354,14 +536,39 @@ def steering_chart(curves: pd.DataFrame, concept: str, opposite: str = "") -> al
     title = f"Steering {opposite} ↔ {concept}" if opposite else f"Steering towards {concept}"
     notes = ["Higher at the same distance is better. Bars: 95 % intervals, prompts as units."] if many else []
     best = shown.loc[shown["score"].idxmax()]
+    layers = [bars, lines, marks]
+    if now:
+        colour = alt.Color("cell:N", scale=alt.Scale(domain=cells, range=[look[0] for look in looks]), sort=cells, legend=legend)
+        ring = alt.Chart(alt.NamedData("now")).mark_point(size=240, strokeWidth=3, filled=False, aria=False)
+        layers.append(ring.encode(x="distance:Q", y="score:Q", color=colour))
     return (
-        alt.layer(bars, lines, marks, width=440, height=300)
+        alt.layer(*layers, width=440, height=300)
         .add_params(pick)
         .properties(
             title=alt.TitleParams(title, subtitle=notes),
             description=f"{title}: score over distance for {', '.join(cells)}. Highest score {best['score']:.2f} by {best['cell']}.",
         )
         .configure(**chart_theme())
+    )
+
+
+def score_strip(units: str = "log-odds") -> Any:
+    """All scores of a cell's clean, corrupted and patched clips, for a page that gives the data set "scores" (row, score, chosen).
+
+    units: of the scores; log-odds are clipped at 6. The chosen pair's clips stand out by shape and size.
+    """
+    scale = alt.Scale(domain=[-6, 6]) if units == "log-odds" else alt.Scale(zero=False)
+    base = alt.Chart(alt.NamedData("scores")).encode(
+        x=alt.X("score:Q", scale=scale, title=f"score, {units}", axis=alt.Axis(tickCount=5)),
+        y=alt.Y("row:N", sort=["clean", "corrupted", "patched"], title=None),
+        tooltip=[alt.Tooltip("row:N"), alt.Tooltip("score:Q", format=".2f")],
+    )
+    ticks = base.transform_filter("!datum.chosen").mark_tick(style="score", thickness=2, size=15, opacity=0.35, aria=False)
+    chosen = base.transform_filter("datum.chosen").mark_point(
+        style="score-chosen", shape="diamond", size=130, filled=True, opacity=1, aria=False
+    )
+    return alt.layer(ticks, chosen, width=200, height=alt.Step(26)).properties(
+        description="Scores of all clean, corrupted and patched clips of the chosen concept and layer; the chosen pair's stand out."
     )
 
 

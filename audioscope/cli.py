@@ -8,7 +8,7 @@ import sys
 import warnings
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn
 
 from audioscope import cli_sae
 from audioscope.errors import MEND, UnknownName, is_torchaudio_failure
@@ -61,11 +61,26 @@ def parser() -> argparse.ArgumentParser:
         default="sufficient",
         help="clean into the corrupted run, or the reverse",
     )
+    atlas.add_argument("--when", choices=("early", "middle", "late"), help="patch only in this third of the steps")
     atlas.add_argument(
         "--until-stable", type=int, metavar="K", help="stop when K more pairs did not change the functional layers"
     )
     atlas.add_argument("--negative-prompt", help="stands in the unconditional branch (default: nothing)")
     atlas.add_argument("--batch", type=int, help="rows at a time, where memory is short (default: all layers at once)")
+    atlas.add_argument(
+        "--beside",
+        type=Path,
+        action="append",
+        default=[],
+        metavar="FOLDER",
+        help="another atlas to choose on the page; may be repeated",
+    )
+    atlas.add_argument(
+        "--bare",
+        action="store_true",
+        help="a page of this atlas alone, without what ships with tiny: other maps, steering, features",
+    )
+    atlas.add_argument("--html", type=Path, metavar="FILE", help="also one HTML file of at most 12 MB, with the best clips")
     atlas.add_argument("--plan", action="store_true", help="only say what it would cost and how sure it would be")
     atlas.add_argument("--out", type=Path, default=Path("atlas"), help="folder, resumed if it holds the same sweep")
     atlas.set_defaults(do=_atlas)
@@ -176,13 +191,15 @@ def _sites(options: argparse.Namespace) -> None:
 
 def _atlas(options: argparse.Namespace) -> None:
     from audioscope import patching
+    from audioscope.atlas import Atlas
     from audioscope.concepts import choose
+    from audioscope.extras import is_shipped, page_extras
     from audioscope.model import load
-    from audioscope.report import write_page
 
     names = options.concepts if options.concepts is not None else QUICK if options.quick else None
     concepts = names if names is None or names.endswith(".csv") else [name.strip() for name in names.split(",")]
     choose(concepts)  # a wrong name should not wait for the model
+    beside = [Atlas.load(folder) for folder in options.beside]
     model = load(options.model)
     settings = {
         "concepts": concepts,
@@ -190,6 +207,7 @@ def _atlas(options: argparse.Namespace) -> None:
         "seeds": options.seeds,
         "patch": options.patch or ("output" if options.sites == "self" else "text"),
         "direction": options.direction,
+        "when": options.when,
         "sites": options.sites,
         "steps": options.steps,
         "guidance": options.guidance,
@@ -200,8 +218,14 @@ def _atlas(options: argparse.Namespace) -> None:
         print(patching.plan(model, **settings))
         return
     atlas = patching.localize(model, **settings, until_stable=options.until_stable, out=options.out)
-    page = write_page(atlas, options.out)
+    extras: dict[str, Any] = {"others": []}
+    if not options.bare and is_shipped(model):
+        extras = page_extras(model, atlas, options.out / "steered")
+    extras["others"] = [*beside, *extras["others"]]
     print(atlas)
+    if options.html is not None:
+        print(f"\nThe atlas in one file: {atlas.save_html(options.html, **extras).resolve()}")
+    page = atlas.save_site(options.out, **extras)
     print(f"\nThe atlas: {page.resolve()}\nIts table: {(options.out / 'atlas.parquet').resolve()}")
 
 

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
-from importlib.resources import files
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
 import torch
+from markupsafe import Markup
 from torch import Tensor
 from tqdm.auto import tqdm
 
@@ -18,7 +18,7 @@ from audioscope.audio import Clip
 from audioscope.edits import Edit, SAEEdit
 from audioscope.features import settings_like
 from audioscope.model import BATCH, Model
-from audioscope.page import data_uri, framed, page
+from audioscope.page import fill, framed, page, sound
 from audioscope.paths import write_whole
 from audioscope.sae import SAE
 from audioscope.streams import held_out_prompts
@@ -27,61 +27,6 @@ from audioscope.tracing import Read, Row
 POOL = 96  # prompts whose clips are searched
 CLIPS = 6  # shown for a feature
 TURNS = (("turned down by half", "scale", 0.5), ("off", "ablate", None), ("turned up three times", "scale", 3.0))
-
-STYLE = """
-.clips { display: grid; grid-template-columns: repeat(auto-fill, minmax(min(100%, 300px), 1fr)); gap: 8px 22px; margin-top: 18px; }
-.clips.four { grid-template-columns: repeat(auto-fill, minmax(min(100%, 230px), 1fr)); }
-.clips figure { margin: 0 0 16px; display: grid; grid-row: span 4; grid-template-rows: subgrid; }
-.clips p { margin: 0; font-size: 14px; line-height: 1.45; overflow-wrap: anywhere; }
-.plot { position: relative; height: 110px; border-radius: 6px; overflow: hidden; cursor: pointer; background: #04050f; }
-.plot img { width: 100%; height: 100%; object-fit: fill; display: block; }
-.plot svg { position: absolute; inset: 0; width: 100%; height: 100%; }
-.plot .area { fill: rgb(255 255 255 / .28); stroke: #fff; stroke-width: 1.5; vector-effect: non-scaling-stroke; }
-.plot i { position: absolute; top: 0; bottom: 0; width: 2px; background: #fff; left: 0; opacity: 0; }
-button { font: inherit; font-size: 14px; font-weight: 600; color: var(--accent); background: none; border: 1px solid var(--line); border-radius: 8px; padding: 5px 12px; cursor: pointer; width: fit-content; }
-a { color: var(--accent); }
-input[type=search] { font: inherit; color: inherit; background: var(--card); border: 1px solid var(--line); border-radius: 8px; padding: 9px 14px; width: min(100%, 420px); }
-td.text { text-align: left; white-space: normal; min-width: 22ch; }
-"""
-
-FEATURE = """<header>
-{% if linked %}<p class="quiet"><a href="index.html">All features</a></p>{% endif %}
-<h1>{{ title }}</h1>
-<p>{{ lead }}</p>
-<ul class="settings"><li>site <code>{{ site }}</code></li><li>active at <b>{{ '%.2f' % (100 * density) }} %</b> of held-out tokens</li></ul>
-</header>
-{% macro plot(clip) %}<figure>
-<p><b>{{ clip.title }}</b> {{ clip.text }}</p>
-<div class="plot"><img alt="Mel spectrogram, with the feature's activation as an area: {{ clip.said }}" src="{{ clip.picture }}">
-<svg viewBox="0 0 {{ clip.width }} 100" preserveAspectRatio="none" aria-hidden="true"><polygon class="area" points="{{ clip.points }}"/></svg><i></i></div>
-<audio controls preload="metadata" aria-label="Play: {{ clip.title }} {{ clip.text }}" src="{{ clip.sound }}"></audio>
-<div>{% if clip.peak is not none %}<button type="button" data-from="{{ clip.peak }}">Play from its peak, {{ '%.1f' % clip.peak }} s</button> {% endif %}<span class="quiet">{{ clip.said }}</span></div>
-</figure>{% endmacro %}
-<section aria-labelledby="fires"><h2 id="fires">Where it fires</h2>
-<p>The clips of {{ pool }} held-out prompts in which it is strongest, averaged over noise levels. The white area is its activation over time, on one scale for all clips here; click in a picture to play from there.</p>
-<div class="clips">{% for clip in top %}{{ plot(clip) }}{% endfor %}</div></section>
-<section aria-labelledby="turned"><h2 id="turned">Turned down, off and up</h2>
-<p>The same prompt and noise each time; only this feature is changed, at every step and time token, and what the SAE does not say is kept. {{ changed }}</p>
-<div class="clips four">{% for clip in turned %}{{ plot(clip) }}{% endfor %}</div></section>
-<section aria-labelledby="says"><h2 id="says">What it says</h2>
-{% if concepts %}<p class="quiet">AUROC on the selection split, of the activation averaged over time and noise levels: 1 tells every prompt with the concept from its counterfactual, .5 is chance.</p>
-<div class="scroll"><table><thead><tr><th scope="col">concept</th><th scope="col">AUROC</th><th scope="col">with</th><th scope="col">without</th></tr></thead>
-<tbody>{% for row in concepts %}<tr><th scope="row">{{ row.concept }}</th><td>{{ '%.3f' % row.auroc }}</td><td>{{ '%.3f' % row.mean_with }}</td><td>{{ '%.3f' % row.mean_without }}</td></tr>{% endfor %}</tbody></table></div>
-{% else %}<p>Its scores for concepts were not measured, or it was never active for their prompts.</p>{% endif %}</section>
-<section aria-labelledby="near"><h2 id="near">Nearest directions</h2>
-<p class="quiet">Features whose decoder directions are most alike, by cosine.</p>
-<ul>{% for row in near %}<li>{% if row.page %}<a href="{{ row.page }}">Feature {{ row.feature }}</a>{% else %}Feature {{ row.feature }}{% endif %}, {{ '%.2f' % row.cosine }}{% if row.label %}: {{ row.label }}{% endif %}</li>{% endfor %}</ul></section>
-"""
-
-INDEX = """<header><h1>{{ title }}</h1>
-<p>{{ lead }}</p>
-<ul class="settings"><li>site <code>{{ site }}</code></li><li><b>{{ alive }}</b> of {{ total }} features fire in the searched clips</li></ul></header>
-<p><label for="search">Search concepts, prompts and numbers</label><br><input type="search" id="search" autocomplete="off"></p>
-<p class="quiet" role="status" id="count"></p>
-<div class="card scroll"><table><thead><tr><th scope="col">feature</th><th scope="col">says best</th><th scope="col">AUROC</th><th scope="col">active, %</th><th scope="col">strongest in</th></tr></thead>
-<tbody id="rows">{% for row in rows %}<tr><th scope="row">{% if row.page %}<a href="{{ row.page }}">{{ row.feature }}</a>{% else %}{{ row.feature }}{% endif %}</th><td>{{ row.concept }}</td><td>{{ row.auroc }}</td><td>{{ '%.2f' % (100 * row.density) }}</td><td class="text">{{ row.text }}</td></tr>
-{% endfor %}</tbody></table></div>
-"""
 
 
 @dataclass(frozen=True, eq=False)
@@ -99,6 +44,39 @@ class FeatureClips:
         """The numbers of the clips in which a feature is strongest, on average over time; those in which it never fires are left out."""
         strength = self.active[:, :, feature].mean(1)
         return [int(i) for i in strength.argsort(descending=True)[:count] if strength[i] > 0]
+
+
+@dataclass(frozen=True, eq=False)
+class FeatureSet:
+    """An SAE with the features that are to have pages, and the clips in which they were searched."""
+
+    sae: SAE
+    model: Model
+    found: FeatureClips
+    features: tuple[int, ...]
+
+    def __post_init__(self) -> None:
+        wrong = [feature for feature in self.features if not 0 <= feature < self.sae.d_sae]
+        if wrong or not self.features:
+            raise ValueError(f"features is {wrong or []}, expected numbers from 0 to {self.sae.d_sae - 1}, at least one.")
+
+    @property
+    def site(self) -> str:
+        return str(self.sae.facts["site"])
+
+    def body(self, feature: int, **keywords: Any) -> Markup:
+        """The page of one feature, as a part of another page; keywords: those of `feature_body`."""
+        return feature_body(self.sae, self.model, feature, self.found, self.features, **{"level": 2, **keywords})
+
+    def listed(self) -> dict[str, Any]:
+        """What the list of features says."""
+        alive = int((self.found.active.mean(1).amax(0) > 0).sum())
+        return {
+            "site": self.site,
+            "rows": feature_rows(self.sae, self.found, self.features),
+            "alive": alive,
+            "total": self.sae.d_sae,
+        }
 
 
 @torch.no_grad()
@@ -162,6 +140,22 @@ def nearest(sae: SAE, feature: int, count: int = 5) -> pd.DataFrame:
     return pd.DataFrame({"feature": top.indices.tolist(), "cosine": top.values.tolist()})
 
 
+def feature_set(
+    sae: SAE, model: Model, features: Sequence[int] | None = None, *, found: FeatureClips | None = None, **keywords: Any
+) -> FeatureSet:
+    """The features of an SAE that are to have pages. features: their numbers; None is the two best of each concept.
+
+    found: clips searched before; else `feature_clips` makes them, with the keywords. Raises ValueError for features that the SAE does not have.
+    """
+    if features is None:
+        features = list(dict.fromkeys(best_features(sae)["feature"].astype(int)))
+    nothing = FeatureClips([], torch.empty(0), {})
+    shown = FeatureSet(
+        sae, model, nothing, tuple(int(feature) for feature in features)
+    )  # wrong ones should not wait for the clips
+    return replace(shown, found=feature_clips(sae, model, **keywords) if found is None else found)
+
+
 def feature_pages(
     sae: SAE,
     model: Model,
@@ -178,47 +172,53 @@ def feature_pages(
     two best of each concept. found: clips searched before; else `feature_clips` makes them, with the keywords.
     Raises ValueError for features that the SAE does not have. Returns the index.
     """
-    if features is None:
-        features = list(dict.fromkeys(best_features(sae)["feature"].astype(int)))
-    features = [int(feature) for feature in features]
-    wrong = [feature for feature in features if not 0 <= feature < sae.d_sae]
-    if wrong or not features:
-        raise ValueError(f"features is {wrong or features}, expected numbers from 0 to {sae.d_sae - 1}, at least one.")
-    found = feature_clips(sae, model, progress=progress, **keywords) if found is None else found
+    shown = feature_set(sae, model, features, found=found, progress=progress, **keywords)
     out = Path(out)
     out.mkdir(parents=True, exist_ok=True)
-    density = _density(sae, found)
-    script = files("audioscope").joinpath("feature_pages.js").read_text()
-    for feature in tqdm(features, desc="feature pages", unit="page", disable=not progress):
-        html = feature_html(sae, model, feature, found, features)
+    for feature in tqdm(shown.features, desc="feature pages", unit="page", disable=not progress):
+        html = feature_html(sae, model, feature, shown.found, shown.features)
         write_whole(out / f"{feature}.html", lambda part, html=html: part.write_text(html))  # type: ignore[misc]
-    best = best_features(sae, 10**6).drop_duplicates("feature").set_index("feature")
-    strongest = found.active.mean(1).max(0)
-    rows = [
-        {
-            "feature": f, "page": f"{f}.html" if f in features else "", "density": float(density[f]), "text": found.clips[int(strongest.indices[f])].prompt if strongest.values[f] > 0 else "",
-            "concept": best["concept"].get(f, ""), "auroc": f"{best['auroc'][f]:.3f}" if f in best.index else "",
-        }
-        for f in sorted(range(sae.d_sae), key=lambda f: (f not in features, -float(best["auroc"].get(f, 0)), f)) if strongest.values[f] > 0 or f in features
-    ]  # fmt: skip
-    html = page(
-        f"Features of {sae.facts.get('model', 'a model')}", INDEX, style=STYLE, script=script, site=sae.facts["site"], rows=rows,
-        alive=int((strongest.values > 0).sum()), total=sae.d_sae, lead=f"{len(features)} features have a page with sound: what each says, when it fires, and how it sounds turned down, off and up.",
+    body = fill(
+        "features.html", title=f"Features of {sae.facts.get('model', 'a model')}", **shown.listed(),
+        lead=f"{len(shown.features)} features have a page with sound: what each says, when it fires, and how it sounds turned down, off and up.",
     )  # fmt: skip
+    html = page("features", f"Features of {sae.facts.get('model', 'a model')}", body)
     write_whole(out / "index.html", lambda part: part.write_text(html))
     return out / "index.html"
 
 
+def feature_rows(sae: SAE, found: FeatureClips, pages: Sequence[int]) -> list[dict[str, Any]]:
+    """The list of features that fire in the clips or have a page, those with pages first, then by AUROC."""
+    best = best_features(sae, 10**6).drop_duplicates("feature").set_index("feature")
+    strongest, density = found.active.mean(1).max(0), _density(sae, found)
+    shown = [f for f in range(sae.d_sae) if strongest.values[f] > 0 or f in pages]
+    return [
+        {
+            "feature": f, "page": f"{f}.html" if f in pages else "", "density": float(density[f]), "text": found.clips[int(strongest.indices[f])].prompt if strongest.values[f] > 0 else "",
+            "concept": best["concept"].get(f, ""), "auroc": f"{best['auroc'][f]:.3f}" if f in best.index else "",
+        }
+        for f in sorted(shown, key=lambda f: (f not in pages, -float(best["auroc"].get(f, 0)), f))
+    ]  # fmt: skip
+
+
 def feature_html(sae: SAE, model: Model, feature: int, found: FeatureClips, pages: Sequence[int] = ()) -> str:
     """The page of one feature as one HTML document. pages: features whose pages lie beside it, to link to."""
+    body = Markup("<main>\n{}\n</main>").format(feature_body(sae, model, feature, found, pages, linked=bool(pages)))
+    return page("features", f"Feature {feature}", body)
+
+
+def feature_body(
+    sae: SAE, model: Model, feature: int, found: FeatureClips, pages: Sequence[int] = (), *, linked: bool = False, level: int = 1
+) -> Markup:
+    """What is said and heard of one feature, as HTML. linked: with a way back to the list; level: of its heading."""
     labels = _labels(sae)
     near = [
         {"feature": int(f), "cosine": cosine, "page": f"{int(f)}.html" if f in pages else "", "label": labels.get(int(f), "")}
         for f, cosine in nearest(sae, feature).itertuples(index=False)
     ]
-    return page(
-        f"Feature {feature}", FEATURE, style=STYLE, script=files("audioscope").joinpath("feature_pages.js").read_text(), site=sae.facts["site"],
-        density=float(_density(sae, found)[feature]), pool=len(found.clips), near=near, concepts=_concepts(sae, feature), linked=bool(pages),
+    return fill(
+        "feature.html", title=f"Feature {feature}", site=sae.facts["site"], density=float(_density(sae, found)[feature]), pool=len(found.clips),
+        near=near, concepts=_concepts(sae, feature), linked=linked, level=level,
         lead=f"Of the concepts it tells {labels[feature]} best." if feature in labels else "It tells none of the scored concepts.",
         **_sounds(sae, model, feature, found),
     )  # fmt: skip
@@ -271,6 +271,6 @@ def _figure(clip: Clip, active: Tensor, scale: float, title: str, text: str) -> 
     share = float((active > 0).float().mean())
     said = f"active {share:.0%} of the time" + ("" if peak is None else f", strongest at {peak:.1f} s")
     return {
-        "title": title, "text": text, "sound": data_uri("audio/mpeg", clip.encoded("mp3")), "picture": data_uri("image/png", clip.png(110)),
+        "title": title, "text": text, **sound(clip), "seconds": round(clip.seconds, 3),
         "width": len(heights), "points": f"0,100 {points} {len(heights)},100", "peak": None if peak is None else round(max(0.0, peak - 0.1), 2), "said": said,
     }  # fmt: skip

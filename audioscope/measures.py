@@ -47,7 +47,7 @@ def measure(audio: Tensor, rate: int) -> pd.DataFrame:
     All but loudness are NaN (key "") for a silent clip; loudness is NaN for clips shorter than its .4 s window or silent.
     """
     rows = []
-    loud = _loudness(audio, rate)
+    loud = loudness(audio, rate)
     for wave, decibels, lufs in zip(_mono(audio), level(audio), loud, strict=True):
         row = {"tempo": np.nan, "onsets": np.nan, "key": "", "mode": np.nan, "register": np.nan, "centroid": np.nan,
                "loudness": lufs}  # fmt: skip
@@ -79,7 +79,8 @@ def _register(wave: np.ndarray, rate: int) -> float:
     return float((notes[inside] * power[inside]).sum() / total) if total > 0 else np.nan
 
 
-def _loudness(audio: Tensor, rate: int) -> np.ndarray:
+def loudness(audio: Tensor, rate: int) -> np.ndarray:
+    """Integrated loudness in LUFS (ITU-R BS.1770) of audio [clips, channels, samples]; NaN for silence, or less than its .4 s window."""
     if audio.shape[-1] < 0.4 * rate:
         return np.full(len(audio), np.nan)
     meter = pyloudnorm.Meter(rate)

@@ -1,44 +1,97 @@
-"""One self-contained HTML page: a body in our style, of which nothing is fetched from elsewhere."""
+"""One HTML page in our style, whole in itself: style, scripts, sound and pictures are in it, and nothing is fetched from elsewhere."""
 
 from __future__ import annotations
 
 import base64
+import json
+import math
+import re
+from functools import cache
 from html import escape
+from importlib.resources import files
 from typing import Any
 
+import altair as alt
 import jinja2
+import torch
+import vl_convert
 from markupsafe import Markup
 
-from audioscope.report import STYLE
+from audioscope.audio import Clip
+from audioscope.measures import loudness
+
+LOUDNESS = -23.0  # LUFS at which every clip of a page is heard
 
 FRAME = """<!doctype html>
 <html lang="en">
 <head>
 <meta charset="utf-8">
 <meta name="viewport" content="width=device-width, initial-scale=1">
-<meta http-equiv="Content-Security-Policy" content="default-src 'none'; script-src 'unsafe-inline'; style-src 'unsafe-inline'; img-src data:; media-src data:">
+<meta http-equiv="Content-Security-Policy" content="default-src 'none'; script-src 'unsafe-inline' data:{{ ' ' ~ beside if beside }}; style-src 'unsafe-inline'; img-src data:">
 <title>{{ title }}</title>
 <style>{{ style }}</style>
 </head>
-<body>
-<main>
+<body data-page="{{ kind }}">
 {{ body }}
-</main>
-{% if data %}<script type="application/json" id="data">{{ data|tojson }}</script>
-{% endif %}<script type="module">{{ script }}</script>
+{% for name, value in data.items() %}<script type="application/json" id="{{ name }}">{{ value|tojson }}</script>
+{% endfor %}{% for script in scripts %}<script>{{ script }}</script>
+{% endfor %}<script type="module">{{ module }}</script>
 </body>
 </html>
 """
 
 
-def page(title: str, body: str, *, style: str = "", script: str = "", data: Any = None, **values: Any) -> str:
-    """An HTML document. body: a Jinja template, filled with `values`, which may hold any characters; data: JSON for the script,
-    found as the text of #data. Sound and pictures go in as `data_uri`s: the page's policy forbids every request."""
+def web(name: str) -> str:
+    """A file of audioscope/web: a style, a template or a script."""
+    return files("audioscope").joinpath("web", name).read_text(encoding="utf-8")
+
+
+def module(name: str) -> str:
+    """A script of audioscope/web as one ES module: what it imports is in it, as addresses that hold the content.
+
+    So it runs as it is in a page on any host, in a file, in a mail, and as the `_esm` of a widget.
+    """
+
+    def whole(found: re.Match[str]) -> str:
+        return json.dumps(data_uri("text/javascript", module(found[1]).encode()))
+
+    return re.sub(r'"\./([\w.]+)"(?=;)', whole, web(name))
+
+
+@cache
+def vega() -> Markup:
+    """Vega, Vega-Lite and Vega-Embed as one script (about 0.9 MB), of the version that altair writes for."""
+    code = vl_convert.javascript_bundle("window.vegaEmbed = vegaEmbed;", vl_version=alt.SCHEMA_VERSION.rsplit(".", 1)[0])
+    return Markup(code.replace("</script", "<\\/script"))
+
+
+def fill(template: str, **values: Any) -> Markup:
+    """A template of audioscope/web, filled: values may hold any characters, for they are escaped."""
+    loader = jinja2.FunctionLoader(web)
+    environment = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined, loader=loader)
+    return Markup(environment.get_template(template).render(**values))
+
+
+def page(
+    kind: str,
+    title: str,
+    body: Markup,
+    *,
+    data: dict[str, Any] | None = None,
+    charts: bool = False,
+    packs: str = "",
+    style: str = "",
+) -> str:
+    """An HTML document. kind: names its script in audioscope/web; body: what `fill` gives; data: JSON for the script, by the id of
+    its element; charts: whether it draws some; packs: where scripts that hold sound may be loaded from beside the page.
+
+    The page's policy forbids every other request.
+    """
     environment = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined)
-    filled = Markup(environment.from_string(body).render(title=title, **values))
     return environment.from_string(FRAME).render(
-        title=title, style=Markup(STYLE + style), body=filled, data=data, script=Markup(script.replace("</script", "<\\/script"))
-    )
+        kind=kind, title=title, body=body, data=data or {}, scripts=[vega()] if charts else [], beside=packs,
+        style=Markup(web("style.css") + style), module=Markup(module(f"{kind}.js").replace("</script", "<\\/script")),
+    )  # fmt: skip
 
 
 def framed(title: str, html: str, height: int) -> Any:
@@ -53,3 +106,17 @@ def framed(title: str, html: str, height: int) -> Any:
 def data_uri(kind: str, content: bytes) -> str:
     """A file's content as an address: kind is its media type, such as "audio/mpeg"."""
     return f"data:{kind};base64,{base64.b64encode(content).decode()}"
+
+
+def sound(clip: Clip) -> dict[str, Any]:
+    """A clip for the player: its sound as MP3 and its spectrogram, as addresses, and the gain in dB to an equal loudness.
+
+    The gain never takes a peak beyond full scale; a silent clip, or one too short to have a loudness, stays as it is.
+    """
+    lufs, peak = float(loudness(torch.from_numpy(clip.samples)[None], clip.rate)[0]), float(abs(clip.samples).max())
+    gain = min(LOUDNESS - lufs, -20 * math.log10(peak)) if math.isfinite(lufs) else 0.0
+    return {
+        "sound": data_uri("audio/mpeg", clip.encoded("mp3")),
+        "picture": data_uri("image/webp", clip.picture()),
+        "gain": round(gain, 2),
+    }

@@ -15,7 +15,8 @@ from audioscope.errors import UnknownName
 from audioscope.paths import data_folder
 from audioscope.sites import Site
 
-NAMES = {"ace-step": "ace", "audioldm2-large": "audioldm2", "stable-audio-open": "stableaudio"}
+Published = Literal["ace-step", "audioldm2-large", "stable-audio-open"]
+NAMES: dict[Published, str] = {"ace-step": "ace", "audioldm2-large": "audioldm2", "stable-audio-open": "stableaudio"}
 STAGES = {"down": "down_blocks.", "mid": "mid_block", "up": "up_blocks."}
 WIDTHS = {
     "ace": 2560,
@@ -69,7 +70,7 @@ class PublishedAtlas(Atlas):
         )
 
 
-def published(name: Literal["ace-step", "audioldm2-large", "stable-audio-open"]) -> PublishedAtlas:
+def published(name: Published) -> PublishedAtlas:
     """The paper's impacts for a model that it studied, to chart and compare with one's own.
 
     "ace-step" is ACE-Step v1 3.5B, not the 1.5 that diffusers has. Raises UnknownName (a KeyError) for another name.

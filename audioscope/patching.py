@@ -28,7 +28,9 @@ from audioscope.tracing import Row
 
 Patch = Literal["text", "output"]
 Direction = Literal["sufficient", "necessary"]
+When = Literal["early", "middle", "late"]
 Concepts: TypeAlias = Iterable[str | Concept] | str | Path | pd.DataFrame | None
+WINDOWS: tuple[When, ...] = ("early", "middle", "late")
 SPREAD = 0.15  # standard deviation of one pair's impact on tiny, root mean square over its 252 cells: what a plan reckons with
 
 
@@ -46,6 +48,7 @@ class _Sweep:
     scorer: Scorer
     run: dict[str, Any]  # steps, guidance, seconds, negative_prompt
     batch: int | None
+    when: When | None
 
     def settings(self, clips: bool) -> dict[str, Any]:
         """What a folder of results must agree with to be resumed."""
@@ -54,8 +57,8 @@ class _Sweep:
             "model": model.name, "fingerprint": model.fingerprint, "patch": self.patch, "direction": self.direction,
             "sites": [asdict(s) for s in self.sites], "split": self.split, "scorer": self.scorer.name,
             "scorer_fingerprint": self.scorer.fingerprint, "units": self.scorer.units, **self.run, "clips": clips,
-            "rate": model.adapter.sampling_rate(model.pipe),
-            "swaps_all_text": self.patch == "text" and self.sites == model.sites.cross,
+            "when": self.when, "rate": model.adapter.sampling_rate(model.pipe),
+            "swaps_all_text": self.patch == "text" and self.sites == model.sites.cross and self.when is None,
         }  # fmt: skip
 
     def units(self, pairs: int) -> list[dict[str, Any]]:
@@ -76,14 +79,21 @@ class _Sweep:
         """Clean, corrupted, and one row for each site that is patched: into the corrupted run, or out of the clean one."""
         kind = PatchText if self.patch == "text" else PatchOutput
         into, source = ("corrupted", "clean") if self.direction == "sufficient" else ("clean", "corrupted")
-        edits: list[Edit] = [kind(site, unit[source]) for site in self.sites]
+        window = None if self.when is None else third(self.when, self.run["steps"])
+        edits: list[Edit] = [kind(site, unit[source], steps=window) for site in self.sites]
         rows = [Row(unit["clean"], unit["seed"]), Row(unit["corrupted"], unit["seed"])]
         return rows + [Row(unit[into], unit["seed"], (edit,)) for edit in edits]
 
 
+def third(when: When, steps: int) -> tuple[int, int]:
+    """The half-open window of steps that is the early, middle or late third of a generation."""
+    place = WINDOWS.index(when)
+    return round(steps * place / 3), round(steps * (place + 1) / 3)
+
+
 def _sweep(
     model: Model, concepts: Concepts, pairs: int, seeds: int, patch: Patch, direction: Direction, sites: Which, split: str,
-    scorer: Scorer | None, negative_prompt: str | None, batch: int | None, given: dict[str, Any],
+    scorer: Scorer | None, negative_prompt: str | None, batch: int | None, when: When | None, given: dict[str, Any],
 ) -> _Sweep:  # fmt: skip
     """Check all input of a sweep before anything is generated."""
     model.check_unsteered("a sweep")
@@ -109,7 +119,12 @@ def _sweep(
     if batch is not None and batch < 1:
         raise ValueError(f"batch is {batch}, expected at least 1 row, or None for a unit's rows all at once.")
     run = {**model.settings(**given), "negative_prompt": negative_prompt}
-    sweep = _Sweep(model, chosen, seeds, patch, direction, where, split, judge_by, run, batch)
+    if when is not None:
+        if when not in WINDOWS:
+            raise ValueError(f"when is {when!r}, expected one of {', '.join(WINDOWS)}, or None for every step.")
+        if run["steps"] < len(WINDOWS):
+            raise ValueError(f"when is {when!r}, a third of the steps, but there are only {run['steps']} steps: take at least 3.")
+    sweep = _Sweep(model, chosen, seeds, patch, direction, where, split, judge_by, run, batch, when)
     for text in {u[side] for u in sweep.units(pairs) for side in ("clean", "corrupted")}:
         model.check_prompt(text)
     return sweep
@@ -129,6 +144,7 @@ def localize(
     steps: int | None = None,
     guidance: float | None = None,
     seconds: float | None = None,
+    when: When | None = None,
     until_stable: int | None = None,
     negative_prompt: str | None = None,
     batch: int | None = None,
@@ -144,6 +160,7 @@ def localize(
     direction: "sufficient" patches clean into the corrupted run (is this site enough?), as the paper does; "necessary" patches
     corrupted into the clean run (does the concept break without it?).
     sites: cross-attention by default; "self" needs patch="output".
+    when: patch only in the "early", "middle" or "late" third of the denoising steps; None is all of them.
     until_stable: stop adding pairs when the functional set, no longer empty, has not changed for so many; `pairs` is then the
     most to run. A stop that looks at the result makes the final intervals a little too narrow; the atlas's settings say so.
     negative_prompt: what stands in the unconditional branch, instead of nothing. batch: rows at a time, where a unit's L + 2 are
@@ -152,7 +169,7 @@ def localize(
     Raises ValueError, or UnknownName (a KeyError), for input out of range, before anything is generated.
     """
     given = {"steps": steps, "guidance": guidance, "seconds": seconds}
-    sweep = _sweep(model, concepts, pairs, seeds, patch, direction, sites, split, scorer, negative_prompt, batch, given)
+    sweep = _sweep(model, concepts, pairs, seeds, patch, direction, sites, split, scorer, negative_prompt, batch, when, given)
     if until_stable is not None and not 1 <= until_stable < pairs:
         raise ValueError(f"until_stable is {until_stable}, expected 1 to {pairs - 1}: less than the {pairs} pairs.")
     folder = Path(out) if out is not None else Path(tempfile.mkdtemp(prefix="audioscope-atlas-"))
@@ -227,6 +244,7 @@ def plan(
     steps: int | None = None,
     guidance: float | None = None,
     seconds: float | None = None,
+    when: When | None = None,
     negative_prompt: str | None = None,
     batch: int | None = None,
     clips: bool = True,
@@ -237,7 +255,7 @@ def plan(
     pairs differ is taken from `tiny`; a large model with prompts that hardly change its score needs more of them.
     """
     given = {"steps": steps, "guidance": guidance, "seconds": seconds}
-    sweep = _sweep(model, concepts, pairs, seeds, patch, direction, sites, split, scorer, negative_prompt, batch, given)
+    sweep = _sweep(model, concepts, pairs, seeds, patch, direction, sites, split, scorer, negative_prompt, batch, when, given)
     unit = sweep.units(1)[0]
     times, samples = {}, 0
     for count in (1, 1, 3):  # the first run of all is a warm-up

@@ -20,7 +20,6 @@ from audioscope.arms import Arm, prompt_switch_arm, standard_arms, vector_arm
 from audioscope.atlas import Atlas
 from audioscope.audio import Clip
 from audioscope.concepts import Concept, Pair, choose
-from audioscope.edits import Edit
 from audioscope.gains import REWRITTEN, Steering
 from audioscope.model import Model
 from audioscope.paths import write_whole
@@ -73,9 +72,6 @@ class _Bench:
                 f"prompts is {count}, expected 1 to {len(found)}: neutral prompts of {self.concept.name!r} in split {split!r}."
             )
         return found[:count]
-
-    def edits(self, arm: Arm, pair: Pair, alpha: float, seed: int) -> tuple[Edit, ...]:
-        return tuple(arm.edits(pair, alpha, seed_of(arm.cell, seed, 0))) if alpha else ()
 
     def sound(self, rows: Sequence[Row]) -> tuple[Tensor, np.ndarray]:
         """Audio [rows, channels, samples] with NaN as silence, and which rows are finite, [rows]."""
@@ -147,7 +143,7 @@ def calibrate(
     found = []
     for pair in tqdm(bench.pairs(split, prompts), desc=f"calibrating {bench.concept.name}", unit="prompt", disable=not progress):
         seed = seed_of(bench.concept.name, pair.number, 0)
-        rows = [Row(pair.neutral, seed), *(Row(pair.neutral, seed, bench.edits(arm, pair, alpha, seed)) for arm, alpha in tried)]
+        rows = [Row(pair.neutral, seed), *(Row(pair.neutral, seed, arm.on(pair, alpha, seed)) for arm, alpha in tried)]
         found.append(bench.distances(*bench.sound(rows))[1:])
     distance = np.nanmean(found, axis=0)
     lines = []
@@ -296,7 +292,7 @@ def _do_unit(
 ) -> pd.DataFrame:
     """All arms and strengths of one prompt and seed: one line per arm and strength, the unsteered clip once for each arm."""
     rows = [Row(pair.neutral, unit["seed"])]
-    rows += [Row(pair.neutral, unit["seed"], bench.edits(arm, pair, alpha, unit["seed"])) for arm, alpha in variants]
+    rows += [Row(pair.neutral, unit["seed"], arm.on(pair, alpha, unit["seed"])) for arm, alpha in variants]
     audio, finite = bench.sound(rows)
     scores = bench.scorer(audio, bench.rate).astype("float32")
     found = pd.concat([measures.measure(audio, bench.rate), measures.faults(audio)], axis=1).drop(columns="key")

@@ -161,12 +161,10 @@ def test_wrong_arguments_are_one_line(capsys):
 
 def test_atlas_command_writes_page_table_and_clips(capsys, tmp_path):
     out = tmp_path / "atlas"
-    assert main(["atlas", "--concepts", "fast,drums", "--pairs", "4", "--steps", "2", "--out", str(out)]) == 0
+    assert main(["atlas", "--concepts", "fast,drums", "--pairs", "4", "--steps", "2", "--out", str(out), "--bare"]) == 0
     assert str(out / "index.html") in capsys.readouterr().out
     assert (out / "atlas.parquet").exists() and len(list(out.glob("clips/*/*/*.flac"))) == 2 * 4 * 14
-    page = (out / "index.html").read_text()
-    for row in audioscope.Atlas.load(out).examples().to_dict("records"):
-        assert row["patched"] in page
+    assert len(list((out / "packs").iterdir())) == 2 * 4, "one pack a pair"
     clip, rate = sf.read(next(out.glob("clips/fast/*/clean.flac")))
     assert rate == 16_000 and len(clip) == 65_536
 

@@ -4,19 +4,20 @@ import json
 import re
 from html.parser import HTMLParser
 from itertools import pairwise
-from types import SimpleNamespace
-from urllib.parse import unquote
 
 import numpy as np
 import pandas as pd
 import pytest
-import soundfile
+import torch
+from tones import EVIL, GROUPS, PAIRS, ROWS, atlas_of_tones, steering_of_tones, tone
 
-from audioscope.charts import chart_theme, heatmap, impact_table, reading
-from audioscope.report import _bundle, _swapped, write_page
+from audioscope import Clip, published
+from audioscope.atlas_data import code_of, name_of, swapped
+from audioscope.charts import chart_theme, heatmap, impact_table, orders, reading, side_by_side
+from audioscope.measures import loudness
+from audioscope.page import LOUDNESS, sound, vega
 
 LAYERS = 4
-EVIL = "<script>alert(1)</script>"
 CONCEPTS = {"rap": "voice", "choir": "voice", "fast": "tempo", EVIL: ""}
 UNDEFINED = "choir"
 
@@ -52,33 +53,6 @@ def means(impacts):
         threshold=2.5 / LAYERS,
         functional=mean.impact >= 2.5 / LAYERS,
     )
-
-
-@pytest.fixture
-def atlas(impacts, means, tmp_path):
-    folder = tmp_path / "run"
-    (folder / "clips").mkdir(parents=True)
-    rows = []
-    for number, concept in enumerate(name for name in CONCEPTS if name != UNDEFINED):
-        row = {
-            "concept": concept, "site": site(2), "layer": 2, "impact": 0.9, "pair": number, "seed": 0,
-            "clean_prompt": f'a "loud" {concept} song & more', "corrupted_prompt": 'a "loud" </script><img src="https://x.y/z"> song & more',
-            "clean_score": 3.0, "corrupted_score": -40.0, "patched_score": 2.5,
-        }  # fmt: skip
-        for version in ("clean", "corrupted", "patched"):
-            row[version] = f"clips/{number} {version}#.wav"
-            soundfile.write(folder / row[version], np.zeros(80), 8000)
-        rows.append(row)
-    return SimpleNamespace(
-        settings={
-            "model": f"tiny {EVIL}", "patch": "text", "steps": 16, "guidance": 4.0, "seconds": 4.0, "pairs": 8, "seeds": [0, 1], "note": EVIL
-        },
-        impacts=lambda scale="score": impacts,
-        layer_means=lambda scale="score": means,
-        functional=[site(2)],
-        examples=lambda: pd.DataFrame(rows),
-        folder=folder,
-    )  # fmt: skip
 
 
 class Page(HTMLParser):
@@ -126,12 +100,12 @@ def test_heatmap_holds_every_cell_and_colours_only_the_defined(impacts, means):
     ]
     cells = {(row["concept"], row["site"]): row for _, rows in coloured for row in rows}
     assert set(cells) == {(concept, site(layer)) for concept in CONCEPTS for layer in range(LAYERS)}
-    assert all(filters == ["datum.defined"] for filters, _ in coloured)
+    assert all(filters[-1] == "datum.defined" for filters, _ in coloured)
     for (concept, _), row in cells.items():
         assert row["defined"] == (concept != UNDEFINED)
         assert (row["impact"] is None) == (concept == UNDEFINED)
     hatched = [(layer, filters) for layer, filters, _ in layers(spec) if layer["mark"].get("style") == "hatch"]
-    assert hatched and all(filters == ["!datum.defined"] and "color" not in layer["encoding"] for layer, filters in hatched)
+    assert hatched and all(filters[-1] == "!datum.defined" and "color" not in layer["encoding"] for layer, filters in hatched)
 
 
 def test_heatmap_scale_is_centred_on_zero(impacts, means):
@@ -146,10 +120,14 @@ def test_heatmap_scale_is_centred_on_zero(impacts, means):
 
 def test_heatmap_marks_functional_layers_without_colour(impacts, means):
     spec = heatmap(impacts, means).to_dict()
-    triangles = [(f, rows) for layer, f, rows in layers(spec) if layer["encoding"].get("text", {}).get("value") == "▲"]
-    assert len(triangles) == 1
-    filters, rows = triangles[0]
-    assert filters == ["datum.functional"] and [row["layer"] for row in rows if row["functional"]] == [2]
+    brackets = [rows for layer, _, rows in layers(spec) if layer["mark"].get("style") == "bracket"]
+    assert len(brackets) == 3 and all(
+        [(row["words"], row["first"], row["last"]) for row in rows] == [("2", site(2), site(2))] for rows in brackets
+    )
+    outlines = [layer for layer, _, _ in layers(spec) if layer["mark"].get("style") == "outline"]
+    assert len(outlines) == 1 and not outlines[0]["mark"]["filled"], (
+        "a filled outline would take the clicks of the cells under it"
+    )
     assert "Functional layers: 2." in spec["description"] and f"Undefined: {UNDEFINED}." in spec["description"]
 
 
@@ -176,56 +154,169 @@ def test_impact_table_keeps_order_and_gaps(impacts):
     assert table.loc[UNDEFINED].isna().all() and table.loc["rap", site(2)] == 0.9
 
 
+def test_neighbouring_functional_layers_share_a_bracket(impacts, means):
+    spec = heatmap(impacts, means.assign(functional=[True, True, False, True])).to_dict()
+    rows = next(rows for layer, _, rows in layers(spec) if layer["mark"].get("style") == "bracket")
+    assert [row["words"] for row in rows] == ["0–1", "3"]
+
+
+def test_orders_are_three_permutations():
+    """Groups stay together; peaks rise; concepts with like impacts are neighbours, and undefined ones come last."""
+    values = {"a": [0.9, 0, 0, 0], "b": [0, 0, 0.8, 0], "c": [0.8, 0.1, 0, 0], "d": [0, 0, 0.9, 0.1], "e": [np.nan] * 4}
+    groups = dict(zip("abcde", ["x", "y", "x", "x", "y"], strict=True))
+    rows = [{"concept": c, "group": groups[c], "site": site(i), "layer": i, "impact": v, "defined": c != "e"} for c, line in values.items()
+            for i, v in enumerate(line)]  # fmt: skip
+    found = orders(pd.DataFrame(rows))
+    by = {name: list(found.sort_values(name)["concept"]) for name in ("group", "peak", "similarity")}
+    assert by["group"] == ["a", "c", "d", "b", "e"]
+    assert by["peak"] == ["a", "c", "d", "b", "e"]
+    assert by["similarity"][-1] == "e" and {frozenset(by["similarity"][:2]), frozenset(by["similarity"][2:4])} == {
+        frozenset("ac"),
+        frozenset("bd"),
+    }
+
+
+def test_models_stand_side_by_side_by_relative_depth():
+    papers = {name: published(name) for name in ("ace-step", "audioldm2-large")}
+    spec = side_by_side(papers).to_dict()
+    panels = spec["hconcat"]
+    widths = [panel["vconcat"][1]["width"] for panel in panels]
+    assert widths == pytest.approx([220, 220])
+    rows = [row for rows in spec["datasets"].values() for row in rows if "by_group" in row]
+    places = {}
+    for row in rows:
+        places.setdefault(row["concept"], set()).add((row["by_group"], row["by_peak"], row["by_similarity"]))
+    assert all(len(each) == 1 for each in places.values()), "a concept stands in the same line of every panel"
+    assert len({next(iter(each))[0] for each in places.values()}) == len(places)
+    with pytest.raises(ValueError, match="no atlas"):
+        side_by_side({})
+
+
 def test_swapped_words():
-    assert _swapped("a rap song", "a folk song") == [("a", False), ("rap", True), ("song", False)]
-    assert _swapped("a song", "a sad song") == [("a", False), ("song", False)]
+    assert swapped("a rap song", "a folk song") == [1]
+    assert swapped("a song", "a sad song") == [] and swapped("a sad slow song", "a song") == [1, 2]
 
 
-def test_page_fetches_nothing(atlas, tmp_path):
-    page = Page(write_page(atlas, tmp_path / "page"))
-    for tag, attrs in page.tags:
-        for name in ("src", "href", "srcset", "data", "action", "poster"):
-            assert not re.match(r"\s*(\w+:|//)", attrs.get(name) or ""), (tag, attrs)
-    assert not page.all("link") and not page.all("iframe") and not page.all("img")
-    assert "@import" not in page.styles and "url(" not in page.styles
-    own = [script for script in page.scripts if len(script) < len(_bundle()) // 2]
-    assert not any(re.search(r"\bimport\b\s*[('\"{]|\bfetch\(", script) for script in own)
-    policy = next(attrs["content"] for attrs in page.all("meta") if attrs.get("http-equiv") == "Content-Security-Policy")
-    assert "default-src 'none'" in policy and "http" not in policy
+def test_names_say_what_differs():
+    base = {"model": "m", "patch": "text", "direction": "sufficient"}
+    assert name_of(base) == "m: text swap"
+    assert (
+        name_of(base | {"patch": "output", "direction": "necessary", "when": "late"})
+        == "m: output patch, out of the clean run, late third of the steps"
+    )
+    code = code_of(base | {"direction": "necessary", "when": "late", "steps": 10, "guidance": 3.0, "negative_prompt": "noise"})
+    assert (
+        "PatchText(«site», corrupted, steps=(7, 10))" in code
+        and "(clean, patch)" in code
+        and "'noise'" in code
+        and "'steps': 10" in code
+    )
 
 
-def test_page_escapes_what_people_wrote(atlas, tmp_path):
-    page = Page(write_page(atlas, tmp_path / "page"))
-    assert len(page.scripts) == 4  # spec, themes, bundle, ours: none came in through a prompt or a name
-    assert not any(script.strip() == "alert(1)" for script in page.scripts)
+def test_clips_of_a_page_are_equally_loud():
+    wave = np.sin(2 * np.pi * 440 * np.arange(32000) / 16000)[None].astype("float32")
+    for level in (0.5, 0.02):
+        made = sound(Clip(level * wave, 16000))
+        louder = torch.from_numpy(level * wave * 10 ** (made["gain"] / 20))[None]
+        assert loudness(louder, 16000)[0] == pytest.approx(LOUDNESS, abs=0.1)
+    click = np.zeros((1, 32000), "float32")
+    click[0, 8000:8100] = 0.9
+    assert abs(click).max() * 10 ** (sound(Clip(click, 16000))["gain"] / 20) <= 1.0001, "no gain takes a peak beyond full scale"
+    assert sound(Clip(np.zeros((1, 32000), "float32"), 16000))["gain"] == 0.0
+    assert sound(tone(440.0))["sound"].startswith("data:audio/mpeg;base64,") and sound(tone(440.0))["picture"].startswith(
+        "data:image/webp;base64,"
+    )
+
+
+@pytest.fixture
+def tones(tmp_path):
+    return atlas_of_tones(tmp_path / "run")
+
+
+def pack(path):
+    """The name and the content of a pack."""
+    name, content = re.fullmatch(r"audioscopePack\((\".*?\"),(.*)\);\n", path.read_text(), re.S).groups()
+    return json.loads(name), json.loads(content)
+
+
+def test_the_page_fetches_nothing(tones, tmp_path):
+    for path in (
+        tones.save_html(tmp_path / "deep" / "one.html", progress=False),
+        tones.save_site(tmp_path / "site", progress=False),
+    ):
+        page = Page(path)
+        for tag, attrs in page.tags:
+            for name in ("src", "href", "srcset", "data", "action", "poster"):
+                assert not re.match(r"\s*(\w+:|//)", attrs.get(name) or ""), (tag, attrs)
+        assert not page.all("link") and not page.all("iframe")
+        assert "@import" not in page.styles and "url(" not in page.styles
+        own = [script for script in page.scripts if len(script) < len(vega()) // 2]
+        assert not any(re.search(r"\bfetch\(|XMLHttpRequest|from \"https?:", script) for script in own)
+        policy = next(attrs["content"] for attrs in page.all("meta") if attrs.get("http-equiv") == "Content-Security-Policy")
+        assert "default-src 'none'" in policy and "http" not in policy and "unsafe-eval" not in policy
+
+
+def test_the_page_escapes_what_people_wrote(tones, tmp_path):
+    path = tones.save_site(tmp_path / "site", steering=[steering_of_tones(tmp_path / "run")], progress=False)
+    page = Page(path)
+    assert len(page.scripts) == 3  # data, Vega, ours: none came in through a prompt or a name
+    assert not any(script.strip() == "window.evil=1" for script in page.scripts) and not page.all("img")[-1].get("onerror")
     assert any(EVIL in text for text in page.text)
-    spec, themes = (json.loads(script) for script in page.scripts[:2])
-    assert any(row["concept"] == EVIL for rows in spec["datasets"].values() for row in rows if "concept" in row)
-    assert len(themes) == 2 and "config" not in spec
+    data = json.loads(page.scripts[0])
+    assert EVIL in data["maps"][0]["concepts"] and "config" not in data["charts"][0]["spec"] and len(data["themes"]) == 2
 
 
-def test_every_player_has_a_name_and_a_clip(atlas, tmp_path):
-    path = write_page(atlas, tmp_path / "page")
-    players = Page(path).all("audio")
-    assert len(players) == 3 * (len(CONCEPTS) - 1)
-    for player in players:
-        assert (path.parent / unquote(player["src"])).is_file() and player["aria-label"] and player["preload"] == "none"
+def test_a_site_holds_every_clip_once(tones, tmp_path):
+    path = tones.save_site(tmp_path / "site", progress=False)
+    packs = dict(pack(file) for file in (path.parent / "packs").iterdir())
+    assert len(packs) == len(GROUPS) * PAIRS and all(len(content) == len(ROWS) for content in packs.values())
+    data = json.loads(Page(path).scripts[0])
+    assert {name: set(content) for name, content in packs.items()} == {name: set(names) for name, names in data["packs"].items()}
+    (path.parent / "packs" / "m9-c9-u9.js").write_text("old")
+    again = tones.save_site(path.parent, progress=False)
+    assert len(list((again.parent / "packs").iterdir())) == len(packs), "packs of an older page are gone"
+    assert sorted(file.name for file in again.parent.iterdir()) == ["index.html", "packs"]
 
 
-def test_clips_under_the_folder_are_linked_not_copied(atlas):
-    path = write_page(atlas, atlas.folder)
-    assert len(list(atlas.folder.rglob("*.wav"))) == len(Page(path).all("audio"))
-    assert sorted(file.name for file in atlas.folder.iterdir()) == ["clips", "index.html"]  # and no temporary file is left
+def test_one_file_keeps_to_its_size_and_holds_the_best(tones, tmp_path):
+    whole = tones.save_html(tmp_path / "whole.html", progress=False)
+    assert whole.stat().st_size < 12_000_000
+    clips = lambda path: sum(len(json.loads(s)) for s in Page(path).scripts if s.startswith('{"') and "audio/mpeg" in s)  # noqa: E731
+    assert clips(whole) == len(GROUPS) * len(ROWS), "one pair of each concept, at every layer"
+    for less in (20_000, 60_000, 100_000):
+        size = whole.stat().st_size - less
+        path = tones.save_html(tmp_path / "small.html", size=size, progress=False)
+        assert path.stat().st_size <= size
+        data = json.loads(Page(path).scripts[0])
+        best = {row.concept: row for row in tones.examples().itertuples()}
+        for name, held in data["packs"].items():
+            concept = tones.concepts[int(name.split("-")[1][1:])]
+            if concept in best:
+                assert {"clean", "corrupted", str(best[concept].layer)} <= set(held)
+        assert clips(path) < clips(whole)
+    with pytest.raises(ValueError, match="without any sound"):
+        tones.save_html(tmp_path / "none.html", size=1000, progress=False)
 
 
-def test_a_missing_clip_is_named(atlas, tmp_path):
-    (atlas.folder / "clips" / "0 clean#.wav").unlink()
-    with pytest.raises(FileNotFoundError, match=r"0 clean#\.wav"):
-        write_page(atlas, tmp_path / "page")
+def test_steering_and_features_leave_room_for_cells(tones, tmp_path):
+    sweep = steering_of_tones(tmp_path / "run")
+    full = tones.save_html(tmp_path / "full.html", steering=[sweep] * 30, progress=False).stat().st_size
+    size = full - 400_000
+    data = json.loads(Page(tones.save_html(tmp_path / "some.html", steering=[sweep] * 30, size=size, progress=False)).scripts[0])
+    cells = sum(len(names) for name, names in data["packs"].items() if name[0] == "m")
+    axes = sum(name[0] == "s" for name in data["packs"])
+    assert cells == len(GROUPS) * len(ROWS) and 0 < axes < 30
 
 
-def test_page_marks_undefined_concepts_and_has_headings_in_order(atlas, tmp_path):
-    path = write_page(atlas, tmp_path / "page")
+def test_a_missing_clip_is_named(tones, tmp_path):
+    (tones.folder / "clips" / "0 1#" / "clean.flac").unlink()
+    with pytest.raises(FileNotFoundError, match=r"0 1#.clean\.flac"):
+        tones.save_site(tmp_path / "page", progress=False)
+    assert not (tmp_path / "page" / "index.html").exists()
+
+
+def test_the_page_marks_undefined_concepts_and_has_headings_in_order(tones, tmp_path):
+    path = tones.save_site(tmp_path / "page", steering=[steering_of_tones(tmp_path / "run")], progress=False)
     page, text = Page(path), path.read_text(encoding="utf-8")
     assert f"<li>{UNDEFINED}</li>" in text and text.count('<td class="none">undefined</td>') == LAYERS
     levels = [int(tag[1]) for tag, _ in page.tags if re.fullmatch(r"h[1-6]", tag)]
@@ -235,17 +326,18 @@ def test_page_marks_undefined_concepts_and_has_headings_in_order(atlas, tmp_path
     assert len(names) == len(set(names))
 
 
-def test_page_without_examples_or_functional_layers(atlas, means, tmp_path):
-    atlas.functional, atlas.examples = [], lambda: pd.DataFrame()
-    atlas.layer_means = lambda scale="score": means.assign(functional=False)
-    text = write_page(atlas, tmp_path / "page").read_text(encoding="utf-8")
-    assert "No layer" in text and "nothing to play" in text
-
-
-def test_page_with_every_concept_undefined(atlas, impacts, means, tmp_path):
-    nan = dict.fromkeys(("impact", "low", "high", "control"), np.nan)
-    nothing, empty = impacts.assign(defined=False, **nan), means.assign(functional=False, **nan)
-    atlas.functional, atlas.examples = [], lambda: pd.DataFrame()
-    atlas.impacts, atlas.layer_means = lambda scale="score": nothing, lambda scale="score": empty
-    text = write_page(atlas, tmp_path / "page").read_text(encoding="utf-8")
-    assert text.count('<td class="none">undefined</td>') == LAYERS * len(CONCEPTS) and " nan" not in text.split("<script")[0]
+def test_a_page_without_clips_steering_or_defined_concepts(tmp_path):
+    atlas = atlas_of_tones(tmp_path / "run", 0)
+    atlas.table["score"] = 0.01 * np.random.default_rng(1).standard_normal(len(atlas.table))
+    path = atlas.save_site(tmp_path / "page", progress=False)
+    text = path.read_text()
+    assert "No layer is functional" in text and text.count('<td class="none">undefined</td>') == LAYERS * len(GROUPS)
+    assert (
+        " nan" not in text.split("<script")[0]
+        and not list((path.parent / "packs").iterdir())
+        and 'data-view="steering"' not in text
+    )
+    data = json.loads(Page(path).scripts[0])
+    assert not data["maps"][0]["heard"] and all(len(units) == 1 for units in data["maps"][0]["units"].values())
+    for paper in ("ace-step", "audioldm2-large"):
+        assert published(paper).save_html(tmp_path / f"{paper}.html", progress=False).exists()

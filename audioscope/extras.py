@@ -1,0 +1,97 @@
+"""What ships beside the atlas of `tiny` for its page: more maps, steering with sound, features; and the published atlases."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from tqdm.auto import tqdm
+
+from audioscope.arms import standard_arms
+from audioscope.atlas import Atlas
+from audioscope.audio import Clip
+from audioscope.axes import shipped_steering
+from audioscope.concepts import choose
+from audioscope.feature_pages import best_features, feature_set
+from audioscope.gains import Steering
+from audioscope.model import BATCH, Model
+from audioscope.paper import NAMES, published
+from audioscope.patching import WINDOWS
+from audioscope.paths import data_folder
+from audioscope.sae_files import load_sae, shipped_saes
+from audioscope.sweep import safe_name
+from audioscope.tracing import Row
+from audioscope.vectors import SteeringVector
+
+MAPS = (*WINDOWS, "output")
+CELLS = ("caa own", "caa all", "caa random layers")  # localised, everywhere, and at random
+
+
+def is_shipped(model: Model) -> bool:
+    """Whether the shipped results are of this model."""
+    return bool(Atlas.load().settings["fingerprint"] == model.fingerprint)
+
+
+def shipped_maps() -> list[Atlas]:
+    """Further atlases of `tiny`, without sound: the swap in the early, middle and late third of the steps, and the output patch."""
+    return [Atlas.load(data_folder() / "maps" / name) for name in MAPS]
+
+
+def shipped_vector(axis: str) -> SteeringVector:
+    """The CAA vector of an axis at all cross-attention sites of `tiny`, as `shipped_steering` measured it."""
+    return SteeringVector.load(data_folder() / "results" / "vectors" / axis)
+
+
+def with_sound(model: Model, axis: str, folder: str | Path, cells: Sequence[str] = CELLS, *, progress: bool = True) -> Steering:
+    """A shipped steering sweep with the clips of its first prompt and seed, made again in `folder`; those there are kept.
+
+    The table's scores are as they were measured. Raises ValueError where the model is another one.
+    """
+    sweep, vector, concept = shipped_steering(axis), shipped_vector(axis), choose([axis])[0]
+    if sweep.settings["fingerprint"] != model.fingerprint:
+        raise ValueError(
+            f"The shipped steering is of weights {sweep.settings['fingerprint']}, not of {model.name!r} ({model.fingerprint})."
+        )
+    arms = {arm.cell: arm for arm in standard_arms(model, concept, vector, steps=sweep.settings["steps"])}
+    table = sweep.table
+    number, seed = table[["prompt", "seed"]].iloc[0]
+    chosen = table.index[(table["prompt"] == number) & (table["seed"] == seed) & table["cell"].isin(cells)]
+    pair = next(pair for pair in concept.split(sweep.settings["split"]) if pair.number == number)
+    folder, todo, files = Path(folder), {}, {}
+    for line in chosen:
+        cell, alpha = table.loc[line, ["cell", "alpha"]]
+        files[line] = f"{safe_name(axis)}/{safe_name(cell) + f'_{alpha:+.3f}' if alpha else 'unsteered'}.flac"
+        if not (folder / files[line]).exists():
+            todo[files[line]] = Row(pair.neutral, int(seed), arms[cell].on(pair, float(alpha), int(seed)))
+    settings = {name: sweep.settings[name] for name in ("steps", "guidance", "seconds")}
+    names, rows = list(todo), list(todo.values())
+    with tqdm(total=len(rows), desc=f"steering {axis}", unit="clip", disable=not progress or not rows) as bar:
+        for start in range(0, len(rows), BATCH):
+            run = model.run(rows[start : start + BATCH], **settings)
+            assert run.audio is not None
+            for name, audio in zip(names[start : start + BATCH], run.audio, strict=True):
+                Clip(audio.numpy(), sweep.settings["rate"]).save(folder / name)
+                bar.update()
+    clip = table["clip"].astype(object)
+    clip.loc[list(files)] = list(files.values())
+    return replace(sweep, table=table.assign(clip=clip), folder=folder)
+
+
+def page_extras(model: Model, atlas: Atlas, folder: Path, *, progress: bool = True) -> dict[str, Any]:
+    """What a page of an atlas of `tiny` shows beside it, as arguments of `save_site`: maps, published atlases, axes and features.
+
+    folder: where the steered clips go. Axes and features are those of the atlas's concepts.
+    """
+    axes = [axis for axis in shipped_steering()["concept"].unique() if axis in atlas.concepts]
+    sets = []
+    for site in shipped_saes():
+        sae = load_sae(site)
+        best = best_features(sae).query("concept in @atlas.concepts")
+        wanted = list(dict.fromkeys(best["feature"].astype(int)))
+        if sae.report["passes"] and "cross" in site and wanted:
+            sets.append(feature_set(sae, model, wanted, progress=progress))
+    steering = [with_sound(model, axis, folder, progress=progress) for axis in axes]
+    papers = [published(name) for name in NAMES]
+    return {"others": [*shipped_maps(), *papers], "steering": steering, "features": sets}

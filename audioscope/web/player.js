@@ -1,0 +1,167 @@
+// The one player of every page and widget: sounds that run in phase and loop, of which any mix is heard, at equal loudness.
+
+let context = null; // made at the first play, since a page may not make sound before it is touched
+let heard = null; // the player that plays: starting one stops the other
+const decoded = new WeakMap(); // sound -> promise of its buffer
+const scopes = new Map(); // player -> pictures whose cursor it moves
+const FADE = 0.012; // s, short enough to be a switch and long enough not to click
+
+function bytes(uri) {
+  const raw = atob(uri.slice(uri.indexOf(",") + 1));
+  return Uint8Array.from(raw, letter => letter.charCodeAt(0)).buffer;
+}
+
+// sound: {sound: data URI, gain: dB}
+function decode(sound) {
+  if (!decoded.has(sound)) decoded.set(sound, context.decodeAudioData(bytes(sound.sound)));
+  return decoded.get(sound);
+}
+
+export class Player extends EventTarget {
+  sounds = [];
+  weights = []; // what is heard of each sound, 0 to 1
+  #nodes = [];
+  #duration = 0;
+  #place = 0; // s, where it stands, or began to play
+  #began = 0; // the context's time at that
+  #turn = 0; // counts what was asked for, so that a late decoding does not overtake a newer wish
+  wanted = false; // whether it plays, or will as soon as its sounds are decoded
+  output = null;
+
+  get playing() { return this.#nodes.length > 0; }
+  get duration() { return this.#duration; }
+  get currentTime() {
+    if (!this.playing) return this.#place;
+    return this.#at(context.currentTime) % this.#duration;
+  }
+
+  #at(time) { return this.#place + Math.max(0, time - this.#began); }
+
+  // Change the sounds; where it plays, the new ones go on at the same place.
+  set(sounds, weights) {
+    this.sounds = sounds;
+    this.weights = weights ?? sounds.map((_, i) => (i === 0 ? 1 : 0));
+    return this.wanted ? this.play() : Promise.resolve();
+  }
+
+  fade(weights) {
+    this.weights = weights;
+    this.#nodes.forEach(({ gain, level }, i) => gain.gain.setTargetAtTime(level * (weights[i] ?? 0), context.currentTime, FADE));
+  }
+
+  async play() {
+    const turn = ++this.#turn, sounds = this.sounds;
+    if (!sounds.length) return;
+    if (heard !== this) heard?.pause();
+    heard = this;
+    this.wanted = true;
+    context ??= new AudioContext();
+    if (context.state === "suspended") await context.resume();
+    let buffers;
+    try {
+      buffers = await Promise.all(sounds.map(decode));
+    } catch (error) {
+      this.pause();
+      this.dispatchEvent(new CustomEvent("failed", { detail: error }));
+      return;
+    }
+    if (turn !== this.#turn || !this.wanted) return;
+    const now = context.currentTime + 0.02, duration = Math.min(...buffers.map(buffer => buffer.duration));
+    const place = (this.playing ? this.#at(now) : this.#place) % duration;
+    this.#silence();
+    this.output ??= new GainNode(context);
+    this.output.connect(context.destination);
+    this.#nodes = buffers.map((buffer, i) => {
+      const source = new AudioBufferSourceNode(context, { buffer, loop: true, loopEnd: duration });
+      const level = 10 ** ((sounds[i].gain ?? 0) / 20), gain = new GainNode(context, { gain: 0 });
+      source.connect(gain).connect(this.output);
+      source.start(now, place);
+      gain.gain.setTargetAtTime(level * (this.weights[i] ?? 0), now, FADE / 2);
+      return { source, gain, level };
+    });
+    this.#duration = duration;
+    this.#place = place;
+    this.#began = now;
+    this.#changed();
+  }
+
+  pause() {
+    this.#turn++;
+    this.#place = this.currentTime;
+    this.wanted = false;
+    this.#silence();
+    if (heard === this) heard = null;
+    this.#changed();
+  }
+
+  toggle() { return this.wanted ? this.pause() : this.play(); }
+
+  // Go to a place, s, and play from there.
+  seek(seconds) {
+    this.#place = Math.max(0, seconds);
+    this.#silence();
+    return this.play();
+  }
+
+  #silence() {
+    for (const { source, gain } of this.#nodes) {
+      gain.gain.setTargetAtTime(0, context.currentTime, FADE);
+      source.stop(context.currentTime + 6 * FADE);
+    }
+    this.#nodes = [];
+  }
+
+  #changed() {
+    this.dispatchEvent(new Event("change"));
+    if (this.playing && scopes.has(this)) requestAnimationFrame(() => move(this));
+  }
+}
+
+// What is heard of each strength at a place of the slider: the two neighbours share, since they are alike and in phase.
+export function between(strengths, value) {
+  const mix = strengths.map(() => 0), last = strengths.length - 1;
+  const at = Math.min(Math.max(value, strengths[0]), strengths[last]);
+  const high = Math.max(1, strengths.findIndex(strength => strength >= at)), low = high - 1;
+  const share = (at - strengths[low]) / (strengths[high] - strengths[low]);
+  mix[low] = 1 - share;
+  mix[high] = share;
+  return mix;
+}
+
+function move(player) {
+  const part = player.duration ? player.currentTime / player.duration : 0;
+  for (const plot of scopes.get(player)) {
+    const cursor = plot.querySelector("i");
+    cursor.style.opacity = 1;
+    cursor.style.transform = `translateX(${part * plot.clientWidth}px)`;
+  }
+  if (player.playing) requestAnimationFrame(() => move(player));
+}
+
+// A picture of a player's sound: its cursor moves, and a click plays from there. seconds: the sound's length, known before it is decoded.
+export function scope(plot, player, seconds, before = () => {}) {
+  if (!scopes.has(player)) scopes.set(player, new Set());
+  scopes.get(player).add(plot);
+  plot.addEventListener("click", event => {
+    before();
+    const box = plot.getBoundingClientRect();
+    player.seek(((event.clientX - box.left) / box.width) * (player.duration || seconds()));
+  });
+}
+
+// A button that plays and stops, and says which; of what, where its data-what says so.
+export function playButton(button, player) {
+  const show = () => {
+    button.textContent = player.wanted ? "Stop" : "Play";
+    if (button.dataset.what) button.setAttribute("aria-label", `${button.textContent}: ${button.dataset.what}`);
+    button.setAttribute("aria-pressed", String(player.wanted));
+  };
+  button.addEventListener("click", () => player.toggle());
+  player.addEventListener("change", show);
+  show();
+}
+
+export function signed(value, digits = 2) {
+  const text = Math.abs(value).toFixed(digits);
+  return Number(text) === 0 ? text : `${value > 0 ? "+" : "−"}${text}`;
+}

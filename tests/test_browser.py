@@ -1,0 +1,521 @@
+"""The atlas page in a real browser: what is clicked is what is heard, nothing leaves the page, and all of it works by keyboard."""
+
+import functools
+import http.server
+import os
+import shutil
+import threading
+import time
+
+import numpy as np
+import pytest
+from axe_playwright_python.sync_playwright import Axe
+from playwright.sync_api import sync_playwright
+from tones import ALPHAS, BEST, CELLS, EVIL, GROUPS, LAYERS, PAIRS, ROWS, atlas_of_tones, pitch, site, steered, steering_of_tones
+
+import audioscope
+from audioscope.charts import orders
+from audioscope.feature_pages import feature_clips, feature_set
+from audioscope.slider import Track, slider_html
+
+BROWSERS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
+REASON = "NO BROWSER: the page is not tested. Install Chromium (Debian: apt-get install chromium) and run again."
+DAY, NIGHT = {"color_scheme": "light"}, {"color_scheme": "dark"}
+WIDE, NARROW = {"viewport": {"width": 1440, "height": 1000}}, {"viewport": {"width": 360, "height": 740}}
+
+# What a player sends to the loudspeaker: the frequencies of its peaks in Hz, the loudest first, within 12 dB of it.
+HEARD = """async player => {
+  const { output } = player, listener = new AnalyserNode(output.context, { fftSize: 16384, smoothingTimeConstant: 0 });
+  output.connect(listener);
+  await new Promise(done => setTimeout(done, 450));
+  const level = new Float32Array(listener.frequencyBinCount);
+  listener.getFloatFrequencyData(level);
+  output.disconnect(listener);
+  const peaks = [...level.keys()].filter(i => i > 1 && level[i] > -70 && level[i] >= Math.max(level[i - 1], level[i + 1] ?? -200, level[i - 2], level[i + 2] ?? -200));
+  peaks.sort((a, b) => level[b] - level[a]);
+  const hz = output.context.sampleRate / 16384;
+  return peaks.filter(i => level[i] > level[peaks[0]] - 12).map(i => i * hz);
+}"""
+CELL, SLIDER = "document.querySelector('#cell').cell.player", "document.querySelector('.slider').slider.player"
+
+
+@pytest.fixture(scope="module")
+def browser():
+    path = next(filter(None, map(shutil.which, BROWSERS)), None)
+    if path is None:
+        if os.environ.get("CI"):
+            pytest.fail(REASON)
+        pytest.skip(REASON)
+    with sync_playwright() as playwright:
+        quiet = ["--disable-background-networking", "--disable-component-update", "--no-first-run", "--disable-sync"]
+        found = playwright.chromium.launch(executable_path=path, args=["--no-sandbox", *quiet])
+        yield found
+        found.close()
+
+
+@pytest.fixture(scope="module")
+def features(tiny):
+    """One SAE's features of two clips, of which one names a script."""
+    sae = audioscope.load_sae(site(0))
+    with pytest.warns(UserWarning, match="never saw"):
+        tiny.check_prompt(f"a {EVIL} song")
+    found = feature_clips(sae, tiny, ["a jazz song with drums", f"a {EVIL} song"], steps=3, progress=False)
+    strongest = found.active.mean(1).amin(0).argsort(descending=True)[:2].tolist()
+    return feature_set(sae, tiny, strongest, found=found)
+
+
+@pytest.fixture(scope="module")
+def shown(pages):
+    """Concept -> the pair that the page shows first."""
+    return pages["atlas"].examples().set_index("concept")["pair"].to_dict().get
+
+
+@pytest.fixture(scope="module")
+def pages(tmp_path_factory, features):
+    """The same atlas as one file and as a folder: on a disk, and served."""
+    folder = tmp_path_factory.mktemp("tones")
+    atlas, steering = atlas_of_tones(folder), steering_of_tones(folder)
+    others = [atlas_of_tones(folder / "late", 0, when="late"), audioscope.published("ace-step")]
+    keywords = {"others": others, "steering": [steering], "features": [features], "progress": False}
+    one = atlas.save_html(folder / "one.html", **keywords)
+    index = atlas.save_site(folder / "site", **keywords)
+    quiet = type("Quiet", (http.server.SimpleHTTPRequestHandler,), {"log_message": lambda *_: None})
+    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), functools.partial(quiet, directory=str(index.parent)))
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    yield {
+        "file": one.as_uri(),
+        "folder": index.as_uri(),
+        "server": f"http://127.0.0.1:{server.server_port}/index.html",
+        "atlas": atlas,
+    }
+    server.shutdown()
+
+
+def until(page, condition, seconds=10):
+    end = time.monotonic() + seconds
+    while not page.evaluate(condition):
+        assert time.monotonic() < end, f"This did not come true: {condition}"
+        page.wait_for_timeout(30)
+
+
+class Seen:
+    """A page with what went wrong on it: errors, dialogs, and requests that leave it."""
+
+    def __init__(self, browser, address, **options):
+        self.context = browser.new_context(**(WIDE | DAY | options))
+        self.page = self.context.new_page()
+        self.wrong = []
+        home = address.split("#")[0].rsplit("/", 1)[0]
+        self.page.on("pageerror", lambda error: self.wrong.append(str(error)))
+        self.page.on("console", lambda message: message.type == "error" and self.wrong.append(message.text))
+        self.page.on("dialog", lambda dialog: self.wrong.append(dialog.message))
+        self.context.route(lambda url: not url.startswith((home, "data:", "blob:", "about:")), self.refuse)
+        self.go(address)
+
+    def refuse(self, route):
+        self.wrong.append(f"left the page: {route.request.url}")
+        route.abort()
+
+    def go(self, address):
+        self.page.goto("about:blank")
+        self.page.goto(address)
+        self.ready()
+
+    def ready(self):
+        self.page.wait_for_selector("body[data-ready]")
+
+    def click_cell(self, concept, layer, model=""):
+        """A mouse click in the middle of a cell of the heatmap."""
+        box = self.page.evaluate(
+            """([concept, layer, model]) => {
+              const cell = [...document.querySelectorAll("#chart svg path")].find(path => {
+                const row = path.__data__?.datum;
+                return row?.concept === concept && row.layer === layer && (!model || row.model === model);
+              });
+              cell.scrollIntoView({ block: "center", inline: "center" });
+              const { x, y, width, height } = cell.getBoundingClientRect();
+              return [x + width / 2, y + height / 2];
+            }""",
+            [concept, layer, model],
+        )
+        self.page.mouse.click(*box)
+
+    def heard(self, player=CELL):
+        self.until(f"{player}.playing")
+        return self.page.evaluate(HEARD, self.page.evaluate_handle(player))
+
+    def until(self, condition):
+        """Wait for it; Playwright's own way needs eval, which the page's policy forbids."""
+        until(self.page, condition)
+
+    def time(self, player=CELL):
+        return self.page.evaluate(f"[{player}.currentTime, performance.now() / 1000]")
+
+    def text(self, selector):
+        return self.page.inner_text(selector)
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, kind, *_):
+        evil = self.page.evaluate("window.evil")
+        self.context.close()
+        if kind is None:
+            assert not self.wrong and evil is None
+
+
+def near(found, *wanted):
+    """Whether these tones are heard, and no others."""
+    return len(found) == len(wanted) and all(min(abs(f - w) for w in wanted) < 8 for f in found)
+
+
+@pytest.mark.parametrize("where", ["file", "folder", "server"])
+def test_a_click_plays_the_cells_own_clip(browser, pages, shown, where):
+    """On a disk, in one file and from a server; and another cell goes on at the same place."""
+    with Seen(browser, pages[where]) as seen:
+        seen.click_cell("rap", 2)
+        assert near(seen.heard(), pitch("rap", 2, shown("rap")))
+        before, then = seen.time()
+        seen.page.wait_for_timeout(300)
+        after, now = seen.time()
+        assert (after - before) % 2.0 == pytest.approx(now - then, abs=0.06)
+        seen.click_cell("fast", 1)
+        seen.until("document.querySelector('#cell-title').textContent === 'fast'")
+        seen.page.wait_for_timeout(300)
+        assert near(seen.heard(), pitch("fast", 1, shown("fast")))
+        last, end = seen.time()
+        assert (last - after) % 2.0 == pytest.approx((end - now) % 2.0, abs=0.12)
+        assert "concept=fast" in seen.page.url and "blocks.1." in seen.page.url
+
+
+def test_a_b_x_switch_in_phase_at_equal_loudness(browser, pages, shown):
+    with Seen(browser, pages["folder"]) as seen:
+        seen.click_cell("rap", 2)
+        seen.until(f"{CELL}.playing")
+        begun = seen.page.evaluate(f"{CELL}.currentTime - performance.now() / 1000")
+        levels = []
+        for key, row in (("a", "clean"), ("b", "corrupted"), ("x", 2)):
+            seen.page.keyboard.press(key)
+            assert near(seen.heard(), pitch("rap", row, shown("rap"))), key
+            levels.append(seen.page.evaluate("""async ({ output }) => {
+              const listener = new AnalyserNode(output.context, { fftSize: 8192 });
+              output.connect(listener);
+              await new Promise(done => setTimeout(done, 300));
+              const wave = new Float32Array(8192);
+              listener.getFloatTimeDomainData(wave);
+              return 10 * Math.log10(wave.reduce((sum, v) => sum + v * v, 0) / 8192);
+            }""", seen.page.evaluate_handle(CELL)))  # fmt: skip
+            drift = seen.page.evaluate(f"{CELL}.currentTime - performance.now() / 1000") - begun
+            assert abs((drift + 1) % 2.0 - 1) < 0.08, "a switch restarted or moved the music"
+        # the ear's weighting of tones differs by frequency, so equal loudness is equal level to within 2 dB here; the clips differ by 12
+        assert max(levels) - min(levels) < 2
+        seen.page.click("#cell .plot >> nth=1", position={"x": 10, "y": 20})
+        assert near(seen.heard(), pitch("rap", "corrupted", shown("rap"))), "a click in a picture chooses it"
+
+
+def test_the_slider_fades_between_neighbours(browser, pages):
+    with Seen(browser, pages["folder"] + "#view=steering&concept=fast") as seen:
+        seen.page.click(".slider button.play")
+        assert near(seen.heard(SLIDER), 1000.0)
+        begun = seen.page.evaluate(f"{SLIDER}.currentTime - performance.now() / 1000")
+        set_to = "document.querySelector('.slider input').value = %s; document.querySelector('.slider input').dispatchEvent(new Event('input'))"
+        seen.page.evaluate(set_to % 3.5)
+        assert near(seen.heard(SLIDER), steered(CELLS[0], 1.0), steered(CELLS[0], 2.0)), "halfway both neighbours are heard"
+        seen.page.evaluate(set_to % 4)
+        assert near(seen.heard(SLIDER), steered(CELLS[0], 2.0))
+        assert "+2.00" in seen.text(".slider output")
+        seen.page.click("#arms button >> nth=1")
+        assert near(seen.heard(SLIDER), steered(CELLS[1], 2.0)), "the other way to steer, at the same place of the slider"
+        assert "+4.00" in seen.text(".slider output"), "in that way's own strength"
+        drift = seen.page.evaluate(f"{SLIDER}.currentTime - performance.now() / 1000") - begun
+        assert abs((drift + 1) % 2.0 - 1) < 0.1
+        assert "score +4.10" in seen.text("#arms button >> nth=1") and "distance 0.110" in seen.text("#arms button >> nth=1")
+        rings = seen.page.evaluate(
+            "[...document.querySelectorAll('#curve svg path')].filter(p => p.__data__?.datum?.distance !== undefined && p.__data__.datum.alpha === undefined).length"
+        )
+        assert rings == len(CELLS)
+
+
+def test_an_address_opens_its_view_again(browser, pages):
+    with Seen(browser, pages["folder"]) as seen:
+        seen.click_cell("fast", 3)
+        seen.page.select_option("#menus [name=sort_by]", "peak")
+        seen.until("location.hash.includes('sort=peak')")
+        address = seen.page.url
+        seen.go(address)
+        assert seen.text("#cell-title") == "fast" and "layer 3" in seen.text("#cell .layer")
+        assert seen.page.input_value("#menus [name=sort_by]") == "peak"
+        assert rows_of(seen) == list(orders(pages["atlas"].impacts()).sort_values("peak")["concept"])
+        seen.page.click(".tabs a >> text=Steering")
+        seen.page.wait_for_selector("#view-steering:not([hidden])")
+        assert seen.text("#axis-title") == "slow ↔ fast", "what was chosen in the atlas is shown in steering"
+        seen.page.click("#arms button >> nth=2")
+        seen.until("location.hash.includes('arm=2')")
+        address = seen.page.url
+        seen.go(address)
+        assert seen.page.get_attribute("#arms button >> nth=2", "aria-pressed") == "true" and not seen.page.is_visible(
+            "#view-atlas"
+        )
+        seen.go(pages["folder"] + "#view=features")
+        seen.page.wait_for_selector("#feature figure.clip")
+        number = seen.text("#feature h2 >> nth=0")
+        seen.page.click(".feature-list tbody a >> nth=1")
+        seen.until(f"document.querySelector('#feature h2').textContent !== '{number}'")
+        other = seen.text("#feature h2 >> nth=0")
+        seen.go(seen.page.url)
+        seen.page.wait_for_selector("#feature figure.clip")
+        assert seen.text("#feature h2 >> nth=0") == other
+        seen.page.go_back()
+        for wrong in (
+            "#view=nothing&chart=99&map=7&concept=none&site=x&unit=-3&sae=9&feature=none&arm=8",
+            "#view=steering&arm=99",
+            "#%%%",
+        ):
+            seen.go(pages["folder"] + wrong)
+            assert seen.text("#error") == ""
+
+
+def rows_of(seen):
+    """The concepts of the heatmap from top to bottom, as they are drawn."""
+    return seen.page.evaluate("""() => {
+      const place = new Map();
+      for (const path of document.querySelectorAll("#chart svg path")) {
+        const row = path.__data__?.datum;
+        if (row?.reading && row.concept) place.set(row.concept, path.getBoundingClientRect().y);
+      }
+      return [...place.keys()].sort((a, b) => place.get(a) - place.get(b));
+    }""")
+
+
+def test_rows_are_ordered_and_filtered(browser, pages):
+    wanted = orders(pages["atlas"].impacts())
+    with Seen(browser, pages["file"]) as seen:
+        for name in ("group", "peak", "similarity"):
+            seen.page.select_option("#menus [name=sort_by]", name)
+            seen.until(f"'{name}' === 'group' || location.hash.includes('sort={name}')")
+            seen.page.wait_for_timeout(150)
+            assert rows_of(seen) == list(wanted.sort_values(name)["concept"]), name
+        seen.page.select_option("#menus [name=only_group]", "voice")
+        seen.page.wait_for_timeout(200)
+        assert set(rows_of(seen)) == {"rap", "choir"}
+        seen.page.keyboard.press("Tab")
+
+
+def test_maps_and_models_are_linked(browser, pages):
+    with Seen(browser, pages["folder"] + "#concept=rap") as seen:
+        names = seen.page.eval_on_selector_all("#map option", "all => all.map(each => each.textContent)")
+        assert names == [
+            "tones: text swap",
+            "tones: text swap, late third of the steps",
+            "ace-step: text swap, published",
+            "all models, by relative depth",
+        ]
+        assert "layer 2" in seen.text("#cell .layer"), "a concept alone opens at its best layer"
+        seen.page.select_option("#map", "1")
+        seen.until("document.querySelector('#cell .layer').textContent.includes('late third')")
+        assert seen.text("#cell-title") == "rap" and not seen.page.is_visible("#cell .listen"), (
+            "the same cell, of which no sound was kept"
+        )
+        seen.page.select_option("#map", "3")
+        seen.until("document.querySelectorAll('#chart svg path').length > 300")
+        seen.click_cell("drums", 7, "ace-step")
+        known = audioscope.published("ace-step").impacts().set_index(["concept", "layer"]).loc[("drums", 7), "impact"]
+        seen.until("document.querySelector('#cell-title').textContent === 'drums'")
+        assert "Published as a number" in seen.text("#cell .message") and f"{known:.2f}" in seen.text("#cell .reading")
+
+
+def test_everything_works_by_keyboard(browser, pages, shown):
+    with Seen(browser, pages["folder"] + "#concept=rap") as seen:
+        for _ in range(40):
+            if seen.page.evaluate("document.activeElement.id") == "grid":
+                break
+            seen.page.keyboard.press("Tab")
+        assert seen.page.evaluate("getComputedStyle(document.activeElement).outlineStyle") == "solid", "the focus is seen"
+        seen.page.keyboard.press("ArrowLeft")
+        seen.until("document.querySelector('#said').textContent.startsWith('rap, layer 1')")
+        seen.page.keyboard.press("ArrowRight")
+        seen.page.keyboard.press("ArrowDown")
+        seen.until("document.querySelector('#said').textContent.startsWith('choir, layer 2: undefined')")
+        seen.page.keyboard.press("ArrowUp")
+        seen.until("document.querySelector('#cell-title').textContent === 'rap'")
+        seen.page.keyboard.press("Enter")
+        assert near(seen.heard(), pitch("rap", 2, shown("rap")))
+        seen.page.keyboard.press("a")
+        assert near(seen.heard(), pitch("rap", "clean", shown("rap")))
+        seen.page.keyboard.press(" ")
+        seen.until(f"!{CELL}.playing")
+        seen.page.focus("#cell select")
+        seen.page.keyboard.press("ArrowUp")
+        seen.until("location.hash.includes('unit=2')")
+        seen.page.focus("#tables a") if seen.page.is_visible("#tables a") else seen.page.focus("summary")
+        seen.page.keyboard.press("Enter")
+        seen.page.focus(f"#tables a[data-concept='fast'][data-site='{site(1)}']")
+        seen.page.keyboard.press("Enter")
+        assert near(seen.heard(), pitch("fast", 1, shown("fast"))), "the table plays, too"
+        seen.page.focus(".tabs a[data-view=steering]")
+        seen.page.keyboard.press("Enter")
+        seen.page.focus("#view-steering input[type=range]")
+        seen.page.keyboard.press("ArrowRight")
+        assert "+1.00" in seen.text(".slider output") and "+1.00" in seen.page.get_attribute(
+            "#view-steering input[type=range]", "aria-valuetext"
+        )
+        seen.page.focus("#view-steering button.play")
+        seen.page.keyboard.press("Enter")
+        assert near(seen.heard(SLIDER), steered(CELLS[0], 1.0))
+
+
+@pytest.mark.parametrize("size", [WIDE, NARROW], ids=["1440", "360"])
+@pytest.mark.parametrize("light", [DAY, NIGHT], ids=["light", "dark"])
+@pytest.mark.parametrize("view", ["atlas", "steering", "features"])
+def test_every_view_is_accessible_and_fits(browser, pages, view, light, size):
+    """axe-core finds nothing serious, nothing is wider than the screen, and dark is dark."""
+    with Seen(browser, f"{pages['folder']}#view={view}&concept=fast", **light, **size) as seen:
+        seen.page.wait_for_timeout(200)
+        for details in seen.page.query_selector_all("details"):
+            details.evaluate("each => { each.open = true; }")
+        found = Axe().run(seen.page).response["violations"]
+        bad = [
+            (each["id"], [node["html"][:120] for node in each["nodes"]][:3])
+            for each in found
+            if each["impact"] in ("serious", "critical")
+        ]
+        assert not bad
+        assert seen.page.evaluate("document.documentElement.scrollWidth <= innerWidth")
+        paper = seen.page.evaluate("getComputedStyle(document.body).backgroundColor.match(/\\d+/g).slice(0, 3).map(Number)")
+        assert (np.mean(paper) < 60) == (light is NIGHT)
+        ink = seen.page.evaluate(
+            "[...document.querySelectorAll('svg text')].map(text => text.getAttribute('fill')).filter(Boolean)[0]"
+        )
+        if ink:
+            assert (np.mean([int(ink[i : i + 2], 16) for i in (1, 3, 5)]) > 120) == (light is NIGHT)
+
+
+def test_a_change_of_light_redraws_the_charts(browser, pages):
+    with Seen(browser, pages["file"]) as seen:
+        shade = "[...document.querySelectorAll('#chart svg text')][0].getAttribute('fill')"
+        before = seen.page.evaluate(shade)
+        seen.page.emulate_media(color_scheme="dark")
+        seen.until(f"{shade} !== '{before}'")
+
+
+def test_undefined_cells_do_not_look_like_data(browser, pages):
+    with Seen(browser, pages["file"] + "#concept=choir") as seen:
+        assert "undefined: the interval of the denominator holds 0" in seen.text("#cell .reading")
+        hatched = "[...document.querySelectorAll('#chart svg .mark-symbol path')].filter(p => p.__data__?.datum?.defined === false && p.getAttribute('stroke')).length"
+        assert seen.page.evaluate(hatched) == LAYERS
+        seen.click_cell("choir", 1)
+        assert near(seen.heard(), pitch("choir", 1, 0)), "it can be heard all the same"
+
+
+def test_evil_words_are_shown_and_never_run(browser, pages):
+    with Seen(browser, pages["folder"]) as seen:
+        seen.click_cell(EVIL, 2)
+        seen.until("document.querySelector('#cell-title').textContent.includes('<script>')")
+        assert EVIL in seen.text(".clean-prompt") and '<img src="https://x.y/z">' in seen.text(".corrupted-prompt")
+        marked = seen.page.eval_on_selector_all(".clean-prompt mark", "all => all.map(each => each.textContent)")
+        assert marked == [EVIL]
+        seen.page.click(".tabs a >> text=Features")
+        seen.page.wait_for_selector("#feature figure.clip")
+        assert any(
+            EVIL in text
+            for text in seen.page.eval_on_selector_all("#feature figure p", "all => all.map(each => each.textContent)")
+        )
+        assert seen.page.evaluate("document.querySelectorAll('img[src^=http], #feature script').length") == 0
+
+
+def test_the_policy_refuses_the_network(browser, pages):
+    """What a script on the page asked of the network is refused by the page itself."""
+    for where in ("file", "folder", "server"):
+        with Seen(browser, pages[where]) as seen:
+            refused = seen.page.evaluate("""async () => {
+              const tries = ["https://example.com/x", "http://127.0.0.1:9/x"];
+              const results = await Promise.all(tries.map(url => fetch(url).then(() => "sent", error => error.name)));
+              const image = await new Promise(done => Object.assign(new Image(), { onload: () => done("sent"), onerror: () => done("refused"), src: tries[0] }));
+              return [...results, image];
+            }""")
+            assert refused == ["TypeError", "TypeError", "refused"]
+            assert len(seen.wrong) >= 3 and all("Content Security Policy" in text for text in seen.wrong), (
+                "the page itself refused"
+            )
+            seen.wrong.clear()
+
+
+def test_the_feature_view_plays_from_the_peak(browser, pages):
+    with Seen(browser, pages["folder"] + "#view=features") as seen:
+        seen.page.wait_for_selector("#feature figure.clip")
+        player = "document.querySelector('#feature figure.clip').player"
+        peak = float(seen.page.get_attribute("#feature figure.clip >> nth=0", "data-peak"))
+        seen.page.click("#feature figure.clip button.peak >> nth=0")
+        seen.until(f"{player}.playing")
+        assert 0 <= seen.page.evaluate(f"{player}.currentTime") - peak < 0.5
+        seen.page.click("#feature figure.clip >> nth=1 >> button.play")
+        seen.until(f"!{player}.playing"), "one sound at a time"
+        seen.page.fill(".feature-list input", "nothing like this")
+        assert seen.text(".feature-list [role=status]").startswith("0 of")
+
+
+def test_a_file_that_is_short_of_room_says_what_it_lacks(browser, pages, shown, tmp_path):
+    atlas = pages["atlas"]
+    least = atlas.save_html(tmp_path / "whole.html", progress=False).stat().st_size
+    small = atlas.save_html(tmp_path / "small.html", size=least - 60_000, progress=False)
+    with Seen(browser, small.as_uri()) as seen:
+        seen.click_cell("rap", 2)
+        assert near(seen.heard(), pitch("rap", 2, shown("rap"))), "the best cells are kept"
+        silent = [layer for layer in range(LAYERS) if layer != BEST["rap"]]
+        seen.click_cell("rap", silent[-1])
+        seen.until("document.querySelector('#cell .message').textContent.includes('not in this file')")
+        assert not seen.page.evaluate(f"{CELL}.playing")
+
+
+def test_the_code_of_a_cell_makes_its_clips(browser, tiny, tmp_path, monkeypatch):
+    """The text that the page shows, run as it stands, gives the very clips of the sweep."""
+    atlas = audioscope.localize(tiny, ["drums"], pairs=1, steps=3, out=tmp_path, progress=False)
+    page = atlas.save_site(tmp_path, progress=False)
+    with Seen(browser, page.as_uri()) as seen:
+        seen.page.keyboard.press("Tab")
+        code = seen.page.eval_on_selector(".code", "each => each.textContent")
+        where = seen.text(".module")
+    monkeypatch.setattr(audioscope, "load", lambda name: tiny, raising=False)
+    names: dict = {}
+    exec(code, names)
+    rows = atlas.table[atlas.table["scored"] == "drums"].drop_duplicates(["row", "site"]).set_index(["row", "site"])["clip"]
+    for clip, key in zip(names["clips"], [("clean", ""), ("corrupted", ""), ("patched", where)], strict=True):
+        kept = audioscope.Clip.load(tmp_path / rows[key])
+        assert np.abs(clip.spectrogram() - kept.spectrogram()).mean() < 1.0, key  # dB; other clips differ by tens
+
+
+def test_sliders_in_a_notebooks_frame_play(browser, tmp_path):
+    """As a notebook holds them: in a frame of the document itself."""
+    from tones import tone
+
+    from audioscope.page import framed
+
+    tracks = [Track(name, [-1.0, 0.0, 1.0], [tone(f) for f in pitches], ["low", "middle", "high"]) for name, pitches in
+              (("one", (500, 700, 900)), ("two", (1500, 1700, 1900)))]  # fmt: skip
+    file = tmp_path / "notebook.html"
+    file.write_text("<!doctype html><title>n</title>" + framed("Sliders", slider_html(tracks), 700).data)
+    context = browser.new_context()
+    page = context.new_page()
+    wrong = []
+    page.on("pageerror", lambda error: wrong.append(str(error)))
+    page.goto(file.as_uri())
+    frame = page.frame_locator("iframe")
+    frame.locator("button.play").nth(1).click()
+    inner = page.frames[1]
+    until(inner, "document.querySelectorAll('section.track')[1].slider.player.playing")
+    assert near(inner.evaluate(HEARD, inner.evaluate_handle("document.querySelectorAll('section.track')[1].slider.player")), 1700)
+    frame.locator("input").nth(1).press("ArrowLeft")
+    assert near(inner.evaluate(HEARD, inner.evaluate_handle("document.querySelectorAll('section.track')[1].slider.player")), 1500)
+    assert frame.locator(".caption").nth(1).inner_text() == "low"
+    frame.locator("button.play").nth(0).click()
+    until(inner, "document.querySelectorAll('section.track')[0].slider.player.playing")
+    assert not inner.evaluate("document.querySelectorAll('section.track')[1].slider.player.playing")
+    context.close()
+    assert not wrong
+
+
+def test_the_tones_are_told_apart():
+    """The fixtures of this file: no two clips sound alike."""
+    cells = [pitch(concept, row, pair) for concept in GROUPS for row in ROWS for pair in range(PAIRS)]
+    for tones in (cells, [steered(cell, alpha) for cell in CELLS for alpha in ALPHAS if alpha]):
+        assert np.diff(sorted(tones)).min() > 16

@@ -1,0 +1,74 @@
+"""What ships beside the atlas of `tiny` for its page: its steered clips are those that the shipped table measured."""
+
+import json
+import re
+
+import numpy as np
+import pytest
+
+import audioscope
+from audioscope.cli import main
+from audioscope.extras import CELLS, shipped_maps, shipped_vector, with_sound
+from audioscope.strengths import _judge
+
+
+@pytest.mark.parametrize("axis", ["fast", "drums"])
+def test_steered_clips_score_as_the_table_says(tiny, tmp_path, axis):
+    """Made again from the shipped vector, each clip has the judge's scores that ship for it; random layers are drawn as before."""
+    sweep = with_sound(tiny, axis, tmp_path, progress=False)
+    rows = sweep.table[sweep.table["clip"] != ""]
+    assert set(rows["cell"]) == set(CELLS) and len(rows) == 3 * 7 and rows["clip"].nunique() == 19
+    judge = _judge(tiny)
+    import torch
+
+    clips = [audioscope.Clip.load(tmp_path / name) for name in rows["clip"]]
+    found = judge(torch.from_numpy(np.stack([clip.samples for clip in clips])), clips[0].rate)
+    named = [name for name in found.columns if f"scored {name}" in rows]
+    difference = np.abs(found[named].to_numpy() - rows[[f"scored {name}" for name in named]].to_numpy())
+    assert (
+        len(named) > 20 and np.quantile(difference, 0.99) < 0.2 and difference.max() < 1.0
+    )  # 16 bits, and batches of another size
+    before = {file: file.stat().st_mtime_ns for file in tmp_path.rglob("*.flac")}
+    with_sound(tiny, axis, tmp_path, progress=False)
+    assert {file: file.stat().st_mtime_ns for file in tmp_path.rglob("*.flac")} == before, "what is there is not made again"
+
+
+def test_steering_of_other_weights_is_refused(stable_audio_3, tmp_path):
+    with pytest.raises(ValueError, match="not of"):
+        with_sound(stable_audio_3, "fast", tmp_path)
+
+
+def test_shipped_vectors_are_those_of_the_table(tiny):
+    """Their facts say what the shipped sweep says of the vector it used."""
+    for axis in audioscope.shipped_steering()["concept"].unique():
+        vector, settings = shipped_vector(axis), audioscope.shipped_steering(axis).settings
+        assert settings["arms"]["caa all"]["vector"] == json.loads(json.dumps(vector.facts)) and settings["arms"]["caa all"][
+            "at"
+        ] == list(vector.paths)
+
+
+def test_shipped_maps_are_of_this_model(tiny):
+    maps = shipped_maps()
+    assert [(each.settings["when"], each.settings["patch"]) for each in maps] == [
+        ("early", "text"),
+        ("middle", "text"),
+        ("late", "text"),
+        (None, "output"),
+    ]
+    for each in maps:
+        assert each.settings["fingerprint"] == tiny.fingerprint and len(each.concepts) == 21 and each.table["clip"].eq("").all()
+        assert not each.settings["swaps_all_text"] and each.additivity()["all_together"].isna().all()
+
+
+@pytest.mark.slow
+def test_the_atlas_command_ends_in_the_whole_page(capsys, tmp_path):
+    out, one = tmp_path / "atlas", tmp_path / "one.html"
+    asked = ["atlas", "--concepts", "fast", "--pairs", "4", "--steps", "2", "--out", str(out), "--html", str(one)]
+    assert main(asked) == 0
+    said = capsys.readouterr().out
+    assert str(out / "index.html") in said and str(one) in said and one.stat().st_size <= 12_000_000
+    for page in (out / "index.html", one):
+        data = json.loads(re.search(r'id="atlas">(.*?)</script>', page.read_text(), re.S)[1])
+        assert [each["model"] for each in data["maps"]] == ["tiny"] * 5 + ["ace-step", "audioldm2-large", "stable-audio-open"]
+        assert data["charts"][-1]["map"] is None and [axis["title"] for axis in data["steering"]] == ["slow ↔ fast"]
+        assert len(data["saes"]) == 2 and {name[0] for name in data["packs"]} == {"m", "s", "f"}
