@@ -27,7 +27,7 @@ _HOMES = {
     "localize": "patching", "plan": "patching", "Plan": "patching", "Atlas": "atlas", "published": "paper",
     "SteeringVector": "vectors", "caa": "steering", "steering_sites": "steering", "calibrate": "strengths",
     "steering_sweep": "strengths", "Steering": "gains", "Arm": "arms", "steering_auc": "curves",
-    "shipped_steering": "axes", "steer_all": "axes", "steer_all_features": "axes",
+    "shipped_maps": "extras", "shipped_vector": "extras", "shipped_steering": "axes", "steer_all": "axes", "steer_all_features": "axes",
     "SAE": "sae", "SAEEdit": "edits", "TokenStream": "streams", "concept_prompts": "streams", "train_sae": "sae_training",
     "load_sae": "sae_files", "save_sae": "sae_files", "shipped_saes": "sae_files", "gate_sae": "gate", "Gate": "gate",
     "read_concepts": "features", "score_features": "features", "top_features": "feature_vectors", "compare_features": "comparison",
@@ -46,6 +46,7 @@ if TYPE_CHECKING:
     from audioscope.concepts import Concept, Pair, concepts_from, shipped_concepts
     from audioscope.curves import steering_auc
     from audioscope.edits import Ablate, AddVector, BlendText, PatchOutput, PatchText, SAEEdit
+    from audioscope.extras import shipped_maps, shipped_vector
     from audioscope.feature_pages import feature_pages
     from audioscope.feature_vectors import top_features
     from audioscope.features import read_concepts, score_features

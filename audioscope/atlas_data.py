@@ -24,7 +24,7 @@ ROLES = {
     ("text", "necessary"): "clean, but this layer reads the corrupted prompt",
     ("output", "necessary"): "clean, but this layer speaks as in the corrupted run",
 }
-ARMS = {  # how the cells of a steering sweep are called on the page, in their order
+WAYS = {  # how the cells of a steering sweep are called on the page, in their order
     "caa own": "localised: its own layers",
     "caa shared": "localised: shared layers",
     "caa all": "everywhere",
@@ -35,17 +35,35 @@ ARMS = {  # how the cells of a steering sweep are called on the page, in their o
 
 @dataclass(frozen=True)
 class Piece:
-    """One thing that a pack holds, made when it is wanted. rank: what comes first where space is short, small before large."""
+    """One thing that a pack holds, made when it is wanted. rank: what comes first where space is short, small before large.
+
+    make: gets the greatest length of a clip in s, or None for all of it.
+    """
 
     pack: str
     name: str
-    make: Callable[[], Any]
+    make: Callable[[float | None], Any]
     rank: tuple[float, ...]
+
+
+def clip_piece(pack: str, name: str, path: Path, rank: tuple[float, ...]) -> Piece:
+    """A clip that lies in a file. Raises FileNotFoundError where it is not there."""
+    if not path.is_file():
+        raise FileNotFoundError(f"The results name the clip {path}, but it is not there: run the sweep again to make it.")
+    return Piece(pack, name, lambda longest: sound(Clip.load(path), longest), rank)
+
+
+def number(value: float, digits: int) -> float | None:
+    """A number for JSON, which has no NaN and no infinity."""
+    return round(float(value), digits) if np.isfinite(value) else None
 
 
 def name_of(settings: dict[str, Any]) -> str:
     """An atlas in a few words: its model, what was patched, and when."""
     parts = [PATCHES.get(settings.get("patch", ""), str(settings.get("patch")))]
+    kinds = {site["kind"] for site in settings["sites"]}
+    if "self" in kinds:
+        parts.append("self-attention" if kinds == {"self"} else "cross- and self-attention")
     if settings.get("direction") == "necessary":
         parts.append("out of the clean run")
     if settings.get("when"):
@@ -85,8 +103,8 @@ def code_of(settings: dict[str, Any]) -> str:
     return "\n".join(lines)
 
 
-def atlas_data(atlas: Atlas, number: int) -> tuple[dict[str, Any], list[Piece]]:
-    """What the page knows of one atlas, and the clips that its packs may hold; number: its place on the page.
+def atlas_data(atlas: Atlas, place_of: int) -> tuple[dict[str, Any], list[Piece]]:
+    """What the page knows of one atlas, and the clips that its packs may hold; place_of: its place on the page.
 
     Raises FileNotFoundError where the atlas names a clip that is not there.
     """
@@ -97,7 +115,7 @@ def atlas_data(atlas: Atlas, number: int) -> tuple[dict[str, Any], list[Piece]]:
     shown = {row.concept: row for row in atlas.examples().itertuples()}
     best |= {concept: row.site for concept, row in shown.items()}
     facts: dict[str, Any] = {
-        "number": number, "name": name_of(settings), "model": settings["model"], "sites": [[s.path, s.layer] for s in atlas.sites],
+        "number": place_of, "name": name_of(settings), "model": settings["model"], "sites": [[s.path, s.layer] for s in atlas.sites],
         "concepts": atlas.concepts, "best": best, "seconds": settings.get("seconds"),
     }  # fmt: skip
     if "row" not in atlas.table:  # published: numbers alone
@@ -121,30 +139,30 @@ def atlas_data(atlas: Atlas, number: int) -> tuple[dict[str, Any], list[Piece]]:
         }
         prompts = part.drop_duplicates(["pair", "seed"]).set_index(["pair", "seed"])
         example = shown.get(concept)
+        heard = wide["clip"][["clean", "corrupted"]].ne("").all(axis=1).to_numpy()
+        # what is shown first: the example, else the first unit that can be heard
+        first = wide.index.get_loc((example.pair, example.seed)) if example is not None else int(heard.argmax())
+        pairs = wide.index.get_level_values("pair")
         units[concept] = []
         for index, key in enumerate(wide.index):
-            clips = wide["clip"].loc[key]
-            held = [name for name in ("clean", "corrupted") if clips[name]]
-            is_shown = (example.pair, example.seed) == key if example is not None else index == 0
-            if len(held) < 2 and not is_shown:
+            if not heard[index] and index != first:
                 continue
             clean, corrupted = prompts.loc[key, ["clean_prompt", "corrupted_prompt"]]
             units[concept].append({
-                "index": index, "pair": int(key[0]), "seed": int(key[1]), "shown": bool(is_shown), "clean": clean, "corrupted": corrupted,
+                "index": index, "pair": int(key[0]), "seed": int(key[1]), "shown": index == first, "example": index == first and example is not None,
+                "again": bool((pairs == key[0]).sum() > 1), "clean": clean, "corrupted": corrupted,
                 "clean_marks": swapped(clean, corrupted), "corrupted_marks": swapped(corrupted, clean),
             })  # fmt: skip
-            if len(held) < 2:
+            if not heard[index]:
                 continue
-            wanted = {
-                **{name: clips[name] for name in held},
-                **{str(i): clips[path] for i, path in enumerate(paths) if clips[path]},
-            }
-            for name, file in wanted.items():
-                path = _there(atlas.folder / file)
-                first = name in held or paths[int(name)] == best.get(concept)
-                weight = 0.0 if name in held else -float(np.nan_to_num(strength.get((concept, paths[int(name)]), 0.0)))
-                rank = (not is_shown, not first, number, weight)
-                pieces.append(Piece(f"m{number}-c{place}-u{index}", name, lambda path=path: sound(Clip.load(path)), rank))  # type: ignore[misc]
+            clips = wide["clip"].loc[key]
+            for name, site in [("clean", ""), ("corrupted", ""), *((str(i), path) for i, path in enumerate(paths))]:
+                file = clips[site or name]
+                if not file:
+                    continue
+                weight = -float(np.nan_to_num(strength.get((concept, site), 0.0)))
+                rank = (index != first, site not in ("", best.get(concept)), place_of, weight)
+                pieces.append(clip_piece(f"m{place_of}-c{place}-u{index}", name, atlas.folder / file, rank))
     facts |= {
         "units": units, "scores": scores, "heard": bool(pieces), "code": code_of(settings), "strip": charts.score_strip(settings["units"]).to_dict(),
         "role": ROLES[settings["patch"], settings["direction"]],
@@ -152,51 +170,50 @@ def atlas_data(atlas: Atlas, number: int) -> tuple[dict[str, Any], list[Piece]]:
     return facts, pieces
 
 
-def _there(path: Path) -> Path:
-    if not path.is_file():
-        raise FileNotFoundError(f"The results name the clip {path}, but it is not there: run the sweep again to make it.")
-    return path
-
-
-def steering_data(sweep: Steering, number: int) -> tuple[dict[str, Any], list[Piece]] | None:
+def steering_data(sweep: Steering, place_of: int) -> tuple[dict[str, Any], list[Piece]] | None:
     """What the page knows of one axis, with the clips of one prompt; None where the sweep kept no clips.
 
-    The arms are those with clips, at most one each of localised ways first; each has as many strengths, so that one slider serves all.
+    The arms are those with clips, localised ones first, that have as many strengths as most, since one slider serves all; those left
+    out are named. place_of: the axis's place on the page. Raises FileNotFoundError where the sweep names a clip that is not there.
     """
-    table = sweep.table[sweep.table["clip"] != ""].sort_values("alpha")
+    table = sweep.table[sweep.table["clip"] != ""]
     if table.empty:
         return None
     text, seed = table[["text", "seed"]].iloc[0]
-    table = table[(table["text"] == text) & (table["seed"] == seed)]
+    table = table[(table["text"] == text) & (table["seed"] == seed)].sort_values("alpha", kind="stable")
     curves = sweep.curves()
     points = curves.set_index(["cell", "alpha"])
-    ordered = sorted(table["cell"].unique(), key=lambda name: list(ARMS).index(name) if name in ARMS else len(ARMS))
+    ordered = sorted(table["cell"].unique(), key=lambda name: list(WAYS).index(name) if name in WAYS else len(WAYS))
+    usual = int(table["cell"].value_counts().mode().max())
+    left_out = [name for name in ordered if (table["cell"] == name).sum() != usual]
+    ordered = [name for name in ordered if name not in left_out]
+    span = float(
+        np.nan_to_num(np.ptp(curves.loc[curves["cell"] == ordered[0], "score"]))
+    )  # how far the first way moves the score
     arms: list[dict[str, Any]] = []
     pieces: dict[str, Piece] = {}
     for place, name in enumerate(ordered):
         rows = table[table["cell"] == name]
-        if arms and len(rows) != len(arms[0]["strengths"]):
-            continue
-        clips = []
-        for i, row in enumerate(rows.itertuples()):
-            key = "zero" if row.alpha == 0 else f"{place}-{i}"
-            clips.append(key)
-            path = _there(sweep.folder / row.clip)
-            pieces[key] = Piece(f"s{number}", key, lambda path=path: sound(Clip.load(path)), (0.0,))  # type: ignore[misc]
+        clips = ["zero" if alpha == 0 else f"{place}-{i}" for i, alpha in enumerate(rows["alpha"])]
+        for key, file in zip(clips, rows["clip"], strict=True):
+            pieces[key] = clip_piece(f"s{place_of}", key, sweep.folder / file, (-span,))
         means = [points.loc[(name, alpha)] for alpha in rows["alpha"]]
+        acts = sweep.settings.get("arms", {}).get(name, {})
+        drawn = "instead_of" in acts  # a control that draws its layers anew for each prompt
         arms.append({
-            "cell": name, "label": ARMS.get(name, name), "title": f"{sweep.concept}, {ARMS.get(name, name)}", "clips": clips,
-            "strengths": [round(float(a), 4) for a in rows["alpha"]],
+            "cell": name, "label": WAYS.get(name, name), "title": f"{sweep.concept}, {WAYS.get(name, name)}", "clips": clips,
+            "at": [] if drawn else acts.get("at", []), "drawn": drawn, "strengths": [round(float(a), 4) for a in rows["alpha"]],
             "captions": [f"This clip: score {r.score:+.2f}, distance {r.lpaps:.3f}".replace("-", "−") for r in rows.itertuples()],
-            "points": [[round(float(np.sign(a) * m["lpaps"]), 5), round(float(m["score"]), 3)] for a, m in zip(rows["alpha"], means, strict=True)],
+            "points": [[number(np.sign(a) * m["lpaps"], 5), number(m["score"], 3)] for a, m in zip(rows["alpha"], means, strict=True)],
         })  # fmt: skip
     opposite = str(sweep.settings["opposite"])
     chart = charts.steering_chart(
-        curves[curves["cell"].isin([arm["cell"] for arm in arms])], sweep.concept, opposite, now=True, names=ARMS
+        curves[curves["cell"].isin([arm["cell"] for arm in arms])], sweep.concept, opposite, now=True, names=WAYS
     )
     return {
         "concept": sweep.concept, "opposite": opposite, "title": f"{opposite} ↔ {sweep.concept}" if opposite else sweep.concept, "text": text,
         "arms": arms, "chart": spec_of(chart), "seconds": sweep.settings.get("seconds"),
+        "left_out": f"Left out, since they have another number of strengths or a failed clip: {', '.join(left_out)}." if left_out else "",
     }, list(pieces.values())  # fmt: skip
 
 

@@ -156,7 +156,7 @@ def _cells(impacts: pd.DataFrame, narrow: bool) -> pd.DataFrame:
         {
             "concept": impacts.concept,
             "group": groups,
-            "heads": ~groups.where(~groups.duplicated()).isna() | impacts.concept.isin(impacts.concept[~groups.duplicated()]),
+            "heads": impacts.concept.isin(impacts.concept[~groups.duplicated()]),  # the first concepts of their groups
             "by_group": places["group"].to_numpy(),
             "by_peak": places["peak"].to_numpy(),
             "by_similarity": places["similarity"].to_numpy(),
@@ -206,9 +206,11 @@ def _matrix(
     direction: str,
     model: str = "",
     labels: bool = True,
-    digits: bool = True,
 ) -> alt.LayerChart:
-    """Concepts by layers: colours, hatches where undefined, digits, an outline around functional layers and the chosen cell."""
+    """Concepts by layers: colours, hatches where undefined, digits, an outline around functional layers and the chosen cell.
+
+    model: stands in a row of several, and so without digits and with fewer facts in the tooltip. labels: with concepts and groups.
+    """
     sites = list(means.site)
     width = step * len(sites)
     place = "sort_by == 'peak' ? datum.by_peak : sort_by == 'similarity' ? datum.by_similarity : datum.by_group"
@@ -219,23 +221,25 @@ def _matrix(
         scale=alt.Scale(paddingInner=0.08, paddingOuter=0.04),
         axis=axis,
     )
+    tooltip = [alt.Tooltip("concept:N"), alt.Tooltip("site:N", title="module"), alt.Tooltip("reading:N", title="impact")]
+    if model:
+        tooltip = [alt.Tooltip("model:N"), *tooltip]
+        cells = cells.drop(columns=["numerator", "denominator", "control", "pairs", "digits", "clear"]).assign(model=model)
+    else:
+        tooltip += [
+            alt.Tooltip("numerator:N", title="patched − corrupted" if direction == "sufficient" else "clean − patched"),
+            alt.Tooltip("denominator:N", title="clean − corrupted"),
+            alt.Tooltip("control:N"),
+            alt.Tooltip("pairs:Q"),
+        ]
     base = (
-        alt.Chart(cells.assign(model=model))
+        alt.Chart(cells)
         .transform_filter("only_group == 'all' || datum.group == only_group")
         .transform_calculate(place=place)
         .encode(
             x=_x(sites),
             y=y,
-            tooltip=[
-                *([alt.Tooltip("model:N")] if model else []),
-                alt.Tooltip("concept:N"),
-                alt.Tooltip("site:N", title="module"),
-                alt.Tooltip("reading:N", title="impact"),
-                alt.Tooltip("numerator:N", title="patched − corrupted" if direction == "sufficient" else "clean − patched"),
-                alt.Tooltip("denominator:N", title="clean − corrupted"),
-                alt.Tooltip("control:N"),
-                alt.Tooltip("pairs:Q"),
-            ],
+            tooltip=tooltip,
         )
     )
     zero, one = ("corrupted", "clean") if direction == "sufficient" else ("clean", "corrupted")
@@ -262,7 +266,7 @@ def _matrix(
         missing.mark_rect(style="undefined", aria=False),
         missing.mark_point(style="hatch", shape=_hatch(step), size=ROW**2, filled=False, strokeCap="butt", aria=False),
     ]
-    if digits:
+    if not model:
         layers += [
             text.transform_filter("datum.clear && abs(datum.impact) < 0.75").mark_text(style="on-pale", aria=False),
             text.transform_filter("datum.clear && abs(datum.impact) >= 0.75").mark_text(style="on-deep", aria=False),
@@ -320,8 +324,10 @@ def _strip(means: pd.DataFrame, step: float, labels: bool = True, model: str = "
 
 def _runs(means: pd.DataFrame) -> pd.DataFrame:
     """The functional layers, neighbours together: first and last site, the middle one, and the layers in words."""
-    found = means[means["functional"]]
-    sites = found.groupby((found["layer"].diff() != 1).cumsum())
+    found = means.reset_index(drop=True).query("functional")
+    sites = found.groupby(
+        (np.diff(found.index, prepend=-2) != 1).cumsum()
+    )  # by column: self- and cross-attention share layer numbers
     runs = sites.agg(first=("site", "first"), last=("site", "last"), middle=("site", lambda s: s.iloc[len(s) // 2]),
                      low=("layer", "min"), high=("layer", "max"))  # fmt: skip
     words = [str(a) if a == b else f"{a}–{b}" for a, b in zip(runs["low"], runs["high"], strict=True)]
@@ -379,7 +385,7 @@ def heatmap(
     if impacts.empty or layer_means.empty:
         raise ValueError("The atlas holds no impacts yet: let localize() finish at least one concept.")
     means = layer_means.sort_values("layer", kind="stable", ignore_index=True)
-    step = max(26, min(60, 720 // len(means)))
+    step = max(26, min(46, 720 // len(means)))
     cells = _cells(impacts, narrow=step < 40)
     notes = [
         "Top: mean over concepts, with 95 % interval; filled bars are functional layers, the blue band is the control.",
@@ -421,7 +427,7 @@ def side_by_side(atlases: Mapping[str, Atlas], width: int = 220) -> alt.HConcatC
         cells[known.columns] = known.reindex(cells.concept).to_numpy()
         gone = rows[~rows["concept"].isin(cells.concept)]
         blank = pd.DataFrame({"concept": gone["concept"], "group": gone["group"].fillna(""), "heads": False, "site": means.site[0],
-                              "layer": 0, "defined": True, "clear": False, "reading": "not measured"})  # fmt: skip
+                              "layer": 0, "defined": True, "clear": False})  # fmt: skip
         blank[known.columns] = known.reindex(blank.concept).to_numpy()
         cells = pd.concat([cells, blank], ignore_index=True) if len(gone) else cells
         leads = number == 0
@@ -430,7 +436,7 @@ def side_by_side(atlases: Mapping[str, Atlas], width: int = 220) -> alt.HConcatC
         panels.append(
             alt.vconcat(
                 _strip(means, step, leads, name),
-                _matrix(cells, means, step, direction, name, leads, False),
+                _matrix(cells, means, step, direction, name, leads),
                 _foot(means, step, leads),
                 spacing=7,
                 bounds="flush",

@@ -11,6 +11,7 @@ from tqdm.auto import tqdm
 
 from audioscope.arms import standard_arms
 from audioscope.atlas import Atlas
+from audioscope.atlas_data import name_of
 from audioscope.audio import Clip
 from audioscope.axes import shipped_steering
 from audioscope.concepts import choose
@@ -84,7 +85,8 @@ def page_extras(model: Model, atlas: Atlas, folder: Path, *, progress: bool = Tr
 
     folder: where the steered clips go. Axes and features are those of the atlas's concepts.
     """
-    axes = [axis for axis in shipped_steering()["concept"].unique() if axis in atlas.concepts]
+    ends = {axis: {axis, choose([axis])[0].opposite} for axis in shipped_steering()["concept"].unique()}
+    axes = [axis for axis, names in ends.items() if names & set(atlas.concepts)]
     sets = []
     for site in shipped_saes():
         sae = load_sae(site)
@@ -94,4 +96,5 @@ def page_extras(model: Model, atlas: Atlas, folder: Path, *, progress: bool = Tr
             sets.append(feature_set(sae, model, wanted, progress=progress))
     steering = [with_sound(model, axis, folder, progress=progress) for axis in axes]
     papers = [published(name) for name in NAMES]
-    return {"others": [*shipped_maps(), *papers], "steering": steering, "features": sets}
+    maps = [other for other in (Atlas.load(), *shipped_maps()) if name_of(other.settings) != name_of(atlas.settings)]
+    return {"others": [*maps, *papers], "steering": steering, "features": sets}

@@ -68,12 +68,12 @@ class FeatureSet:
         """The page of one feature, as a part of another page; keywords: those of `feature_body`."""
         return feature_body(self.sae, self.model, feature, self.found, self.features, **{"level": 2, **keywords})
 
-    def listed(self) -> dict[str, Any]:
-        """What the list of features says."""
+    def listed(self, prefix: str = "", suffix: str = "") -> dict[str, Any]:
+        """What the list of features says. prefix, suffix: of the address of a feature's page, around its number."""
         alive = int((self.found.active.mean(1).amax(0) > 0).sum())
         return {
             "site": self.site,
-            "rows": feature_rows(self.sae, self.found, self.features),
+            "rows": feature_rows(self.sae, self.found, self.features, prefix, suffix),
             "alive": alive,
             "total": self.sae.d_sae,
         }
@@ -179,7 +179,7 @@ def feature_pages(
         html = feature_html(sae, model, feature, shown.found, shown.features)
         write_whole(out / f"{feature}.html", lambda part, html=html: part.write_text(html))  # type: ignore[misc]
     body = fill(
-        "features.html", title=f"Features of {sae.facts.get('model', 'a model')}", **shown.listed(),
+        "features.html", title=f"Features of {sae.facts.get('model', 'a model')}", **shown.listed(suffix=".html"),
         lead=f"{len(shown.features)} features have a page with sound: what each says, when it fires, and how it sounds turned down, off and up.",
     )  # fmt: skip
     html = page("features", f"Features of {sae.facts.get('model', 'a model')}", body)
@@ -187,14 +187,16 @@ def feature_pages(
     return out / "index.html"
 
 
-def feature_rows(sae: SAE, found: FeatureClips, pages: Sequence[int]) -> list[dict[str, Any]]:
+def feature_rows(
+    sae: SAE, found: FeatureClips, pages: Sequence[int], prefix: str = "", suffix: str = ".html"
+) -> list[dict[str, Any]]:
     """The list of features that fire in the clips or have a page, those with pages first, then by AUROC."""
     best = best_features(sae, 10**6).drop_duplicates("feature").set_index("feature")
     strongest, density = found.active.mean(1).max(0), _density(sae, found)
     shown = [f for f in range(sae.d_sae) if strongest.values[f] > 0 or f in pages]
     return [
         {
-            "feature": f, "page": f"{f}.html" if f in pages else "", "density": float(density[f]), "text": found.clips[int(strongest.indices[f])].prompt if strongest.values[f] > 0 else "",
+            "feature": f, "page": f"{prefix}{f}{suffix}" if f in pages else "", "density": float(density[f]), "text": found.clips[int(strongest.indices[f])].prompt if strongest.values[f] > 0 else "",
             "concept": best["concept"].get(f, ""), "auroc": f"{best['auroc'][f]:.3f}" if f in best.index else "",
         }
         for f in sorted(shown, key=lambda f: (f not in pages, -float(best["auroc"].get(f, 0)), f))
@@ -203,17 +205,34 @@ def feature_rows(sae: SAE, found: FeatureClips, pages: Sequence[int]) -> list[di
 
 def feature_html(sae: SAE, model: Model, feature: int, found: FeatureClips, pages: Sequence[int] = ()) -> str:
     """The page of one feature as one HTML document. pages: features whose pages lie beside it, to link to."""
-    body = Markup("<main>\n{}\n</main>").format(feature_body(sae, model, feature, found, pages, linked=bool(pages)))
+    body = Markup("<main>\n{}\n</main>").format(
+        feature_body(sae, model, feature, found, pages, linked=bool(pages), suffix=".html")
+    )
     return page("features", f"Feature {feature}", body)
 
 
 def feature_body(
-    sae: SAE, model: Model, feature: int, found: FeatureClips, pages: Sequence[int] = (), *, linked: bool = False, level: int = 1
+    sae: SAE,
+    model: Model,
+    feature: int,
+    found: FeatureClips,
+    pages: Sequence[int] = (),
+    *,
+    linked: bool = False,
+    level: int = 1,
+    prefix: str = "",
+    suffix: str = "",
 ) -> Markup:
-    """What is said and heard of one feature, as HTML. linked: with a way back to the list; level: of its heading."""
+    """What is said and heard of one feature, as HTML. linked: with a way back to the list; level: of its heading; prefix, suffix: of
+    the addresses of other features' pages, around their numbers."""
     labels = _labels(sae)
     near = [
-        {"feature": int(f), "cosine": cosine, "page": f"{int(f)}.html" if f in pages else "", "label": labels.get(int(f), "")}
+        {
+            "feature": int(f),
+            "cosine": cosine,
+            "page": f"{prefix}{int(f)}{suffix}" if f in pages else "",
+            "label": labels.get(int(f), ""),
+        }
         for f, cosine in nearest(sae, feature).itertuples(index=False)
     ]
     return fill(

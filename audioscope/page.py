@@ -6,6 +6,7 @@ import base64
 import json
 import math
 import re
+from dataclasses import replace
 from functools import cache
 from html import escape
 from importlib.resources import files
@@ -15,6 +16,7 @@ import altair as alt
 import jinja2
 import torch
 import vl_convert
+from jinja2.utils import htmlsafe_json_dumps
 from markupsafe import Markup
 
 from audioscope.audio import Clip
@@ -33,7 +35,7 @@ FRAME = """<!doctype html>
 </head>
 <body data-page="{{ kind }}">
 {{ body }}
-{% for name, value in data.items() %}<script type="application/json" id="{{ name }}">{{ value|tojson }}</script>
+{% for name, value in data.items() %}<script type="application/json" id="{{ name }}">{{ value }}</script>
 {% endfor %}{% for script in scripts %}<script>{{ script }}</script>
 {% endfor %}<script type="module">{{ module }}</script>
 </body>
@@ -89,9 +91,14 @@ def page(
     """
     environment = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined)
     return environment.from_string(FRAME).render(
-        kind=kind, title=title, body=body, data=data or {}, scripts=[vega()] if charts else [], beside=packs,
+        kind=kind, title=title, body=body, data={name: embedded(value) for name, value in (data or {}).items()}, scripts=[vega()] if charts else [], beside=packs,
         style=Markup(web("style.css") + style), module=Markup(module(f"{kind}.js").replace("</script", "<\\/script")),
     )  # fmt: skip
+
+
+def embedded(value: Any) -> Markup:
+    """JSON that may stand in HTML, as small as it gets. Raises ValueError for NaN or infinity, which JSON does not have."""
+    return htmlsafe_json_dumps(value, json.dumps, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
 
 
 def framed(title: str, html: str, height: int) -> Any:
@@ -108,11 +115,15 @@ def data_uri(kind: str, content: bytes) -> str:
     return f"data:{kind};base64,{base64.b64encode(content).decode()}"
 
 
-def sound(clip: Clip) -> dict[str, Any]:
+def sound(clip: Clip, longest: float | None = None) -> dict[str, Any]:
     """A clip for the player: its sound as MP3 and its spectrogram, as addresses, and the gain in dB to an equal loudness.
+
+    longest: in s; of a longer clip the beginning is kept.
 
     The gain never takes a peak beyond full scale; a silent clip, or one too short to have a loudness, stays as it is.
     """
+    if longest is not None and clip.seconds > longest:
+        clip = replace(clip, samples=clip.samples[:, : round(longest * clip.rate)])
     lufs, peak = float(loudness(torch.from_numpy(clip.samples)[None], clip.rate)[0]), float(abs(clip.samples).max())
     gain = min(LOUDNESS - lufs, -20 * math.log10(peak)) if math.isfinite(lufs) else 0.0
     return {

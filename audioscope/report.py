@@ -5,11 +5,13 @@ from __future__ import annotations
 import json
 import os
 import re
+import shutil
 from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
 from typing import Any
+from zlib import crc32
 
 import pandas as pd
 from tqdm.auto import tqdm
@@ -19,12 +21,12 @@ from audioscope.atlas import Atlas
 from audioscope.atlas_data import PATCHES, Piece, atlas_data, charts_of, name_of, steering_data
 from audioscope.feature_pages import FeatureSet
 from audioscope.gains import Steering
-from audioscope.page import LOUDNESS, fill, page, web
+from audioscope.page import LOUDNESS, embedded, fill, page, web
 from audioscope.paths import write_whole
 
 SIZE = 12_000_000  # bytes of a page in one file: what a mail takes
-SHARES = (("s", 0.35), ("f", 0.12))  # of the space for sound, what steering and features get at most; cells get the rest
-PACK = r"m\d+-c\d+-u\d+|s\d+|f\d+-\d+"  # the names of packs: cells by map, concept and unit; axes; features by SAE
+LONGEST = 12.0  # s of a clip in one file
+SHARES = (("s", 0.5), ("f", 0.1))  # of the space for sound, what steering and features get at most; cells get the rest
 QUESTION = {
     "sufficient": (
         "if one layer alone is patched from the prompt that names the concept, does the music get it?",
@@ -53,7 +55,7 @@ def save_html(
     """Write the atlas as one HTML file that opens offline, with as many of the best clips as its size allows; returns its path.
 
     others: atlases to choose on the page, of this model (another patch, another part of the steps) or of other models, which then
-    also stand side by side. steering: sweeps with clips. features: SAEs whose features have pages. size: the largest file, in bytes.
+    also stand side by side. Clips longer than 12 s are cut to that. steering: sweeps with clips. features: SAEs whose features have pages. size: the largest file, in bytes.
     Raises FileNotFoundError when a clip is missing, ValueError when the atlas is empty or the page without any sound is larger.
     """
     path = Path(path)
@@ -82,13 +84,16 @@ def save_site(
     The arguments are those of `save_html`. Every link is relative, and a pack is loaded when it is first heard.
     """
     folder = Path(folder)
-    (folder / "packs").mkdir(parents=True, exist_ok=True)
     whole = _Page(atlas, others, steering, features)
     packs = _packs(whole.pieces)
+    # each version in a folder of its own: an older page, on this disk or in a browser's cache, never plays the sound of a newer one
+    held = {name: {piece.name: None for piece in pieces} for name, pieces in packs.items()}
+    version = f"packs/{crc32(whole.html(held, {}).encode()):08x}"
+    (folder / version).mkdir(parents=True, exist_ok=True)
 
     def write(name: str) -> None:
-        text = json.dumps({piece.name: piece.make() for piece in packs[name]}, separators=(",", ":"))
-        file = folder / "packs" / f"{name}.js"
+        text = embedded({piece.name: piece.make(None) for piece in packs[name]})
+        file = folder / version / f"{name}.js"
         write_whole(file, lambda part: part.write_text(f"audioscopePack({json.dumps(name)},{text});\n", encoding="utf-8"))
 
     with ThreadPoolExecutor(os.cpu_count()) as pool:  # encoding sound is C code, which leaves Python's lock alone
@@ -96,12 +101,12 @@ def save_site(
         list(tqdm(pool.map(write, sounds), desc="sound of the page", total=len(sounds), unit="pack", disable=not progress))
     for name in tqdm([name for name in packs if name[0] == "f"], desc="features", unit="page", disable=not progress):
         write(name)  # one by one, for they run the model
-    for stale in (folder / "packs").glob("*.js"):
-        if stale.stem not in packs and re.fullmatch(PACK, stale.stem):
-            stale.unlink()
-    html = whole.html({name: {piece.name: None for piece in pieces} for name, pieces in packs.items()}, {}, beside="'self' file:")
     path = folder / "index.html"
+    html = whole.html(held, {}, folder=version)
     write_whole(path, lambda part: part.write_text(html, encoding="utf-8"))
+    for old in (folder / "packs").iterdir():
+        if re.fullmatch("[0-9a-f]{8}", old.name) and old.name != Path(version).name:
+            shutil.rmtree(old)
     return path
 
 
@@ -125,11 +130,14 @@ class _Page:
                 self.pieces += found[1]
         for number, shown in enumerate(features):
             for place, feature in enumerate(shown.features):
-                make = partial(shown.body, feature)
+                make = partial(_body, shown, feature, number)
                 self.pieces.append(Piece(f"f{number}-{feature}", "html", make, (float(place),)))
 
-    def html(self, packs: dict[str, dict[str, Any]], data: dict[str, Any], beside: str = "") -> str:
-        """The document. packs: the names in each pack that can be opened; data: what else is in the page."""
+    def _cut(self) -> bool:
+        return any((each.get("seconds") or 0) > LONGEST for each in (*self.maps, *self.axes))
+
+    def html(self, packs: dict[str, dict[str, Any]], data: dict[str, Any], folder: str = "") -> str:
+        """The document. packs: the names in each pack that can be opened; data: what else is in the page; folder: where packs lie."""
         atlas, settings = self.atlas, self.atlas.settings
         means = atlas.layer_means().sort_values("layer", kind="stable", ignore_index=True)
         asked, zero, one = QUESTION[settings["direction"]]
@@ -145,14 +153,27 @@ class _Page:
             functional_sites=list(atlas.functional), undefined=_undefined(atlas),
             all_settings=[(name, value if isinstance(value, str) else json.dumps(value)) for name, value in settings.items()],
             axes=[{"concept": axis["concept"], "title": axis["title"], "track": axis["arms"][0]} for axis in self.axes],
-            lists=[each.listed() for each in self.features],
+            lists=[each.listed(f"#view=features&sae={number}&feature=") for number, each in enumerate(self.features)],
+            longest=None if folder or not self._cut() else f"{LONGEST:.0f}",
         )  # fmt: skip
         known = {
             "maps": self.maps, "charts": self.charts, "steering": self.axes, "saes": [{"site": each.site} for each in self.features],
-            "packs": {name: list(content) for name, content in packs.items()}, "start": start,
+            "packs": {name: list(content) for name, content in packs.items()}, "start": start, "folder": folder, "longest": None if folder else LONGEST,
             "themes": [charts.chart_theme(), charts.chart_theme(dark=True)],
         }  # fmt: skip
-        return page("atlas", title, body, data={"atlas": known, **data}, charts=True, packs=beside, style=web("atlas.css"))
+        return page(
+            "atlas",
+            title,
+            body,
+            data={"atlas": known, **data},
+            charts=True,
+            packs="'self' file:" if folder else "",
+            style=web("atlas.css"),
+        )
+
+
+def _body(shown: FeatureSet, feature: int, number: int, longest: float | None) -> str:
+    return str(shown.body(feature, prefix=f"#view=features&sae={number}&feature="))
 
 
 def _best(pieces: Sequence[Piece], room: int, progress: bool) -> dict[str, dict[str, Any]]:
@@ -161,11 +182,18 @@ def _best(pieces: Sequence[Piece], room: int, progress: bool) -> dict[str, dict[
     first = _packs(
         piece for piece in cells if not piece.rank[1]
     )  # clean, corrupted and the best layer: one is nothing without the others
-    groups = {kind: _packs(piece for piece in pieces if piece.pack[0] == kind) for kind, _ in SHARES}
+    groups = {
+        kind: _packs(sorted((piece for piece in pieces if piece.pack[0] == kind), key=lambda piece: piece.rank))
+        for kind, _ in SHARES
+    }
     rounds = [
         (list(first.values()), 1.0),
         *((list(groups[kind].values()), share) for kind, share in SHARES),
         ([[piece] for piece in cells if piece.rank[1]], 1.0),
+        (
+            list(_packs(piece for piece in pieces if piece.pack[0] == "m" and piece.rank[0]).values()),
+            1.0,
+        ),  # other pairs and seeds
     ]
     kept: dict[str, dict[str, Any]] = {}
     used = 0
@@ -175,8 +203,8 @@ def _best(pieces: Sequence[Piece], room: int, progress: bool) -> dict[str, dict[
             for group in wanted:
                 if len(group) == 1 and group[0].pack in first and group[0].pack not in kept:
                     continue  # a patched clip without those that it is to be compared with
-                made = {piece.name: piece.make() for piece in group}
-                size = len(json.dumps(made)) + 200
+                made = {piece.name: piece.make(LONGEST) for piece in group}
+                size = len(embedded(made).encode()) + 200
                 if used + size > border:
                     break
                 kept.setdefault(group[0].pack, {}).update(made)

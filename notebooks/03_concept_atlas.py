@@ -18,9 +18,13 @@
 #
 # - How to build an atlas: which layer carries which concept.
 # - How to read it without being fooled: intervals, undefined cells, controls.
-# - What the shipped atlas of `tiny` says, and what self-attention adds.
+# - What the shipped atlas of `tiny` says, when in the denoising the text acts, and what self-attention adds.
+# - How to send an atlas to someone: as a page with sound.
 
 # %%
+import tempfile
+from pathlib import Path
+
 import altair as alt
 import numpy as np
 import pandas as pd
@@ -28,6 +32,7 @@ import torch
 
 import audioscope
 from audioscope import Atlas
+from audioscope.page import framed
 from audioscope.paths import data_folder
 
 alt.renderers.enable("jupyter", offline=True)  # charts without a network
@@ -95,6 +100,25 @@ assert by_group.loc["percussion", :7].max() > 0.4 and by_group.loc["lead"].idxma
 own = {concept: atlas.own_layers(concept) for concept in atlas.concepts}
 print({concept: [path.split(".")[2] for path in paths] for concept, paths in own.items() if paths})
 assert all("transformer_blocks.0." in own[genre][0] and len(own[genre]) == 1 for genre in ("reggae", "metal", "opera", "jazz"))
+
+# %% [markdown]
+# ## The text acts in the middle of the denoising
+# Patch a layer only in the first, the middle or the last third of the steps (`localize(..., when="middle")`), and most of its effect comes from the
+# middle: the early third decides little, though it sees the most noise, and the late third only polishes. The layers stay the same ones. These maps ship with 12 pairs each; `localize` with
+# `when` makes them.
+
+# %%
+thirds = {
+    each.settings["when"]: each.layer_means().set_index("layer") for each in audioscope.shipped_maps() if each.settings["when"]
+}
+by_third = pd.DataFrame({name: means_of["impact"] for name, means_of in thirds.items()})
+by_third.assign(all_steps=means.set_index("layer")["impact"]).round(3)
+
+# %%
+strongest = means.nlargest(2, "impact")["layer"].tolist()
+assert (by_third.loc[strongest].idxmax(axis=1) == "middle").all()
+assert thirds["middle"].loc[0, "low"] > max(thirds["early"].loc[0, "high"], thirds["late"].loc[0, "high"])
+print("layer 0, the thirds added up:", by_third.loc[0].sum().round(3), "and all steps at once:", means.loc[0, "impact"].round(3))
 
 # %% [markdown]
 # ## Log-odds or probability?
@@ -183,6 +207,19 @@ alt.Chart(sums, title="Impacts of single layers added up").mark_point(filled=Tru
 
 # %%
 atlas.play(defined["concept"].iloc[0])
+
+# %% [markdown]
+# ## The atlas as a page
+# All of it in one file, to send: click a cell to hear it, press A, B and X to switch between clean, corrupted and patched while the music goes on, and
+# the box beside says how sure the number is and which code makes the clips again. `save_site` writes a folder for a web server; `make atlas` ends in one.
+
+# %%
+file = small.save_html(Path(tempfile.mkdtemp()) / "atlas.html", [atlas], progress=False)
+framed("The atlas as a page", file.read_text(), 900)
+
+# %%
+assert file.stat().st_size < 12_000_000
+print(f"{file}: {file.stat().st_size / 1e6:.1f} MB")
 
 # %% [markdown]
 # ## Self-attention, too

@@ -19,7 +19,7 @@ from audioscope import tracing
 from audioscope.atlas import THRESHOLD, Atlas
 from audioscope.concepts import SPLITS, concepts_from, shipped_concepts
 from audioscope.model import Model
-from audioscope.patching import _half_width
+from audioscope.patching import WINDOWS, _half_width, third
 from audioscope.ratios import mean_of_ratios, ratio_of_means
 from audioscope.sweep import run_units
 
@@ -300,3 +300,34 @@ def test_shipped_atlas(tiny):
     assert all(atlas.own_layers(genre) == [atlas.sites[0].path] for genre in ("reggae", "metal", "opera", "jazz"))
     assert atlas.functional == [atlas.sites[0].path] and atlas.own_layers("fast") == [atlas.sites[2].path]
     assert len(atlas.examples()) == 21 and all((atlas.folder / clip).exists() for clip in atlas.examples()["patched"])
+
+
+def test_thirds_cover_every_step_once():
+    for steps in range(3, 40):
+        windows = [third(name, steps) for name in WINDOWS]
+        assert [step for first, last in windows for step in range(first, last)] == list(range(steps)) and all(
+            a < b for a, b in windows
+        )
+
+
+def test_when_patches_in_its_third_alone(tiny, tmp_path):
+    """The clips of a sweep with `when` are those of an edit with that window; its plan costs what the whole swap costs."""
+    atlas = audioscope.localize(tiny, ["drums"], pairs=1, steps=3, when="late", out=tmp_path, progress=False)
+    rows = atlas.table[atlas.table["scored"] == "drums"].drop_duplicates("clip").set_index(["row", "site"])
+    site = tiny.sites.cross[0].path
+    row = rows.loc[("patched", site)]
+    edit = audioscope.PatchText(site, row["clean_prompt"], steps=(2, 3))
+    clip = tiny.generate(row["corrupted_prompt"], seed=int(row["seed"]), steps=3, edits=edit)
+    whole = tiny.generate(
+        row["corrupted_prompt"], seed=int(row["seed"]), steps=3, edits=audioscope.PatchText(site, row["clean_prompt"])
+    )
+    kept = audioscope.Clip.load(tmp_path / row["clip"]).spectrogram()
+    assert np.abs(clip.spectrogram() - kept).mean() < 1.0 < np.abs(whole.spectrogram() - kept).mean()  # dB
+    assert not atlas.settings["swaps_all_text"], "a swap everywhere in a third of the steps is not the clean run"
+    with pytest.raises(ValueError, match="other settings"):
+        audioscope.localize(tiny, ["drums"], pairs=1, steps=3, out=tmp_path, progress=False)
+    with pytest.raises(ValueError, match="when is 'soon'"):
+        audioscope.localize(tiny, ["drums"], pairs=1, when="soon")
+    with pytest.raises(ValueError, match="only 2 steps"):
+        audioscope.localize(tiny, ["drums"], pairs=1, steps=2, when="late")
+    assert audioscope.plan(tiny, ["drums"], pairs=30, when="late").generations == 30 * 14

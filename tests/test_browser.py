@@ -3,6 +3,7 @@
 import functools
 import http.server
 import os
+import re
 import shutil
 import threading
 import time
@@ -74,9 +75,9 @@ def shown(pages):
 def pages(tmp_path_factory, features):
     """The same atlas as one file and as a folder: on a disk, and served."""
     folder = tmp_path_factory.mktemp("tones")
-    atlas, steering = atlas_of_tones(folder), steering_of_tones(folder)
+    atlas, steering = atlas_of_tones(folder), [steering_of_tones(folder), steering_of_tones(folder, "rap", "sung")]
     others = [atlas_of_tones(folder / "late", 0, when="late"), audioscope.published("ace-step")]
-    keywords = {"others": others, "steering": [steering], "features": [features], "progress": False}
+    keywords = {"others": others, "steering": steering, "features": [features], "progress": False}
     one = atlas.save_html(folder / "one.html", **keywords)
     index = atlas.save_site(folder / "site", **keywords)
     quiet = type("Quiet", (http.server.SimpleHTTPRequestHandler,), {"log_message": lambda *_: None})
@@ -230,6 +231,7 @@ def test_the_slider_fades_between_neighbours(browser, pages):
         drift = seen.page.evaluate(f"{SLIDER}.currentTime - performance.now() / 1000") - begun
         assert abs((drift + 1) % 2.0 - 1) < 0.1
         assert "score +4.10" in seen.text("#arms button >> nth=1") and "distance 0.110" in seen.text("#arms button >> nth=1")
+        assert "layer 1 (chosen)" in seen.text("#arms button >> nth=0") and "drawn anew" in seen.text("#arms button >> nth=2")
         rings = seen.page.evaluate(
             "[...document.querySelectorAll('#curve svg path')].filter(p => p.__data__?.datum?.distance !== undefined && p.__data__.datum.alpha === undefined).length"
         )
@@ -265,14 +267,19 @@ def test_an_address_opens_its_view_again(browser, pages):
         seen.go(seen.page.url)
         seen.page.wait_for_selector("#feature figure.clip")
         assert seen.text("#feature h2 >> nth=0") == other
-        seen.page.go_back()
-        for wrong in (
-            "#view=nothing&chart=99&map=7&concept=none&site=x&unit=-3&sae=9&feature=none&arm=8",
-            "#view=steering&arm=99",
-            "#%%%",
-        ):
-            seen.go(pages["folder"] + wrong)
-            assert seen.text("#error") == ""
+
+
+@pytest.mark.parametrize("wrong", [
+    "#view=nothing&chart=99&map=7&concept=none&site=x&unit=-3&sae=9&feature=none&arm=8", "#chart=3&map=-1", "#chart=3&map=x", "#chart=length",
+    "#concept=fast&unit=abc", "#concept=fast&unit=-3&sort=__proto__&group=none", "#view=steering&concept=fast&arm=-1", "#view=steering&axis=99&arm=99",
+    "#view=features&sae=9&feature=1", "#view=features&sae=-1&feature=none", "#view=made&concept=__proto__", "#%%%", "#view=view-atlas",
+])  # fmt: skip
+def test_odd_addresses_show_what_they_can(browser, pages, wrong):
+    with Seen(browser, pages["folder"] + wrong) as seen:
+        seen.page.wait_for_timeout(200)
+        assert seen.text("#error") == "" and seen.page.is_visible("[id^=view-]:not([hidden])")
+        if seen.page.is_visible("#cell"):
+            assert "No pair of prompts" not in seen.text("#cell .message")
 
 
 def rows_of(seen):
@@ -298,7 +305,6 @@ def test_rows_are_ordered_and_filtered(browser, pages):
         seen.page.select_option("#menus [name=only_group]", "voice")
         seen.page.wait_for_timeout(200)
         assert set(rows_of(seen)) == {"rap", "choir"}
-        seen.page.keyboard.press("Tab")
 
 
 def test_maps_and_models_are_linked(browser, pages):
@@ -324,6 +330,85 @@ def test_maps_and_models_are_linked(browser, pages):
         assert "Published as a number" in seen.text("#cell .message") and f"{known:.2f}" in seen.text("#cell .reading")
 
 
+def test_models_side_by_side_by_arrow_keys(browser, pages):
+    """A concept that a model lacks is stepped over nowhere and traps nobody."""
+    with Seen(browser, pages["folder"] + "#chart=3&map=2&concept=drums") as seen:
+        assert "ace-step" in seen.text("#cell .layer") and "ace-step" in seen.page.get_attribute(
+            "#tables > div:not([hidden])", "aria-label"
+        )
+        seen.page.focus("#grid")
+        been = [seen.text("#cell-title")]
+        for _ in range(12):
+            seen.page.keyboard.press("ArrowUp")
+            seen.page.wait_for_timeout(40)
+            been.append(seen.text("#cell-title"))
+        assert len(set(been)) == len(audioscope.published("ace-step").concepts) - been.index("drums") - 1 or been[-1] == been[-2]
+        assert "rap" not in been and len(set(been)) > 1
+        seen.click_cell("rap", 2, "tones")
+        seen.until("document.querySelector('#cell .layer').textContent.includes('tones: text swap')")
+        assert "tones: text swap" in seen.page.get_attribute("#tables > div:not([hidden])", "aria-label")
+    with Seen(browser, pages["folder"] + "#chart=1&concept=rap") as seen:
+        seen.page.select_option("#map", "3")
+        seen.until("document.querySelectorAll('#chart svg path').length > 300")
+        assert "third" not in seen.text("#cell .layer"), "the cell is that of the panel: a model's first map"
+
+
+def test_a_pack_that_cannot_be_loaded_is_said_and_tried_again(browser, pages, shown):
+    away = []
+    with Seen(browser, pages["server"]) as seen:
+        seen.click_cell("rap", 2)
+        assert near(seen.heard(), pitch("rap", 2, shown("rap")))
+        seen.page.route("**/m0-c2-*.js", lambda route: away.append(1) or route.abort())
+        seen.click_cell("fast", 1)
+        seen.until("document.querySelector('#error').textContent.includes('could not be loaded')")
+        assert away and not seen.page.evaluate(f"{CELL}.playing"), "the old clip does not play under the new words"
+        seen.page.unroute("**/m0-c2-*.js")
+        seen.click_cell("fast", 1)
+        assert near(seen.heard(), pitch("fast", 1, shown("fast"))) and seen.text("#error") == ""
+        assert all("ERR_FAILED" in text for text in seen.wrong)
+        seen.wrong.clear()
+
+
+def test_a_late_pack_does_not_overtake_a_newer_choice(browser, pages, shown):
+    held = []
+    with Seen(browser, pages["server"] + "#concept=rap") as seen:
+        seen.page.route("**/m0-c2-*.js", lambda route: held.append(route))
+        seen.page.route("**/s0.js", lambda route: held.append(route))
+        seen.click_cell("fast", 1)
+        seen.click_cell("rap", 2)
+        assert near(seen.heard(), pitch("rap", 2, shown("rap")))
+        held.pop().continue_()
+        seen.page.wait_for_timeout(300)
+        assert (
+            near(seen.heard(), pitch("rap", 2, shown("rap")))
+            and seen.text("#cell-title") == "rap"
+            and seen.text("#said").startswith("rap")
+        )
+        seen.page.click(".tabs a >> text=Steering")
+        seen.page.select_option("#axis", "0")
+        seen.page.wait_for_timeout(200)
+        seen.page.select_option("#axis", "1")
+        seen.until("document.querySelector('#axis-title').textContent === 'sung ↔ rap'")
+        held.pop().continue_()
+        seen.page.wait_for_timeout(300)
+        seen.page.click(".slider button.play")
+        assert near(seen.heard(SLIDER), 4000.0) and seen.text("#axis-title") == "sung ↔ rap"
+
+
+def test_sound_stops_with_its_view(browser, pages):
+    with Seen(browser, pages["folder"] + "#view=features") as seen:
+        seen.page.wait_for_selector("#feature figure.clip")
+        seen.page.click("#feature figure.clip button.play >> nth=0")
+        seen.page.evaluate("window.first = document.querySelector('#feature figure.clip').player")
+        seen.until("window.first.playing")
+        seen.page.click(".tabs a >> text=Atlas")
+        seen.until("!window.first.playing")
+        seen.click_cell("rap", 2)
+        seen.until(f"{CELL}.playing")
+        seen.page.click(".tabs a >> text=Steering")
+        seen.until(f"!{CELL}.playing")
+
+
 def test_everything_works_by_keyboard(browser, pages, shown):
     with Seen(browser, pages["folder"] + "#concept=rap") as seen:
         for _ in range(40):
@@ -344,16 +429,27 @@ def test_everything_works_by_keyboard(browser, pages, shown):
         assert near(seen.heard(), pitch("rap", "clean", shown("rap")))
         seen.page.keyboard.press(" ")
         seen.until(f"!{CELL}.playing")
+        seen.page.focus("#cell button.play")
+        before, _ = seen.time()
+        seen.page.keyboard.press("ArrowRight")
+        seen.until(f"{CELL}.playing")
+        assert 0.45 < (seen.time()[0] - before) % 2.0 < 0.8
+        seen.page.focus(".tabs a")
+        seen.page.keyboard.press("b")
+        assert seen.page.get_attribute("[data-version=clean] button", "aria-pressed") == "true", (
+            "single keys act on the cell alone"
+        )
         seen.page.focus("#cell select")
         seen.page.keyboard.press("ArrowUp")
         seen.until("location.hash.includes('unit=2')")
         seen.page.focus("#tables a") if seen.page.is_visible("#tables a") else seen.page.focus("summary")
         seen.page.keyboard.press("Enter")
-        seen.page.focus(f"#tables a[data-concept='fast'][data-site='{site(1)}']")
+        seen.page.focus("#tables tr:has(th:text-is('fast')) td:nth-child(3) a")
         seen.page.keyboard.press("Enter")
         assert near(seen.heard(), pitch("fast", 1, shown("fast"))), "the table plays, too"
         seen.page.focus(".tabs a[data-view=steering]")
         seen.page.keyboard.press("Enter")
+        seen.until("document.querySelector('.slider').slider.tracks")
         seen.page.focus("#view-steering input[type=range]")
         seen.page.keyboard.press("ArrowRight")
         assert "+1.00" in seen.text(".slider output") and "+1.00" in seen.page.get_attribute(
@@ -456,8 +552,9 @@ def test_the_feature_view_plays_from_the_peak(browser, pages):
 
 def test_a_file_that_is_short_of_room_says_what_it_lacks(browser, pages, shown, tmp_path):
     atlas = pages["atlas"]
-    least = atlas.save_html(tmp_path / "whole.html", progress=False).stat().st_size
-    small = atlas.save_html(tmp_path / "small.html", size=least - 60_000, progress=False)
+    whole = atlas.save_html(tmp_path / "whole.html", progress=False).read_text()
+    sound = sum(len(pack) for pack in re.findall(r'id="pack-.*?</script>', whole, re.S))
+    small = atlas.save_html(tmp_path / "small.html", size=len(whole.encode()) - round(0.85 * sound), progress=False)
     with Seen(browser, small.as_uri()) as seen:
         seen.click_cell("rap", 2)
         assert near(seen.heard(), pitch("rap", 2, shown("rap"))), "the best cells are kept"
@@ -472,7 +569,6 @@ def test_the_code_of_a_cell_makes_its_clips(browser, tiny, tmp_path, monkeypatch
     atlas = audioscope.localize(tiny, ["drums"], pairs=1, steps=3, out=tmp_path, progress=False)
     page = atlas.save_site(tmp_path, progress=False)
     with Seen(browser, page.as_uri()) as seen:
-        seen.page.keyboard.press("Tab")
         code = seen.page.eval_on_selector(".code", "each => each.textContent")
         where = seen.text(".module")
     monkeypatch.setattr(audioscope, "load", lambda name: tiny, raising=False)
@@ -510,6 +606,32 @@ def test_sliders_in_a_notebooks_frame_play(browser, tmp_path):
     frame.locator("button.play").nth(0).click()
     until(inner, "document.querySelectorAll('section.track')[0].slider.player.playing")
     assert not inner.evaluate("document.querySelectorAll('section.track')[1].slider.player.playing")
+    context.close()
+    assert not wrong
+
+
+def test_the_page_works_in_a_notebooks_frame(browser, pages, shown, tmp_path):
+    """A frame of the document itself has no address of its own, and yet cells can be chosen and heard in it."""
+    from pathlib import Path
+    from urllib.parse import unquote, urlparse
+
+    from audioscope.page import framed
+
+    html = Path(unquote(urlparse(pages["file"]).path)).read_text()
+    file = tmp_path / "notebook.html"
+    file.write_text("<!doctype html><title>n</title>" + framed("Atlas", html, 900).data)
+    context = browser.new_context(**WIDE)
+    page = context.new_page()
+    wrong = []
+    page.on("pageerror", lambda error: wrong.append(str(error)))
+    page.goto(file.as_uri())
+    page.frame_locator("iframe").locator("body[data-ready]").wait_for()
+    inner = page.frames[1]
+    page.frame_locator("iframe").locator("#grid").press("ArrowLeft")
+    until(inner, "document.querySelector('#said').textContent.includes('layer 1')")
+    page.frame_locator("iframe").locator("#grid").press("Enter")
+    until(inner, f"{CELL}.playing")
+    assert near(inner.evaluate(HEARD, inner.evaluate_handle(CELL)), pitch(EVIL, 1, shown(EVIL)))
     context.close()
     assert not wrong
 

@@ -73,12 +73,13 @@ ALPHAS = (-2.0, -1.0, 0.0, 1.0, 2.0)
 CELLS = ("caa own", "caa all", "caa random layers")
 
 
-def steered(cell: str, alpha: float) -> float:
+def steered(cell: str, alpha: float, concept: str = "fast") -> float:
     """The frequency in Hz of a steered clip."""
-    return 1000.0 if alpha == 0 else 1300.0 + 600 * CELLS.index(cell) + 120 * (alpha + 2)
+    base = {"fast": 1000.0, "rap": 4000.0}[concept]
+    return base if alpha == 0 else base + 300 + 600 * CELLS.index(cell) + 120 * (alpha + 2)
 
 
-def steering_of_tones(folder: Path) -> Steering:
+def steering_of_tones(folder: Path, concept: str = "fast", opposite: str = "slow") -> Steering:
     """One axis, three ways to steer, five strengths: the score rises with the strength at a price that rises, too."""
     lines = []
     for prompt in range(3):
@@ -86,14 +87,15 @@ def steering_of_tones(folder: Path) -> Steering:
             for alpha in ALPHAS:
                 file = ""
                 if prompt == 0:
-                    file = f"steered/{cell if alpha else 'unsteered'}{alpha:+.0f}.flac"
-                    tone(steered(cell, alpha)).save(folder / file)
+                    file = f"steered {concept}/{cell if alpha else 'unsteered'}{alpha:+.0f}.flac"
+                    tone(steered(cell, alpha, concept)).save(folder / file)
                 method, sites = cell.split(" ", 1)
                 lines.append({
-                    "concept": "fast", "opposite": "slow", "method": method, "sites": sites, "cell": cell, "prompt": prompt, "seed": 7, "text": f"a song {EVIL}",
+                    "concept": concept, "opposite": opposite, "method": method, "sites": sites, "cell": cell, "prompt": prompt, "seed": 7, "text": f"a song {EVIL}",
                     "alpha": alpha * (1 + number), "score": alpha * (3 - number) + 0.1 * prompt, "lpaps": 0.05 * abs(alpha) * (1 + 0.1 * prompt), "level": -20.0,
                     "silent": False, "clipped": 0.0, "failed": False, "chroma": 1.0, "beat": 1.0, "tempo": 100.0, "onsets": 4.0, "mode": 0.0, "register": 60.0,
                     "centroid": 1000.0, "clip": file,
                 })  # fmt: skip
-    settings = {"model": "tones", "concept": "fast", "opposite": "slow", "group": "tempo", "seconds": SECONDS, "rate": RATE}
+    settings = {"model": "tones", "concept": concept, "opposite": opposite, "group": "tempo", "seconds": SECONDS, "rate": RATE,
+                "arms": {"caa own": {"at": [site(1)]}, "caa all": {"at": [site(i) for i in range(LAYERS)]}, "caa random layers": {"at": [site(0)], "instead_of": [site(1)]}}}  # fmt: skip
     return Steering(pd.DataFrame(lines), settings, folder)

@@ -2,7 +2,7 @@
 import { Cell } from "./cell.js";
 import { Slider } from "./slider.js";
 import { wireFigures, wireSearch } from "./features.js";
-import { signed } from "./player.js";
+import { hush, signed } from "./player.js";
 
 const data = JSON.parse(document.getElementById("atlas").textContent);
 const find = name => document.querySelector(name);
@@ -13,61 +13,85 @@ const arriving = new Map();
 window.audioscopePack = (name, content) => arriving.get(name)?.(content);
 const packs = {
   opened: new Map(),
+  longest: data.longest ?? Infinity, // s
+  missing: data.folder
+    ? "No clip of it was kept."
+    : "This clip is not in this file, which holds the best ones; the folder made by save_site has them all.",
   // The pack, if it holds all these names; null where it does not.
-  async open(name, wanted) {
-    if (!wanted.every(each => data.packs[name]?.includes(String(each)))) return null;
-    if (!this.opened.has(name)) {
-      const inside = document.getElementById(`pack-${name}`);
-      this.opened.set(name, inside ? Promise.resolve(JSON.parse(inside.textContent)) : this.load(name));
-    }
-    return this.opened.get(name);
+  open(name, wanted) {
+    if (!wanted.every(each => data.packs[name]?.includes(String(each)))) return Promise.resolve(null);
+    const pack = this.opened.get(name) ?? this.load(name);
+    this.opened.delete(name); // and in again, as the latest; only a few are kept, as decoded sound is large
+    this.opened.set(name, pack);
+    for (const old of [...this.opened.keys()].slice(0, -12)) this.opened.delete(old);
+    pack.catch(() => this.opened.delete(name)); // to be tried again
+    return pack;
   },
   load(name) {
+    const inside = document.getElementById(`pack-${name}`);
+    if (inside) return Promise.resolve(JSON.parse(inside.textContent));
     return new Promise((resolve, reject) => {
-      const script = document.createElement("script");
+      const script = document.createElement("script"), failed = () => reject(new Error(`packs/${name}.js could not be loaded.`));
       arriving.set(name, resolve);
-      script.src = `packs/${name}.js`;
-      script.onerror = () => reject(new Error(`packs/${name}.js could not be loaded.`));
+      script.src = `${data.folder}/${name}.js`;
+      script.onload = failed; // too late where the pack has come
+      script.onerror = failed;
       document.head.append(script);
-    });
+    }).finally(() => arriving.delete(name));
   },
 };
 
 // What is shown is what the address says: every choice writes it, and reading it shows the choice.
-const HOME = { view: "atlas", chart: "0", sort: "group", group: "all", unit: "", sae: "", feature: "", arm: "0", ...data.start };
+const HOME = { view: "atlas", chart: "0", sort: "group", group: "all", unit: "", axis: "", sae: "", feature: "", arm: "0", ...data.start };
 const read = () => ({ ...HOME, ...Object.fromEntries(new URLSearchParams(location.hash.slice(1))) });
 let state = read(), shown = {};
+// A number of a list from an address, or 0 where it is none.
+const place = (value, count) => (/^\d+$/.test(value) && Number(value) < count ? Number(value) : 0);
+
+// Another concept or layer is another cell: what belonged to the last one is forgotten.
+const AFRESH = { unit: "", axis: "", sae: "", feature: "" };
+
+function address(changes) {
+  const next = { ...state, ...("concept" in changes || "site" in changes ? AFRESH : {}), ...changes };
+  const moved = ["map", "concept", "site"].some(name => String(next[name]) !== String(HOME[name]));
+  const wanted = Object.entries(next).filter(([name, value]) => String(value) !== String(HOME[name] ?? "") || (moved && ["concept", "site"].includes(name)));
+  return [next, `#${new URLSearchParams(wanted)}`];
+}
 
 function go(changes, step = true) {
-  const next = { ...state, ...changes }, moved = ["map", "concept", "site"].some(name => String(next[name]) !== String(HOME[name]));
-  const wanted = Object.entries(next).filter(([name, value]) => String(value) !== String(HOME[name] ?? "") || (moved && ["concept", "site"].includes(name)));
-  const hash = `#${new URLSearchParams(wanted)}`;
+  const [next, hash] = address(changes);
   state = next; // at once, so that a second key counts from the first
   if (hash === (location.hash || "#")) return show();
   if (step) location.hash = hash;
-  else location.replace(hash);
+  else location.replace(location.href.split("#")[0] + hash); // whole, for in a notebook's frame "#..." alone is the notebook's
 }
+
+// A click that means this page, not a new tab.
+const plain = event => !(event.ctrlKey || event.metaKey || event.shiftKey || event.button);
 
 // ---- the heatmap
 
 let heat = null; // Vega's view of the heatmap
-const chartOf = number => data.charts[number] ?? data.charts[0];
 // concept and module path -> the row of the heatmap that says what the cell is
 const facts = data.charts.map(chart => {
-  const rows = Object.values(chart.spec.datasets).flat().filter(row => "by_group" in row && "reading" in row);
+  const rows = Object.values(chart.spec.datasets).flat().filter(row => "by_group" in row && row.reading);
   return rows.filter(row => chart.map !== null || row.model);
 });
+// The map that stands for a model where all models are shown.
+const mapOf = model => data.maps.findIndex(map => map.model === model);
 const factsOf = (map, concept, site) => facts[data.charts.findIndex(chart => chart.map === map)]?.find(row => row.concept === concept && row.site === site);
 
 async function drawHeat() {
-  const chart = chartOf(state.chart), spec = structuredClone(chart.spec);
+  const chart = data.charts[state.chart], spec = structuredClone(chart.spec);
   const given = signals();
   for (const param of spec.params) if (param.name in given) param.value = given[param.name];
   const result = await embed("#chart", spec, { bind: "#menus" });
   heat = result.view;
   heat.addEventListener("click", (event, item) => {
     const row = item?.datum;
-    if (row?.concept && row.site && row.defined !== undefined) choose(row, true);
+    if (!(row?.concept && row.site && row.reading)) return;
+    find("#grid").focus({ preventScroll: true }); // for the keys
+    choose(row, true);
   });
   heat.addSignalListener("sort_by", (_, value) => value !== state.sort && go({ sort: value }, false));
   heat.addSignalListener("only_group", (_, value) => value !== state.group && go({ group: value }, false));
@@ -81,24 +105,23 @@ function embed(place, spec, more = {}) {
 
 const modelOf = chart => (chart.map === null ? data.maps[state.map].model : "");
 const signals = () => ({
-  sort_by: state.sort, only_group: state.group, chosen_concept: state.concept, chosen_site: state.site, chosen_model: modelOf(chartOf(state.chart)),
+  sort_by: state.sort, only_group: state.group, chosen_concept: state.concept, chosen_site: state.site, chosen_model: modelOf(data.charts[state.chart]),
 });
 
 // Choose the cell of a heatmap's row.
 function choose(row, play) {
-  const chart = chartOf(state.chart);
-  const map = chart.map ?? data.maps.findIndex(each => each.model === row.model);
+  const chart = data.charts[state.chart];
   wish = play;
-  go({ map, concept: row.concept, site: row.site, unit: "" });
+  go({ map: chart.map ?? mapOf(row.model), concept: row.concept, site: row.site });
 }
 let wish = false; // whether the next cell is to play
 
 // Concepts and sites as they stand on the screen, for the arrow keys.
 function lines() {
-  const chart = chartOf(state.chart), by = `by_${state.sort}`, map = data.maps[state.map];
+  const chart = data.charts[state.chart], by = `by_${state.sort}`, map = data.maps[state.map];
   const rows = facts[state.chart].filter(row => (state.group === "all" || row.group === state.group) && (chart.map !== null || row.model === map.model));
   const places = new Map(rows.map(row => [row.concept, row[by]]));
-  return { rows, concepts: [...places.keys()].sort((a, b) => places.get(a) - places.get(b)), sites: map.sites.map(([path]) => path) };
+  return { rows, concepts: [...places.keys()].sort((a, b) => places.get(a) - places.get(b)), sites: map.sites.toSorted((a, b) => a[1] - b[1]).map(([path]) => path) };
 }
 
 find("#grid").addEventListener("keydown", event => {
@@ -109,8 +132,7 @@ find("#grid").addEventListener("keydown", event => {
   const { rows, concepts, sites } = lines();
   const clamp = (value, list) => list[Math.min(Math.max(value, 0), list.length - 1)];
   const concept = clamp(concepts.indexOf(state.concept) + step[0], concepts), site = clamp(sites.indexOf(state.site) + step[1], sites);
-  const row = rows.find(each => each.concept === concept && each.site === site);
-  if (row) go({ concept, site, unit: "" }, false);
+  if (rows.some(each => each.concept === concept && each.site === site)) go({ concept, site }, false);
 });
 
 // ---- the cell
@@ -127,25 +149,29 @@ cell.addEventListener("unit", event => go({ unit: event.detail }, false));
 
 async function showCell() {
   const map = data.maps[state.map], units = map.units?.[state.concept] ?? [];
-  const unit = state.unit === "" ? Math.max(0, units.findIndex(each => each.shown)) : Number(state.unit);
+  const unit = state.unit === "" ? Math.max(0, units.findIndex(each => each.shown)) : place(state.unit, units.length);
   const row = factsOf(map.number, state.concept, state.site), play = wish;
   wish = false;
+  const layer = map.sites.find(([path]) => path === state.site)[1];
+  find("#said").textContent = `${state.concept}, layer ${layer}: ${row ? row.reading : "not measured"}`;
   if (play) cell.choose(2);
-  await cell.show(map, row, state.concept, state.site, Math.min(unit, units.length - 1));
-  if (play && cell.player.sounds.length) await cell.player.play();
+  await cell.show(map, row, state.concept, state.site, unit);
+  if (play && cell.player.sounds.length && !cell.player.wanted) await cell.player.play();
   // on a narrow screen the cell stands below the heatmap
-  if (play && cell.root.getBoundingClientRect().top > innerHeight - 200) cell.root.scrollIntoView({ behavior: "smooth" });
-  find("#said").textContent = `${state.concept}, layer ${map.sites.find(([path]) => path === state.site)?.[1]}: ${row ? row.reading : "not measured"}`;
-  for (const link of document.querySelectorAll("[data-go]")) link.hidden = !find(`#view-${link.dataset.go}`);
+  const smooth = matchMedia("(prefers-reduced-motion: reduce)").matches ? "auto" : "smooth";
+  if (play && cell.root.getBoundingClientRect().top > innerHeight - 200) cell.root.scrollIntoView({ behavior: smooth });
 }
 
+// Single keys act only where the focus is on the heatmap or the cell.
 document.addEventListener("keydown", event => {
   if (event.ctrlKey || event.metaKey || event.altKey || event.target.closest("input, select, textarea, summary")) return;
   const version = { a: 0, b: 1, x: 2 }[event.key.toLowerCase()];
-  if (state.view === "atlas" && version !== undefined && !find(".listen").hidden) cell.hear(version);
+  const player = event.target.closest("#grid, #cell") ? cell.player : event.target.closest("#view-steering") ? slider.player : null;
+  if (!player?.sounds.length) return;
+  if (player === cell.player && version !== undefined) cell.hear(version);
   else if (event.key === " " && !event.target.closest("button, a")) {
-    const player = { atlas: cell.player, steering: slider?.player }[state.view];
-    if (player?.sounds.length) { event.preventDefault(); player.toggle(); }
+    event.preventDefault();
+    player.toggle();
   }
 });
 
@@ -153,27 +179,37 @@ document.addEventListener("keydown", event => {
 
 const slider = find("#view-steering") && new Slider(find("#view-steering .slider"));
 let curve = null;
-const axisOf = concept => data.steering.findIndex(each => each.concept === concept || each.opposite === concept);
 
 async function showSteering() {
-  const number = axisOf(state.concept), axis = data.steering[number], view = find("#view-steering");
-  find("#axis").value = number >= 0 ? data.steering[number].concept : "";
+  const known = data.steering.findIndex(each => each.concept === state.concept || each.opposite === state.concept);
+  const number = state.axis === "" ? known : place(state.axis, data.steering.length), axis = data.steering[number], view = find("#view-steering");
+  find("#axis").value = axis ? number : "";
   view.querySelector(".there").hidden = !axis;
-  view.querySelector(".missing").textContent = axis ? "" : `${state.concept} was not steered: choose another concept.`;
-  if (!axis) return slider.player.pause();
   if (shown.axis !== number) {
     shown.axis = number;
+    slider.player.set([]);
+    slider.tracks = null;
+    view.querySelector(".missing").textContent = axis ? "" : `${state.concept} was not steered: choose another axis.`;
+    if (!axis) return;
     view.querySelector("h2").textContent = axis.title;
     view.querySelector(".said-prompt").textContent = axis.text;
-    const wanted = axis.arms.flatMap(arm => arm.clips), pack = await packs.open(`s${number}`, wanted);
-    view.querySelector(".slider").hidden = !pack;
-    view.querySelector(".missing").textContent = pack ? "" : "These clips are not in this file; the folder made by save_site has them.";
+    view.querySelector(".left-out").textContent = axis.left_out;
     arms(axis);
-    if (pack) slider.set(axis.arms.map(arm => ({ ...arm, sounds: arm.clips.map(name => pack[name]) })), Number(state.arm), axis.seconds);
-    else slider.player.pause();
-    const points = axis.arms.map(({ cell, points }) => ({ cell, distance: 0, score: points[0][1] }));
-    curve = (await embed("#curve", { ...axis.chart, datasets: { ...axis.chart.datasets, now: points } })).view;
+    try {
+      const pack = await packs.open(`s${number}`, axis.arms.flatMap(arm => arm.clips));
+      if (shown.axis !== number) return;
+      view.querySelector(".slider").hidden = !pack;
+      if (pack) slider.set(axis.arms.map(arm => ({ ...arm, sounds: arm.clips.map(name => pack[name]) })), place(state.arm, axis.arms.length), Math.min(axis.seconds, packs.longest));
+      else view.querySelector(".missing").textContent = packs.missing;
+    } catch (error) {
+      if (shown.axis === number) shown.axis = null;
+      throw error;
+    }
+    const drawn = await embed("#curve", { ...axis.chart, datasets: { ...axis.chart.datasets, now: [] } });
+    if (shown.axis !== number) return;
+    curve = drawn.view;
   }
+  if (!axis) return;
   chooseArm(axis);
   moved();
 }
@@ -181,118 +217,153 @@ async function showSteering() {
 function arms(axis) {
   find("#arms").replaceChildren(...axis.arms.map((arm, i) => {
     const button = Object.assign(document.createElement("button"), { type: "button" });
-    button.append(arm.label, document.createElement("span"));
+    button.append(arm.label, document.createElement("span"), document.createElement("span"));
     button.addEventListener("click", () => go({ arm: i }, false));
     return button;
   }));
 }
 
 function chooseArm(axis) {
-  const arm = Math.min(Number(state.arm), axis.arms.length - 1);
-  [...find("#arms").children].forEach((button, i) => button.setAttribute("aria-pressed", String(i === arm)));
+  const arm = place(state.arm, axis.arms.length);
+  [...find("#arms").children].forEach((button, i) => {
+    button.setAttribute("aria-pressed", String(i === arm));
+    button.querySelectorAll("span")[1].textContent = layersOf(axis.arms[i]);
+  });
   if (slider.tracks && slider.track !== arm) slider.choose(arm);
+}
+
+// Where an arm acts, in words, and whether the chosen layer is among them.
+function layersOf({ at, drawn }) {
+  if (drawn) return "drawn anew for each prompt";
+  const layers = new Map(data.maps[state.map].sites), known = at.filter(path => layers.has(path)).map(path => layers.get(path));
+  if (!known.length) return "";
+  const text = known.length > 5 ? `${known.length} layers` : `layer ${known.join(", ")}`;
+  if (!at.includes(state.site)) return text;
+  return known.length === 1 ? `${text} (chosen)` : `${text} (${layers.get(state.site)} is chosen)`;
 }
 
 // The point of each arm at the slider's place: on the curve, and in words.
 function moved() {
-  const axis = data.steering[shown.axis], place = slider.tracks ? slider.place : 0;
+  const axis = data.steering[shown.axis];
   if (!axis || !slider.tracks) return;
   const points = axis.arms.map((arm, i) => {
-    const low = Math.min(Math.floor(place), arm.points.length - 2), share = place - low;
-    const [distance, score] = [0, 1].map(j => arm.points[low][j] + share * (arm.points[low + 1][j] - arm.points[low][j]));
-    find("#arms").children[i].querySelector("span").textContent = `score ${signed(score)}, distance ${Math.abs(distance).toFixed(3)}`;
+    const low = Math.min(Math.floor(slider.place), arm.points.length - 2), share = slider.place - low;
+    const [distance, score] = [0, 1].map(j => {
+      const [from, to] = [arm.points[low][j], arm.points[low + 1][j]];
+      return from === null || to === null ? null : from + share * (to - from);
+    });
+    const known = distance !== null && score !== null;
+    find("#arms").children[i].querySelector("span").textContent = known ? `score ${signed(score)}, distance ${Math.abs(distance).toFixed(3)}` : "not measured";
     return { cell: arm.cell, distance, score };
   });
-  curve?.data("now", points).run();
+  curve?.data("now", points.filter(({ distance, score }) => distance !== null && score !== null)).run();
 }
 if (slider) {
   slider.addEventListener("input", moved);
-  find("#axis").addEventListener("change", event => go({ concept: event.target.value, unit: "" }));
+  find("#axis").addEventListener("change", event => {
+    const { concept } = data.steering[event.target.value];
+    go({ ...(data.maps[state.map].concepts.includes(concept) ? { concept } : {}), axis: event.target.value });
+  });
 }
 
 // ---- features
 
 const lists = [...document.querySelectorAll(".feature-list")];
+const siteOf = number => (data.maps[state.map].sites.some(([path]) => path === data.saes[number].site) ? { site: data.saes[number].site } : {});
 lists.forEach((list, i) => {
   wireSearch(list);
   list.querySelector("tbody").addEventListener("click", event => {
     const link = event.target.closest("a");
-    if (!link) return;
+    if (!link || !plain(event)) return;
     event.preventDefault();
-    const row = link.closest("tr");
-    go({ sae: i, feature: row.dataset.feature, ...(row.dataset.concept ? { concept: row.dataset.concept, unit: "" } : {}) });
+    const { feature, concept } = link.closest("tr").dataset;
+    go({ ...siteOf(i), ...(data.maps[state.map].concepts.includes(concept) ? { concept } : {}), sae: i, feature });
   });
 });
-find("#sae")?.addEventListener("change", event => go({ sae: event.target.value, feature: "", ...siteOf(event.target.value) }));
-const siteOf = number => (data.maps[state.map].sites.some(([path]) => path === data.saes[number].site) ? { site: data.saes[number].site } : {});
+find("#sae")?.addEventListener("change", event => go({ ...siteOf(event.target.value), sae: event.target.value }));
 
 async function showFeatures() {
   const same = data.saes.findIndex(sae => sae.site === state.site);
-  const number = state.sae !== "" && state.feature !== "" ? Number(state.sae) : same >= 0 ? same : Number(state.sae || 0);
+  const number = state.sae !== "" ? place(state.sae, lists.length) : Math.max(0, same);
   find("#sae").value = number;
   lists.forEach((list, i) => (list.hidden = i !== number));
-  const rows = [...lists[number].querySelectorAll("tbody tr")];
-  for (const row of rows) {
-    row.classList.toggle("same", row.dataset.concept === state.concept);
-    row.classList.toggle("open", row.dataset.feature === state.feature);
+  const rows = [...lists[number].querySelectorAll("tbody tr")], held = row => `f${number}-${row.dataset.feature}` in data.packs;
+  const wanted = rows.find(row => row.dataset.feature === state.feature);
+  const row = wanted ?? rows.find(each => each.dataset.concept === state.concept && held(each)) ?? rows.find(held);
+  for (const each of rows) {
+    each.classList.toggle("same", each.dataset.concept === state.concept);
+    each.classList.toggle("open", each === row);
   }
-  const held = name => `f${number}-${name}` in data.packs;
-  const mine = rows.find(row => row.dataset.concept === state.concept && held(row.dataset.feature));
-  const feature = state.feature || mine?.dataset.feature || rows.find(row => held(row.dataset.feature))?.dataset.feature || "";
-  const name = `f${number}-${feature}`;
+  const name = `f${number}-${row?.dataset.feature}`;
   if (shown.feature === name) return;
   shown.feature = name;
-  const place = find("#feature"), pack = await packs.open(name, ["html"]);
-  for (const figure of place.querySelectorAll("figure.clip")) figure.player?.pause();
-  if (!pack) return void (place.textContent = "This feature's clips are not in this file; the folder made by save_site has them.");
-  place.innerHTML = pack.html; // our own template, in which all text is escaped
-  wireFigures(place);
-  for (const link of place.querySelectorAll("[data-feature]")) {
-    link.addEventListener("click", event => { event.preventDefault(); go({ sae: number, feature: link.dataset.feature }); });
+  hush();
+  const box = find("#feature");
+  try {
+    const pack = await packs.open(name, ["html"]);
+    if (shown.feature !== name) return;
+    find("#said").textContent = row ? `Feature ${row.dataset.feature}` : "";
+    if (!pack) return void (box.textContent = packs.missing);
+    box.innerHTML = pack.html; // our own template, in which all text is escaped
+  } catch (error) {
+    if (shown.feature === name) shown.feature = null;
+    throw error;
+  }
+  wireFigures(box);
+  for (const link of box.querySelectorAll("[data-feature]")) {
+    link.addEventListener("click", event => {
+      if (!plain(event)) return;
+      event.preventDefault();
+      go({ sae: number, feature: link.dataset.feature });
+    });
   }
 }
 
 // ---- the page
 
 async function show() {
-  const next = read();
-  state = next;
-  state.map = Math.min(Number(state.map ?? 0), data.maps.length - 1);
-  if (!chartOf(state.chart) || !data.charts[state.chart]) state.chart = "0";
-  const chart = chartOf(state.chart);
-  if (chart.map !== null) state.map = chart.map;
-  const map = data.maps[state.map];
-  if (!map.concepts.includes(state.concept)) state.concept = map.concepts[0];
-  const bare = location.hash.includes("concept=") && !location.hash.includes("site="); // an address written by hand
-  if (bare || !map.sites.some(([path]) => path === state.site)) state.site = map.best?.[state.concept] ?? map.sites[0][0];
-  if (!find(`#view-${CSS.escape(state.view)}`)) state.view = "atlas";
-  for (const section of document.querySelectorAll("[id^=view-]")) section.hidden = section.id !== `view-${state.view}`;
-  for (const link of document.querySelectorAll(".tabs a")) {
-    if (link.dataset.view === state.view) link.setAttribute("aria-current", "page");
-    else link.removeAttribute("aria-current");
-  }
-  if (shown.view !== state.view) {
-    if (shown.view === "atlas") cell.player.pause();
-    if (shown.view === "steering") slider.player.pause();
-    shown.view = state.view;
-  }
+  find("#error").textContent = "";
   try {
-    if (state.view === "atlas") await showAtlas(chart);
+    settle();
+    if (state.view === "atlas") await showAtlas(data.charts[state.chart]);
     if (state.view === "steering") await showSteering();
     if (state.view === "features") await showFeatures();
   } catch (error) {
     find("#error").textContent = String(error.message ?? error);
-    throw error;
   }
   document.body.dataset.ready = "true";
+}
+
+// Read the address, and make of it what can be shown.
+function settle() {
+  state = read();
+  state.chart = place(state.chart, data.charts.length);
+  const chart = data.charts[state.chart];
+  // where all models are shown, a model's first map stands for it
+  state.map = chart.map ?? mapOf(data.maps[place(String(state.map), data.maps.length)].model);
+  const map = data.maps[state.map];
+  if (!map.concepts.includes(state.concept)) state.concept = map.concepts[0];
+  const bare = location.hash.includes("concept=") && !location.hash.includes("site="); // an address written by hand
+  if (bare || !map.sites.some(([path]) => path === state.site)) state.site = map.best?.[state.concept] ?? map.sites[0][0];
+  if (!(state.sort in { group: 0, peak: 0, similarity: 0 })) state.sort = HOME.sort;
+  if (!facts[state.chart].some(row => row.group === state.group)) state.group = HOME.group;
+  if (!["atlas", "steering", "features"].includes(state.view) || !find(`#view-${state.view}`)) state.view = HOME.view;
+  for (const section of document.querySelectorAll("[id^=view-]")) section.hidden = section.id !== `view-${state.view}`;
+  for (const link of document.querySelectorAll("a[data-view]")) {
+    if (link.dataset.view === state.view) link.setAttribute("aria-current", "page");
+    else link.removeAttribute("aria-current");
+    link.href = address({ view: link.dataset.view })[1];
+  }
+  if (shown.view !== state.view && shown.view) hush();
+  shown.view = state.view;
 }
 
 async function showAtlas(chart) {
   const look = `${state.chart} ${dark.matches}`;
   if (look === shown.chart) {
-    showNewCell(); // first, since it is what was asked for
+    const done = showNewCell(); // first, since it is what was asked for
     await follow();
-    return;
+    return done;
   }
   shown.chart = look;
   find("#map").value = state.chart;
@@ -300,20 +371,28 @@ async function showAtlas(chart) {
   find("#map-notes").textContent = chart.notes;
   find("#chart").setAttribute("aria-label", chart.spec.description);
   find(".two").classList.toggle("wide", chart.wide);
-  for (const table of document.querySelectorAll("#tables > div")) table.hidden = Number(table.dataset.map) !== state.map;
+  heat = null;
   await drawHeat();
-  showNewCell();
+  await follow();
+  await showNewCell();
 }
 
-function showNewCell() {
+async function showNewCell() {
   const now = [state.map, state.concept, state.site, state.unit].join(" ");
   if (now === shown.cell && !wish) return;
   shown.cell = now;
-  showCell();
+  for (const table of document.querySelectorAll("#tables > div")) table.hidden = Number(table.dataset.map) !== state.map;
+  try {
+    await showCell();
+  } catch (error) {
+    if (shown.cell === now) shown.cell = null; // to be tried again
+    throw error;
+  }
 }
 
 // The heatmap as drawn follows the choices.
 async function follow() {
+  if (!heat) return; // it is being drawn, and follows then
   const now = signals();
   for (const [name, value] of Object.entries(now)) if (heat.signal(name) !== value) heat.signal(name, value);
   await heat.runAsync();
@@ -324,13 +403,20 @@ async function follow() {
 }
 
 find("#map").addEventListener("change", event => go({ chart: event.target.value }));
-for (const link of document.querySelectorAll("[data-view]")) {
-  link.addEventListener("click", event => { event.preventDefault(); go({ view: link.dataset.view }); });
+for (const link of document.querySelectorAll("a[data-view]")) {
+  link.addEventListener("click", event => {
+    if (!plain(event)) return;
+    event.preventDefault();
+    go({ view: link.dataset.view });
+  });
 }
-for (const link of document.querySelectorAll("[data-go]")) link.addEventListener("click", event => { event.preventDefault(); go({ view: link.dataset.go, feature: "", sae: "" }); });
-for (const link of document.querySelectorAll("#tables a")) {
-  link.addEventListener("click", event => { event.preventDefault(); choose({ concept: link.dataset.concept, site: link.dataset.site, model: data.maps[state.map].model }, true); });
-}
+find("#tables").addEventListener("click", event => {
+  const cell = event.target.closest("a")?.closest("td");
+  if (!cell) return;
+  event.preventDefault();
+  const site = cell.closest("table").tHead.rows[0].cells[cell.cellIndex].title;
+  choose({ concept: cell.parentElement.cells[0].textContent, site, model: data.maps[state.map].model }, true);
+});
 addEventListener("hashchange", show);
 dark.addEventListener("change", () => { shown = { view: shown.view, cell: shown.cell, feature: shown.feature }; scoresOf = null; shown.cell = null; show(); });
 show();

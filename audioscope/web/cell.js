@@ -49,8 +49,8 @@ export class Cell extends EventTarget {
 
   // map: what the page knows of one atlas; facts: the heatmap's row of the cell; unit: number of the pair and seed.
   async show(map, facts, concept, site, unit) {
-    const turn = (this.turn = {}), number = map.sites.findIndex(([path]) => path === site);
-    this.seconds = map.seconds;
+    const turn = (this.turn = {}), what = [map.number, concept, unit].join(" "), number = map.sites.findIndex(([path]) => path === site);
+    this.seconds = Math.min(map.seconds, this.packs.longest);
     this.find("h2").textContent = concept;
     this.find(".layer").textContent = `layer ${map.sites[number][1]} of ${map.name}`;
     this.find(".reading b").textContent = facts?.defined ? facts.reading.split(" ")[0] : "";
@@ -59,9 +59,10 @@ export class Cell extends EventTarget {
     this.find(".module").replaceChildren(...site.split(/(?<=\.)/).flatMap((part, i) => (i ? [document.createElement("wbr"), part] : [part])));
     const units = map.units?.[concept] ?? [], chosen = units[unit], scores = map.scores?.[concept];
     this.find(".sound").hidden = !chosen;
+    if (what !== this.what) this.player.fade([]); // else the old music would play under the new words until the new has come
+    this.what = what;
     this.boxes[2].querySelector(".role").textContent = map.role;
     if (!chosen) {
-      this.player.pause();
       this.player.set([]);
       this.#say(map.units ? "No pair of prompts of this concept was kept." : "Published as a number: there are no clips of it.");
       return;
@@ -78,24 +79,25 @@ export class Cell extends EventTarget {
     const words = { clean: chosen.clean, corrupted: chosen.corrupted, site, seed: chosen.seed };
     this.find(".code").textContent = map.code.replace(/«(\w+)»/g, (_, word) => JSON.stringify(words[word]));
     const menu = this.find("select");
-    menu.replaceChildren(...units.map((each, i) => new Option(`pair ${each.pair}${each.shown ? ", the example" : ""}`, i, false, i === unit)));
+    menu.replaceChildren(...units.map((each, i) => new Option(`pair ${each.pair}${each.again ? `, seed ${each.seed}` : ""}${each.example ? ", the example" : ""}`, i, false, i === unit)));
     menu.disabled = units.length < 2;
     const rows = VERSIONS.flatMap((row, i) => values[i].map((score, j) => ({ row, score, chosen: j === chosen.index })));
     this.scoreChart(map, rows.filter(({ score }) => score !== null));
-    const sounds = await this.#sounds(map, units, unit, concept, number);
+    const sounds = await this.#sounds(map, units, unit, concept, number).catch(error => {
+      if (turn !== this.turn) return null;
+      this.player.set([]);
+      throw error;
+    });
     if (turn !== this.turn) return;
     this.find(".listen").hidden = !sounds;
-    this.#say(sounds ? "" : map.heard ? "This clip is not in this file, which holds the best ones; the folder made by save_site has them all." : "");
+    this.#say(sounds ? "" : !map.heard ? "No sound was kept with this map." : this.packs.missing);
     this.boxes.forEach((box, i) => {
       box.querySelector(".plot").hidden = !sounds;
+      box.querySelector("button").disabled = !sounds;
       if (sounds) box.querySelector("img").src = sounds[i].picture;
       box.querySelector("img").alt = `Mel spectrogram of the ${VERSIONS[i]} clip`;
     });
-    if (!sounds) {
-      this.player.pause();
-      this.player.set([]);
-      return;
-    }
+    if (!sounds) return void this.player.set([]);
     await this.player.set(sounds, this.#mix());
     this.choose(this.version);
   }

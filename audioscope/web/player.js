@@ -3,8 +3,16 @@
 let context = null; // made at the first play, since a page may not make sound before it is touched
 let heard = null; // the player that plays: starting one stops the other
 const decoded = new WeakMap(); // sound -> promise of its buffer
-const scopes = new Map(); // player -> pictures whose cursor it moves
+let players = 0;
 const FADE = 0.012; // s, short enough to be a switch and long enough not to click
+
+// Browsers let a page make sound only within a click or a key, and what plays may first have to be loaded: so wake up early.
+function wake() {
+  if (!players) return;
+  context ??= new AudioContext();
+  if (context.state === "suspended") context.resume();
+}
+for (const kind of ["pointerdown", "keydown"]) globalThis.document?.addEventListener(kind, wake, true);
 
 function bytes(uri) {
   const raw = atob(uri.slice(uri.indexOf(",") + 1));
@@ -27,6 +35,12 @@ export class Player extends EventTarget {
   #turn = 0; // counts what was asked for, so that a late decoding does not overtake a newer wish
   wanted = false; // whether it plays, or will as soon as its sounds are decoded
   output = null;
+  plots = new Set(); // pictures whose cursor it moves
+
+  constructor() {
+    super();
+    players++;
+  }
 
   get playing() { return this.#nodes.length > 0; }
   get duration() { return this.#duration; }
@@ -37,10 +51,11 @@ export class Player extends EventTarget {
 
   #at(time) { return this.#place + Math.max(0, time - this.#began); }
 
-  // Change the sounds; where it plays, the new ones go on at the same place.
+  // Change the sounds; where it plays, the new ones go on at the same place. None stop it.
   set(sounds, weights) {
     this.sounds = sounds;
     this.weights = weights ?? sounds.map((_, i) => (i === 0 ? 1 : 0));
+    if (!sounds.length) this.pause();
     return this.wanted ? this.play() : Promise.resolve();
   }
 
@@ -55,12 +70,14 @@ export class Player extends EventTarget {
     if (heard !== this) heard?.pause();
     heard = this;
     this.wanted = true;
-    context ??= new AudioContext();
-    if (context.state === "suspended") await context.resume();
+    wake();
+    this.#changed();
     let buffers;
     try {
+      await context.resume();
       buffers = await Promise.all(sounds.map(decode));
     } catch (error) {
+      if (turn !== this.#turn) return;
       this.pause();
       this.dispatchEvent(new CustomEvent("failed", { detail: error }));
       return;
@@ -113,7 +130,7 @@ export class Player extends EventTarget {
 
   #changed() {
     this.dispatchEvent(new Event("change"));
-    if (this.playing && scopes.has(this)) requestAnimationFrame(() => move(this));
+    if (this.playing && this.plots.size) requestAnimationFrame(() => move(this));
   }
 }
 
@@ -130,7 +147,7 @@ export function between(strengths, value) {
 
 function move(player) {
   const part = player.duration ? player.currentTime / player.duration : 0;
-  for (const plot of scopes.get(player)) {
+  for (const plot of player.plots) {
     const cursor = plot.querySelector("i");
     cursor.style.opacity = 1;
     cursor.style.transform = `translateX(${part * plot.clientWidth}px)`;
@@ -140,8 +157,7 @@ function move(player) {
 
 // A picture of a player's sound: its cursor moves, and a click plays from there. seconds: the sound's length, known before it is decoded.
 export function scope(plot, player, seconds, before = () => {}) {
-  if (!scopes.has(player)) scopes.set(player, new Set());
-  scopes.get(player).add(plot);
+  player.plots.add(plot);
   plot.addEventListener("click", event => {
     before();
     const box = plot.getBoundingClientRect();
@@ -149,14 +165,23 @@ export function scope(plot, player, seconds, before = () => {}) {
   });
 }
 
-// A button that plays and stops, and says which; of what, where its data-what says so.
+// Stop whatever plays.
+export const hush = () => heard?.pause();
+
+// A button that plays and stops, and says which; of what, where its data-what says so. Its arrow keys go half a second on or back.
 export function playButton(button, player) {
   const show = () => {
     button.textContent = player.wanted ? "Stop" : "Play";
     if (button.dataset.what) button.setAttribute("aria-label", `${button.textContent}: ${button.dataset.what}`);
-    button.setAttribute("aria-pressed", String(player.wanted));
   };
   button.addEventListener("click", () => player.toggle());
+  button.addEventListener("keydown", event => {
+    const by = { ArrowLeft: -0.5, ArrowRight: 0.5 }[event.key];
+    if (!by || !player.duration) return;
+    event.preventDefault();
+    player.seek((player.currentTime + by + player.duration) % player.duration);
+  });
+  player.addEventListener("failed", () => (button.textContent = "Cannot play"));
   player.addEventListener("change", show);
   show();
 }

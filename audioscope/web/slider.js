@@ -58,6 +58,7 @@ export class Slider extends EventTarget {
   }
 
   show() {
+    if (!this.tracks) return;
     const track = this.tracks[this.track], nearest = Math.round(this.place), text = signed(this.strength(track));
     this.output.textContent = text;
     this.range.setAttribute("aria-valuetext", `strength ${text}`);
