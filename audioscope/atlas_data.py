@@ -35,9 +35,11 @@ WAYS = {  # how the cells of a steering sweep are called on the page, in their o
 
 @dataclass(frozen=True)
 class Piece:
-    """One thing that a pack holds, made when it is wanted. rank: what comes first where space is short, small before large.
+    """One thing that a pack holds, made when it is wanted.
 
-    make: gets the greatest length of a clip in s, or None for all of it.
+    pack: m..., of a cell by map, concept and unit; s..., of an axis; f..., of a feature. make: gets the greatest length of a clip in
+    s, or None for all of it. rank: what comes first where space is short, small before large; of a cell's clip (not of the unit shown
+    first, not needed to hear the best layer, number of the map, minus the impact).
     """
 
     pack: str

@@ -32,6 +32,7 @@ FRAME = """<!doctype html>
 <meta http-equiv="Content-Security-Policy" content="default-src 'none'; script-src 'unsafe-inline' data:{{ ' ' ~ beside if beside }}; style-src 'unsafe-inline'; img-src data:">
 <title>{{ title }}</title>
 <style>{{ style }}</style>
+<script type="importmap">{{ imports }}</script>
 </head>
 <body data-page="{{ kind }}">
 {{ body }}
@@ -48,16 +49,19 @@ def web(name: str) -> str:
     return files("audioscope").joinpath("web", name).read_text(encoding="utf-8")
 
 
-def module(name: str) -> str:
-    """A script of audioscope/web as one ES module: what it imports is in it, as addresses that hold the content.
+def modules(name: str) -> dict[str, str]:
+    """The scripts of audioscope/web that a script imports, each once: the name that it is imported by -> an address that holds it.
 
-    So it runs as it is in a page on any host, in a file, in a mail, and as the `_esm` of a widget.
+    So a page is made of ES modules without anything being fetched or built.
     """
-
-    def whole(found: re.Match[str]) -> str:
-        return json.dumps(data_uri("text/javascript", module(found[1]).encode()))
-
-    return re.sub(r'"\./([\w.]+)"(?=;)', whole, web(name))
+    found: dict[str, str] = {}
+    todo = [name]
+    while todo:
+        for other in re.findall(r'"audioscope/([\w.]+)"', web(todo.pop())):
+            if other not in found:
+                found[other] = data_uri("text/javascript", web(other).encode())
+                todo.append(other)
+    return {f"audioscope/{other}": address for other, address in found.items()}
 
 
 @cache
@@ -92,7 +96,8 @@ def page(
     environment = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined)
     return environment.from_string(FRAME).render(
         kind=kind, title=title, body=body, data={name: embedded(value) for name, value in (data or {}).items()}, scripts=[vega()] if charts else [], beside=packs,
-        style=Markup(web("style.css") + style), module=Markup(module(f"{kind}.js").replace("</script", "<\\/script")),
+        style=Markup(web("style.css") + style), imports=embedded({"imports": modules(f"{kind}.js")}),
+        module=Markup(web(f"{kind}.js").replace("</script", "<\\/script")),
     )  # fmt: skip
 
 

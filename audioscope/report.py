@@ -6,7 +6,7 @@ import json
 import os
 import re
 import shutil
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
@@ -55,7 +55,8 @@ def save_html(
     """Write the atlas as one HTML file that opens offline, with as many of the best clips as its size allows; returns its path.
 
     others: atlases to choose on the page, of this model (another patch, another part of the steps) or of other models, which then
-    also stand side by side. Clips longer than 12 s are cut to that. steering: sweeps with clips. features: SAEs whose features have pages. size: the largest file, in bytes.
+    also stand side by side. steering: sweeps with clips. features: SAEs whose features have pages. size: the largest file, in bytes.
+    Clips longer than 12 s are cut to that.
     Raises FileNotFoundError when a clip is missing, ValueError when the atlas is empty or the page without any sound is larger.
     """
     path = Path(path)
@@ -87,7 +88,7 @@ def save_site(
     whole = _Page(atlas, others, steering, features)
     packs = _packs(whole.pieces)
     # each version in a folder of its own: an older page, on this disk or in a browser's cache, never plays the sound of a newer one
-    held = {name: {piece.name: None for piece in pieces} for name, pieces in packs.items()}
+    held = {name: [piece.name for piece in pieces] for name, pieces in packs.items()}
     version = f"packs/{crc32(whole.html(held, {}).encode()):08x}"
     (folder / version).mkdir(parents=True, exist_ok=True)
 
@@ -136,7 +137,7 @@ class _Page:
     def _cut(self) -> bool:
         return any((each.get("seconds") or 0) > LONGEST for each in (*self.maps, *self.axes))
 
-    def html(self, packs: dict[str, dict[str, Any]], data: dict[str, Any], folder: str = "") -> str:
+    def html(self, packs: Mapping[str, Iterable[str]], data: dict[str, Any], folder: str = "") -> str:
         """The document. packs: the names in each pack that can be opened; data: what else is in the page; folder: where packs lie."""
         atlas, settings = self.atlas, self.atlas.settings
         means = atlas.layer_means().sort_values("layer", kind="stable", ignore_index=True)
@@ -178,23 +179,14 @@ def _body(shown: FeatureSet, feature: int, number: int, longest: float | None) -
 
 def _best(pieces: Sequence[Piece], room: int, progress: bool) -> dict[str, dict[str, Any]]:
     """As many pieces as there is room for, in bytes: the examples of all concepts, then axes, features, and the other cells by impact."""
-    cells = sorted((piece for piece in pieces if piece.pack[0] == "m" and not piece.rank[0]), key=lambda piece: piece.rank)
-    first = _packs(
-        piece for piece in cells if not piece.rank[1]
-    )  # clean, corrupted and the best layer: one is nothing without the others
-    groups = {
-        kind: _packs(sorted((piece for piece in pieces if piece.pack[0] == kind), key=lambda piece: piece.rank))
-        for kind, _ in SHARES
-    }
-    rounds = [
-        (list(first.values()), 1.0),
-        *((list(groups[kind].values()), share) for kind, share in SHARES),
-        ([[piece] for piece in cells if piece.rank[1]], 1.0),
-        (
-            list(_packs(piece for piece in pieces if piece.pack[0] == "m" and piece.rank[0]).values()),
-            1.0,
-        ),  # other pairs and seeds
-    ]
+    ranked = sorted(pieces, key=lambda piece: piece.rank)
+    cells = [piece for piece in ranked if piece.pack[0] == "m"]
+    # clean, corrupted and the best layer together: one is nothing without the others
+    first = _packs(piece for piece in cells if not any(piece.rank[:2]))
+    shared = [(list(_packs(piece for piece in ranked if piece.pack[0] == kind).values()), share) for kind, share in SHARES]
+    layers = [[piece] for piece in cells if not piece.rank[0] and piece.rank[1]]
+    units = list(_packs(piece for piece in cells if piece.rank[0]).values())  # other pairs and seeds
+    rounds = [(list(first.values()), 1.0), *shared, (layers, 1.0), (units, 1.0)]
     kept: dict[str, dict[str, Any]] = {}
     used = 0
     with tqdm(desc="sound of the page", total=room, unit="B", unit_scale=True, disable=not progress) as bar:

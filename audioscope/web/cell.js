@@ -1,5 +1,5 @@
 // One cell of the atlas: clean, corrupted and patched in phase, their scores among all others, and how to make them again.
-import { Player, playButton, scope, signed } from "./player.js";
+import { Player, playButton, scope, signed } from "audioscope/player.js";
 
 const VERSIONS = ["clean", "corrupted", "patched"];
 

@@ -1,5 +1,5 @@
 // Feature pages: clips with their activation, played from where a picture is clicked, and the list of features to search.
-import { Player, playButton, scope } from "./player.js";
+import { Player, playButton, scope } from "audioscope/player.js";
 
 export function wireFigures(root) {
   for (const figure of root.querySelectorAll("figure.clip")) {

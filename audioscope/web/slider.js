@@ -1,5 +1,5 @@
 // A strength slider over clips that were made before: the two nearest strengths are cross-faded in phase.
-import { Player, between, playButton, scope, signed } from "./player.js";
+import { Player, between, playButton, scope, signed } from "audioscope/player.js";
 
 // tracks: [{title, strengths, captions, sounds: [{sound, picture, gain}]}], alike in the number of strengths. The slider stands at a
 // place, in numbers of clips from the first, so that tracks with strengths of their own share it; one of them is heard.

@@ -1,0 +1,34 @@
+import { data } from "audioscope/state.js";
+
+// Packs of sound: in the page, or in scripts beside it, since a page opened from a disk may load nothing else.
+const arriving = new Map();
+window.audioscopePack = (name, content) => arriving.get(name)?.(content);
+export const packs = {
+  opened: new Map(),
+  longest: data.longest ?? Infinity, // s
+  missing: data.folder
+    ? "No clip of it was kept."
+    : "This clip is not in this file, which holds the best ones; the folder made by save_site has them all.",
+  // The pack, if it holds all these names; null where it does not.
+  open(name, wanted) {
+    if (!wanted.every(each => data.packs[name]?.includes(String(each)))) return Promise.resolve(null);
+    const pack = this.opened.get(name) ?? this.load(name);
+    this.opened.delete(name); // and in again, as the latest; only a few are kept, as decoded sound is large
+    this.opened.set(name, pack);
+    for (const old of [...this.opened.keys()].slice(0, -12)) this.opened.delete(old);
+    pack.catch(() => this.opened.delete(name)); // to be tried again
+    return pack;
+  },
+  load(name) {
+    const inside = document.getElementById(`pack-${name}`);
+    if (inside) return Promise.resolve(JSON.parse(inside.textContent));
+    return new Promise((resolve, reject) => {
+      const script = document.createElement("script"), failed = () => reject(new Error(`packs/${name}.js could not be loaded.`));
+      arriving.set(name, resolve);
+      script.src = `${data.folder}/${name}.js`;
+      script.onload = failed; // too late where the pack has come
+      script.onerror = failed;
+      document.head.append(script);
+    }).finally(() => arriving.delete(name));
+  },
+};

@@ -1,0 +1,57 @@
+// What the page knows and what is chosen on it. The address holds every choice: to choose is to write it, to show is to read it.
+
+export const data = JSON.parse(document.getElementById("atlas").textContent);
+export const find = name => document.querySelector(name);
+export const page = { show() {} }; // set by atlas.js
+
+// concept and module path -> the row of the heatmap that says what the cell is
+export const facts = data.charts.map(chart => {
+  const rows = Object.values(chart.spec.datasets).flat().filter(row => "by_group" in row && row.reading);
+  return rows.filter(row => chart.map !== null || row.model);
+});
+// The map that stands for a model where all models are shown.
+export const mapOf = model => data.maps.findIndex(map => map.model === model);
+export const factsOf = (map, concept, site) => facts[data.charts.findIndex(chart => chart.map === map)]?.find(row => row.concept === concept && row.site === site);
+
+const HOME = { view: "atlas", chart: "0", sort: "group", group: "all", unit: "", axis: "", sae: "", feature: "", arm: "0", ...data.start };
+const read = () => ({ ...HOME, ...Object.fromEntries(new URLSearchParams(location.hash.slice(1))) });
+export const state = read();
+// A number of a list from an address, or 0 where it is none.
+export const place = (value, count) => (/^\d+$/.test(value) && Number(value) < count ? Number(value) : 0);
+
+// Another concept or layer is another cell: what belonged to the last one is forgotten.
+const AFRESH = { unit: "", axis: "", sae: "", feature: "" };
+
+export function address(changes) {
+  const next = { ...state, ...("concept" in changes || "site" in changes ? AFRESH : {}), ...changes };
+  const moved = ["map", "concept", "site"].some(name => String(next[name]) !== String(HOME[name]));
+  const wanted = Object.entries(next).filter(([name, value]) => String(value) !== String(HOME[name] ?? "") || (moved && ["concept", "site"].includes(name)));
+  return [next, `#${new URLSearchParams(wanted)}`];
+}
+
+export function go(changes, step = true) {
+  const [next, hash] = address(changes);
+  Object.assign(state, next); // at once, so that a second key counts from the first
+  if (hash === (location.hash || "#")) return page.show();
+  if (step) location.hash = hash;
+  else location.replace(location.href.split("#")[0] + hash); // whole, for in a notebook's frame "#..." alone is the notebook's
+}
+
+// A click that means this page, not a new tab.
+export const plain = event => !(event.ctrlKey || event.metaKey || event.shiftKey || event.button);
+
+// Read the address, and make of it what can be shown.
+export function settle() {
+  Object.assign(state, read());
+  state.chart = place(state.chart, data.charts.length);
+  const chart = data.charts[state.chart];
+  // where all models are shown, a model's first map stands for it
+  state.map = chart.map ?? mapOf(data.maps[place(String(state.map), data.maps.length)].model);
+  const map = data.maps[state.map];
+  if (!map.concepts.includes(state.concept)) state.concept = map.concepts[0];
+  const bare = location.hash.includes("concept=") && !location.hash.includes("site="); // an address written by hand
+  if (bare || !map.sites.some(([path]) => path === state.site)) state.site = map.best?.[state.concept] ?? map.sites[0][0];
+  if (!(state.sort in { group: 0, peak: 0, similarity: 0 })) state.sort = HOME.sort;
+  if (!facts[state.chart].some(row => row.group === state.group)) state.group = HOME.group;
+  if (!["atlas", "steering", "features"].includes(state.view) || !find(`#view-${state.view}`)) state.view = HOME.view;
+}
