@@ -252,7 +252,7 @@ class Atlas:
 
     def heatmap(self) -> Any:
         """The atlas as an altair chart."""
-        from audioscope.charts import heatmap
+        from audioscope.atlas_charts import heatmap
 
         direction = self.settings["direction"]
         return heatmap(self.impacts(), self.layer_means(), f"Atlas of {self.settings['model']}", direction)

@@ -10,9 +10,10 @@ from typing import Any
 
 import numpy as np
 
-from audioscope import charts
 from audioscope.atlas import Atlas
+from audioscope.atlas_charts import side_by_side
 from audioscope.audio import Clip
+from audioscope.charts import score_strip, steering_chart
 from audioscope.gains import Steering
 from audioscope.page import sound
 from audioscope.patching import third
@@ -166,7 +167,7 @@ def atlas_data(atlas: Atlas, place_of: int) -> tuple[dict[str, Any], list[Piece]
                 rank = (index != first, site not in ("", best.get(concept)), place_of, weight)
                 pieces.append(clip_piece(f"m{place_of}-c{place}-u{index}", name, atlas.folder / file, rank))
     facts |= {
-        "units": units, "scores": scores, "heard": bool(pieces), "code": code_of(settings), "strip": charts.score_strip(settings["units"]).to_dict(),
+        "units": units, "scores": scores, "heard": bool(pieces), "code": code_of(settings), "strip": score_strip(settings["units"]).to_dict(),
         "role": ROLES[settings["patch"], settings["direction"]],
     }  # fmt: skip
     return facts, pieces
@@ -209,7 +210,7 @@ def steering_data(sweep: Steering, place_of: int) -> tuple[dict[str, Any], list[
             "points": [[number(np.sign(a) * m["lpaps"], 5), number(m["score"], 3)] for a, m in zip(rows["alpha"], means, strict=True)],
         })  # fmt: skip
     opposite = str(sweep.settings["opposite"])
-    chart = charts.steering_chart(
+    chart = steering_chart(
         curves[curves["cell"].isin([arm["cell"] for arm in arms])], sweep.concept, opposite, now=True, names=WAYS
     )
     return {
@@ -235,7 +236,7 @@ def charts_of(atlases: Sequence[Atlas]) -> Iterator[dict[str, Any]]:
     for atlas in atlases:
         models.setdefault(str(atlas.settings["model"]), atlas)
     if len(models) > 1:
-        chart = charts.side_by_side(models)
+        chart = side_by_side(models)
         title = chart.to_dict()["title"]
         yield {"name": "all models, by relative depth", "map": None, "title": title["text"], "notes": " ".join(title["subtitle"]),
                "spec": spec_of(chart), "wide": True}  # fmt: skip

@@ -16,9 +16,10 @@ from zlib import crc32
 import pandas as pd
 from tqdm.auto import tqdm
 
-from audioscope import charts
 from audioscope.atlas import Atlas
+from audioscope.atlas_charts import impact_table
 from audioscope.atlas_data import PATCHES, Piece, atlas_data, charts_of, name_of, steering_data
+from audioscope.charts import chart_theme, reading
 from audioscope.feature_pages import FeatureSet
 from audioscope.gains import Steering
 from audioscope.page import LOUDNESS, embedded, fill, page, web
@@ -160,7 +161,7 @@ class _Page:
         known = {
             "maps": self.maps, "charts": self.charts, "steering": self.axes, "saes": [{"site": each.site} for each in self.features],
             "packs": {name: list(content) for name, content in packs.items()}, "start": start, "folder": folder, "longest": None if folder else LONGEST,
-            "themes": [charts.chart_theme(), charts.chart_theme(dark=True)],
+            "themes": [chart_theme(), chart_theme(dark=True)],
         }  # fmt: skip
         return page(
             "atlas",
@@ -224,13 +225,9 @@ def _functional(means: pd.DataFrame) -> str:
     chosen = means[means.functional]
     if chosen.empty:
         best = means.loc[means.impact.idxmax()] if means.impact.notna().any() else None
-        tail = (
-            "" if best is None else f"; the highest, layer {best.layer}, has {charts.reading(best.impact, best.low, best.high)}"
-        )
+        tail = "" if best is None else f"; the highest, layer {best.layer}, has {reading(best.impact, best.low, best.high)}"
         return f"No layer is functional: none reaches {rule} with an interval above the control{tail}. {control}"
-    each = [
-        f"layer {row.layer} with a mean impact of {charts.reading(row.impact, row.low, row.high)}" for row in chosen.itertuples()
-    ]
+    each = [f"layer {row.layer} with a mean impact of {reading(row.impact, row.low, row.high)}" for row in chosen.itertuples()]
     named = each[0] if len(each) == 1 else ", ".join(each[:-1]) + " and " + each[-1]
     verb = "One layer reaches" if len(each) == 1 else f"{len(each)} layers reach"
     return f"{verb} {rule} with an interval above the control: {named}. {control}"
@@ -261,10 +258,10 @@ def _table(atlas: Atlas) -> dict[str, Any]:
     impacts = atlas.impacts()
     labels = dict(zip(impacts.site, impacts.layer, strict=True))
     text = [
-        charts.reading(*row).partition(" ")[::2] if ok else ("", "")
+        reading(*row).partition(" ")[::2] if ok else ("", "")
         for ok, *row in zip(impacts.defined, impacts.impact, impacts.low, impacts.high, strict=True)
     ]
-    table = charts.impact_table(impacts.assign(text=text), values="text")
+    table = impact_table(impacts.assign(text=text), values="text")
     rows = [
         (concept, [cell if isinstance(cell, tuple) else ("", "") for cell in row])
         for concept, row in zip(table.index, table.values, strict=True)

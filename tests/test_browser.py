@@ -15,7 +15,7 @@ from playwright.sync_api import sync_playwright
 from tones import ALPHAS, BEST, CELLS, EVIL, GROUPS, LAYERS, PAIRS, ROWS, atlas_of_tones, pitch, site, steered, steering_of_tones
 
 import audioscope
-from audioscope.charts import orders
+from audioscope.atlas_charts import orders
 from audioscope.feature_pages import feature_clips, feature_set
 from audioscope.slider import Track, slider_html
 

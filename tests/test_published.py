@@ -6,7 +6,7 @@ import pytest
 
 import audioscope
 from audioscope import Atlas, published
-from audioscope.charts import _cells
+from audioscope.atlas_charts import _cells
 from audioscope.paper import NAMES
 
 PAPER = {  # functional layers, counted from 0

@@ -12,8 +12,9 @@ import torch
 from tones import EVIL, GROUPS, PAIRS, ROWS, atlas_of_tones, steering_of_tones, tone
 
 from audioscope import Clip, published
+from audioscope.atlas_charts import _runs, heatmap, impact_table, orders, side_by_side
 from audioscope.atlas_data import code_of, name_of, swapped
-from audioscope.charts import _runs, chart_theme, heatmap, impact_table, orders, reading, side_by_side
+from audioscope.charts import chart_theme, reading
 from audioscope.measures import loudness
 from audioscope.page import LOUDNESS, sound, vega
 
