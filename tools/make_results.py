@@ -1,5 +1,5 @@
-"""Rebuild what depends on the tiny model's weights: its evaluation, the shipped atlas, SAEs, and the
-steering of all axes (`make results`).
+"""Rebuild what depends on the tiny model's weights: its evaluation, the shipped atlas and its further maps, SAEs, and the
+steering of all axes with its vectors (`make results`).
 
 When the weights changed, the impacts of the atlas before are kept in data/atlas/before.csv, to show what a training changes.
 """
@@ -9,16 +9,19 @@ from __future__ import annotations
 import argparse
 import json
 from pathlib import Path
+from typing import Any
 
 from audioscope.atlas import Atlas
-from audioscope.axes import steer_all, steer_all_features
+from audioscope.axes import axes, steer_all, steer_all_features
 from audioscope.comparison import wins
+from audioscope.extras import MAPS
 from audioscope.model import load
 from audioscope.patching import localize
 from audioscope.paths import write_whole
 from audioscope.sae_files import load_sae
 from audioscope.sae_results import report_saes, strongest_sites, train_saes
 from audioscope.tiny.evaluate import as_table, evaluate
+from audioscope.vectors import SteeringVector
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -41,7 +44,14 @@ def main() -> None:
         before = earlier.impacts()[["concept", "group", "layer", "impact", "defined"]].round(3)
         write_whole(shipped / "before.csv", lambda path: before.to_csv(path, index=False))
     print(Atlas.load(atlas.save(shipped, shipped=True)))
-    steering = steer_all(model, ROOT / "data" / "results", chosen.work / f"steering-{model.fingerprint}")
+    for name in MAPS:
+        changed: dict[str, Any] = {"patch": "output"} if name == "output" else {"when": name}
+        found = localize(model, pairs=12, clips=False, out=chosen.work / f"map-{name}-{model.fingerprint}", **changed)
+        print(found.save(ROOT / "data" / "maps" / name, shipped=True))
+    sweeps = chosen.work / f"steering-{model.fingerprint}"
+    steering = steer_all(model, ROOT / "data" / "results", sweeps)
+    for axis in axes():
+        SteeringVector.load(sweeps / axis / "vector").save(ROOT / "data" / "results" / "vectors" / axis)
     strongest = strongest_sites(Atlas.load(shipped))
     # and of self-attention in the same blocks, where the sound speaks to itself, for the harder half of the comparison
     sites = [*strongest, *(path.replace("cross_attn", "self_attn") for path in strongest)]

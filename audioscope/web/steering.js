@@ -18,6 +18,7 @@ export async function showSteering() {
   view.querySelector(".there").hidden = !axis;
   if (axisShown !== number) {
     axisShown = number;
+    curve = null;
     slider.player.set([]);
     slider.tracks = null;
     view.querySelector(".missing").textContent = axis ? "" : `${state.concept} was not steered: choose another axis.`;
