@@ -26,6 +26,7 @@ from audioscope.tracing import Read, Row
 
 POOL = 96  # prompts whose clips are searched
 CLIPS = 6  # shown for a feature
+LINK = "{}.html"  # the address of a feature's page
 TURNS = (("turned down by half", "scale", 0.5), ("off", "ablate", None), ("turned up three times", "scale", 3.0))
 
 
@@ -68,12 +69,12 @@ class FeatureSet:
         """The page of one feature, as a part of another page; keywords: those of `feature_body`."""
         return feature_body(self.sae, self.model, feature, self.found, self.features, **{"level": 2, **keywords})
 
-    def listed(self, prefix: str = "", suffix: str = "") -> dict[str, Any]:
-        """What the list of features says. prefix, suffix: of the address of a feature's page, around its number."""
+    def listed(self, link: str = LINK) -> dict[str, Any]:
+        """What the list of features says. link: the address of a feature's page, with {} for its number."""
         alive = int((self.found.active.mean(1).amax(0) > 0).sum())
         return {
             "site": self.site,
-            "rows": feature_rows(self.sae, self.found, self.features, prefix, suffix),
+            "rows": feature_rows(self.sae, self.found, self.features, link),
             "alive": alive,
             "total": self.sae.d_sae,
         }
@@ -150,9 +151,8 @@ def feature_set(
     if features is None:
         features = list(dict.fromkeys(best_features(sae)["feature"].astype(int)))
     nothing = FeatureClips([], torch.empty(0), {})
-    shown = FeatureSet(
-        sae, model, nothing, tuple(int(feature) for feature in features)
-    )  # wrong ones should not wait for the clips
+    # wrong ones should not wait for the clips
+    shown = FeatureSet(sae, model, nothing, tuple(int(feature) for feature in features))
     return replace(shown, found=feature_clips(sae, model, **keywords) if found is None else found)
 
 
@@ -179,7 +179,7 @@ def feature_pages(
         html = feature_html(sae, model, feature, shown.found, shown.features)
         write_whole(out / f"{feature}.html", lambda part, html=html: part.write_text(html))  # type: ignore[misc]
     body = fill(
-        "features.html", title=f"Features of {sae.facts.get('model', 'a model')}", **shown.listed(suffix=".html"),
+        "features.html", title=f"Features of {sae.facts.get('model', 'a model')}", **shown.listed(),
         lead=f"{len(shown.features)} features have a page with sound: what each says, when it fires, and how it sounds turned down, off and up.",
     )  # fmt: skip
     html = page("features", f"Features of {sae.facts.get('model', 'a model')}", body)
@@ -187,16 +187,14 @@ def feature_pages(
     return out / "index.html"
 
 
-def feature_rows(
-    sae: SAE, found: FeatureClips, pages: Sequence[int], prefix: str = "", suffix: str = ".html"
-) -> list[dict[str, Any]]:
-    """The list of features that fire in the clips or have a page, those with pages first, then by AUROC."""
+def feature_rows(sae: SAE, found: FeatureClips, pages: Sequence[int], link: str = LINK) -> list[dict[str, Any]]:
+    """The list of features that fire in the clips or have a page, those with pages first, then by AUROC; link: of their pages."""
     best = best_features(sae, 10**6).drop_duplicates("feature").set_index("feature")
     strongest, density = found.active.mean(1).max(0), _density(sae, found)
     shown = [f for f in range(sae.d_sae) if strongest.values[f] > 0 or f in pages]
     return [
         {
-            "feature": f, "page": f"{prefix}{f}{suffix}" if f in pages else "", "density": float(density[f]), "text": found.clips[int(strongest.indices[f])].prompt if strongest.values[f] > 0 else "",
+            "feature": f, "page": link.format(f) if f in pages else "", "density": float(density[f]), "text": found.clips[int(strongest.indices[f])].prompt if strongest.values[f] > 0 else "",
             "concept": best["concept"].get(f, ""), "auroc": f"{best['auroc'][f]:.3f}" if f in best.index else "",
         }
         for f in sorted(shown, key=lambda f: (f not in pages, -float(best["auroc"].get(f, 0)), f))
@@ -205,9 +203,7 @@ def feature_rows(
 
 def feature_html(sae: SAE, model: Model, feature: int, found: FeatureClips, pages: Sequence[int] = ()) -> str:
     """The page of one feature as one HTML document. pages: features whose pages lie beside it, to link to."""
-    body = Markup("<main>\n{}\n</main>").format(
-        feature_body(sae, model, feature, found, pages, linked=bool(pages), suffix=".html")
-    )
+    body = Markup("<main>\n{}\n</main>").format(feature_body(sae, model, feature, found, pages, linked=bool(pages)))
     return page("features", f"Feature {feature}", body)
 
 
@@ -220,17 +216,16 @@ def feature_body(
     *,
     linked: bool = False,
     level: int = 1,
-    prefix: str = "",
-    suffix: str = "",
+    link: str = LINK,
 ) -> Markup:
-    """What is said and heard of one feature, as HTML. linked: with a way back to the list; level: of its heading; prefix, suffix: of
-    the addresses of other features' pages, around their numbers."""
+    """What is said and heard of one feature, as HTML. linked: with a way back to the list; level: of its heading; link: the
+    address of another feature's page, with {} for its number."""
     labels = _labels(sae)
     near = [
         {
             "feature": int(f),
             "cosine": cosine,
-            "page": f"{prefix}{int(f)}{suffix}" if f in pages else "",
+            "page": link.format(int(f)) if f in pages else "",
             "label": labels.get(int(f), ""),
         }
         for f, cosine in nearest(sae, feature).itertuples(index=False)

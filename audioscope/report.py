@@ -40,6 +40,7 @@ QUESTION = {
         "corrupted",
     ),
 }
+FEATURE = "#view=features&sae={}&feature={{}}"  # the address of a feature on the page
 VERSIONS = (("clean", "A", "with the concept"), ("corrupted", "B", "without the concept"), ("patched", "X", ""))
 
 
@@ -155,7 +156,7 @@ class _Page:
             functional_sites=list(atlas.functional), undefined=_undefined(atlas),
             all_settings=[(name, value if isinstance(value, str) else json.dumps(value)) for name, value in settings.items()],
             axes=[{"concept": axis["concept"], "title": axis["title"], "track": axis["arms"][0]} for axis in self.axes],
-            lists=[each.listed(f"#view=features&sae={number}&feature=") for number, each in enumerate(self.features)],
+            lists=[each.listed(FEATURE.format(number)) for number, each in enumerate(self.features)],
             longest=None if folder or not self._cut() else f"{LONGEST:.0f}",
         )  # fmt: skip
         known = {
@@ -175,7 +176,7 @@ class _Page:
 
 
 def _body(shown: FeatureSet, feature: int, number: int, longest: float | None) -> str:
-    return str(shown.body(feature, prefix=f"#view=features&sae={number}&feature="))
+    return str(shown.body(feature, link=FEATURE.format(number)))
 
 
 def _best(pieces: Sequence[Piece], room: int, progress: bool) -> dict[str, dict[str, Any]]:
