@@ -179,13 +179,13 @@ def test_a_click_plays_the_cells_own_clip(browser, pages, shown, where):
         before, then = seen.time()
         seen.page.wait_for_timeout(300)
         after, now = seen.time()
-        assert (after - before) % 2.0 == pytest.approx(now - then, abs=0.06)
+        assert (after - before) % 2.0 == pytest.approx(now - then, abs=0.1)
         seen.click_cell("fast", 1)
         seen.until("document.querySelector('#cell-title').textContent === 'fast'")
         seen.page.wait_for_timeout(300)
         assert near(seen.heard(), pitch("fast", 1, shown("fast")))
         last, end = seen.time()
-        assert (last - after) % 2.0 == pytest.approx((end - now) % 2.0, abs=0.12)
+        assert (last - after) % 2.0 == pytest.approx((end - now) % 2.0, abs=0.2)
         assert "concept=fast" in seen.page.url and "blocks.1." in seen.page.url
 
 
@@ -207,7 +207,7 @@ def test_a_b_x_switch_in_phase_at_equal_loudness(browser, pages, shown):
               return 10 * Math.log10(wave.reduce((sum, v) => sum + v * v, 0) / 8192);
             }""", seen.page.evaluate_handle(CELL)))  # fmt: skip
             drift = seen.page.evaluate(f"{CELL}.currentTime - performance.now() / 1000") - begun
-            assert abs((drift + 1) % 2.0 - 1) < 0.08, "a switch restarted or moved the music"
+            assert abs((drift + 1) % 2.0 - 1) < 0.15, "a switch restarted or moved the music"
         # the ear's weighting of tones differs by frequency, so equal loudness is equal level to within 2 dB here; the clips differ by 12
         assert max(levels) - min(levels) < 2
         seen.page.click("#cell .plot >> nth=1", position={"x": 10, "y": 20})
@@ -229,7 +229,7 @@ def test_the_slider_fades_between_neighbours(browser, pages):
         assert near(seen.heard(SLIDER), steered(CELLS[1], 2.0)), "the other way to steer, at the same place of the slider"
         assert "+4.00" in seen.text(".slider output"), "in that way's own strength"
         drift = seen.page.evaluate(f"{SLIDER}.currentTime - performance.now() / 1000") - begun
-        assert abs((drift + 1) % 2.0 - 1) < 0.1
+        assert abs((drift + 1) % 2.0 - 1) < 0.15
         assert "score +4.10" in seen.text("#arms button >> nth=1") and "distance 0.110" in seen.text("#arms button >> nth=1")
         assert "layer 1 (chosen)" in seen.text("#arms button >> nth=0") and "drawn anew" in seen.text("#arms button >> nth=2")
         rings = seen.page.evaluate(
