@@ -36,7 +36,7 @@ browser:
 	@for name in chromium chromium-browser google-chrome google-chrome-stable; do command -v $$name >/dev/null && exit 0; done; \
 	echo "Installing Chromium, in which the tests open the atlas page"; \
 	SUDO=; [ "$$(id -u)" = 0 ] || SUDO="sudo -n"; \
-	if command -v apt-get >/dev/null && $$SUDO apt-get update -qq && DEBIAN_FRONTEND=noninteractive $$SUDO apt-get install -y -qq --no-install-recommends chromium fonts-dejavu-core >/dev/null; then exit 0; fi; \
+	if command -v apt-get >/dev/null && $$SUDO apt-get update -qq && $$SUDO env DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends chromium fonts-dejavu-core >/dev/null; then exit 0; fi; \
 	echo "*** NO BROWSER: the atlas page will not be tested. Install Chromium and run make test again. ***" >&2; \
 	[ -z "$$CI" ]
 

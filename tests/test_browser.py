@@ -16,6 +16,7 @@ from tones import ALPHAS, BEST, CELLS, EVIL, GROUPS, LAYERS, PAIRS, ROWS, atlas_
 
 import audioscope
 from audioscope.atlas_charts import orders
+from audioscope.charts import reading
 from audioscope.feature_pages import feature_clips, feature_set
 from audioscope.slider import Track, slider_html
 
@@ -508,6 +509,15 @@ def test_evil_words_are_shown_and_never_run(browser, pages):
         seen.click_cell(EVIL, 2)
         seen.until("document.querySelector('#cell-title').textContent.includes('<script>')")
         assert EVIL in seen.text(".clean-prompt") and '<img src="https://x.y/z">' in seen.text(".corrupted-prompt")
+        seen.page.mouse.move(5, 5)
+        seen.click_cell(EVIL, 2)
+        seen.page.wait_for_selector("#vg-tooltip-element.visible")
+        hovered = seen.text("#vg-tooltip-element")
+        row = pages["atlas"].impacts().set_index(["concept", "layer"]).loc[(EVIL, 2)]
+        assert reading(row["impact"], row["low"], row["high"]) in hovered and "window.evil" in hovered, (
+            "the interval is told on hover"
+        )
+        assert seen.page.evaluate("document.querySelectorAll('#vg-tooltip-element script').length") == 0
         marked = seen.page.eval_on_selector_all(".clean-prompt mark", "all => all.map(each => each.textContent)")
         assert marked == [EVIL]
         seen.page.click(".tabs a >> text=Features")
