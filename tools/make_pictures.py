@@ -24,7 +24,7 @@ def main() -> None:
     with sync_playwright() as playwright:
         window = playwright.chromium.launch(executable_path=browser, args=["--no-sandbox"])
         for name, (address, scheme, action) in VIEWS.items():
-            page = window.new_page(viewport={"width": 1280, "height": 1010 if scheme == "light" else 840}, color_scheme=scheme)
+            page = window.new_page(viewport={"width": 1280, "height": 1190 if scheme == "light" else 840}, color_scheme=scheme)
             page.goto(page_file.as_uri() + address)
             page.wait_for_selector("body[data-ready]")
             page.wait_for_timeout(500)
