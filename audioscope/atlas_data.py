@@ -137,9 +137,7 @@ def atlas_data(atlas: Atlas, place_of: int) -> tuple[dict[str, Any], list[Piece]
         part = table[table["concept"] == concept]
         wide = part.pivot(index=["pair", "seed"], columns="cell", values=["score", "clip"])
         values = wide["score"].astype(float)
-        scores[concept] = {
-            name: [None if np.isnan(v) else round(v, 2) for v in values[name]] for name in ["clean", "corrupted", *paths]
-        }
+        scores[concept] = {name: [number(v, 2) for v in values[name]] for name in ["clean", "corrupted", *paths]}
         prompts = part.drop_duplicates(["pair", "seed"]).set_index(["pair", "seed"])
         example = shown.get(concept)
         heard = wide["clip"][["clean", "corrupted"]].ne("").all(axis=1).to_numpy()
@@ -190,16 +188,14 @@ def steering_data(sweep: Steering, place_of: int) -> tuple[dict[str, Any], list[
     usual = int(table["cell"].value_counts().mode().max())
     left_out = [name for name in ordered if (table["cell"] == name).sum() != usual]
     ordered = [name for name in ordered if name not in left_out]
-    span = float(
-        np.nan_to_num(np.ptp(curves.loc[curves["cell"] == ordered[0], "score"]))
-    )  # how far the first way moves the score
+    reach = np.ptp(curves.loc[curves["cell"] == ordered[0], "score"])  # how far the first way moves the score
     arms: list[dict[str, Any]] = []
     pieces: dict[str, Piece] = {}
     for place, name in enumerate(ordered):
         rows = table[table["cell"] == name]
         clips = ["zero" if alpha == 0 else f"{place}-{i}" for i, alpha in enumerate(rows["alpha"])]
         for key, file in zip(clips, rows["clip"], strict=True):
-            pieces[key] = clip_piece(f"s{place_of}", key, sweep.folder / file, (-span,))
+            pieces[key] = clip_piece(f"s{place_of}", key, sweep.folder / file, (-float(np.nan_to_num(reach)),))
         means = [points.loc[(name, alpha)] for alpha in rows["alpha"]]
         acts = sweep.settings.get("arms", {}).get(name, {})
         drawn = "instead_of" in acts  # a control that draws its layers anew for each prompt
@@ -227,16 +223,21 @@ def spec_of(chart: Any) -> dict[str, Any]:
 
 def charts_of(atlases: Sequence[Atlas]) -> Iterator[dict[str, Any]]:
     """The heatmap of each atlas, and the models side by side where there are several."""
-    for number, atlas in enumerate(atlases):
-        chart = atlas.heatmap()
+
+    def entry(name: str, place: int | None, chart: Any, wide: bool) -> dict[str, Any]:
         title = chart.to_dict()["title"]
-        yield {"name": name_of(atlas.settings), "map": number, "title": title["text"], "notes": " ".join(title["subtitle"]),
-               "spec": spec_of(chart), "wide": len(atlas.sites) > 30}  # fmt: skip
+        return {
+            "name": name,
+            "map": place,
+            "title": title["text"],
+            "notes": " ".join(title["subtitle"]),
+            "spec": spec_of(chart),
+            "wide": wide,
+        }
+
     models: dict[str, Atlas] = {}
-    for atlas in atlases:
+    for place, atlas in enumerate(atlases):
         models.setdefault(str(atlas.settings["model"]), atlas)
+        yield entry(name_of(atlas.settings), place, atlas.heatmap(), len(atlas.sites) > 30)
     if len(models) > 1:
-        chart = side_by_side(models)
-        title = chart.to_dict()["title"]
-        yield {"name": "all models, by relative depth", "map": None, "title": title["text"], "notes": " ".join(title["subtitle"]),
-               "spec": spec_of(chart), "wide": True}  # fmt: skip
+        yield entry("all models, by relative depth", None, side_by_side(models), True)

@@ -80,9 +80,8 @@ function showTabs() {
 async function showAtlas(chart) {
   const look = `${state.chart} ${dark.matches}`;
   if (look === shown.chart) {
-    const done = showNewCell(); // first, since it is what was asked for
-    await follow();
-    return done;
+    await Promise.all([showNewCell(), follow()]); // the cell first, since it is what was asked for
+    return;
   }
   shown.chart = look;
   find("#map").value = state.chart;

@@ -1,6 +1,6 @@
+// Packs of sound: in the page, or in scripts beside it, since a page opened from a disk may load nothing else.
 import { data } from "audioscope/state.js";
 
-// Packs of sound: in the page, or in scripts beside it, since a page opened from a disk may load nothing else.
 const arriving = new Map();
 window.audioscopePack = (name, content) => arriving.get(name)?.(content);
 export const packs = {
