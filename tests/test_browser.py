@@ -209,6 +209,8 @@ def test_a_b_x_switch_in_phase_at_equal_loudness(browser, pages, shown):
             }""", seen.page.evaluate_handle(CELL)))  # fmt: skip
             drift = seen.page.evaluate(f"{CELL}.currentTime - performance.now() / 1000") - begun
             assert abs((drift + 1) % 2.0 - 1) < 0.15, "a switch restarted or moved the music"
+        seen.page.evaluate(f"(async () => {{ {CELL}.pause(); await {CELL}.play(); {CELL}.fade([1, 0, 0]); }})()")
+        assert near(seen.heard(), pitch("rap", "clean", shown("rap"))), "a switch in the moment of the start is not lost"
         # the ear's weighting of tones differs by frequency, so equal loudness is equal level to within 2 dB here; the clips differ by 12
         assert max(levels) - min(levels) < 2
         seen.page.click("#cell .plot >> nth=1", position={"x": 10, "y": 20})

@@ -25,6 +25,12 @@ function decode(sound) {
   return decoded.get(sound);
 }
 
+// Fade from now on, whatever was to come: sounds begin a little later than they are asked for, and a switch may be quicker.
+function towards(gain, value) {
+  gain.gain.cancelScheduledValues(context.currentTime);
+  gain.gain.setTargetAtTime(value, context.currentTime, FADE);
+}
+
 export class Player extends EventTarget {
   sounds = [];
   weights = []; // what is heard of each sound, 0 to 1
@@ -61,7 +67,7 @@ export class Player extends EventTarget {
 
   fade(weights) {
     this.weights = weights;
-    this.#nodes.forEach(({ gain, level }, i) => gain.gain.setTargetAtTime(level * (weights[i] ?? 0), context.currentTime, FADE));
+    this.#nodes.forEach(({ gain, level }, i) => towards(gain, level * (weights[i] ?? 0)));
   }
 
   async play() {
@@ -122,7 +128,7 @@ export class Player extends EventTarget {
 
   #silence() {
     for (const { source, gain } of this.#nodes) {
-      gain.gain.setTargetAtTime(0, context.currentTime, FADE);
+      towards(gain, 0);
       source.stop(context.currentTime + 6 * FADE);
     }
     this.#nodes = [];
