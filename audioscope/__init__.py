@@ -31,7 +31,7 @@ _HOMES = {
     "SAE": "sae", "SAEEdit": "edits", "TokenStream": "streams", "concept_prompts": "streams", "train_sae": "sae_training",
     "load_sae": "sae_files", "save_sae": "sae_files", "shipped_saes": "sae_files", "gate_sae": "gate", "Gate": "gate",
     "read_concepts": "features", "score_features": "features", "top_features": "feature_vectors", "compare_features": "comparison",
-    "feature_pages": "feature_pages",
+    "feature_pages": "feature_pages", "feature_set": "feature_pages",
     "listener_scorer": "scorers", "Clap": "scorers", "Muq": "scorers", "MeasureScorer": "scorers",
 }  # fmt: skip
 __all__ = ["__version__", *_HOMES]
@@ -47,7 +47,7 @@ if TYPE_CHECKING:
     from audioscope.curves import steering_auc
     from audioscope.edits import Ablate, AddVector, BlendText, PatchOutput, PatchText, SAEEdit
     from audioscope.extras import shipped_maps, shipped_vector
-    from audioscope.feature_pages import feature_pages
+    from audioscope.feature_pages import feature_pages, feature_set
     from audioscope.feature_vectors import top_features
     from audioscope.features import read_concepts, score_features
     from audioscope.gains import Steering

@@ -207,7 +207,9 @@ def _matrix(
         # in the order of groups a group is named once, beside its first concept; in the other orders beside every concept
         named = base.transform_filter(f"datum.site == {json.dumps(sites[0])} && (sort_by != 'group' || datum.heads)")
         left = -int(min(170, 6.6 * cells.concept.str.len().max())) - 84  # 6.6 px is a generous mean width of a letter at 12 px
-        layers.append(named.mark_text(style="label-quiet", align="left", aria=False).encode(x=alt.value(left), text="group:N"))
+        named = named.transform_calculate(reading="''")  # a name is no cell: nothing to hover or to choose
+        label = named.mark_text(style="label-quiet", align="left", aria=False)
+        layers.append(label.encode(x=alt.value(left), text="group:N", tooltip=alt.value(None)))
     return alt.LayerChart(layer=layers, width=width, height=alt.Step(ROW))
 
 

@@ -76,6 +76,14 @@ def name_of(settings: dict[str, Any]) -> str:
     return f"{settings['model']}: {', '.join(parts)}"
 
 
+def names_of(atlases: Sequence[Atlas]) -> list[str]:
+    """The names of atlases that stand together: where two would be the same, with their pairs, or else numbered."""
+    names = [name_of(atlas.settings) for atlas in atlases]
+    for more in ([f", {atlas.settings['pairs']} pairs" for atlas in atlases], [f" ({i + 1})" for i in range(len(atlases))]):
+        names = [name + extra if names.count(name) > 1 else name for name, extra in zip(names, more, strict=True)]
+    return names
+
+
 def swapped(prompt: str, other: str) -> list[int]:
     """The numbers of the words that the other prompt lacks there."""
     words, others = prompt.split(), other.split()
@@ -106,8 +114,9 @@ def code_of(settings: dict[str, Any]) -> str:
     return "\n".join(lines)
 
 
-def atlas_data(atlas: Atlas, place_of: int) -> tuple[dict[str, Any], list[Piece]]:
-    """What the page knows of one atlas, and the clips that its packs may hold; place_of: its place on the page.
+def atlas_data(atlas: Atlas, place_of: int, name: str) -> tuple[dict[str, Any], list[Piece]]:
+    """What the page knows of one atlas, and the clips that its packs may hold; place_of, name: its place and
+    its name on the page.
 
     Raises FileNotFoundError where the atlas names a clip that is not there.
     """
@@ -118,7 +127,7 @@ def atlas_data(atlas: Atlas, place_of: int) -> tuple[dict[str, Any], list[Piece]
     shown = {row.concept: row for row in atlas.examples().itertuples()}
     best |= {concept: row.site for concept, row in shown.items()}
     facts: dict[str, Any] = {
-        "number": place_of, "name": name_of(settings), "model": settings["model"], "sites": [[s.path, s.layer] for s in atlas.sites],
+        "number": place_of, "name": name, "model": settings["model"], "sites": [[s.path, s.layer] for s in atlas.sites],
         "concepts": atlas.concepts, "best": best, "seconds": settings.get("seconds"),
     }  # fmt: skip
     if "row" not in atlas.table:  # published: numbers alone
@@ -137,7 +146,7 @@ def atlas_data(atlas: Atlas, place_of: int) -> tuple[dict[str, Any], list[Piece]
         part = table[table["concept"] == concept]
         wide = part.pivot(index=["pair", "seed"], columns="cell", values=["score", "clip"])
         values = wide["score"].astype(float)
-        scores[concept] = {name: [number(v, 2) for v in values[name]] for name in ["clean", "corrupted", *paths]}
+        scores[concept] = {row: [number(v, 2) for v in values[row]] for row in ["clean", "corrupted", *paths]}
         prompts = part.drop_duplicates(["pair", "seed"]).set_index(["pair", "seed"])
         example = shown.get(concept)
         heard = wide["clip"][["clean", "corrupted"]].ne("").all(axis=1).to_numpy()
@@ -157,13 +166,13 @@ def atlas_data(atlas: Atlas, place_of: int) -> tuple[dict[str, Any], list[Piece]
             if not heard[index]:
                 continue
             clips = wide["clip"].loc[key]
-            for name, site in [("clean", ""), ("corrupted", ""), *((str(i), path) for i, path in enumerate(paths))]:
-                file = clips[site or name]
+            for row, site in [("clean", ""), ("corrupted", ""), *((str(i), path) for i, path in enumerate(paths))]:
+                file = clips[site or row]
                 if not file:
                     continue
                 weight = -float(np.nan_to_num(strength.get((concept, site), 0.0)))
                 rank = (index != first, site not in ("", best.get(concept)), place_of, weight)
-                pieces.append(clip_piece(f"m{place_of}-c{place}-u{index}", name, atlas.folder / file, rank))
+                pieces.append(clip_piece(f"m{place_of}-c{place}-u{index}", row, atlas.folder / file, rank))
     facts |= {
         "units": units, "scores": scores, "heard": bool(pieces), "code": code_of(settings), "strip": score_strip(settings["units"]).to_dict(),
         "role": ROLES[settings["patch"], settings["direction"]],
@@ -221,8 +230,8 @@ def spec_of(chart: Any) -> dict[str, Any]:
     return {name: value for name, value in chart.to_dict().items() if name not in ("config", "title")}
 
 
-def charts_of(atlases: Sequence[Atlas]) -> Iterator[dict[str, Any]]:
-    """The heatmap of each atlas, and the models side by side where there are several."""
+def charts_of(atlases: Sequence[Atlas], names: Sequence[str]) -> Iterator[dict[str, Any]]:
+    """The heatmap of each atlas by its name, and the models side by side where there are several."""
 
     def entry(name: str, place: int | None, chart: Any, wide: bool) -> dict[str, Any]:
         title = chart.to_dict()["title"]
@@ -238,6 +247,6 @@ def charts_of(atlases: Sequence[Atlas]) -> Iterator[dict[str, Any]]:
     models: dict[str, Atlas] = {}
     for place, atlas in enumerate(atlases):
         models.setdefault(str(atlas.settings["model"]), atlas)
-        yield entry(name_of(atlas.settings), place, atlas.heatmap(), len(atlas.sites) > 30)
+        yield entry(names[place], place, atlas.heatmap(), len(atlas.sites) > 30)
     if len(models) > 1:
         yield entry("all models, by relative depth", None, side_by_side(models), True)

@@ -200,6 +200,8 @@ def _atlas(options: argparse.Namespace) -> None:
     concepts = names if names is None or names.endswith(".csv") else [name.strip() for name in names.split(",")]
     choose(concepts)  # a wrong name should not wait for the model
     beside = [Atlas.load(folder) for folder in options.beside]
+    if options.html is not None and options.html.is_dir():
+        raise ValueError(f"--html is {options.html}, which is a folder: name a file.")
     model = load(options.model)
     settings = {
         "concepts": concepts,
@@ -223,9 +225,9 @@ def _atlas(options: argparse.Namespace) -> None:
         extras = page_extras(model, atlas, options.out / "steered")
     extras["others"] = [*beside, *extras["others"]]
     print(atlas)
+    page = atlas.save_site(options.out, **extras)
     if options.html is not None:
         print(f"\nThe atlas in one file: {atlas.save_html(options.html, **extras).resolve()}")
-    page = atlas.save_site(options.out, **extras)
     print(f"\nThe atlas: {page.resolve()}\nIts table: {(options.out / 'atlas.parquet').resolve()}")
 
 

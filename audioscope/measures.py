@@ -6,6 +6,7 @@ All take audio [clips, channels, samples] float32, -1..1, and its rate in Hz. No
 from __future__ import annotations
 
 import warnings
+from threading import Lock
 
 import librosa
 import mir_eval
@@ -23,6 +24,7 @@ MAJOR = np.array([6.35, 2.23, 3.48, 2.33, 4.38, 4.09, 2.52, 5.19, 2.39, 3.66, 2.
 MINOR = np.array([6.33, 2.68, 3.52, 5.38, 2.60, 3.53, 2.54, 4.75, 3.98, 2.69, 3.34, 3.17])
 SILENT = -60.0  # dB RMS: below this, tempo, key and brightness say nothing
 TEMPI = scipy.stats.uniform(55, 140)  # BPM from 55 to 195; librosa's own prior pulls what is fast or slow towards 120
+_QUIET = Lock()  # what is silenced is silenced for all threads: one at a time, or the silence would stay
 HOP = 512  # samples between frames of librosa's onset strength
 
 
@@ -84,7 +86,7 @@ def loudness(audio: Tensor, rate: int) -> np.ndarray:
     if audio.shape[-1] < 0.4 * rate:
         return np.full(len(audio), np.nan)
     meter = pyloudnorm.Meter(rate)
-    with warnings.catch_warnings(), np.errstate(divide="ignore"):
+    with _QUIET, warnings.catch_warnings(), np.errstate(divide="ignore"):
         warnings.simplefilter("ignore")  # of silence
         lufs = np.array([meter.integrated_loudness(clip.T) for clip in audio.double().cpu().numpy()])
     return np.where(np.isfinite(lufs), lufs, np.nan)

@@ -18,7 +18,7 @@ from tqdm.auto import tqdm
 
 from audioscope.atlas import Atlas
 from audioscope.atlas_charts import impact_table
-from audioscope.atlas_data import PATCHES, Piece, atlas_data, charts_of, name_of, steering_data
+from audioscope.atlas_data import PATCHES, Piece, atlas_data, charts_of, names_of, steering_data
 from audioscope.charts import chart_theme, reading
 from audioscope.feature_pages import FeatureSet
 from audioscope.gains import Steering
@@ -58,7 +58,7 @@ def save_html(
 
     others: atlases to choose on the page, of this model (another patch, another part of the steps) or of other models, which then
     also stand side by side. steering: sweeps with clips. features: SAEs whose features have pages. size: the largest file, in bytes.
-    Clips longer than 12 s are cut to that.
+    Clips of cells and axes are cut to 12 s.
     Raises FileNotFoundError when a clip is missing, ValueError when the atlas is empty or the page without any sound is larger.
     """
     path = Path(path)
@@ -91,7 +91,7 @@ def save_site(
     packs = _packs(whole.pieces)
     # each version in a folder of its own: an older page, on this disk or in a browser's cache, never plays the sound of a newer one
     held = {name: [piece.name for piece in pieces] for name, pieces in packs.items()}
-    version = f"packs/{crc32(whole.html(held, {}).encode()):08x}"
+    version = f"packs/atlas-{crc32(whole.html(held, {}).encode()):08x}"
     (folder / version).mkdir(parents=True, exist_ok=True)
 
     def write(name: str) -> None:
@@ -108,7 +108,7 @@ def save_site(
     html = whole.html(held, {}, folder=version)
     write_whole(path, lambda part: part.write_text(html, encoding="utf-8"))
     for old in (folder / "packs").iterdir():
-        if re.fullmatch("[0-9a-f]{8}", old.name) and old.name != Path(version).name:
+        if old.is_dir() and re.fullmatch("atlas-[0-9a-f]{8}", old.name) and old.name != Path(version).name:
             shutil.rmtree(old)
     return path
 
@@ -118,12 +118,13 @@ class _Page:
 
     def __init__(self, atlas: Atlas, others: Sequence[Atlas], steering: Sequence[Steering], features: Sequence[FeatureSet]):
         self.atlas, self.atlases, self.features = atlas, [atlas, *others], features
-        self.charts = list(charts_of(self.atlases))
+        self.names = names_of(self.atlases)
+        self.charts = list(charts_of(self.atlases, self.names))
         self.maps: list[dict[str, Any]] = []
         self.axes: list[dict[str, Any]] = []
         self.pieces: list[Piece] = []
         for number, each in enumerate(self.atlases):
-            facts, pieces = atlas_data(each, number)
+            facts, pieces = atlas_data(each, number, self.names[number])
             self.maps.append(facts)
             self.pieces += pieces
         for sweep in steering:
@@ -152,7 +153,7 @@ class _Page:
         body = fill(
             "atlas.html", title=title, charts=self.charts, versions=VERSIONS, loudness=f"{LOUDNESS:.0f}".replace("-", "−"),
             question=f"Each cell asks: {asked} An impact of 0 sounds like the {zero} prompt, 1 like the {one} prompt; below 0 it moves the other way.",
-            settings=_settings(settings), tables=[_table(each) for each in self.atlases], functional=_functional(means),
+            settings=_settings(settings), tables=[_table(*each) for each in zip(self.atlases, self.names, strict=True)], functional=_functional(means),
             functional_sites=list(atlas.functional), undefined=_undefined(atlas),
             all_settings=[(name, value if isinstance(value, str) else json.dumps(value)) for name, value in settings.items()],
             axes=[{"concept": axis["concept"], "title": axis["title"], "track": axis["arms"][0]} for axis in self.axes],
@@ -254,7 +255,7 @@ def _settings(settings: dict) -> list[tuple[str, str]]:
     return [(name, str(value)) for name, value in named.items() if value is not None]
 
 
-def _table(atlas: Atlas) -> dict[str, Any]:
+def _table(atlas: Atlas, name: str) -> dict[str, Any]:
     """The heatmap as a table: columns of (site, layer), rows of (concept, cells of (impact, interval)), both empty where undefined."""
     impacts = atlas.impacts()
     labels = dict(zip(impacts.site, impacts.layer, strict=True))
@@ -267,4 +268,4 @@ def _table(atlas: Atlas) -> dict[str, Any]:
         (concept, [cell if isinstance(cell, tuple) else ("", "") for cell in row])
         for concept, row in zip(table.index, table.values, strict=True)
     ]
-    return {"name": name_of(atlas.settings), "columns": [(site, labels[site]) for site in table.columns], "rows": rows}
+    return {"name": name, "columns": [(site, labels[site]) for site in table.columns], "rows": rows}

@@ -35,7 +35,7 @@ CLICK = """([concept, layer]) => new Promise(done => {
   const cell = find(), { x, y } = cell.getBoundingClientRect(), player = document.querySelector("#cell").cell.player;
   const place = { bubbles: true, clientX: x + 5, clientY: y + 5, view: window };
   const begun = performance.now(), answer = {};
-  player.addEventListener("change", () => { if (player.playing) answer.sound ??= performance.now() - begun; });
+  player.addEventListener("start", () => { answer.sound ??= performance.now() - begun; });
   cell.dispatchEvent(new MouseEvent("click", place));
   const look = () => {
     if (document.querySelector("#cell-title").textContent === concept && document.querySelector("#cell .layer").textContent.startsWith(`layer ${layer} `)) {

@@ -2,6 +2,7 @@
 
 import json
 import re
+import warnings
 from html.parser import HTMLParser
 from itertools import pairwise
 
@@ -13,7 +14,7 @@ from tones import EVIL, GROUPS, PAIRS, ROWS, atlas_of_tones, steering_of_tones, 
 
 from audioscope import Clip, published
 from audioscope.atlas_charts import _runs, heatmap, impact_table, orders, side_by_side
-from audioscope.atlas_data import code_of, name_of, swapped
+from audioscope.atlas_data import code_of, name_of, names_of, swapped
 from audioscope.charts import chart_theme, reading
 from audioscope.measures import loudness
 from audioscope.page import LOUDNESS, sound, vega
@@ -205,7 +206,7 @@ def test_swapped_words():
     assert swapped("a song", "a sad song") == [] and swapped("a sad slow song", "a song") == [1, 2]
 
 
-def test_names_say_what_differs():
+def test_names_say_what_differs(tmp_path):
     base = {"model": "m", "patch": "text", "direction": "sufficient", "sites": [{"kind": "cross"}]}
     assert name_of(base | {"patch": "output", "sites": [{"kind": "self"}]}) == "m: output patch, self-attention"
     assert name_of(base) == "m: text swap"
@@ -213,6 +214,9 @@ def test_names_say_what_differs():
         name_of(base | {"patch": "output", "direction": "necessary", "when": "late"})
         == "m: output patch, out of the clean run, late third of the steps"
     )
+    folder = tmp_path / "run"
+    same = [atlas_of_tones(folder, 0), atlas_of_tones(folder, 0), atlas_of_tones(folder, 0, pairs=9)]
+    assert names_of(same) == ["tones: text swap, 4 pairs (1)", "tones: text swap, 4 pairs (2)", "tones: text swap, 9 pairs"]
     code = code_of(base | {"direction": "necessary", "when": "late", "steps": 10, "guidance": 3.0, "negative_prompt": "noise"})
     assert (
         "PatchText(«site», corrupted, steps=(7, 10))" in code
@@ -283,11 +287,14 @@ def test_a_site_holds_every_clip_once_and_leaves_no_older_sound(tones, tmp_path)
     data = json.loads(Page(path).scripts[1])
     assert data["folder"] == f"packs/{version.name}"
     assert {name: set(content) for name, content in packs.items()} == {name: set(names) for name, names in data["packs"].items()}
-    (path.parent / "packs" / "mine").mkdir()
+    for mine in ("mine", "20240101"):
+        (path.parent / "packs" / mine).mkdir()
     tones.table.loc[tones.table["row"] == "clean", "score"] += 0.5
     again = tones.save_site(path.parent, progress=False)
     names = {folder.name for folder in (again.parent / "packs").iterdir()}
-    assert "mine" in names and version.name not in names and len(names) == 2, "a page never plays the sound of another one"
+    assert {"mine", "20240101"} < names and version.name not in names and len(names) == 3, (
+        "a page never plays the sound of another one"
+    )
     assert sorted(file.name for file in again.parent.iterdir()) == ["index.html", "packs"]
 
 
@@ -364,8 +371,15 @@ def test_long_clips_are_cut_in_one_file_alone(tmp_path):
     short, whole = sound(Clip(wave, 16000), 12.0), sound(Clip(wave, 16000))
     assert len(short["sound"]) == pytest.approx(0.6 * len(whole["sound"]), rel=0.1)
     atlas = atlas_of_tones(tmp_path / "run", seconds=20.0)
-    assert "cut to their first 12 s" in atlas.save_html(tmp_path / "one.html", progress=False).read_text()
+    assert "are cut to their first 12 s" in atlas.save_html(tmp_path / "one.html", progress=False).read_text()
     assert "cut to their first" not in atlas.save_site(tmp_path / "site", progress=False).read_text()
+
+
+def test_warnings_are_heard_after_a_page_was_written(tones, tmp_path):
+    """Silencing a library in several threads at once can leave all warnings silenced for good."""
+    before = list(warnings.filters)
+    tones.save_site(tmp_path / "site", progress=False)
+    assert warnings.filters == before
 
 
 def test_a_missing_clip_is_named(tones, tmp_path):

@@ -4,9 +4,9 @@ import { dark, embed } from "audioscope/charts.js";
 import { showFeatures } from "audioscope/feature_view.js";
 import { choose, drawHeat, follow, wish } from "audioscope/heatmap.js";
 import { packs } from "audioscope/packs.js";
-import { hush } from "audioscope/player.js";
+import { hush, modified } from "audioscope/player.js";
 import { address, data, factsOf, find, go, page, place, plain, settle, state } from "audioscope/state.js";
-import { forgetSteering, showSteering, slider } from "audioscope/steering.js";
+import { redraw, showSteering, slider } from "audioscope/steering.js";
 
 const shown = {}; // the view, the map and the cell as they stand on the screen
 
@@ -31,6 +31,7 @@ async function showCell() {
   find("#said").textContent = `${state.concept}, layer ${layer}: ${row ? row.reading : "not measured"}`;
   if (play) cell.choose(2);
   await cell.show(map, row, state.concept, state.site, unit);
+  if (state.view !== "atlas") return cell.player.pause(); // left while the sound was on its way
   if (play && cell.player.sounds.length && !cell.player.wanted) await cell.player.play();
   // on a narrow screen the cell stands below the heatmap
   const smooth = matchMedia("(prefers-reduced-motion: reduce)").matches ? "auto" : "smooth";
@@ -39,7 +40,7 @@ async function showCell() {
 
 // Single keys act only where the focus is on the heatmap or the cell.
 document.addEventListener("keydown", event => {
-  if (event.ctrlKey || event.metaKey || event.altKey || event.target.closest("input, select, textarea, summary")) return;
+  if (modified(event) || event.target.closest("input, select, textarea, summary")) return;
   const version = { a: 0, b: 1, x: 2 }[event.key.toLowerCase()];
   const player = event.target.closest("#grid, #cell") ? cell.player : event.target.closest("#view-steering") ? slider.player : null;
   if (!player?.sounds.length) return;
@@ -102,8 +103,9 @@ async function showNewCell() {
   try {
     await showCell();
   } catch (error) {
-    if (shown.cell === now) shown.cell = null; // to be tried again
-    throw error;
+    if (shown.cell !== now) return; // of a cell that is no longer asked for
+    shown.cell = null; // to be tried again
+    if (state.view === "atlas") throw error;
   }
 }
 
@@ -127,7 +129,7 @@ find("#tables").addEventListener("click", event => {
 addEventListener("hashchange", page.show);
 dark.addEventListener("change", () => {
   shown.chart = shown.cell = scoresOf = null;
-  forgetSteering();
+  redraw();
   page.show();
 });
 page.show();

@@ -45,7 +45,7 @@ export class Cell extends EventTarget {
     if (!this.player.wanted) this.player.play();
   }
 
-  #mix() { return VERSIONS.map((_, i) => (i === this.version ? 1 : 0)); }
+  #mix() { return VERSIONS.map((_, i) => (i === this.version && !this.muted ? 1 : 0)); }
 
   // map: what the page knows of one atlas; facts: the heatmap's row of the cell; unit: number of the pair and seed.
   async show(map, facts, concept, site, unit) {
@@ -59,7 +59,7 @@ export class Cell extends EventTarget {
     this.find(".module").replaceChildren(...site.split(/(?<=\.)/).flatMap((part, i) => (i ? [document.createElement("wbr"), part] : [part])));
     const units = map.units?.[concept] ?? [], chosen = units[unit], scores = map.scores?.[concept];
     this.find(".sound").hidden = !chosen;
-    if (what !== this.what) this.player.fade([]); // else the old music would play under the new words until the new has come
+    if (what !== this.what) this.#waiting(true); // else the old music would play under the new words until the new has come
     this.what = what;
     this.boxes[2].querySelector(".role").textContent = map.role;
     if (!chosen) {
@@ -84,22 +84,31 @@ export class Cell extends EventTarget {
     const rows = VERSIONS.flatMap((row, i) => values[i].map((score, j) => ({ row, score, chosen: j === chosen.index })));
     this.scoreChart(map, rows.filter(({ score }) => score !== null));
     const sounds = await this.#sounds(map, units, unit, concept, number).catch(error => {
-      if (turn !== this.turn) return null;
-      this.player.set([]);
+      if (turn === this.turn) {
+        this.what = null; // to be tried again
+        this.player.set([]);
+      }
       throw error;
     });
     if (turn !== this.turn) return;
-    this.find(".listen").hidden = !sounds;
     this.#say(sounds ? "" : !map.heard ? "No sound was kept with this map." : this.packs.missing);
     this.boxes.forEach((box, i) => {
-      box.querySelector(".plot").hidden = !sounds;
-      box.querySelector("button").disabled = !sounds;
       if (sounds) box.querySelector("img").src = sounds[i].picture;
       box.querySelector("img").alt = `Mel spectrogram of the ${VERSIONS[i]} clip`;
     });
-    if (!sounds) return void this.player.set([]);
-    await this.player.set(sounds, this.#mix());
-    this.choose(this.version);
+    this.#waiting(false, !sounds);
+    await this.player.set(sounds ?? [], this.#mix());
+  }
+
+  // Nothing is heard or seen of the last cell while the next one's sound is on its way.
+  #waiting(muted, hidden = muted) {
+    this.muted = muted;
+    this.find(".listen").hidden = hidden;
+    for (const box of this.boxes) {
+      box.querySelector(".plot").hidden = hidden;
+      box.querySelector("button").disabled = hidden;
+    }
+    this.player.fade(this.#mix());
   }
 
   async #sounds(map, units, unit, concept, number) {

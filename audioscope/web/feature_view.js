@@ -43,8 +43,10 @@ export async function showFeatures() {
     if (!pack) return void (box.textContent = packs.missing);
     box.innerHTML = pack.html; // our own template, in which all text is escaped
   } catch (error) {
-    if (pageShown === name) pageShown = null;
-    throw error;
+    if (pageShown !== name) return; // of a feature that is no longer asked for
+    pageShown = null;
+    if (state.view === "features") throw error;
+    return;
   }
   wireFigures(box);
   for (const link of box.querySelectorAll("[data-feature]")) {

@@ -1,5 +1,6 @@
 // The heatmap: drawn once for a map, then told what is chosen; a click or an arrow key chooses a cell.
 import { embed } from "audioscope/charts.js";
+import { modified } from "audioscope/player.js";
 import { data, facts, find, go, mapOf, state } from "audioscope/state.js";
 
 export const wish = { play: false }; // whether the next cell is to play
@@ -56,6 +57,7 @@ function lines() {
 
 find("#grid").addEventListener("keydown", event => {
   const step = { ArrowLeft: [0, -1], ArrowRight: [0, 1], ArrowUp: [-1, 0], ArrowDown: [1, 0] }[event.key];
+  if (modified(event)) return;
   if (event.key === "Enter") return void find("#cell").cell.hear(2);
   if (!step) return;
   event.preventDefault();

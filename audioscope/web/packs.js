@@ -22,13 +22,17 @@ export const packs = {
   load(name) {
     const inside = document.getElementById(`pack-${name}`);
     if (inside) return Promise.resolve(JSON.parse(inside.textContent));
+    const script = document.createElement("script");
     return new Promise((resolve, reject) => {
-      const script = document.createElement("script"), failed = () => reject(new Error(`packs/${name}.js could not be loaded.`));
+      const failed = () => reject(new Error(`packs/${name}.js could not be loaded.`));
       arriving.set(name, resolve);
       script.src = `${data.folder}/${name}.js`;
       script.onload = failed; // too late where the pack has come
       script.onerror = failed;
       document.head.append(script);
-    }).finally(() => arriving.delete(name));
+    }).finally(() => {
+      arriving.delete(name);
+      script.remove();
+    });
   },
 };

@@ -106,6 +106,7 @@ export class Player extends EventTarget {
     this.#place = place;
     this.#began = now;
     this.#changed();
+    this.dispatchEvent(new Event("start"));
   }
 
   pause() {
@@ -136,7 +137,7 @@ export class Player extends EventTarget {
 
   #changed() {
     this.dispatchEvent(new Event("change"));
-    if (this.playing && this.plots.size) requestAnimationFrame(() => move(this));
+    if (this.playing && this.plots.size) move(this);
   }
 }
 
@@ -158,7 +159,8 @@ function move(player) {
     cursor.style.opacity = 1;
     cursor.style.transform = `translateX(${part * plot.clientWidth}px)`;
   }
-  if (player.playing) requestAnimationFrame(() => move(player));
+  cancelAnimationFrame(player.frame);
+  if (player.playing) player.frame = requestAnimationFrame(() => move(player));
 }
 
 // A picture of a player's sound: its cursor moves, and a click plays from there. seconds: the sound's length, known before it is decoded.
@@ -183,7 +185,7 @@ export function playButton(button, player) {
   button.addEventListener("click", () => player.toggle());
   button.addEventListener("keydown", event => {
     const by = { ArrowLeft: -0.5, ArrowRight: 0.5 }[event.key];
-    if (!by || !player.duration) return;
+    if (!by || !player.duration || modified(event)) return;
     event.preventDefault();
     player.seek((player.currentTime + by + player.duration) % player.duration);
   });
@@ -191,6 +193,9 @@ export function playButton(button, player) {
   player.addEventListener("change", show);
   show();
 }
+
+// A key of the browser's own, such as Alt and an arrow to go back.
+export const modified = event => event.ctrlKey || event.metaKey || event.altKey;
 
 export function signed(value, digits = 2) {
   const text = Math.abs(value).toFixed(digits);

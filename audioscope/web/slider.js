@@ -1,5 +1,5 @@
 // A strength slider over clips that were made before: the two nearest strengths are cross-faded in phase.
-import { Player, between, playButton, scope, signed } from "audioscope/player.js";
+import { Player, between, modified, playButton, scope, signed } from "audioscope/player.js";
 
 // tracks: [{title, strengths, captions, sounds: [{sound, picture, gain}]}], alike in the number of strengths. The slider stands at a
 // place, in numbers of clips from the first, so that tracks with strengths of their own share it; one of them is heard.
@@ -49,7 +49,7 @@ export class Slider extends EventTarget {
 
   #key(event) {
     const by = { ArrowRight: 1, ArrowUp: 1, ArrowLeft: -1, ArrowDown: -1 }[event.key];
-    if (!by) return;
+    if (!by || modified(event)) return;
     event.preventDefault();
     const next = by > 0 ? Math.floor(this.place + 1e-9) + 1 : Math.ceil(this.place - 1e-9) - 1;
     this.range.value = next;
@@ -61,6 +61,7 @@ export class Slider extends EventTarget {
     if (!this.tracks) return;
     const track = this.tracks[this.track], nearest = Math.round(this.place), text = signed(this.strength(track));
     this.output.textContent = text;
+    this.range.setAttribute("aria-label", `Strength: ${track.title}`);
     this.range.setAttribute("aria-valuetext", `strength ${text}`);
     if (this.nearest !== nearest) {
       this.nearest = nearest;

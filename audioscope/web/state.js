@@ -19,13 +19,12 @@ export const state = read();
 // A number of a list from an address, or 0 where it is none.
 export const place = (value, count) => (/^\d+$/.test(value) && Number(value) < count ? Number(value) : 0);
 
-// Another concept or layer is another cell: what belonged to the last one is forgotten.
-const AFRESH = { unit: "", axis: "", sae: "", feature: "" };
-
 export function address(changes) {
-  const next = { ...state, ...("concept" in changes || "site" in changes ? AFRESH : {}), ...changes };
-  const moved = ["map", "concept", "site"].some(name => String(next[name]) !== String(HOME[name]));
-  const wanted = Object.entries(next).filter(([name, value]) => String(value) !== String(HOME[name] ?? "") || (moved && ["concept", "site"].includes(name)));
+  // another concept or layer is another cell: what belonged to the last one is forgotten, but for the pair of prompts of the same concept
+  const cell = "concept" in changes || "site" in changes, other = "concept" in changes && changes.concept !== state.concept;
+  const next = { ...state, ...(cell ? { axis: "", sae: "", feature: "" } : {}), ...(other ? { unit: "" } : {}), ...changes };
+  // never empty, for an empty address leads to the top of the page
+  const wanted = Object.entries(next).filter(([name, value]) => String(value) !== String(HOME[name] ?? "") || ["concept", "site"].includes(name));
   return [next, `#${new URLSearchParams(wanted)}`];
 }
 
@@ -51,7 +50,7 @@ export function settle() {
   if (!map.concepts.includes(state.concept)) state.concept = map.concepts[0];
   const bare = location.hash.includes("concept=") && !location.hash.includes("site="); // an address written by hand
   if (bare || !map.sites.some(([path]) => path === state.site)) state.site = map.best?.[state.concept] ?? map.sites[0][0];
-  if (!(state.sort in { group: 0, peak: 0, similarity: 0 })) state.sort = HOME.sort;
+  if (!["group", "peak", "similarity"].includes(state.sort)) state.sort = HOME.sort;
   if (!facts[state.chart].some(row => row.group === state.group)) state.group = HOME.group;
   if (!["atlas", "steering", "features"].includes(state.view) || !find(`#view-${state.view}`)) state.view = HOME.view;
 }

@@ -6,10 +6,10 @@ import { Slider } from "audioscope/slider.js";
 import { data, find, go, place, state } from "audioscope/state.js";
 
 export const slider = find("#view-steering") && new Slider(find("#view-steering .slider"));
-let curve = null, axisShown; // Vega's view of the curve, and the number of the axis it is of
+let axisShown, curve = null, curveOf; // the number of the axis that is shown; Vega's view of its curve, and the axis that was drawn
 
-// Draw the axis anew the next time.
-export const forgetSteering = () => (axisShown = undefined);
+// Draw the curve anew the next time.
+export const redraw = () => (curveOf = undefined);
 
 export async function showSteering() {
   const known = data.steering.findIndex(each => each.concept === state.concept || each.opposite === state.concept);
@@ -18,7 +18,6 @@ export async function showSteering() {
   view.querySelector(".there").hidden = !axis;
   if (axisShown !== number) {
     axisShown = number;
-    curve = null;
     slider.player.set([]);
     slider.tracks = null;
     view.querySelector(".missing").textContent = axis ? "" : `${state.concept} was not steered: choose another axis.`;
@@ -34,14 +33,19 @@ export async function showSteering() {
       if (pack) slider.set(axis.arms.map(arm => ({ ...arm, sounds: arm.clips.map(name => pack[name]) })), place(state.arm, axis.arms.length), Math.min(axis.seconds, packs.longest));
       else view.querySelector(".missing").textContent = packs.missing;
     } catch (error) {
-      if (axisShown === number) axisShown = null;
-      throw error;
+      if (axisShown !== number) return; // of an axis that is no longer asked for
+      axisShown = null;
+      if (state.view === "steering") throw error;
     }
+  }
+  if (!axis || axisShown !== number) return;
+  if (curveOf !== number) {
+    curveOf = number;
+    curve = null;
     const drawn = await embed("#curve", { ...axis.chart, datasets: { ...axis.chart.datasets, now: points(axis) } });
-    if (axisShown !== number) return;
+    if (curveOf !== number) return;
     curve = drawn.view;
   }
-  if (!axis) return;
   chooseArm(axis);
   moved();
 }
