@@ -200,6 +200,8 @@ def test_a_click_plays_the_cells_own_clip(browser, pages, shown, where):
 
 def test_a_b_x_switch_in_phase_at_equal_loudness(browser, pages, shown):
     with Seen(browser, pages["folder"]) as seen:
+        marked = "[...document.querySelectorAll('#cell [data-version] button')].map(each => each.getAttribute('aria-pressed'))"
+        assert seen.page.evaluate(marked) == ["false", "false", "true"], "what will be heard is marked from the start"
         seen.click_cell("rap", 2)
         seen.until(f"{CELL}.playing")
         begun = seen.page.evaluate(f"{CELL}.currentTime - performance.now() / 1000")

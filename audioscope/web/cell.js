@@ -108,7 +108,7 @@ export class Cell extends EventTarget {
       box.querySelector(".plot").hidden = hidden;
       box.querySelector("button").disabled = hidden;
     }
-    this.player.fade(this.#mix());
+    this.choose(this.version);
   }
 
   async #sounds(map, units, unit, concept, number) {
