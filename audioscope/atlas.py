@@ -23,6 +23,11 @@ Scale = Literal["score", "probability"]
 THRESHOLD = 2.5  # over the number of sites: the paper's .10 at 24 layers
 
 
+def ends(direction: str) -> tuple[str, str]:
+    """The run that is patched, which an impact of 0 sounds like, and the one that it is patched from, which 1 sounds like."""
+    return ("corrupted", "clean") if direction == "sufficient" else ("clean", "corrupted")
+
+
 @dataclass(eq=False)
 class Atlas:
     """A finished sweep and what follows from it.
@@ -266,7 +271,7 @@ class Atlas:
             raise UnknownName(f"No example of {concept!r}: it is not in this atlas, undefined, or no clips were kept.")
         chosen = row.iloc[0]
         titles = {"clean": chosen["clean_prompt"], "corrupted": chosen["corrupted_prompt"]}
-        into, source = ("corrupted", "clean") if self.settings["direction"] == "sufficient" else ("clean", "corrupted")
+        into, source = ends(self.settings["direction"])
         titles["patched"] = f"{titles[into]}, but {chosen['site']} reads: {titles[source]}"
         return in_a_row(*(Clip.load(self.folder / chosen[k], prompt=f"{k}: {t}") for k, t in titles.items()))
 

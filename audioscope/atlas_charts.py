@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 from scipy.cluster.hierarchy import leaves_list, linkage
 
-from audioscope.atlas import THRESHOLD, Atlas
+from audioscope.atlas import THRESHOLD, Atlas, ends
 from audioscope.charts import chart_theme, reading
 
 ROW = 24  # height of a heatmap row, px
@@ -169,7 +169,7 @@ def _matrix(
             tooltip=tooltip,
         )
     )
-    zero, one = ("corrupted", "clean") if direction == "sufficient" else ("clean", "corrupted")
+    zero, one = ends(direction)
     colour = alt.Color(
         "impact:Q",
         scale=alt.Scale(domain=[-1, 1], domainMid=0, clamp=True, interpolate="rgb"),

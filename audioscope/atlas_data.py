@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from audioscope.atlas import Atlas
+from audioscope.atlas import Atlas, ends
 from audioscope.atlas_charts import side_by_side
 from audioscope.audio import Clip
 from audioscope.charts import score_strip, steering_chart
@@ -95,7 +95,7 @@ def code_of(settings: dict[str, Any]) -> str:
     """Python that makes a cell's three clips again; «clean», «corrupted», «site» and «seed» stand for its own values."""
     run = {name: settings[name] for name in ("steps", "guidance", "seconds") if settings.get(name) is not None}
     kind = "PatchText" if settings["patch"] == "text" else "PatchOutput"
-    into, source = ("corrupted", "clean") if settings["direction"] == "sufficient" else ("clean", "corrupted")
+    into, source = ends(settings["direction"])
     window = f", steps={third(settings['when'], settings['steps'])}" if settings.get("when") else ""
     lines = [
         "import audioscope",
@@ -220,27 +220,28 @@ def steering_data(sweep: Steering, place_of: int) -> tuple[dict[str, Any], list[
     )
     return {
         "concept": sweep.concept, "opposite": opposite, "title": f"{opposite} ↔ {sweep.concept}" if opposite else sweep.concept, "text": text,
-        "arms": arms, "chart": spec_of(chart), "seconds": sweep.settings.get("seconds"),
+        "arms": arms, "chart": spec_of(chart.to_dict()), "seconds": sweep.settings.get("seconds"),
         "left_out": f"Left out, since they have another number of strengths or a failed clip: {', '.join(left_out)}." if left_out else "",
     }, list(pieces.values())  # fmt: skip
 
 
-def spec_of(chart: Any) -> dict[str, Any]:
-    """A chart for the page: its title is HTML there, where it can wrap, and its colours come from the page's theme."""
-    return {name: value for name, value in chart.to_dict().items() if name not in ("config", "title")}
+def spec_of(whole: dict[str, Any]) -> dict[str, Any]:
+    """A chart's specification for the page: its title is HTML there, where it can wrap, and its colours come from the page's theme."""
+    return {name: value for name, value in whole.items() if name not in ("config", "title")}
 
 
 def charts_of(atlases: Sequence[Atlas], names: Sequence[str]) -> Iterator[dict[str, Any]]:
     """The heatmap of each atlas by its name, and the models side by side where there are several."""
 
     def entry(name: str, place: int | None, chart: Any, wide: bool) -> dict[str, Any]:
-        title = chart.to_dict()["title"]
+        whole = chart.to_dict()
+        title = whole["title"]
         return {
             "name": name,
             "map": place,
             "title": title["text"],
             "notes": " ".join(title["subtitle"]),
-            "spec": spec_of(chart),
+            "spec": spec_of(whole),
             "wide": wide,
         }
 

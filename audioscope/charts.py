@@ -133,9 +133,10 @@ def steering_chart(
     ends = "distance from the unsteered clip"
     if opposite:
         ends = f"further towards {opposite} ← {ends} → further towards {concept}"
+    colour = alt.Color("cell:N", scale=alt.Scale(domain=cells, range=[look[0] for look in looks]), sort=cells, legend=legend)
     base = alt.Chart(shown).encode(
         x=alt.X("distance:Q", title=ends, axis=alt.Axis(tickCount=6)),
-        color=alt.Color("cell:N", scale=alt.Scale(domain=cells, range=[look[0] for look in looks]), sort=cells, legend=legend),
+        color=colour,
         tooltip=[
             alt.Tooltip("cell:N", title="way to steer"),
             alt.Tooltip("strength:Q"),
@@ -169,7 +170,6 @@ def steering_chart(
     best = shown.loc[shown["score"].idxmax()]
     layers = [bars, lines, marks]
     if now:
-        colour = alt.Color("cell:N", scale=alt.Scale(domain=cells, range=[look[0] for look in looks]), sort=cells, legend=legend)
         ring = alt.Chart(alt.NamedData("now")).mark_point(size=240, strokeWidth=3, filled=False, aria=False)
         layers.append(ring.encode(x="distance:Q", y="score:Q", color=colour))
     return (

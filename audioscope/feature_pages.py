@@ -65,19 +65,51 @@ class FeatureSet:
     def site(self) -> str:
         return str(self.sae.facts["site"])
 
-    def body(self, feature: int, **keywords: Any) -> Markup:
-        """The page of one feature, as a part of another page; keywords: those of `feature_body`."""
-        return feature_body(self.sae, self.model, feature, self.found, self.features, **{"level": 2, **keywords})
+    @property
+    def density(self) -> np.ndarray:
+        """The share of tokens at which each feature is active: by the gate, else in the clips found."""
+        return np.asarray(self.sae.report.get("density") or (self.found.active > 0).float().mean((0, 1)))
+
+    def body(self, feature: int, *, linked: bool = False, level: int = 2, link: str = LINK) -> Markup:
+        """What is said and heard of one feature, as HTML. linked: with a way back to the list; level: of its heading; link: the
+        address of another feature's page, with {} for its number."""
+        labels = _labels(self.sae)
+        near = [
+            {
+                "feature": int(f),
+                "cosine": cosine,
+                "page": link.format(int(f)) if f in self.features else "",
+                "label": labels.get(int(f), ""),
+            }
+            for f, cosine in nearest(self.sae, feature).itertuples(index=False)
+        ]
+        return fill(
+            "feature.html", title=f"Feature {feature}", site=self.site, density=float(self.density[feature]), pool=len(self.found.clips),
+            near=near, concepts=_concepts(self.sae, feature), linked=linked, level=level,
+            lead=f"Of the concepts it tells {labels[feature]} best." if feature in labels else "It tells none of the scored concepts.",
+            **_sounds(self.sae, self.model, feature, self.found),
+        )  # fmt: skip
+
+    def html(self, feature: int, linked: bool) -> str:
+        """The page of one feature as one HTML document."""
+        return page(
+            "features", f"Feature {feature}", Markup("<main>\n{}\n</main>").format(self.body(feature, linked=linked, level=1))
+        )
 
     def listed(self, link: str = LINK) -> dict[str, Any]:
-        """What the list of features says. link: the address of a feature's page, with {} for its number."""
-        alive = int((self.found.active.mean(1).amax(0) > 0).sum())
-        return {
-            "site": self.site,
-            "rows": feature_rows(self.sae, self.found, self.features, link),
-            "alive": alive,
-            "total": self.sae.d_sae,
-        }
+        """The list of features that fire in the clips or have a page, those with pages first, then by AUROC; link: as for `body`."""
+        best = best_features(self.sae, 10**6).drop_duplicates("feature").set_index("feature")
+        strongest, density = self.found.active.mean(1).max(0), self.density
+        shown = [f for f in range(self.sae.d_sae) if strongest.values[f] > 0 or f in self.features]
+        rows = [
+            {
+                "feature": f, "page": link.format(f) if f in self.features else "", "density": float(density[f]),
+                "text": self.found.clips[int(strongest.indices[f])].prompt if strongest.values[f] > 0 else "",
+                "concept": best["concept"].get(f, ""), "auroc": f"{best['auroc'][f]:.3f}" if f in best.index else "",
+            }
+            for f in sorted(shown, key=lambda f: (f not in self.features, -float(best["auroc"].get(f, 0)), f))
+        ]  # fmt: skip
+        return {"site": self.site, "rows": rows, "alive": int((strongest.values > 0).sum()), "total": self.sae.d_sae}
 
 
 @torch.no_grad()
@@ -176,7 +208,7 @@ def feature_pages(
     out = Path(out)
     out.mkdir(parents=True, exist_ok=True)
     for feature in tqdm(shown.features, desc="feature pages", unit="page", disable=not progress):
-        html = feature_html(sae, model, feature, shown.found, shown.features)
+        html = shown.html(feature, linked=True)
         write_whole(out / f"{feature}.html", lambda part, html=html: part.write_text(html))  # type: ignore[misc]
     body = fill(
         "features.html", title=f"Features of {sae.facts.get('model', 'a model')}", **shown.listed(),
@@ -187,65 +219,9 @@ def feature_pages(
     return out / "index.html"
 
 
-def feature_rows(sae: SAE, found: FeatureClips, pages: Sequence[int], link: str = LINK) -> list[dict[str, Any]]:
-    """The list of features that fire in the clips or have a page, those with pages first, then by AUROC; link: of their pages."""
-    best = best_features(sae, 10**6).drop_duplicates("feature").set_index("feature")
-    strongest, density = found.active.mean(1).max(0), _density(sae, found)
-    shown = [f for f in range(sae.d_sae) if strongest.values[f] > 0 or f in pages]
-    return [
-        {
-            "feature": f, "page": link.format(f) if f in pages else "", "density": float(density[f]), "text": found.clips[int(strongest.indices[f])].prompt if strongest.values[f] > 0 else "",
-            "concept": best["concept"].get(f, ""), "auroc": f"{best['auroc'][f]:.3f}" if f in best.index else "",
-        }
-        for f in sorted(shown, key=lambda f: (f not in pages, -float(best["auroc"].get(f, 0)), f))
-    ]  # fmt: skip
-
-
-def feature_html(sae: SAE, model: Model, feature: int, found: FeatureClips, pages: Sequence[int] = ()) -> str:
-    """The page of one feature as one HTML document. pages: features whose pages lie beside it, to link to."""
-    body = Markup("<main>\n{}\n</main>").format(feature_body(sae, model, feature, found, pages, linked=bool(pages)))
-    return page("features", f"Feature {feature}", body)
-
-
-def feature_body(
-    sae: SAE,
-    model: Model,
-    feature: int,
-    found: FeatureClips,
-    pages: Sequence[int] = (),
-    *,
-    linked: bool = False,
-    level: int = 1,
-    link: str = LINK,
-) -> Markup:
-    """What is said and heard of one feature, as HTML. linked: with a way back to the list; level: of its heading; link: the
-    address of another feature's page, with {} for its number."""
-    labels = _labels(sae)
-    near = [
-        {
-            "feature": int(f),
-            "cosine": cosine,
-            "page": link.format(int(f)) if f in pages else "",
-            "label": labels.get(int(f), ""),
-        }
-        for f, cosine in nearest(sae, feature).itertuples(index=False)
-    ]
-    return fill(
-        "feature.html", title=f"Feature {feature}", site=sae.facts["site"], density=float(_density(sae, found)[feature]), pool=len(found.clips),
-        near=near, concepts=_concepts(sae, feature), linked=linked, level=level,
-        lead=f"Of the concepts it tells {labels[feature]} best." if feature in labels else "It tells none of the scored concepts.",
-        **_sounds(sae, model, feature, found),
-    )  # fmt: skip
-
-
 def show_feature(sae: SAE, model: Model, feature: int, found: FeatureClips) -> Any:
     """The page of one feature in a notebook, in a frame of its own."""
-    return framed(f"Feature {feature}", feature_html(sae, model, feature, found), 900)
-
-
-def _density(sae: SAE, found: FeatureClips) -> np.ndarray:
-    """The share of tokens at which each feature is active: by the gate, else in the clips found."""
-    return np.asarray(sae.report.get("density") or (found.active > 0).float().mean((0, 1)))
+    return framed(f"Feature {feature}", FeatureSet(sae, model, found, (feature,)).html(feature, linked=False), 900)
 
 
 def _labels(sae: SAE) -> dict[int, str]:

@@ -16,7 +16,7 @@ import pandas as pd
 import torch
 from scipy import stats
 
-from audioscope.atlas import THRESHOLD, Atlas
+from audioscope.atlas import THRESHOLD, Atlas, ends
 from audioscope.audio import Clip
 from audioscope.concepts import Concept, choose
 from audioscope.edits import Edit, PatchOutput, PatchText, Which
@@ -78,7 +78,7 @@ class _Sweep:
     def rows(self, unit: dict[str, Any]) -> list[Row]:
         """Clean, corrupted, and one row for each site that is patched: into the corrupted run, or out of the clean one."""
         kind = PatchText if self.patch == "text" else PatchOutput
-        into, source = ("corrupted", "clean") if self.direction == "sufficient" else ("clean", "corrupted")
+        into, source = ends(self.direction)
         window = None if self.when is None else third(self.when, self.run["steps"])
         edits: list[Edit] = [kind(site, unit[source], steps=window) for site in self.sites]
         rows = [Row(unit["clean"], unit["seed"]), Row(unit["corrupted"], unit["seed"])]

@@ -14,9 +14,10 @@ from typing import Any
 from zlib import crc32
 
 import pandas as pd
+from markupsafe import Markup
 from tqdm.auto import tqdm
 
-from audioscope.atlas import Atlas
+from audioscope.atlas import Atlas, ends
 from audioscope.atlas_charts import impact_table
 from audioscope.atlas_data import PATCHES, Piece, atlas_data, charts_of, names_of, steering_data
 from audioscope.charts import chart_theme, reading
@@ -29,16 +30,8 @@ SIZE = 12_000_000  # bytes of a page in one file: what a mail takes
 LONGEST = 12.0  # s of a clip in one file
 SHARES = (("s", 0.5), ("f", 0.1))  # of the space for sound, what steering and features get at most; cells get the rest
 QUESTION = {
-    "sufficient": (
-        "if one layer alone is patched from the prompt that names the concept, does the music get it?",
-        "corrupted",
-        "clean",
-    ),
-    "necessary": (
-        "if one layer alone is patched from the prompt without the concept, does the music lose it?",
-        "clean",
-        "corrupted",
-    ),
+    "sufficient": "if one layer alone is patched from the prompt that names the concept, does the music get it?",
+    "necessary": "if one layer alone is patched from the prompt without the concept, does the music lose it?",
 }
 FEATURE = "#view=features&sae={}&feature={{}}"  # the address of a feature on the page
 VERSIONS = (("clean", "A", "with the concept"), ("corrupted", "B", "without the concept"), ("patched", "X", ""))
@@ -64,11 +57,12 @@ def save_html(
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     whole = _Page(atlas, others, steering, features)
-    room = size - len(whole.html({}, {}).encode()) - 2000
+    body = whole.body(one_file=True)
+    room = size - len(whole.html(body, {}, {}).encode()) - 2000
     if room < 0:
         raise ValueError(f"size is {size}, but the page has {size - room} bytes without any sound: give more, or fewer atlases.")
     kept = _best(whole.pieces, room, progress)
-    html = whole.html(kept, {f"pack-{name}": content for name, content in kept.items()})
+    html = whole.html(body, kept, {f"pack-{name}": content for name, content in kept.items()})
     write_whole(path, lambda part: part.write_text(html, encoding="utf-8"))
     return path
 
@@ -91,7 +85,8 @@ def save_site(
     packs = _packs(whole.pieces)
     # each version in a folder of its own: an older page, on this disk or in a browser's cache, never plays the sound of a newer one
     held = {name: [piece.name for piece in pieces] for name, pieces in packs.items()}
-    version = f"packs/atlas-{crc32(whole.html(held, {}).encode()):08x}"
+    body = whole.body(one_file=False)
+    version = f"packs/atlas-{crc32(whole.html(body, held, {}, folder='packs').encode()):08x}"
     (folder / version).mkdir(parents=True, exist_ok=True)
 
     def write(name: str) -> None:
@@ -105,7 +100,7 @@ def save_site(
     for name in tqdm([name for name in packs if name[0] == "f"], desc="features", unit="page", disable=not progress):
         write(name)  # one by one, for they run the model
     path = folder / "index.html"
-    html = whole.html(held, {}, folder=version)
+    html = whole.html(body, held, {}, folder=version)
     write_whole(path, lambda part: part.write_text(html, encoding="utf-8"))
     for old in (folder / "packs").iterdir():
         if old.is_dir() and re.fullmatch("atlas-[0-9a-f]{8}", old.name) and old.name != Path(version).name:
@@ -118,6 +113,7 @@ class _Page:
 
     def __init__(self, atlas: Atlas, others: Sequence[Atlas], steering: Sequence[Steering], features: Sequence[FeatureSet]):
         self.atlas, self.atlases, self.features = atlas, [atlas, *others], features
+        self.title = f"Concept atlas of {atlas.settings['model']}"
         self.names = names_of(self.atlases)
         self.charts = list(charts_of(self.atlases, self.names))
         self.maps: list[dict[str, Any]] = []
@@ -140,26 +136,27 @@ class _Page:
     def _cut(self) -> bool:
         return any((each.get("seconds") or 0) > LONGEST for each in (*self.maps, *self.axes))
 
-    def html(self, packs: Mapping[str, Iterable[str]], data: dict[str, Any], folder: str = "") -> str:
-        """The document. packs: the names in each pack that can be opened; data: what else is in the page; folder: where packs lie."""
+    def body(self, one_file: bool) -> Markup:
+        """All that stands on the page before its script runs."""
         atlas, settings = self.atlas, self.atlas.settings
         means = atlas.layer_means().sort_values("layer", kind="stable", ignore_index=True)
-        asked, zero, one = QUESTION[settings["direction"]]
-        first = self.maps[0]
-        strongest = atlas.examples()
-        concept = strongest.loc[strongest["impact"].idxmax(), "concept"] if len(strongest) else atlas.concepts[0]
-        start = {"concept": concept, "site": first["best"].get(concept, first["sites"][0][0]), "map": 0}
-        title = f"Concept atlas of {settings['model']}"
-        body = fill(
-            "atlas.html", title=title, charts=self.charts, versions=VERSIONS, loudness=f"{LOUDNESS:.0f}".replace("-", "−"),
-            question=f"Each cell asks: {asked} An impact of 0 sounds like the {zero} prompt, 1 like the {one} prompt; below 0 it moves the other way.",
+        zero, one = ends(settings["direction"])
+        return fill(
+            "atlas.html", title=self.title, charts=self.charts, versions=VERSIONS, loudness=f"{LOUDNESS:.0f}".replace("-", "−"),
+            question=f"Each cell asks: {QUESTION[settings['direction']]} An impact of 0 sounds like the {zero} prompt, 1 like the {one} prompt; below 0 it moves the other way.",
             settings=_settings(settings), tables=[_table(*each) for each in zip(self.atlases, self.names, strict=True)], functional=_functional(means),
             functional_sites=list(atlas.functional), undefined=_undefined(atlas),
             all_settings=[(name, value if isinstance(value, str) else json.dumps(value)) for name, value in settings.items()],
-            axes=[{"concept": axis["concept"], "title": axis["title"], "track": axis["arms"][0]} for axis in self.axes],
+            axes=[{"title": axis["title"], "track": axis["arms"][0]} for axis in self.axes],
             lists=[each.listed(FEATURE.format(number)) for number, each in enumerate(self.features)],
-            longest=None if folder or not self._cut() else f"{LONGEST:.0f}",
+            longest=f"{LONGEST:.0f}" if one_file and self._cut() else None,
         )  # fmt: skip
+
+    def html(self, body: Markup, packs: Mapping[str, Iterable[str]], data: dict[str, Any], folder: str = "") -> str:
+        """The document. packs: the names in each pack that can be opened; data: what else is in the page; folder: where packs lie."""
+        first, strongest = self.maps[0], self.atlas.examples()
+        concept = strongest.loc[strongest["impact"].idxmax(), "concept"] if len(strongest) else self.atlas.concepts[0]
+        start = {"concept": concept, "site": first["best"].get(concept, first["sites"][0][0]), "map": 0}
         known = {
             "maps": self.maps, "charts": self.charts, "steering": self.axes, "saes": [{"site": each.site} for each in self.features],
             "packs": {name: list(content) for name, content in packs.items()}, "start": start, "folder": folder, "longest": None if folder else LONGEST,
@@ -167,7 +164,7 @@ class _Page:
         }  # fmt: skip
         return page(
             "atlas",
-            title,
+            self.title,
             body,
             data={"atlas": known, **data},
             charts=True,
