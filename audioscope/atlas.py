@@ -275,6 +275,16 @@ class Atlas:
         titles["patched"] = f"{titles[into]}, but {chosen['site']} reads: {titles[source]}"
         return in_a_row(*(Clip.load(self.folder / chosen[k], prompt=f"{k}: {t}") for k, t in titles.items()))
 
+    def explore(self, model: Any = None) -> Any:
+        """A widget for JupyterLab: click a cell of the heatmap and hear it, with other prompts if you like.
+
+        model: makes the clips that were not kept; None is the shipped `tiny`, if this atlas is of its weights. Raises ValueError for a
+        model of other weights.
+        """
+        from audioscope.atlas_explorer import AtlasExplorer
+
+        return AtlasExplorer(self, model)
+
     def save_html(self, path: str | Path, others: Sequence[Atlas] = (), **keywords: Any) -> Path:
         """Write the atlas as one HTML file with chart and sound, for a mail; arguments as for `audioscope.report.save_html`."""
         from audioscope.report import save_html

@@ -304,11 +304,13 @@ def heatmap(
     layer_means: pd.DataFrame,
     title: str = "Which layer carries which concept",
     direction: str = "sufficient",
+    pick: bool = False,
 ) -> alt.VConcatChart:
     """Concepts by layers, coloured by impact, under a strip of the layers' means: the atlas at a glance.
 
     impacts: Atlas.impacts(); layer_means: Atlas.layer_means(), both on one scale. Menus order the concepts (`orders`) and show one
-    group alone. direction: what was patched, as in `localize`: it names the ends of the scale. Colours are clamped to -1..1; the tooltip and the printed digits are not. Undefined cells are hatched
+    group alone. direction: what was patched, as in `localize`: it names the ends of the scale. pick: for an explorer, a click selects a cell
+    (the selection "picked" with its concept and site). Colours are clamped to -1..1; the tooltip and the printed digits are not. Undefined cells are hatched
     grey and take no part in the colour scale. Raises ValueError when there is nothing to draw.
     """
     if impacts.empty or layer_means.empty:
@@ -326,8 +328,11 @@ def heatmap(
             "Top: mean over concepts; filled bars are functional layers. Neither intervals nor controls were published.",
             "Below: a number from the threshold up" + (", where one layer was measured alone." if coarse else "."),
         ]
+    matrix = _matrix(cells, means, step, direction)
+    if pick:
+        matrix = matrix.add_params(alt.selection_point(name="picked", fields=["concept", "site"], toggle=False))
     return (
-        alt.vconcat(_strip(means, step), _matrix(cells, means, step, direction), _foot(means, step), spacing=7)
+        alt.vconcat(_strip(means, step), matrix, _foot(means, step), spacing=7)
         .add_params(*_params(list(cells.group.unique())))
         .properties(title=alt.TitleParams(title, subtitle=notes), description=_description(cells, means))
         .configure(**chart_theme())

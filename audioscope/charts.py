@@ -101,12 +101,19 @@ OTHERS = (("#cc79a7", [2, 2], "triangle-left"), ("#5b5651", [9, 2, 2, 2], "wedge
 
 
 def steering_chart(
-    curves: pd.DataFrame, concept: str, opposite: str = "", *, now: bool = False, names: Mapping[str, str] | None = None
+    curves: pd.DataFrame,
+    concept: str,
+    opposite: str = "",
+    *,
+    now: bool = False,
+    names: Mapping[str, str] | None = None,
+    ring: bool = False,
 ) -> alt.LayerChart:
     """The concept's score over the distance from the unsteered clip, a line for each way to steer; away from it runs to the left.
 
     curves: `Steering.curves()`. Higher at the same distance is better. now: for a page, with the legend below
-    and a ring for each row (cell, distance, score) of the data set "now", which the page moves. names: what cells are called in the
+    and a ring for each row (cell, distance, score) of the data set "now", which the page moves. ring: for an explorer, a ring that the parameters
+    now_distance and now_score move. names: what cells are called in the
     legend. Raises ValueError when there is nothing to draw.
     """
     if curves.empty:
@@ -170,11 +177,17 @@ def steering_chart(
     best = shown.loc[shown["score"].idxmax()]
     layers = [bars, lines, marks]
     if now:
-        ring = alt.Chart(alt.NamedData("now")).mark_point(size=240, strokeWidth=3, filled=False, aria=False)
-        layers.append(ring.encode(x="distance:Q", y="score:Q", color=colour))
+        mark = alt.Chart(alt.NamedData("now")).mark_point(size=240, strokeWidth=3, filled=False, aria=False)
+        layers.append(mark.encode(x="distance:Q", y="score:Q", color=colour))
+    params = [pick]
+    if ring:
+        params += [alt.param(name=name, value=0.0) for name in ("now_distance", "now_score")]
+        mark = alt.Chart(shown[:1]).transform_calculate(distance="now_distance", score="now_score")
+        mark = mark.mark_point(style="interval", size=240, strokeWidth=3, filled=False, aria=False)
+        layers.append(mark.encode(x="distance:Q", y="score:Q"))
     return (
         alt.layer(*layers, width=440, height=300)
-        .add_params(pick)
+        .add_params(*params)
         .properties(
             title=alt.TitleParams(title, subtitle=notes),
             description=f"{title}: score over distance for {', '.join(cells)}. Highest score {best['score']:.2f} by {best['cell']}.",

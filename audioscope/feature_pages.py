@@ -243,17 +243,17 @@ def _sounds(sae: SAE, model: Model, feature: int, found: FeatureClips) -> dict[s
     if not top:
         return {"top": [], "turned": [], "changed": "It fires in none of the clips that were searched."}
     scale = float(found.active[top, :, feature].max())
-    shown = [_figure(found.clips[i], found.active[i, :, feature], scale, "", found.clips[i].prompt) for i in top]
+    shown = [figure(found.clips[i], found.active[i, :, feature], scale, "", found.clips[i].prompt) for i in top]
     first = found.clips[top[0]]
-    figures = [_figure(first, found.active[top[0], :, feature], scale, "As it is", "")]
+    figures = [figure(first, found.active[top[0], :, feature], scale, "As it is", "")]
     for title, do, value in TURNS:
         edit = SAEEdit(sae, (feature,), do, value)  # type: ignore[arg-type]
         again = feature_clips(sae, model, [first.prompt], seeds=[first.seed or 0], edits=edit, progress=False, **found.settings)
-        figures.append(_figure(again.clips[0], again.active[0, :, feature], scale, title[0].upper() + title[1:], ""))
+        figures.append(figure(again.clips[0], again.active[0, :, feature], scale, title[0].upper() + title[1:], ""))
     return {"top": shown, "turned": figures, "changed": f"Prompt: {first.prompt}."}
 
 
-def _figure(clip: Clip, active: Tensor, scale: float, title: str, text: str) -> dict[str, Any]:
+def figure(clip: Clip, active: Tensor, scale: float, title: str, text: str) -> dict[str, Any]:
     """One clip for the template: sound, picture, and the activation as an area."""
     heights = (100 - 92 * (active / max(scale, 1e-9)).clamp(0, 1)).tolist()
     points = " ".join(f"{x + 0.5:.1f},{y:.1f}" for x, y in enumerate(heights))

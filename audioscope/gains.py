@@ -6,7 +6,7 @@ import json
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
@@ -18,7 +18,18 @@ from audioscope.errors import UnknownName
 from audioscope.paths import write_whole
 from audioscope.slider import Track
 
+if TYPE_CHECKING:
+    from audioscope.vectors import SteeringVector
+
 REWRITTEN = "pci all"  # the cell whose largest distance is everyone's budget: the prompt rewritten
+
+
+def captions(rows: pd.DataFrame) -> list[str]:
+    """What is said of each clip of a sweep's table: score, distance, tempo."""
+    return [
+        f"score {row.score:+.2f}, distance {row.lpaps:.3f}" + (f", {row.tempo:.0f} BPM" if row.tempo > 0 else "")
+        for row in rows.itertuples()
+    ]
 
 
 @dataclass(eq=False)
@@ -171,12 +182,8 @@ class Steering:
         rows = self.table[(self.table["cell"] == name) & (self.table["clip"] != "")].sort_values("alpha")
         tracks = []
         for (text, seed), part in rows.groupby(["text", "seed"], sort=False):
-            captions = [
-                f"score {row.score:+.2f}, distance {row.lpaps:.3f}" + (f", {row.tempo:.0f} BPM" if row.tempo > 0 else "")
-                for row in part.itertuples()
-            ]
             clips = [Clip.load(self.folder / row.clip, prompt=str(text), seed=int(row.seed)) for row in part.itertuples()]
-            tracks.append(Track(f"{text} (seed {seed})", part["alpha"].tolist(), clips, captions))
+            tracks.append(Track(f"{text} (seed {seed})", part["alpha"].tolist(), clips, captions(part)))
         return tracks
 
     def chart(self) -> Any:
@@ -184,6 +191,16 @@ class Steering:
         from audioscope.charts import steering_chart
 
         return steering_chart(self.curves(), self.concept, str(self.settings["opposite"]))
+
+    def explore(self, model: Any = None, vector: SteeringVector | None = None) -> Any:
+        """A widget for JupyterLab: choose a way to steer and a prompt, move the slider, and see where you are on the curve.
+
+        model, vector: make the clips that were not kept; None is the shipped `tiny`, if the sweep is of its weights, and the vector in
+        the sweep's folder, or the shipped one. Raises ValueError for a model of other weights.
+        """
+        from audioscope.steering_explorer import SteeringExplorer
+
+        return SteeringExplorer(self, model, vector)
 
     def save(self, folder: str | Path) -> Path:
         """Write clips.parquet (the table) and steering.json (the settings); returns the folder. The sound stays where it is."""

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import hashlib
 import json
+import threading
 import warnings
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -78,6 +79,7 @@ class Model:
         self.denoiser = getattr(pipe, self.adapter.denoiser)
         self.sites: Sites = find_sites(self.denoiser, self.adapter.denoiser, self.adapter.stream)
         self.steering: tuple[Edit, ...] = ()  # what acts on all that is generated, inside `steer`
+        self._one = threading.RLock()  # a pipeline's scheduler counts the steps of one run: a widget and a cell take turns
         pipe.set_progress_bar_config(disable=True)
         tracing.check(pipe, self.adapter, self.sites)
 
@@ -121,24 +123,27 @@ class Model:
         """Raise ValueError for an empty prompt, warn about words that the tokenizer does not know."""
         if not isinstance(prompt, str) or not prompt.strip():
             raise ValueError(f"prompt is {prompt!r}, expected a text such as 'a slow sad song with violin'.")
-        tokenizer = self.pipe.tokenizer
-        if getattr(tokenizer, "unk_token_id", None) is None:
-            return
-        unknown = [w for w in dict.fromkeys(prompt.replace(",", " ").split()) if tokenizer.unk_token_id in tokenizer(w).input_ids]
-        if unknown:
+        if unknown := self.unknown_words(prompt):
             warnings.warn(
                 f"{self.name} never saw these words and cannot know what they mean: {', '.join(unknown)}.", stacklevel=3
             )
 
+    def unknown_words(self, prompt: str) -> list[str]:
+        """The words of a prompt that the tokenizer does not know; none where it spells every word."""
+        unknown = getattr(self.pipe.tokenizer, "unk_token_id", None)
+        words = dict.fromkeys(prompt.replace(",", " ").split())
+        return [] if unknown is None else [word for word in words if unknown in self.pipe.tokenizer(word).input_ids]
+
     def run(self, rows: Sequence[tracing.Row], **keywords: Any) -> tracing.Run:
         """One batch of rows through the pipeline; keywords are those of `audioscope.tracing.run`.
 
-        Raises ValueError for a steering vector of another model.
+        Threads take turns. Raises ValueError for a steering vector of another model.
         """
         rows = [replace(row, edits=row.edits + self.steering) for row in rows]
         given = [edit for row in rows for edit in row.edits if isinstance(edit, AddVector | SAEEdit)]
         self._check_vectors({(id(edit.what), edit.sites): edit for edit in given}.values())
-        run = tracing.run(self.pipe, self.adapter, self.sites, rows, **keywords)
+        with self._one:
+            run = tracing.run(self.pipe, self.adapter, self.sites, rows, **keywords)
         _warn_of_failed({(id(edit.what), edit.steps): edit for edit in given if not edit.idle}.values(), run.sigmas.tolist())
         return run
 
@@ -222,6 +227,23 @@ class Model:
                     clips.append(Clip(samples.numpy(), self.adapter.sampling_rate(self.pipe), row.prompt, row.seed, self.name))
                 bar.update(len(part))
         return clips[0] if isinstance(prompt, str) else clips
+
+    def play(
+        self,
+        prompt: str = "a slow sad song with violin",
+        seed: int = 0,
+        vectors: SteeringVector | Mapping[str, SteeringVector] | None = None,
+        strength: float = 0.0,
+    ) -> Any:
+        """A widget for JupyterLab: type a prompt or move a strength slider, and the model answers.
+
+        vectors: what the slider steers with, one or several by name; None is the shipped ones of `tiny`. The first clip is made before this
+        returns. Raises what `generate` raises.
+        """
+        from audioscope.playground import Playground
+
+        given = {str(vectors.facts.get("concept", "vector")): vectors} if isinstance(vectors, SteeringVector) else vectors
+        return Playground(self, prompt, seed, given, strength)
 
     def activations(
         self,

@@ -5,7 +5,7 @@ from __future__ import annotations
 import tempfile
 import time
 import warnings
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from itertools import count as count_up
 from pathlib import Path
@@ -19,7 +19,7 @@ from scipy import stats
 from audioscope.atlas import THRESHOLD, Atlas, ends
 from audioscope.audio import Clip
 from audioscope.concepts import Concept, choose
-from audioscope.edits import Edit, PatchOutput, PatchText, Which
+from audioscope.edits import PatchOutput, PatchText, Which
 from audioscope.model import Model
 from audioscope.scorers import Scorer, default_scorer
 from audioscope.sites import Site
@@ -77,12 +77,17 @@ class _Sweep:
 
     def rows(self, unit: dict[str, Any]) -> list[Row]:
         """Clean, corrupted, and one row for each site that is patched: into the corrupted run, or out of the clean one."""
-        kind = PatchText if self.patch == "text" else PatchOutput
-        into, source = ends(self.direction)
-        window = None if self.when is None else third(self.when, self.run["steps"])
-        edits: list[Edit] = [kind(site, unit[source], steps=window) for site in self.sites]
         rows = [Row(unit["clean"], unit["seed"]), Row(unit["corrupted"], unit["seed"])]
-        return rows + [Row(unit[into], unit["seed"], (edit,)) for edit in edits]
+        settings = {"patch": self.patch, "direction": self.direction, "when": self.when, "steps": self.run["steps"]}
+        return rows + [patched_row(settings, unit, site) for site in self.sites]
+
+
+def patched_row(settings: Mapping[str, Any], unit: Mapping[str, Any], site: Site) -> Row:
+    """The row of a sweep in which one site is patched. settings: those of an atlas; unit: clean, corrupted and seed."""
+    kind = PatchText if settings["patch"] == "text" else PatchOutput
+    into, source = ends(settings["direction"])
+    window = None if settings.get("when") is None else third(settings["when"], settings["steps"])
+    return Row(unit[into], unit["seed"], (kind(site, unit[source], steps=window),))
 
 
 def third(when: When, steps: int) -> tuple[int, int]:

@@ -149,6 +149,15 @@ class SAE(nn.Module):
 
         return sae_vector(self, concept, features, **keywords)
 
+    def explore(self, model: Any = None) -> Any:
+        """A widget for JupyterLab: search the features, hear where one fires, and turn it while the model answers.
+
+        model: the one whose site this is; None is the shipped `tiny`, if the SAE is of its weights. Raises ValueError for another model.
+        """
+        from audioscope.sae_explorer import SAEExplorer
+
+        return SAEExplorer(self, model)
+
     def save_pretrained(self, folder: str | Path) -> Path:
         """Write the SAE in the layout of SAELens; see `audioscope.sae_files.save_sae`."""
         from audioscope.sae_files import save_sae

@@ -100,3 +100,32 @@ def auroc_chart(table: pd.DataFrame, title: str = "How well one number tells a c
         )
         .configure(**chart_theme())
     )
+
+
+def features_chart(table: pd.DataFrame, pick: bool = False) -> alt.LayerChart:
+    """Every feature by how often it is active and how well it tells the concept that it tells best.
+
+    table: feature, concept, auroc, density (share of tokens at which it is active). pick: for an explorer, a click selects a feature (the
+    selection "picked"), and the parameter chosen_feature rings one.
+    """
+    shown = table[table["density"] > 0].round({"auroc": 4, "density": 6})
+    base = alt.Chart(shown).encode(
+        x=alt.X("density:Q", title="share of tokens at which it is active", scale=alt.Scale(type="log"), axis=alt.Axis(format="~%")),
+        y=alt.Y("auroc:Q", title="AUROC for its best concept", scale=alt.Scale(zero=False)),
+        tooltip=["feature:O", "concept:N", alt.Tooltip("auroc:Q", format=".3f"), alt.Tooltip("density:Q", format=".2%")],
+    )  # fmt: skip
+    points = base.mark_point(filled=True, size=70, opacity=0.6, color="#0072b2", aria=False)
+    layers = [points]
+    if pick:
+        chosen = base.transform_filter("datum.feature == chosen_feature").mark_point(
+            style="interval", size=260, strokeWidth=3, filled=False, aria=False
+        )
+        layers = [points.add_params(alt.selection_point(name="picked", fields=["feature"], toggle=False)), chosen]
+    chart = alt.layer(*layers, width=440, height=260)
+    return (
+        chart.add_params(*([alt.param(name="chosen_feature", value=-1)] if pick else []))
+        .properties(
+            description=f"{len(shown)} features: share of tokens at which each is active, and AUROC for the concept it tells best."
+        )
+        .configure(**chart_theme())
+    )

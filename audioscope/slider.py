@@ -37,6 +37,17 @@ class Track:
             raise ValueError(f"The strengths of {self.title!r} are {list(self.strengths)}, expected rising ones.")
 
 
+def track_data(track: Track) -> dict[str, Any]:
+    """A track as the slider's script takes it."""
+    return {
+        "title": track.title,
+        "captions": list(track.captions),
+        "strengths": [round(float(s), 4) for s in track.strengths],
+        "sounds": [sound(clip) for clip in track.clips],
+        "seconds": track.clips[0].seconds,
+    }
+
+
 def slider_html(tracks: Sequence[Track], title: str = "", text: str = "", chart: Any = None) -> str:
     """One HTML document with a slider for each track; nothing in it is fetched from elsewhere.
 
@@ -46,16 +57,7 @@ def slider_html(tracks: Sequence[Track], title: str = "", text: str = "", chart:
     """
     if not tracks:
         raise ValueError("A slider page needs at least one track: no clips were kept.")
-    data = [
-        {
-            "title": track.title,
-            "captions": list(track.captions),
-            "strengths": [round(float(s), 4) for s in track.strengths],
-            "sounds": [sound(clip) for clip in track.clips],
-            "seconds": track.clips[0].seconds,
-        }
-        for track in tracks
-    ]
+    data = [track_data(track) for track in tracks]
     picture = Markup(vl_convert.vegalite_to_svg(chart.to_json()) if chart is not None else "")
     body = fill("slider.html", title=title, headed=bool(title), text=text, tracks=tracks, chart=picture)
     return page(

@@ -8,10 +8,11 @@ nnsight's invokes, and every row has its own seeded generator, so a row does not
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import partial
+from itertools import count
 from typing import Any
 
 import nnsight
@@ -145,12 +146,14 @@ def run(
     decode: bool = True,
     negative_prompt: str | None = None,
     latents: Tensor | None = None,
+    on_step: Callable[[int], None] | None = None,
 ) -> Run:
     """Generate all rows in one batch.
 
     Rows that patches need and that are missing run along but are not returned. Hooks live only while this runs, also
-    when it raises. latents: starting noise of all rows, instead of what each seed draws. Raises ValueError for edits that a
-    site cannot take.
+    when it raises. latents: starting noise of all rows, instead of what each seed draws. on_step: called with the number of each
+    step before it is made, and with `steps` before decoding, to show progress; what it raises ends the run. Raises ValueError for
+    edits that a site cannot take.
     """
     packed = with_sources(rows)
     layout = adapter.rows(len(packed), guidance)
@@ -159,7 +162,8 @@ def run(
     if read is not None and read.branch not in layout:
         raise ValueError(f"No {read.branch!r} branch to read at guidance {guidance}: there is {', '.join(layout)}.")
     keep = layout[read.branch][: len(rows)] if read is not None else range(0)
-    leading = adapter.leading(getattr(pipe, adapter.denoiser))
+    denoiser = getattr(pipe, adapter.denoiser)
+    leading = adapter.leading(denoiser)
     if negative_prompt is not None and not adapter.negative:
         raise ValueError(f"negative_prompt is {negative_prompt!r}, but {adapter.pipeline} takes none.")
     call = _call(pipe, adapter, packed, steps, guidance, seconds, negative_prompt)
@@ -184,12 +188,11 @@ def run(
                 kept = values.mean(1) if read.pool else values  # type: ignore[union-attr]
                 reading[site].append((kept.cpu(), values.norm(dim=-1).mean(1).cpu()))
 
-    with _masking(pipe, adapter, sites):
-        if not busy:
-            latents = pipe(**call)[0]
-        else:
-            latents = _traced(pipe, getattr(pipe, adapter.denoiser), busy, call, steps, visit)
+    with _masking(pipe, adapter, sites), _counting(denoiser, on_step):
+        latents = _traced(pipe, denoiser, busy, call, steps, visit) if busy else pipe(**call)[0]
     latents = latents[: len(rows)]
+    if on_step is not None:
+        on_step(steps)
     audio = decoded(pipe, adapter, latents, seconds) if decode else None
     finite = torch.isfinite(latents).flatten(1).all(1).cpu()
     return Run(
@@ -263,6 +266,20 @@ def _masking(pipe: Any, adapter: Adapter, sites: Sites) -> Iterator[None]:
     finally:
         for hook in hooks:
             hook.remove()
+
+
+@contextmanager
+def _counting(denoiser: Any, on_step: Callable[[int], None] | None) -> Iterator[None]:
+    """Call `on_step` with 0, 1, 2, ... before each call of the denoiser, of which every adapter makes one a step."""
+    if on_step is None:
+        yield
+        return
+    number = count()
+    hook = denoiser.register_forward_pre_hook(lambda module, args: on_step(next(number)))
+    try:
+        yield
+    finally:
+        hook.remove()
 
 
 def check(pipe: Any, adapter: Adapter, sites: Sites) -> None:

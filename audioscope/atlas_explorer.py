@@ -1,0 +1,194 @@
+"""The atlas under your hand: choose a cell and hear it clean, corrupted and patched; what was not kept is made while you wait."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import ipywidgets as widgets
+import pandas as pd
+from markupsafe import Markup
+
+from audioscope.atlas import Atlas
+from audioscope.atlas_charts import heatmap, impact_table
+from audioscope.atlas_data import ROLES, name_of
+from audioscope.audio import Clip
+from audioscope.charts import reading
+from audioscope.live import Step
+from audioscope.model import Model, load
+from audioscope.patching import patched_row
+from audioscope.playground import Ear, live_clips
+from audioscope.tracing import Row
+from audioscope.widgets import Explorer, heard, labelled, live_chart, marked, note
+
+
+def model_like(fingerprint: str | None, model: Model | None, what: str) -> Model | None:
+    """The model that made something: the one given, else the shipped `tiny`, if it is that. Raises ValueError for other weights."""
+    if model is None:
+        shipped = Atlas.load().settings["fingerprint"]
+        return load("tiny") if fingerprint == shipped else None
+    if model.fingerprint != fingerprint:
+        raise ValueError(
+            f"{what} is of weights {fingerprint}, not of {model.name!r} ({model.fingerprint}): give the model that it was made with."
+        )
+    return model
+
+
+class AtlasExplorer(Explorer):
+    """What `Atlas.explore` gives. Choose from Python by `concept`, `site` and `pair`, the menus; type into `clean` and `corrupted`."""
+
+    def __init__(self, atlas: Atlas, model: Model | None = None):
+        super().__init__()
+        self.atlas, self.title = atlas, f"Atlas of {name_of(atlas.settings)}"
+        self.model = model_like(atlas.settings.get("fingerprint"), model, "The atlas")
+        self._ear = Ear(self.model) if self.model else None
+        self.impacts = atlas.impacts()
+        self._examples = atlas.examples().set_index("concept") if "row" in atlas.table else pd.DataFrame()
+        direction = atlas.settings.get("direction", "sufficient")
+        self._picture = heatmap(self.impacts, atlas.layer_means(), self.title, direction, pick=True)
+        self.chart = live_chart(self._picture)
+        best = impact_table(self.impacts.assign(impact=self.impacts["impact"].where(self.impacts["defined"]))).stack().idxmax()
+        self.concept = labelled(widgets.Dropdown, "Concept", "220px", options=atlas.concepts, value=best[0])
+        layers = [(f"{site.layer}: {site.path}", site.path) for site in atlas.sites]
+        self.site = labelled(widgets.Dropdown, "Layer", "480px", options=layers, value=best[1])
+        self.pair = labelled(widgets.Dropdown, "Pair", "150px", options=[])
+        self.clean = labelled(widgets.Text, "Clean prompt", "100%", continuous_update=False)
+        self.corrupted = labelled(widgets.Text, "Corrupted prompt", "100%", continuous_update=False)
+        self.facts = note()
+        self.sounds.label = "clean, corrupted and patched"
+        wide = widgets.Box([self.chart], layout=widgets.Layout(overflow="auto"))
+        menus = widgets.HBox([self.concept, self.site, self.pair], layout=widgets.Layout(flex_flow="row wrap"))
+        self.children = (wide, menus, self.facts, self.clean, self.corrupted, self.sounds)
+        self._loading = False  # while the menus are set together
+        self._chosen()
+        self.wait()
+        self.chart.selections.observe(self._picked, "picked")
+        self.concept.observe(self._chosen, "value")
+        self.site.observe(lambda change: self._hear(), "value")
+        self.pair.observe(lambda change: self._paired(), "value")
+        for text in (self.clean, self.corrupted):
+            text.observe(lambda change: self._hear(typed=True), "value")
+
+    def _picked(self, change: Any) -> None:
+        """A click in the heatmap."""
+        if change["new"].value and (cell := change["new"].value[0]):
+            self._set(self.concept, cell["concept"])
+            self._set(self.site, cell["site"])
+            self._chosen()
+
+    def _set(self, control: Any, value: Any) -> None:
+        """Change a control without what would follow from it."""
+        before, self._loading = self._loading, True
+        control.value = value
+        self._loading = before
+
+    def _units(self) -> pd.DataFrame:
+        """The pairs and seeds of the chosen concept, with their prompts."""
+        if "row" not in self.atlas.table:
+            return pd.DataFrame()
+        table = self.atlas.table
+        rows = table[(table["concept"] == self.concept.value) & (table["scored"] == self.concept.value)]
+        return rows.drop_duplicates(["pair", "seed"]).reset_index(drop=True)
+
+    def _chosen(self, change: Any = None) -> None:
+        """Another concept: its pairs, of which the example comes first."""
+        if self._loading:
+            return
+        units = self._units()
+        before, self._loading = self._loading, True
+        self.pair.options = [(f"{row.pair}, seed {row.seed}", (int(row.pair), int(row.seed))) for row in units.itertuples()]
+        if self.concept.value in self._examples.index:
+            example = self._examples.loc[self.concept.value]
+            self.pair.value = (int(example["pair"]), int(example["seed"]))
+        self._loading = before
+        self._paired()
+
+    def _paired(self) -> None:
+        """Another pair: its prompts."""
+        if self._loading:
+            return
+        if self.pair.value is not None:
+            units = self._units()
+            pair, seed = self.pair.value
+            unit = units[(units["pair"] == pair) & (units["seed"] == seed)].iloc[0]
+            self._set(self.clean, str(unit["clean_prompt"]))
+            self._set(self.corrupted, str(unit["corrupted_prompt"]))
+        self._hear()
+
+    def _hear(self, typed: bool = False) -> None:
+        """Show and make heard what is chosen: from files where it was kept, else made now."""
+        if self._loading:
+            return
+        concept, site = self.concept.value, self.site.value
+        self.chart.params.chosen_concept, self.chart.params.chosen_site = concept, site
+        settings = self.atlas.settings
+        row = self.impacts[(self.impacts["concept"] == concept) & (self.impacts["site"] == site)].iloc[0]
+        impact = reading(row["impact"] if row["defined"] else float("nan"), row["low"], row["high"])
+        clean, corrupted = self.clean.value, self.corrupted.value
+        text = Markup("<p><b>{}</b> in layer {}: impact <b>{}</b>{} <span class='quiet'>{}</span></p>").format(
+            concept, row["layer"], impact, "" if pd.isna(row["control"]) else f", control {row['control']:.2f}", site
+        )
+        if clean:
+            text += Markup("<p class='quiet'>clean: {}<br>corrupted: {}</p>").format(
+                marked(clean, corrupted), marked(corrupted, clean)
+            )
+        self.facts.value = str(Markup("<div class='audioscope'>{}</div>").format(text))
+        if self.pair.value is None:
+            self.live.cancel()
+            self.sounds.show([])
+            return self.sounds.say("Published as numbers: there are no clips of it.")
+        files = {} if typed else self._files(site)
+        if len(files) == 3:
+            self.live.cancel()
+            return self._show([Clip.load(self.atlas.folder / file) for file in files.values()])
+        if self.model is None:
+            self.live.cancel()
+            self.sounds.show([])
+            return self.sounds.say(
+                "The clips of this cell were not kept: give the model, atlas.explore(model), to make them now."
+            )
+        model = self.model
+        unit = {"clean": clean, "corrupted": corrupted, "seed": self.pair.value[1]}
+        where = next(s for s in self.atlas.sites if s.path == site)
+        rows = [Row(clean, unit["seed"]), Row(corrupted, unit["seed"]), patched_row(settings, unit, where)]
+        run = {name: settings[name] for name in ("steps", "guidance", "seconds", "negative_prompt") if name in settings}
+
+        def job(step: Step) -> list[Clip]:
+            for name, prompt in (("clean", clean), ("corrupted", corrupted)):
+                if not prompt.strip():
+                    raise ValueError(f"The {name} prompt is empty.")
+            return live_clips(model, rows, run, step)
+
+        return self.ask(job, self._show)
+
+    def _files(self, site: str) -> dict[str, str]:
+        """The files of the chosen cell and pair, by row; only those that are there."""
+        table, (pair, seed) = self.atlas.table, self.pair.value
+        rows = table[
+            (table["concept"] == self.concept.value)
+            & (table["scored"] == self.concept.value)
+            & (table["pair"] == pair)
+            & (table["seed"] == seed)
+        ]
+        rows = rows[(rows["row"] != "patched") | (rows["site"] == site)].set_index("row")["clip"].astype(str)
+        kept = {name: rows[name] for name in ("clean", "corrupted", "patched") if rows.get(name)}
+        return {name: file for name, file in kept.items() if (self.atlas.folder / file).is_file()}
+
+    def _show(self, clips: list[Clip]) -> None:
+        settings = self.atlas.settings
+        said = self._ear(clips, (self.concept.value,)) if self._ear else [""] * 3
+        texts = (self.clean.value, self.corrupted.value, ROLES[settings["patch"], settings["direction"]])
+        captions = [f"{text}. {score}" if score else text for text, score in zip(texts, said, strict=True)]
+        layer = next(s.layer for s in self.atlas.sites if s.path == self.site.value)
+        names = ("clean", "corrupted", f"patched at layer {layer}")
+        # who listens to one of the three goes on with it in the next cell
+        version = self.sounds.version if self.sounds.sounds else 2
+        self.sounds.show([heard(*each) for each in zip(clips, names, captions, strict=True)], version)
+        unknown = self.model.unknown_words(f"{self.clean.value} {self.corrupted.value}") if self.model else []
+        self.sounds.say(f"{settings['model']} never saw these words: {', '.join(unknown)}." if unknown else "")
+
+    def still_parts(self) -> dict[str, Any]:
+        where = f"{self.concept.value} at {self.site.value}"
+        return {"chart": self._picture, "text": f"Chosen: {where}.", "clips": self.sounds.sounds}
+
+    def __repr__(self) -> str:
+        return f"AtlasExplorer({name_of(self.atlas.settings)}: {self.concept.value} at {self.site.value})\n{self.atlas!r}"

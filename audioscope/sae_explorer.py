@@ -1,0 +1,194 @@
+"""The features of an SAE under your hand: search them, hear where one fires, and turn it while the model answers."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import ipywidgets as widgets
+import numpy as np
+import pandas as pd
+import torch
+
+from audioscope.atlas_explorer import model_like
+from audioscope.audio import Clip
+from audioscope.edits import SAEEdit
+from audioscope.feature_pages import FeatureClips, best_features, feature_clips, figure
+from audioscope.features import settings_like
+from audioscope.live import Step
+from audioscope.model import Model
+from audioscope.playground import Ear, live_clips
+from audioscope.sae import SAE
+from audioscope.sae_charts import features_chart
+from audioscope.streams import held_out_prompts
+from audioscope.tracing import Row
+from audioscope.widgets import Explorer, Sounds, heard, labelled, live_chart, note
+
+SEARCHED = 32  # prompts whose clips are searched
+BATCH = 16  # of them at a time
+CLIPS = 3  # shown of a feature
+LARGEST = 4.0  # times its strongest activation: the end of the slider that sets a feature
+SCALES = (0.0, 5.0)
+
+
+class SAEExplorer(Explorer):
+    """What `SAE.explore` gives. Choose from Python by `feature`, search by `words`; `prompt`, `do` and `amount` turn it."""
+
+    def __init__(self, sae: SAE, model: Model | None = None):
+        super().__init__()
+        self.sae, self.title = sae, f"Features of {sae.facts.get('site', 'an SAE')}"
+        self.model = model_like(sae.facts.get("fingerprint"), model, "The SAE")
+        self._ear = None if self.model is None else Ear(self.model)
+        self._found: FeatureClips | None = None
+        self._quiet = False  # while controls are set together
+        self._table = feature_table(sae)
+        self._picture = features_chart(self._table, pick=True)
+        self.chart = live_chart(self._picture)
+        self.words = labelled(widgets.Text, "Search", "320px", placeholder="a concept or a number", continuous_update=True)
+        self.feature = widgets.Select(description="Feature", rows=9, layout=widgets.Layout(width="320px"))
+        self.facts = note()
+        self.prompt = labelled(widgets.Text, "Prompt", "100%", continuous_update=False)
+        self.seed = labelled(widgets.BoundedIntText, "Seed", "150px", min=0, max=2**31 - 1)
+        self.do = labelled(widgets.Dropdown, "Do", "240px", options=[("scale it", "scale"), ("set it everywhere", "set")])
+        self.amount = labelled(widgets.FloatSlider, "Times", "100%", value=2.0, min=SCALES[0], max=SCALES[1], step=0.25)
+        self.fires = Sounds(label="clips in which the feature fires")
+        self.sounds.label = "as it is, and with the feature turned"
+        flow = widgets.Layout(flex_flow="row wrap")
+        self.children = (
+            widgets.HBox([self.chart, widgets.VBox([self.words, self.feature])], layout=flow), self.facts, self.fires,
+            self.prompt, widgets.HBox([self.seed, self.do], layout=flow), self.amount, self.sounds,
+        )  # fmt: skip
+        self._search()
+        self._chosen()
+        self.wait(600)
+        self.words.observe(self._search, "value")
+        self.feature.observe(self._chosen, "value")
+        self.chart.selections.observe(self._picked, "picked")
+        self.do.observe(self._ranged, "value")
+        for control in (self.prompt, self.seed, self.amount):
+            control.observe(self._turned, "value")
+
+    def _search(self, change: Any = None) -> None:
+        """The list keeps the features that hold every word."""
+        words = self.words.value.lower().split()
+        texts = {
+            row.feature: f"{row.feature}: {row.concept} {row.auroc:.2f}" if row.concept else f"{row.feature}"
+            for row in self._table.itertuples()
+        }
+        found = [(text, feature) for feature, text in texts.items() if all(word in text.lower() for word in words)]
+        kept = [feature for _, feature in found]
+        before = self.feature.value
+        if kept and before in kept:  # what is heard stays
+            self.feature.unobserve(self._chosen, "value")
+            self.feature.options, self.feature.value = found, before
+            self.feature.observe(self._chosen, "value")
+        else:
+            self.feature.options = found
+            self.feature.value = kept[0] if kept else None
+
+    def _picked(self, change: Any) -> None:
+        """A click in the chart."""
+        if change["new"].value:
+            self.words.value = ""
+            self.feature.value = int(change["new"].value[0]["feature"])
+
+    def _chosen(self, change: Any = None) -> None:
+        """Another feature: where it fires, and one of those clips with it turned."""
+        if self.feature.value is None:
+            return
+        number = int(self.feature.value)
+        self.chart.params.chosen_feature = number
+        row = self._table.set_index("feature").loc[number]
+        told = (
+            f"tells {row['concept']} best (AUROC {row['auroc']:.2f})" if row["concept"] else "tells none of the scored concepts"
+        )
+        self.facts.value = note(f"Feature {number} {told}; active at {row['density']:.2%} of held-out tokens.").value
+        if self.model is None:
+            return self.sounds.say("Give the model, sae.explore(model), to hear the features.")
+        self.ask(lambda step: self._both(number, step), self._show_both)
+
+    def _both(self, number: int, step: Step) -> Any:
+        found = self._searched(step)
+        top = found.top(number, CLIPS)
+        strongest = float(found.active[:, :, number].max())
+        fires = []
+        for i in top:
+            drawn = figure(found.clips[i], found.active[i, :, number], strongest, "", "")
+            fires.append({**drawn, "name": found.clips[i].prompt, "caption": drawn["said"]})
+        first = found.clips[top[0]] if top else found.clips[0]
+        return number, fires, first, self._turn(number, first.prompt, first.seed or 0, step)
+
+    def _show_both(self, made: Any) -> None:
+        number, fires, first, turned = made
+        self.fires.show(fires)
+        self.fires.say("" if fires else f"Feature {number} fires in none of the {SEARCHED} clips that were searched.")
+        self._quiet = True
+        self.prompt.value, self.seed.value = first.prompt, first.seed or 0
+        self._quiet = False
+        self._show(turned)
+
+    def _ranged(self, change: Any = None) -> None:
+        """What is done decides what the slider means."""
+        self._quiet = True
+        scale = self.do.value == "scale"
+        self.amount.description = "Times" if scale else "To, times its strongest activation"
+        self.amount.max = SCALES[1] if scale else LARGEST
+        self._quiet = False
+        self._turned()
+
+    def _turned(self, change: Any = None) -> None:
+        if self._quiet or self.model is None or self.feature.value is None:
+            return
+        wish = int(self.feature.value), self.prompt.value.strip(), int(self.seed.value)
+        self.ask(lambda step: self._turn(*wish, step), self._show)
+
+    def _turn(self, number: int, prompt: str, seed: int, step: Step) -> list[dict[str, Any]]:
+        """The clip as it is, and with the feature turned."""
+        assert self.model is not None and self._ear is not None
+        if not prompt:
+            raise ValueError("The prompt is empty.")
+        do, amount = self.do.value, float(self.amount.value)
+        value = amount if do == "scale" else amount * float(self._searched(step).active[:, :, number].max())
+        settings = settings_like(self.model, [self.sae], {})
+        rows = [Row(prompt, seed), Row(prompt, seed, (SAEEdit(self.sae, (number,), do, value),))]
+        clips = live_clips(self.model, rows, settings, step)
+        names = ["as it is", f"feature {number} {'times' if do == 'scale' else 'set to'} {value:.2g}"]
+        return [heard(*each) for each in zip(clips, names, self._ear(clips, self._concepts(number)), strict=True)]
+
+    def _concepts(self, number: int) -> tuple[str, ...]:
+        concept = self._table.set_index("feature").loc[number, "concept"]
+        return (concept,) if concept else ()
+
+    def _show(self, turned: list[dict[str, Any]]) -> None:
+        self.sounds.show(turned, self.sounds.version if self.sounds.sounds else 1)
+        failed = not self.sae.report.get("passes", False)
+        self.sounds.say("This SAE does not pass its gate: its features may not mean what they seem to." if failed else "")
+
+    def _searched(self, step: Step) -> FeatureClips:
+        """The clips in which features are looked for, made once."""
+        if self._found is None:
+            assert self.model is not None
+            prompts, parts = held_out_prompts(SEARCHED), []
+            for start in range(0, len(prompts), BATCH):
+                step(start / len(prompts))
+                seeds = range(start, min(start + BATCH, len(prompts)))
+                parts.append(feature_clips(self.sae, self.model, prompts[start : start + BATCH], seeds=seeds, progress=False))
+            clips: list[Clip] = [clip for part in parts for clip in part.clips]
+            self._found = FeatureClips(clips, torch.cat([part.active for part in parts]), parts[0].settings)
+        return self._found
+
+    def still_parts(self) -> dict[str, Any]:
+        text = f"Feature {self.feature.value}: where it fires, then as it is and turned."
+        return {"chart": self._picture, "text": text, "clips": [*self.fires.sounds, *self.sounds.sounds]}
+
+    def __repr__(self) -> str:
+        return f"SAEExplorer(feature {self.feature.value} of {self.sae!r})"
+
+
+def feature_table(sae: SAE) -> pd.DataFrame:
+    """One row per feature: feature, concept that it tells best ("" for none), auroc, density; those that tell best first."""
+    best = best_features(sae, 10**6).drop_duplicates("feature").set_index("feature")
+    density = np.asarray(sae.report.get("density", [np.nan] * sae.d_sae), float)
+    table = pd.DataFrame({"feature": range(sae.d_sae), "density": density})
+    table["concept"] = table["feature"].map(best["concept"]).fillna("")
+    table["auroc"] = table["feature"].map(best["auroc"]).astype(float)
+    return table.sort_values(["auroc", "feature"], ascending=[False, True], na_position="last", ignore_index=True)

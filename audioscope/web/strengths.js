@@ -1,0 +1,36 @@
+// A strength slider in a notebook, over clips that were made before: the same as on the pages, told to Python.
+import { hush } from "audioscope/player.js";
+import { Slider } from "audioscope/slider.js";
+
+function render({ model, el }) {
+  el.classList.add("audioscope");
+  el.dataset.lmSuppressShortcuts = "true"; // else JupyterLab takes keys that are meant for the slider
+  el.innerHTML = model.get("_controls"); // our own template, in which all text is escaped
+  const slider = new Slider(el);
+  const set = () => {
+    const tracks = model.get("tracks");
+    el.hidden = !tracks.length;
+    if (tracks.length) slider.set(tracks, model.get("track"), tracks[0].seconds);
+    else hush();
+  };
+  const told = () => {
+    if (model.get("place") === slider.place) return;
+    model.set("place", slider.place);
+    model.save_changes();
+  };
+  const follow = () => {
+    if (!model.get("tracks").length || model.get("place") === slider.place) return;
+    slider.range.value = model.get("place");
+    slider.show();
+  };
+  slider.addEventListener("input", told);
+  const wires = { tracks: set, track: () => slider.tracks && slider.choose(model.get("track")), place: follow };
+  for (const [name, work] of Object.entries(wires)) model.on(`change:${name}`, work);
+  set();
+  return () => {
+    for (const [name, work] of Object.entries(wires)) model.off(`change:${name}`, work);
+    slider.player.pause();
+  };
+}
+
+export default { render };

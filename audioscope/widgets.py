@@ -1,0 +1,175 @@
+"""What explorers in JupyterLab are made of: clips to compare, a strength slider, and the frame that holds them and their live work."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Sequence
+from html import escape
+from typing import Any
+
+import altair as alt
+import anywidget
+import ipywidgets as widgets
+import traitlets
+import vl_convert
+from markupsafe import Markup
+
+from audioscope.audio import Clip
+from audioscope.live import Live, Step
+from audioscope.page import data_uri, fill, framed, page, sound, web
+
+
+def module(name: str) -> str:
+    """A script of audioscope/web as one ES module: what it imports stands in it as addresses, so all widgets share one player."""
+    return re.sub(
+        r'"audioscope/([\w.]+)"', lambda found: f'"{data_uri("text/javascript", module(found[1]).encode())}"', web(name)
+    )
+
+
+def heard(clip: Clip, name: str, caption: str = "", **more: Any) -> dict[str, Any]:
+    """One clip for `Sounds`; name and caption may hold any characters."""
+    return {"name": name, "caption": caption, "seconds": round(clip.seconds, 3), **sound(clip), **more}
+
+
+class Sounds(anywidget.AnyWidget):
+    """Clips that play in phase at equal loudness, of which one is heard; and the progress of making the next ones.
+
+    sounds: as `heard` gives. version: the number of the one that is heard. playing: whether it plays. progress: 0 to 1, or
+    -1 where nothing is made. message: what is said beside the button, as an error if failed. cancelled: counts presses of Cancel.
+    """
+
+    _esm = module("sounds.js")
+    _css = web("widget.css")
+    label = traitlets.Unicode("clips").tag(sync=True)
+    sounds: Any = traitlets.List().tag(sync=True)
+    version = traitlets.Int(0).tag(sync=True)
+    playing = traitlets.Bool(False).tag(sync=True)
+    progress = traitlets.Float(-1.0).tag(sync=True)
+    message = traitlets.Unicode("").tag(sync=True)
+    failed = traitlets.Bool(False).tag(sync=True)
+    cancelled = traitlets.Int(0).tag(sync=True)
+
+    def say(self, message: str, failed: bool = False) -> None:
+        self.failed, self.message = failed, message
+
+    def show(self, sounds: Sequence[dict[str, Any]], version: int = 0) -> None:
+        """New clips; where the old ones play, these go on at the same place."""
+        with self.hold_sync():
+            self.sounds, self.version = list(sounds), version
+
+
+class StrengthSlider(anywidget.AnyWidget):
+    """A slider over clips of rising strength, cross-faded in phase. tracks: as `audioscope.slider.track_data` gives; track: the one
+    that is heard; place: where the slider stands, in clips from the first."""
+
+    _esm = module("strengths.js")
+    _css = web("widget.css")
+    tracks: Any = traitlets.List().tag(sync=True)
+    track = traitlets.Int(0).tag(sync=True)
+    place = traitlets.Float(0.0).tag(sync=True)
+    _controls = traitlets.Unicode("").tag(sync=True)
+
+    def __init__(self, **keywords: Any):
+        super().__init__(_controls=str(fill("controls.html", track={"strengths": [0, 1], "title": "steering"})), **keywords)
+
+
+# Where JupyterLab shows the live widget, its still picture is put away; where there is no kernel, the widget's empty place is.
+QUIET = """<style>
+.jp-OutputArea-child:has(.audioscope-still):has(~ .jp-OutputArea-child .audioscope-live) { display: none; }
+.jp-OutputArea-child:has(.audioscope-still) ~ .jp-OutputArea-child:has(.jupyter-widgets:not(:has(*))) { display: none; }
+</style>"""
+
+
+class Explorer(widgets.VBox):
+    """Widgets around clips and a thread that makes new ones. A subclass fills `children` and draws `still_parts`.
+
+    In a notebook it is shown twice: as a still picture with players, which is what a page without a kernel keeps, and live.
+    """
+
+    title = "Explorer"
+
+    def __init__(self, **keywords: Any):
+        super().__init__(**keywords)
+        self.add_class("audioscope-live")
+        self.sounds = Sounds()
+        self.live = Live(self._told, self._failed)
+        self.sounds.observe(lambda change: self.cancel(), "cancelled")
+
+    def ask(self, job: Callable[[Step], Any], done: Callable[[Any], None]) -> None:
+        """Do a job in the thread, instead of one that was asked for before; `done` gets its result."""
+        self.sounds.say("making ...")
+        self.live.ask(job, done)
+
+    def cancel(self) -> None:
+        """Stop what is being made; what was there stays."""
+        self.live.cancel()
+        self.sounds.say("cancelled")
+
+    def wait(self, seconds: float = 60.0) -> bool:
+        """Wait until nothing is being made; whether that came true in time. For scripts and tests."""
+        return self.live.wait(seconds)
+
+    def _told(self, share: float | None) -> None:
+        self.sounds.progress = -1.0 if share is None else share
+
+    def _failed(self, error: Exception) -> None:
+        self.sounds.say(f"{type(error).__name__}: {error}", failed=True)
+
+    def still_parts(self) -> dict[str, Any]:
+        """What the picture without a kernel shows: text, chart (altair) and clips (as for `Sounds`), each if there is one."""
+        return {"clips": self.sounds.sounds}
+
+    def still(self) -> Any:
+        """The explorer as it stands, without a kernel: chart, facts and players, in a frame of its own."""
+        parts = {"text": "", "chart": None, "clips": []} | self.still_parts()
+        picture = Markup(vl_convert.vegalite_to_svg(parts["chart"].to_json())) if parts["chart"] is not None else ""
+        body = fill("still.html", title=self.title, text=parts["text"], chart=picture, clips=parts["clips"])
+        rows = -(-len(parts["clips"]) // 3)
+        height = 110 + 230 * rows + (chart_height(picture) if picture else 0)
+        return framed(self.title, page("features", self.title, body, style="main { padding: 8px; }"), height)
+
+    def close(self) -> None:
+        self.live.cancel()
+        super().close()
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}({self.title})"
+
+    def _ipython_display_(self) -> None:
+        from IPython.display import display
+
+        still = f'{QUIET}<div class="audioscope-still">{self.still().data}</div>'
+        display({"text/html": still, "text/plain": repr(self)}, raw=True)
+        display(super()._repr_mimebundle_(), raw=True)
+
+
+def chart_height(svg: str) -> int:
+    """The height in px that an SVG picture asks for."""
+    found = re.search(r'<svg[^>]*\bheight="([\d.]+)"', svg)
+    return round(float(found[1])) + 30 if found else 300
+
+
+def live_chart(chart: Any) -> alt.JupyterChart:
+    """An altair chart as a widget that needs no network."""
+    alt.JupyterChart.enable_offline()
+    return alt.JupyterChart(chart, embed_options={"actions": False, "renderer": "svg"})
+
+
+def labelled(kind: type, name: str, width: str = "380px", **values: Any) -> Any:
+    """An ipywidget with a label that is not cut."""
+    return kind(description=name, layout=widgets.Layout(width=width), style={"description_width": "initial"}, **values)
+
+
+def note(text: str | Markup = "") -> widgets.HTML:
+    """A line of text; plain text is escaped."""
+    return widgets.HTML(str(Markup("<div class='audioscope'>{}</div>").format(text)))
+
+
+def marked(prompt: str, other: str) -> Markup:
+    """A prompt with the words that another lacks underlined."""
+    from audioscope.atlas_data import swapped
+
+    there = set(swapped(prompt, other))
+    return Markup(" ").join(
+        Markup("<mark>{}</mark>").format(word) if i in there else Markup(escape(word)) for i, word in enumerate(prompt.split())
+    )
