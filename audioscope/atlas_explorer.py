@@ -18,7 +18,7 @@ from audioscope.model import Model, load
 from audioscope.patching import patched_row
 from audioscope.playground import Ear, live_clips
 from audioscope.tracing import Row
-from audioscope.widgets import Explorer, heard, labelled, live_chart, marked, note
+from audioscope.widgets import Explorer, heard, labelled, live_chart, marked, note, set_params
 
 
 def model_like(fingerprint: str | None, model: Model | None, what: str) -> Model | None:
@@ -45,8 +45,8 @@ class AtlasExplorer(Explorer):
         self._examples = atlas.examples().set_index("concept") if "row" in atlas.table else pd.DataFrame()
         direction = atlas.settings.get("direction", "sufficient")
         self._picture = heatmap(self.impacts, atlas.layer_means(), self.title, direction, pick=True)
-        self.chart = live_chart(self._picture)
         best = impact_table(self.impacts.assign(impact=self.impacts["impact"].where(self.impacts["defined"]))).stack().idxmax()
+        self.chart = live_chart(self._now(*best))
         self.concept = labelled(widgets.Dropdown, "Concept", "220px", options=atlas.concepts, value=best[0])
         layers = [(f"{site.layer}: {site.path}", site.path) for site in atlas.sites]
         self.site = labelled(widgets.Dropdown, "Layer", "480px", options=layers, value=best[1])
@@ -67,6 +67,10 @@ class AtlasExplorer(Explorer):
         self.pair.observe(lambda change: self._paired(), "value")
         for text in (self.clean, self.corrupted):
             text.observe(lambda change: self._hear(typed=True), "value")
+
+    def _now(self, concept: str, site: str) -> Any:
+        """The heatmap with a chosen cell."""
+        return set_params(self._picture, chosen_concept=concept, chosen_site=site)
 
     def _picked(self, change: Any) -> None:
         """A click in the heatmap."""
@@ -99,6 +103,8 @@ class AtlasExplorer(Explorer):
         if self.concept.value in self._examples.index:
             example = self._examples.loc[self.concept.value]
             self.pair.value = (int(example["pair"]), int(example["seed"]))
+        elif len(units):
+            self.pair.index = 0
         self._loading = before
         self._paired()
 
@@ -119,7 +125,8 @@ class AtlasExplorer(Explorer):
         if self._loading:
             return
         concept, site = self.concept.value, self.site.value
-        self.chart.params.chosen_concept, self.chart.params.chosen_site = concept, site
+        self.chart.params.set_trait("chosen_concept", concept)
+        self.chart.params.set_trait("chosen_site", site)
         settings = self.atlas.settings
         row = self.impacts[(self.impacts["concept"] == concept) & (self.impacts["site"] == site)].iloc[0]
         impact = reading(row["impact"] if row["defined"] else float("nan"), row["low"], row["high"])
@@ -150,7 +157,9 @@ class AtlasExplorer(Explorer):
         unit = {"clean": clean, "corrupted": corrupted, "seed": self.pair.value[1]}
         where = next(s for s in self.atlas.sites if s.path == site)
         rows = [Row(clean, unit["seed"]), Row(corrupted, unit["seed"]), patched_row(settings, unit, where)]
-        run = {name: settings[name] for name in ("steps", "guidance", "seconds", "negative_prompt") if name in settings}
+        run: dict[str, Any] = {
+            name: settings[name] for name in ("steps", "guidance", "seconds", "negative_prompt") if name in settings
+        }
 
         def job(step: Step) -> list[Clip]:
             for name, prompt in (("clean", clean), ("corrupted", corrupted)):
@@ -188,7 +197,7 @@ class AtlasExplorer(Explorer):
 
     def still_parts(self) -> dict[str, Any]:
         where = f"{self.concept.value} at {self.site.value}"
-        return {"chart": self._picture, "text": f"Chosen: {where}.", "clips": self.sounds.sounds}
+        return {"chart": self._now(self.concept.value, self.site.value), "text": f"Chosen: {where}.", "clips": self.sounds.sounds}
 
     def __repr__(self) -> str:
         return f"AtlasExplorer({name_of(self.atlas.settings)}: {self.concept.value} at {self.site.value})\n{self.atlas!r}"

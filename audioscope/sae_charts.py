@@ -110,7 +110,7 @@ def features_chart(table: pd.DataFrame, pick: bool = False) -> alt.LayerChart:
     """
     shown = table[table["density"] > 0].round({"auroc": 4, "density": 6})
     base = alt.Chart(shown).encode(
-        x=alt.X("density:Q", title="share of tokens at which it is active", scale=alt.Scale(type="log"), axis=alt.Axis(format="~%")),
+        x=alt.X("density:Q", title="share of tokens at which it is active", scale=alt.Scale(type="log"), axis=alt.Axis(format="~%", values=[10.0**n for n in range(-5, 1)])),
         y=alt.Y("auroc:Q", title="AUROC for its best concept", scale=alt.Scale(zero=False)),
         tooltip=["feature:O", "concept:N", alt.Tooltip("auroc:Q", format=".3f"), alt.Tooltip("density:Q", format=".2%")],
     )  # fmt: skip

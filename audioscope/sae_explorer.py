@@ -21,13 +21,13 @@ from audioscope.sae import SAE
 from audioscope.sae_charts import features_chart
 from audioscope.streams import held_out_prompts
 from audioscope.tracing import Row
-from audioscope.widgets import Explorer, Sounds, heard, labelled, live_chart, note
+from audioscope.widgets import Explorer, Sounds, heard, labelled, live_chart, note, set_params
 
 SEARCHED = 32  # prompts whose clips are searched
 BATCH = 16  # of them at a time
 CLIPS = 3  # shown of a feature
 LARGEST = 4.0  # times its strongest activation: the end of the slider that sets a feature
-SCALES = (0.0, 5.0)
+LARGEST_SCALE = 8.0
 
 
 class SAEExplorer(Explorer):
@@ -42,14 +42,18 @@ class SAEExplorer(Explorer):
         self._quiet = False  # while controls are set together
         self._table = feature_table(sae)
         self._picture = features_chart(self._table, pick=True)
-        self.chart = live_chart(self._picture)
+        self.chart = live_chart(self._now(int(self._table["feature"].iloc[0])))
         self.words = labelled(widgets.Text, "Search", "320px", placeholder="a concept or a number", continuous_update=True)
         self.feature = widgets.Select(description="Feature", rows=9, layout=widgets.Layout(width="320px"))
         self.facts = note()
         self.prompt = labelled(widgets.Text, "Prompt", "100%", continuous_update=False)
         self.seed = labelled(widgets.BoundedIntText, "Seed", "150px", min=0, max=2**31 - 1)
-        self.do = labelled(widgets.Dropdown, "Do", "240px", options=[("scale it", "scale"), ("set it everywhere", "set")])
-        self.amount = labelled(widgets.FloatSlider, "Times", "100%", value=2.0, min=SCALES[0], max=SCALES[1], step=0.25)
+        self.do = labelled(
+            widgets.Dropdown, "Do", "240px", options=[("set it everywhere", "set"), ("scale it where it fires", "scale")]
+        )
+        self.amount = labelled(
+            widgets.FloatSlider, "To, times its strongest activation", "100%", value=2.0, min=0.0, max=LARGEST, step=0.25
+        )
         self.fires = Sounds(label="clips in which the feature fires")
         self.sounds.label = "as it is, and with the feature turned"
         flow = widgets.Layout(flex_flow="row wrap")
@@ -66,6 +70,10 @@ class SAEExplorer(Explorer):
         self.do.observe(self._ranged, "value")
         for control in (self.prompt, self.seed, self.amount):
             control.observe(self._turned, "value")
+
+    def _now(self, feature: int | None) -> Any:
+        """The chart with a chosen feature."""
+        return set_params(self._picture, chosen_feature=-1 if feature is None else int(feature))
 
     def _search(self, change: Any = None) -> None:
         """The list keeps the features that hold every word."""
@@ -92,11 +100,11 @@ class SAEExplorer(Explorer):
             self.feature.value = int(change["new"].value[0]["feature"])
 
     def _chosen(self, change: Any = None) -> None:
-        """Another feature: where it fires, and one of those clips with it turned."""
+        """Another feature: where it fires, and a clip in which it does not, with it turned."""
         if self.feature.value is None:
             return
         number = int(self.feature.value)
-        self.chart.params.chosen_feature = number
+        self.chart.params.set_trait("chosen_feature", number)
         row = self._table.set_index("feature").loc[number]
         told = (
             f"tells {row['concept']} best (AUROC {row['auroc']:.2f})" if row["concept"] else "tells none of the scored concepts"
@@ -114,7 +122,7 @@ class SAEExplorer(Explorer):
         for i in top:
             drawn = figure(found.clips[i], found.active[i, :, number], strongest, "", "")
             fires.append({**drawn, "name": found.clips[i].prompt, "caption": drawn["said"]})
-        first = found.clips[top[0]] if top else found.clips[0]
+        first = found.clips[int(found.active[:, :, number].mean(1).argmin())]  # where turning it up is heard best
         return number, fires, first, self._turn(number, first.prompt, first.seed or 0, step)
 
     def _show_both(self, made: Any) -> None:
@@ -131,7 +139,7 @@ class SAEExplorer(Explorer):
         self._quiet = True
         scale = self.do.value == "scale"
         self.amount.description = "Times" if scale else "To, times its strongest activation"
-        self.amount.max = SCALES[1] if scale else LARGEST
+        self.amount.max = LARGEST_SCALE if scale else LARGEST
         self._quiet = False
         self._turned()
 
@@ -178,7 +186,7 @@ class SAEExplorer(Explorer):
 
     def still_parts(self) -> dict[str, Any]:
         text = f"Feature {self.feature.value}: where it fires, then as it is and turned."
-        return {"chart": self._picture, "text": text, "clips": [*self.fires.sounds, *self.sounds.sounds]}
+        return {"chart": self._now(self.feature.value), "text": text, "clips": [*self.fires.sounds, *self.sounds.sounds]}
 
     def __repr__(self) -> str:
         return f"SAEExplorer(feature {self.feature.value} of {self.sae!r})"

@@ -22,7 +22,7 @@ from audioscope.playground import live_clips
 from audioscope.slider import Track, track_data
 from audioscope.tracing import Row
 from audioscope.vectors import SteeringVector
-from audioscope.widgets import Explorer, StrengthSlider, labelled, live_chart, note
+from audioscope.widgets import Explorer, StrengthSlider, labelled, live_chart, note, set_params
 
 
 class SteeringExplorer(Explorer):
@@ -49,6 +49,7 @@ class SteeringExplorer(Explorer):
         self.prompt = labelled(widgets.Dropdown, "Prompt", "100%", options=options)
         self.strength = StrengthSlider()
         self.facts = note()
+        self._place: dict[str, float] = {}  # on the curve
         self._tracks: dict[tuple[str, int], Track] = {}
         self.children = (self.chart, self.way, self.prompt, self.strength, self.facts, self.sounds)
         self._chosen()
@@ -120,8 +121,10 @@ class SteeringExplorer(Explorer):
         strengths = self.strength.tracks[0]["strengths"]
         strength = float(np.interp(self.strength.place, range(len(strengths)), strengths))
         score, distance = (float(np.interp(strength, curve["alpha"], curve[name])) for name in ("score", "lpaps"))
-        self.chart.params.now_distance, self.chart.params.now_score = distance * float(np.sign(strength)), score
-        text = f"Strength {strength:+.2f}: score {score:+.2f} at distance {distance:.3f}, mean over {self._curves.attrs.get('prompts', self.sweep.table['prompt'].nunique())} prompts."
+        self._place = {"now_distance": distance * float(np.sign(strength)), "now_score": score}
+        for name, value in self._place.items():
+            self.chart.params.set_trait(name, value)
+        text = f"Strength {strength:+.2f}: score {score:+.2f} at distance {distance:.3f}, mean over {self.sweep.table['prompt'].nunique()} prompts."
         self.facts.value = note(text.replace("-", "−")).value
 
     def still_parts(self) -> dict[str, Any]:
@@ -134,7 +137,7 @@ class SteeringExplorer(Explorer):
                     {"name": name, "caption": track["captions"][number], "seconds": track["seconds"], **track["sounds"][number]}
                 )
         return {
-            "chart": self._picture,
+            "chart": set_params(self._picture, **self._place),
             "clips": clips,
             "text": f"{WAYS.get(self.way.value, self.way.value)}; {self.prompt.label}",
         }

@@ -73,10 +73,10 @@ class StrengthSlider(anywidget.AnyWidget):
         super().__init__(_controls=str(fill("controls.html", track={"strengths": [0, 1], "title": "steering"})), **keywords)
 
 
-# Where JupyterLab shows the live widget, its still picture is put away; where there is no kernel, the widget's empty place is.
+# Where JupyterLab shows the live widget, the still picture before it is put away; where there is no kernel, the widget's empty place is.
 QUIET = """<style>
-.jp-OutputArea-child:has(.audioscope-still):has(~ .jp-OutputArea-child .audioscope-live) { display: none; }
-.jp-OutputArea-child:has(.audioscope-still) ~ .jp-OutputArea-child:has(.jupyter-widgets:not(:has(*))) { display: none; }
+.jp-OutputArea-child:has(.audioscope-still):has(+ .jp-OutputArea-child .audioscope-live) { display: none; }
+.jp-OutputArea-child:has(.audioscope-still) + .jp-OutputArea-child:has(> .jupyter-widgets):not(:has(.audioscope-live)) { display: none; }
 </style>"""
 
 
@@ -147,6 +147,15 @@ def chart_height(svg: str) -> int:
     """The height in px that an SVG picture asks for."""
     found = re.search(r'<svg[^>]*\bheight="([\d.]+)"', svg)
     return round(float(found[1])) + 30 if found else 300
+
+
+def set_params(chart: Any, **values: Any) -> Any:
+    """A copy of a chart whose parameters begin with these values, by name."""
+    chart = chart.copy()
+    for param in chart.params:
+        if param.name in values:
+            param.value = values[param.name]
+    return chart
 
 
 def live_chart(chart: Any) -> alt.JupyterChart:

@@ -194,6 +194,11 @@ export function playButton(button, player) {
   show();
 }
 
+// JupyterLab takes the keys of whatever has the focus, unless it bears this mark: without it, an "a" on a button adds a cell.
+export function keepKeys(...controls) {
+  for (const control of controls) control.dataset.lmSuppressShortcuts = "true";
+}
+
 // A key of the browser's own, such as Alt and an arrow to go back.
 export const modified = event => event.ctrlKey || event.metaKey || event.altKey;
 

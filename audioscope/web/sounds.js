@@ -1,5 +1,5 @@
 // Clips to compare in a notebook: they run in phase at equal loudness, one of them is heard, and new ones go on where the old ones were.
-import { Player, playButton, scope } from "audioscope/player.js";
+import { Player, keepKeys, playButton, scope } from "audioscope/player.js";
 
 function made(tag, values = {}, ...children) {
   const element = Object.assign(document.createElement(tag), values);
@@ -18,7 +18,6 @@ function area({ width, points }) {
 
 function render({ model, el }) {
   el.classList.add("audioscope");
-  el.dataset.lmSuppressShortcuts = "true"; // else JupyterLab takes keys that are meant for a button
   const player = (el.player = new Player());
   const versions = made("div", { className: "versions" });
   const play = made("button", { type: "button", className: "play" });
@@ -29,6 +28,7 @@ function render({ model, el }) {
   const row = made("div", { className: "row" }, play, progress, cancel, said);
   el.append(versions, row);
   playButton(play, player);
+  keepKeys(play, cancel);
 
   const mix = () => model.get("sounds").map((_, i) => (i === model.get("version") ? 1 : 0));
   const choose = number => {
@@ -48,6 +48,7 @@ function render({ model, el }) {
     player.plots.clear();
     versions.replaceChildren(...sounds.map((sound, i) => {
       const button = made("button", { type: "button", textContent: sound.name, onclick: () => (choose(i), player.wanted || player.play()) });
+      keepKeys(button);
       const plot = made("div", { className: "plot" }, made("img", { src: sound.picture, alt: `Mel spectrogram: ${sound.name}` }), ...(sound.points ? [area(sound)] : []), made("i"));
       scope(plot, player, () => sound.seconds, () => choose(i));
       return made("div", { className: "version" }, button, plot, made("div", { className: "quiet", textContent: sound.caption ?? "" }));

@@ -1,11 +1,11 @@
 // A strength slider in a notebook, over clips that were made before: the same as on the pages, told to Python.
-import { hush } from "audioscope/player.js";
+import { hush, keepKeys } from "audioscope/player.js";
 import { Slider } from "audioscope/slider.js";
 
 function render({ model, el }) {
   el.classList.add("audioscope");
-  el.dataset.lmSuppressShortcuts = "true"; // else JupyterLab takes keys that are meant for the slider
   el.innerHTML = model.get("_controls"); // our own template, in which all text is escaped
+  keepKeys(...el.querySelectorAll("button, input"));
   const slider = new Slider(el);
   const set = () => {
     const tracks = model.get("tracks");

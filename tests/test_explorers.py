@@ -1,0 +1,357 @@
+"""The explorers of JupyterLab without a browser: what is chosen is what is heard, the newest wish wins, and errors are said, not raised."""
+
+from __future__ import annotations
+
+import threading
+import time
+import warnings
+
+import numpy as np
+import pytest
+from tones import EVIL, SECONDS, atlas_of_tones, site, steering_of_tones
+
+import audioscope
+from audioscope import AddVector, PatchText, SAEEdit
+from audioscope.live import Cancelled, Live
+from audioscope.page import sound
+from audioscope.playground import NOTHING, live_clips
+from audioscope.tracing import Row
+
+PROMPT = "a fast techno song with drums"
+
+
+class Told:
+    """What a Live says."""
+
+    def __init__(self):
+        self.shares, self.errors, self.results = [], [], []
+        self.live = Live(self.shares.append, self.errors.append)
+
+
+def sounds_of(widget):
+    return [each["sound"] for each in widget.sounds]
+
+
+def together(model, *rows, **settings):
+    """The clips of rows that ride in one batch, as a widget asks for them: alone they would differ by rounding."""
+    run = model.run(
+        [Row(prompt, seed, tuple(edits)) for prompt, seed, *edits in rows], **{**model.settings(None, None, None), **settings}
+    )
+    return [audioscope.Clip(audio.numpy(), 16_000) for audio in run.audio]
+
+
+def heard_as(*clips):
+    return [sound(clip)["sound"] for clip in clips]
+
+
+# --- work in a thread
+
+
+def test_the_newest_wish_replaces_what_runs_and_what_waits():
+    told, begun, go = Told(), threading.Event(), threading.Event()
+
+    def slow(step):
+        begun.set()
+        go.wait(5)
+        step(0.5)
+        return "slow"
+
+    told.live.ask(slow, told.results.append)
+    assert begun.wait(5)
+    told.live.ask(lambda step: "waited", told.results.append)
+    told.live.ask(lambda step: "newest", told.results.append)
+    go.set()
+    assert told.live.wait(5)
+    assert told.results == ["newest"] and not told.errors and told.shares[-1] is None and 0.5 not in told.shares
+
+
+def test_cancel_ends_a_job_at_its_next_step_and_another_can_follow():
+    told, begun, seen = Told(), threading.Event(), []
+
+    def endless(step):
+        begun.set()
+        try:
+            while True:
+                step(0.1)
+                time.sleep(0.005)
+        except Cancelled:
+            seen.append("cancelled")
+            raise
+
+    told.live.ask(endless, told.results.append)
+    assert begun.wait(5)
+    told.live.cancel()
+    assert told.live.wait(5) and seen == ["cancelled"] and not told.results and not told.errors and told.shares[-1] is None
+    told.live.ask(lambda step: 1, told.results.append)
+    assert told.live.wait(5) and told.results == [1]
+
+
+def test_errors_of_jobs_are_told_and_the_worker_lives_on():
+    told = Told()
+    told.live.ask(lambda step: 1 / 0, told.results.append)
+    assert told.live.wait(5) and [type(error) for error in told.errors] == [ZeroDivisionError] and told.shares[-1] is None
+    told.live.ask(lambda step: 2, lambda result: [][result])  # what is done with a result may fail, too
+    assert told.live.wait(5) and [type(error) for error in told.errors] == [ZeroDivisionError, IndexError]
+    told.live.ask(lambda step: 3, told.results.append)
+    assert told.live.wait(5) and told.results == [3]
+
+
+def test_steps_are_counted_and_what_they_raise_ends_the_run(model):
+    settings = model.settings(2, None, None)
+    rows = [Row("slow music", 0), Row("music slow", 0, (PatchText(model.sites.cross[0], "slow music"),))]
+    for some in (rows[:1], rows):  # without nnsight and with it
+        seen = []
+        model.run(some, on_step=seen.append, **settings)
+        assert seen == [0, 1, 2]
+
+        def stop(number):
+            if number == 1:
+                raise Cancelled
+
+        with pytest.raises(Cancelled):
+            model.run(some, on_step=stop, decode=False, **settings)
+        hooks = [part._forward_hooks or part._forward_pre_hooks for part in model.denoiser.modules()]
+        assert not any(hooks)
+
+
+def test_a_widget_and_a_cell_take_turns_at_one_model(tiny):
+    alone = [tiny.generate(PROMPT, seed=seed).samples for seed in range(3)]
+    told = Told()
+    rows, settings = [Row("a slow song", 9)], tiny.settings(None, None, None)
+    for _ in range(2):
+        told.live.ask(lambda step: live_clips(tiny, rows, settings, step), told.results.append)
+        beside = [tiny.generate(PROMPT, seed=seed).samples for seed in range(3)]
+        assert told.live.wait(20)
+        assert all(np.array_equal(one, other) for one, other in zip(alone, beside, strict=True))
+    assert not told.errors and np.array_equal(told.results[-1][0].samples, tiny.generate("a slow song", seed=9).samples)
+
+
+# --- playing the model
+
+
+@pytest.fixture(scope="module")
+def playground(tiny):
+    return tiny.play(PROMPT, seed=4)
+
+
+def test_a_typed_prompt_is_heard_as_the_model_generates_it(tiny, playground):
+    assert sounds_of(playground.sounds) == heard_as(tiny.generate(PROMPT, seed=4))
+    playground.prompt.value = "a slow sad song with cello"
+    assert playground.wait()
+    assert sounds_of(playground.sounds) == heard_as(tiny.generate("a slow sad song with cello", seed=4))
+    assert playground.sounds.progress == -1 and not playground.sounds.failed
+    assert "cello" in playground.sounds.sounds[0]["name"] and "cello" in repr(playground)
+
+
+def test_the_slider_steers_and_strength_0_does_nothing(tiny, playground):
+    playground.prompt.value, playground.axis.value, playground.where.value = "a jazz song", "fast", "all layers"
+    playground.strength.value = 1.2
+    assert playground.wait()
+    vector = audioscope.shipped_vector("fast")
+    both = together(tiny, ("a jazz song", 4), ("a jazz song", 4, AddVector(vector, 1.2)))
+    assert sounds_of(playground.sounds) == heard_as(*both)
+    assert playground.sounds.version == 1, "the steered one is heard"
+    assert playground.strength.max == -playground.strength.min > 1.2
+    playground.where.value = "own layers"
+    assert playground.wait()
+    own = vector.only(["transformer.transformer_blocks.2.cross_attn"])
+    both = together(tiny, ("a jazz song", 4), ("a jazz song", 4, AddVector(own, 1.2)))
+    assert sounds_of(playground.sounds) == heard_as(*both)
+    playground.strength.value = 0.0
+    plain = heard_as(tiny.generate("a jazz song", seed=4))
+    assert playground.wait() and sounds_of(playground.sounds) == plain and playground.sounds.version == 0
+    playground.axis.value = NOTHING
+    assert playground.wait() and playground.strength.disabled
+
+
+def test_a_dragged_slider_ends_where_it_stopped(tiny, playground):
+    playground.axis.value = "fast"
+    assert playground.wait()
+    shown = []
+    playground.sounds.observe(lambda change: shown.append(len(change["new"])), "sounds")
+    for number in range(12):
+        playground.strength.value = number / 10
+    assert playground.wait()
+    assert len(shown) <= 2, "wishes that were replaced are not shown"
+    assert playground.sounds.sounds[1]["name"].endswith("+1.10")
+    playground.axis.value = NOTHING
+    assert playground.wait()
+
+
+def test_cancel_keeps_what_is_heard(playground):
+    before = sounds_of(playground.sounds)
+    playground.prompt.value = "a happy reggae song with trumpet"
+    playground.sounds.cancelled += 1  # what the button does
+    assert playground.wait() and sounds_of(playground.sounds) == before
+    assert playground.sounds.message == "cancelled" and playground.sounds.progress == -1
+
+
+def test_errors_and_unknown_words_are_said_in_the_widget(playground):
+    before = sounds_of(playground.sounds)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        playground.prompt.value = "   "
+        assert playground.wait() and playground.sounds.failed and "empty" in playground.sounds.message
+        assert sounds_of(playground.sounds) == before
+        playground.prompt.value = f"a zither {EVIL} song"
+        assert playground.wait() and not playground.sounds.failed and "zither" in playground.sounds.message
+    assert EVIL not in playground.still().data
+
+
+def test_play_takes_vectors_of_ones_own(tiny):
+    vector = audioscope.shipped_vector("happy")
+    widget = tiny.play("a jazz song", vectors={"mine": vector}, strength=1.5)
+    both = together(tiny, ("a jazz song", 0), ("a jazz song", 0, AddVector(vector, 1.5)))
+    assert sounds_of(widget.sounds) == heard_as(*both)
+    assert "mine" in widget.axis.options and tiny.play("a jazz song", vectors=vector).axis.value == "happy"
+
+
+# --- the atlas
+
+
+@pytest.fixture(scope="module")
+def tones(tmp_path_factory):
+    return tmp_path_factory.mktemp("tones")
+
+
+def pick(explorer, **cell):
+    """What a click in the chart sends."""
+    explorer.chart._vl_selections = {"picked": {"value": {"vlPoint": {"or": [cell]}}, "store": []}}
+    assert explorer.wait()
+
+
+def test_a_click_in_the_atlas_is_heard_from_the_files(tones):
+    atlas = atlas_of_tones(tones)
+    explorer = atlas.explore()
+    pick(explorer, concept="rap", site=site(1))
+    pair, seed = explorer.pair.value
+    folder = tones / f"clips/0 {pair}#"
+    assert sounds_of(explorer.sounds) == heard_as(
+        *(audioscope.Clip.load(folder / f"{name}.flac") for name in ("clean", "corrupted", "1"))
+    )
+    assert (explorer.chart.params.chosen_concept, explorer.chart.params.chosen_site) == ("rap", site(1)) and seed == 100 + pair
+    explorer.sounds.version = 0
+    explorer.site.value = site(2)  # by the menu, for the keyboard
+    assert explorer.wait() and explorer.chart.params.chosen_site == site(2)
+    assert explorer.sounds.version == 0, "who listens to the clean clip goes on with it"
+    assert explorer.sounds.sounds[2]["sound"] == heard_as(audioscope.Clip.load(folder / "2.flac"))[0]
+    first = explorer.pair.value
+    explorer.pair.value = next(value for _, value in explorer.pair.options if value != first)
+    assert explorer.wait() and explorer.sounds.sounds[0]["sound"] != heard_as(audioscope.Clip.load(folder / "clean.flac"))[0]
+    pick(explorer, concept=EVIL, site=site(0))
+    assert EVIL not in explorer.facts.value and EVIL not in explorer.still().data
+    assert explorer.sounds.sounds[0]["seconds"] == SECONDS
+
+
+def test_a_cell_that_was_not_kept_is_made_as_the_sweep_made_it(tiny):
+    explorer = audioscope.Atlas.load().explore(tiny)
+    explorer.concept.value, explorer.site.value = "metal", tiny.sites.cross[5].path
+    assert explorer.wait()
+    clean, corrupted, seed = explorer.clean.value, explorer.corrupted.value, explorer.pair.value[1]
+    three = together(tiny, (clean, seed), (corrupted, seed), (corrupted, seed, PatchText(tiny.sites.cross[5], clean)))
+    assert sounds_of(explorer.sounds) == heard_as(*three)
+    explorer.clean.value = "a jazz song with drums"
+    assert explorer.wait()
+    typed = "a jazz song with drums"
+    three = together(tiny, (typed, seed), (corrupted, seed), (corrupted, seed, PatchText(tiny.sites.cross[5], typed)))
+    assert sounds_of(explorer.sounds) == heard_as(*three)
+    explorer.clean.value = ""
+    assert explorer.wait() and explorer.sounds.failed and "clean prompt is empty" in explorer.sounds.message
+    middle = next(each for each in audioscope.shipped_maps() if each.settings["when"] == "middle").explore(tiny)
+    middle.concept.value, middle.site.value = "metal", tiny.sites.cross[0].path
+    assert middle.wait()
+    clean, corrupted, seed = middle.clean.value, middle.corrupted.value, middle.pair.value[1]
+    window = PatchText(tiny.sites.cross[0], clean, steps=(3, 7))
+    three = together(tiny, (clean, seed), (corrupted, seed), (corrupted, seed, window))
+    assert sounds_of(middle.sounds) == heard_as(*three)
+
+
+def test_explorers_without_clips_say_what_to_do(tones, tiny, stable_audio):
+    silent = atlas_of_tones(tones / "silent", 0).explore()
+    assert not silent.sounds.sounds and "atlas.explore(model)" in silent.sounds.message
+    assert "numbers" in audioscope.published("ace-step").explore().sounds.message
+    with pytest.raises(ValueError, match="of weights"):
+        audioscope.Atlas.load().explore(stable_audio)
+    with pytest.raises(ValueError, match="of weights"):
+        audioscope.load_sae(site(0)).explore(stable_audio)
+
+
+# --- steering
+
+
+def test_the_slider_of_a_sweep_plays_the_kept_clips_and_moves_the_ring(tones):
+    explorer = steering_of_tones(tones).explore()
+    (track,) = explorer.strength.tracks
+    files = [f"steered fast/{'caa own' if alpha else 'unsteered'}{alpha:+.0f}.flac" for alpha in (-2.0, -1.0, 0.0, 1.0, 2.0)]
+    assert [each["sound"] for each in track["sounds"]] == heard_as(*(audioscope.Clip.load(tones / file) for file in files))
+    assert explorer.strength.place == 2.0
+    explorer.strength.place = 3.5  # half-way from strength 1 to 2
+    params = explorer.chart.params
+    curve = explorer.sweep.curves().set_index(["cell", "alpha"]).loc["caa own"]
+    assert params.now_score == pytest.approx((curve.loc[1.0, "score"] + curve.loc[2.0, "score"]) / 2)
+    assert params.now_distance == pytest.approx((curve.loc[1.0, "lpaps"] + curve.loc[2.0, "lpaps"]) / 2)
+    explorer.way.value = "caa all"
+    assert explorer.wait() and explorer.strength.tracks[0]["sounds"][0] != track["sounds"][0]
+    explorer.strength.place = 0.0
+    assert params.now_distance < 0, "away from the concept runs to the left"
+    assert EVIL not in explorer.still().data
+
+
+def test_a_sweep_without_clips_is_made_again(tiny):
+    sweep = audioscope.shipped_steering("fast")
+    explorer = sweep.explore(tiny)
+    strengths = sorted(sweep.table.query("cell == 'caa own'")["alpha"].unique())
+    text, seed = sweep.table[["text", "seed"]].iloc[0]
+    own = audioscope.shipped_vector("fast").only(["transformer.transformer_blocks.2.cross_attn"])
+    clips = together(tiny, *((text, int(seed), *([AddVector(own, float(alpha))] if alpha else [])) for alpha in strengths))
+    assert [each["sound"] for each in explorer.strength.tracks[0]["sounds"]] == heard_as(*clips)
+    features = audioscope.shipped_steering("fast", name="sae_steering").explore(tiny)
+    assert features.sounds.failed and "none of the standard ways" in features.sounds.message
+
+
+# --- features
+
+
+def test_a_feature_is_searched_and_turned(tiny):
+    sae = audioscope.load_sae(site(0))
+    explorer = sae.explore(tiny)
+    assert len(explorer.feature.options) == sae.d_sae and explorer.fires.sounds
+    explorer.words.value = "METAL"
+    assert explorer.wait() and explorer.feature.options and all("metal" in text for text, _ in explorer.feature.options)
+    number = explorer.feature.value
+    assert explorer.chart.params.chosen_feature == number and "metal" in explorer.facts.value
+    assert all(each["points"] for each in explorer.fires.sounds)
+    explorer.prompt.value, explorer.do.value, explorer.amount.value = "a song with trumpet", "scale", 3.0
+    assert explorer.wait()
+    prompt, seed = "a song with trumpet", explorer.seed.value
+    both = together(tiny, (prompt, seed), (prompt, seed, SAEEdit(sae, (number,), "scale", 3.0)))
+    assert sounds_of(explorer.sounds) == heard_as(*both)
+    pick(explorer, feature=15)
+    assert explorer.feature.value == 15 and explorer.words.value == ""
+    explorer.words.value = "nothing is called so"
+    assert explorer.feature.options == () and explorer.feature.value is None
+    explorer.words.value = "15"
+    assert explorer.wait() and not explorer.sounds.failed
+    assert "feature" in repr(explorer)
+
+
+# --- what is shown
+
+
+def test_an_explorer_is_shown_still_and_live(playground, monkeypatch):
+    shown = []
+    monkeypatch.setattr("IPython.display.display", lambda data, raw: shown.append(data))
+    playground._ipython_display_()
+    still, live = shown
+    assert "audioscope-still" in still["text/html"] and "srcdoc" in still["text/html"] and still["text/plain"] == repr(playground)
+    assert "application/vnd.jupyter.widget-view+json" in live
+    for address in ("http://", "https://"):
+        assert address not in playground.still().data.replace("http://www.w3.org", "")
+
+
+def test_controls_have_labels(tiny, playground):
+    explorer = audioscope.Atlas.load().explore(tiny)
+    controls = [playground.prompt, playground.seed, playground.axis, playground.where, playground.strength]
+    controls += [explorer.concept, explorer.site, explorer.pair, explorer.clean, explorer.corrupted]
+    assert all(control.description for control in controls)
+    assert explorer.sounds.label and playground.sounds.label
