@@ -32,6 +32,7 @@ _HOMES = {
     "load_sae": "sae_files", "save_sae": "sae_files", "shipped_saes": "sae_files", "gate_sae": "gate", "Gate": "gate",
     "read_concepts": "features", "score_features": "features", "top_features": "feature_vectors", "compare_features": "comparison",
     "feature_pages": "feature_pages", "feature_set": "feature_pages",
+    "read_folder": "own", "probe_scorer": "own", "ProbeScorer": "own", "pairs_like": "own", "show_charts": "charts",
     "listener_scorer": "scorers", "Clap": "scorers", "Muq": "scorers", "MeasureScorer": "scorers",
 }  # fmt: skip
 __all__ = ["__version__", *_HOMES]
@@ -42,6 +43,7 @@ if TYPE_CHECKING:
     from audioscope.atlas import Atlas
     from audioscope.audio import Clip, in_a_row
     from audioscope.axes import shipped_steering, steer_all, steer_all_features
+    from audioscope.charts import show_charts
     from audioscope.comparison import compare_features
     from audioscope.concepts import Concept, Pair, concepts_from, shipped_concepts
     from audioscope.curves import steering_auc
@@ -53,6 +55,7 @@ if TYPE_CHECKING:
     from audioscope.gains import Steering
     from audioscope.gate import Gate, gate_sae
     from audioscope.model import Model, Reading, load
+    from audioscope.own import ProbeScorer, pairs_like, probe_scorer, read_folder
     from audioscope.paper import published
     from audioscope.patching import Plan, localize, plan
     from audioscope.sae import SAE

@@ -9,6 +9,7 @@ from typing import Any
 import altair as alt
 import numpy as np
 import pandas as pd
+import vl_convert
 
 
 def chart_theme(dark: bool = False) -> dict:
@@ -271,3 +272,18 @@ def axes_chart(
         )
         .configure(**chart_theme())
     )
+
+
+def show_charts() -> None:
+    """Let altair's charts show themselves in notebooks offline: alive in JupyterLab, with or without a kernel, else as a picture."""
+    alt.renderers.register("audioscope", _as_output)
+    alt.renderers.enable("audioscope")
+
+
+LIVE_CHART = "application/vnd.vegalite.v5+json"  # the newest that JupyterLab draws by itself
+
+
+def _as_output(spec: dict[str, Any], **_: Any) -> dict[str, Any]:
+    older = spec | {"$schema": "https://vega.github.io/schema/vega-lite/v5.json"}
+    text = str(spec.get("description") or "chart")
+    return {LIVE_CHART: older, "image/svg+xml": vl_convert.vegalite_to_svg(json.dumps(spec)), "text/plain": text}

@@ -1,0 +1,190 @@
+"""Your own music as a concept: a folder of audio becomes a scorer, and the model's prompts that sound like it become pairs."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import torch
+from torch import Tensor
+from torchaudio.functional import resample
+
+from audioscope.audio import Clip
+from audioscope.concepts import SPLITS, Concept, concepts_from
+from audioscope.features import auroc
+from audioscope.model import Model
+from audioscope.scorers import Scorer
+from audioscope.streams import concept_prompts
+
+SUFFIXES = (".wav", ".flac", ".mp3", ".ogg", ".aif", ".aiff")
+FOLDS = 5
+LIMIT = 6.0  # log-odds are clipped here, as the listener's are
+
+
+def read_folder(folder: str | Path, model: Model, seconds: float | None = None, most: int = 64) -> list[Clip]:
+    """The audio of a folder as the model would sound at its best: its rate, pieces of its length, through its codec if it has a plain one.
+
+    seconds: of each piece; the model's own length if None. most: pieces to keep, spread over the files; each remembers its file
+    as `prompt`. What is left at the end of a file is dropped, but a shorter file is repeated. Raises FileNotFoundError where
+    there is no audio, ValueError for a file that cannot be read.
+    """
+    files = sorted(path for path in Path(folder).rglob("*") if path.suffix.lower() in SUFFIXES)
+    if not files:
+        raise FileNotFoundError(f"{folder} holds no audio: expected files that end in {', '.join(SUFFIXES)}.")
+    rate, long = model.adapter.sampling_rate(model.pipe), model.settings(None, None, seconds)["seconds"]
+    size, pieces = int(long * rate), []
+    for file in files:
+        try:
+            clip = Clip.load(file)
+        except Exception as error:
+            raise ValueError(f"{file} cannot be read as audio ({error}): mend it or take it out of the folder.") from error
+        wave = resample(torch.from_numpy(clip.mono), clip.rate, rate)
+        if not len(wave):
+            raise ValueError(f"{file} is empty: take it out of the folder.")
+        wave = wave.repeat(-(-size // len(wave))) if len(wave) < size else wave
+        pieces.append([(file, part) for part in wave.split(size) if len(part) == size])
+    chosen = [part for turn in range(max(map(len, pieces))) for each in pieces if turn < len(each) for part in [each[turn]]][
+        :most
+    ]
+    audio = torch.stack([part for _, part in chosen])[:, None]
+    codec = getattr(model.pipe, "vae", None)
+    if type(codec).__name__ == "MelCodec":  # so that a listener hears the music, and not whose codec it went through
+        with torch.no_grad():
+            audio = codec.decode(codec.encode(audio)).sample[..., :size]
+    names = [str(file.relative_to(folder)) for file, _ in chosen]
+    return [Clip(samples.numpy(), rate, name) for samples, name in zip(audio, names, strict=True)]
+
+
+@dataclass(frozen=True, eq=False)
+class ProbeScorer:
+    """A linear classifier on what another scorer's network hears: log-odds of one's own concept, beside that scorer's concepts.
+
+    auroc: how well it tells clips that it was not fitted on, by five-fold cross-validation; .5 is chance.
+    """
+
+    name: str
+    concept: str
+    base: Any
+    weights: np.ndarray
+    bias: float
+    auroc: float
+    units: str = "log-odds"
+    queries: Mapping[str, str] = field(default_factory=dict)
+
+    @property
+    def needs(self) -> str:
+        return str(self.base.needs)
+
+    @property
+    def concepts(self) -> list[str]:
+        return [self.concept, *(name for name in self.base.concepts if name != self.concept)]
+
+    @property
+    def fingerprint(self) -> str:
+        own = hashlib.sha256(self.weights.tobytes() + np.float64(self.bias).tobytes()).hexdigest()[:8]
+        return f"{self.base.fingerprint}-{own}"
+
+    def check(self, model: Any) -> None:
+        self.base.check(model)
+
+    def layers(self, audio: Tensor, rate: int) -> list[Tensor]:
+        """Those of the scorer below, for distances."""
+        return list(self.base.layers(audio, rate))
+
+    def __call__(self, audio: Tensor, rate: int) -> pd.DataFrame:
+        own = np.clip(_heard(self.base, audio, rate) @ self.weights + self.bias, -LIMIT, LIMIT)
+        others = self.base(audio, rate).drop(columns=self.concept, errors="ignore")
+        return pd.concat([pd.DataFrame({self.concept: own}), others], axis=1)
+
+    def __repr__(self) -> str:
+        return f"ProbeScorer({self.concept!r} on {self.base.name}: AUROC {self.auroc:.2f} on clips it was not fitted on)"
+
+
+def _heard(scorer: Any, audio: Tensor, rate: int) -> np.ndarray:
+    """What the last layers of a scorer's network hear, averaged over places: float64 [clips, features]."""
+    layers = scorer.layers(audio, rate)
+    return torch.cat([layer.flatten(2).mean(2) for layer in layers], 1).double().cpu().numpy()
+
+
+def probe_scorer(concept: str, with_: Sequence[Clip], without: Sequence[Clip], base: Any) -> ProbeScorer:
+    """A scorer of one's own concept from clips that have it and clips that do not.
+
+    base: a scorer whose network hears them, such as `listener_scorer()` for `tiny` or `Clap()`. Clips of one `prompt` (or file) are kept
+    together when its AUROC is measured. Raises ValueError for fewer than 5 clips of either kind, or clips of other rates or lengths.
+    """
+    from sklearn.linear_model import LogisticRegression
+    from sklearn.model_selection import GroupKFold
+    from sklearn.pipeline import make_pipeline
+    from sklearn.preprocessing import StandardScaler
+
+    if min(len(with_), len(without)) < FOLDS:
+        raise ValueError(
+            f"There are {len(with_)} clips with {concept!r} and {len(without)} without, expected at least {FOLDS} of each."
+        )
+    clips = [*with_, *without]
+    shapes = {(clip.rate, clip.samples.shape) for clip in clips}
+    if len(shapes) > 1:
+        raise ValueError(f"The clips differ in rate or length ({shapes}): read them with read_folder, or generate them alike.")
+    if not hasattr(base, "layers"):
+        raise ValueError(f"The scorer {base.name!r} has no layers() to build on.")
+    heard = _heard(base, torch.from_numpy(np.stack([clip.samples for clip in clips])), clips[0].rate)
+    has = np.repeat([1, 0], [len(with_), len(without)])
+
+    def classifier() -> Any:
+        # strongly regularised: there are more features than clips
+        return make_pipeline(StandardScaler(), LogisticRegression(C=0.003, class_weight="balanced", max_iter=2000))
+
+    groups = [clip.prompt for clip in clips]
+    out = np.zeros(len(clips))
+    for train, test in GroupKFold(min(FOLDS, len(set(groups)))).split(heard, has, groups):
+        out[test] = classifier().fit(heard[train], has[train]).decision_function(heard[test])
+    scale, line = classifier().fit(heard, has)
+    weights = line.coef_[0] / scale.scale_
+    bias = float(line.intercept_[0] - (scale.mean_ * weights).sum())
+    return ProbeScorer(f"probe of {concept}", concept, base, weights, bias, float(auroc(out[has == 1], out[has == 0])))
+
+
+def pairs_like(
+    model: Model,
+    scorer: Scorer,
+    concept: str,
+    prompts: Iterable[str] | None = None,
+    pairs: int = 32,
+    *,
+    group: str = "",
+    seed: int = 0,
+    progress: bool = True,
+) -> Concept:
+    """A concept from what its scorer hears in the model: the prompts that sound most like it, each beside one that does not.
+
+    Every prompt is generated once and scored. The best become clean prompts; the corrupted one of each is that of the lower half which
+    shares most words with it, and stands as its neutral prompt, too. Pairs are dealt to the four splits in turn, so that layers, vectors
+    and reports use different ones. prompts: None is 192 of the shipped ones. group: of the concept, for controls.
+    Raises ValueError where there are too few prompts.
+    """
+    texts = list(dict.fromkeys(some_prompts() if prompts is None else prompts))
+    if not len(SPLITS) * 2 <= pairs <= len(texts) // 2:
+        raise ValueError(f"pairs is {pairs} with {len(texts)} prompts, expected {len(SPLITS) * 2} to {len(texts) // 2}.")
+    clips = model.generate(texts, seed=[seed + number for number in range(len(texts))], progress=progress)
+    heard = scorer(torch.from_numpy(np.stack([clip.samples for clip in clips])), clips[0].rate)[concept].to_numpy()
+    order = np.argsort(-np.nan_to_num(heard, nan=-np.inf), kind="stable")
+    rest = [texts[i] for i in order[len(texts) // 2 :]]
+    rows = []
+    for number, place in enumerate(order[:pairs]):
+        words = set(texts[place].split())
+        other = max(rest, key=lambda text: len(words & set(text.split())) / len(words | set(text.split())))
+        rest.remove(other)
+        rows.append({"concept": concept, "clean": texts[place], "corrupted": other, "neutral": other,
+                     "split": SPLITS[number % len(SPLITS)], "group": group or None})  # fmt: skip
+    return concepts_from(pd.DataFrame(rows))[concept]
+
+
+def some_prompts(count: int = 192) -> list[str]:
+    """Prompts of the shipped concepts, spread over all of them."""
+    texts = concept_prompts()
+    return [texts[i] for i in np.random.default_rng(0).permutation(len(texts))[:count]]
