@@ -12,13 +12,17 @@
 # ---
 
 # %% [markdown]
-# # 1. Hear the model
+# # 1. Hear the model: words in, music out, and a classifier that listens
 #
-# **What you will hear and learn** (about 2 minutes to run, no GPU, no download)
+# **You will hear** 21 musical concepts, each beside its counterfactual, rendered and generated; and what the codec takes away.
 #
-# - `tiny` is a real text-to-music diffusion model that ships with audioscope: words in, four seconds of music out.
-# - A prompt and a seed always give the same clip; words change it in ways that can be measured.
-# - What limits the sound: the music that it learnt from, and the codec.
+# **You will learn**
+#
+# - that a prompt and a seed always give the same clip;
+# - what a counterfactual pair is, on which everything later rests;
+# - how music is scored, and when not to trust a single clip.
+#
+# **Time**: 15 minutes; it runs in about 1. **Before this**: [0. Start here](00_start_here.ipynb), or nothing.
 
 # %%
 import numpy as np
@@ -65,7 +69,7 @@ pair = concepts["fast"].split("test")[2]
 audioscope.in_a_row(*model.generate([pair.clean, pair.corrupted], seed=3))
 
 # %% [markdown]
-# ## The difference can be measured
+# ## What an ear tells apart, a classifier can measure
 # The *listener* is a small classifier of this model's music. It gives each concept a log-odds: 0 is a coin toss, +6 as sure
 # as it is allowed to be. Over ten pairs, clips that were asked for a concept must score higher than their counterfactuals.
 
@@ -84,7 +88,7 @@ swings
 assert all(swing > 1 for swing in swings.values()), f"a concept does not show: {swings}"
 
 # %% [markdown]
-# ## All 21 concepts beside their counterfactuals, real and generated
+# ## The model has learnt all but a few of the 21 concepts
 # The training music is rendered from single notes of a free soundfont, so its labels are the truth. Each line below is one concept:
 # a rendered clip that has it, the same plain band with the counterfactual instead, and what the model makes of two prompts that
 # differ in nothing but this concept.
@@ -133,7 +137,7 @@ print("not told apart:", sorted(set(heard) - set(real_right)), sorted(set(heard)
 assert len(real_right) >= 20 and len(generated_right) >= 18
 
 # %% [markdown]
-# ## What the codec costs
+# ## The codec sets the limit of the sound
 # A rendered clip, and the same clip after a round trip through the model's codec (log-mel, principal components, Griffin-Lim):
 # the best that the model could do.
 
@@ -156,26 +160,58 @@ print(f"log-mel error of the round trip: {error:.2f} (the music's own standard d
 assert error < 0.6
 
 # %% [markdown]
-# ## Exercise
-# How many denoising steps does the model need? Generate one prompt with 2, 4, 8 and 16 steps and compare.
-#
+# ## Exercise: how many steps does the music need?
+# The model makes a clip in 10 denoising steps. Fewer are faster. What is the fewest of 2, 4, 8 and 16 steps with which *a slow jazz song with saxophone* really has a
+# saxophone: on the average of eight seeds, log-odds of more than 3? Generate, listen, and let `hear` score.
+
+# %% tags=["answer"]
+fewest_steps = None  # 2, 4, 8 or 16
+
+# %% jupyter={"source_hidden": true} tags=["check"]
+from audioscope.course import check
+
+
+def saxophone(steps):
+    """The listener's log-odds of a saxophone at so many steps, mean of eight seeds."""
+    clips = model.generate(["a slow jazz song with saxophone"] * 8, seed=list(range(8)), steps=steps)
+    return float(hear(torch.from_numpy(np.stack([clip.samples for clip in clips])), 16_000)["saxophone"].mean())
+
+
+means = {steps: saxophone(steps) for steps in (2, 4, 8)}
+assert means[2] < 3 < means[4], means
+check(
+    fewest_steps,
+    lambda steps: steps == 4,
+    well=f"With 4 steps the mean is {means[4]:+.1f}, with 2 only {means[2]:+.1f}, though some seeds have one there already.",
+    wrong=[
+        (
+            lambda steps: steps == 2,
+            f"With seed 0 it looks so, but the mean of eight seeds is {means[2]:+.1f}: one clip is an anecdote.",
+        ),
+        (lambda steps: steps in (8, 16), f"That is enough, but 4 are, too: {means[4]:+.1f} on average."),
+    ],
+    otherwise="Choose one of 2, 4, 8 and 16.",
+)
+
+# %% [markdown]
 # <details><summary>Solution</summary>
 #
 # ```python
-# audioscope.in_a_row(*(model.generate("a slow jazz song with saxophone", seed=0, steps=n) for n in (2, 4, 8, 16)))
+# for steps in (2, 4, 8, 16):
+#     clips = model.generate(["a slow jazz song with saxophone"] * 8, seed=list(range(8)), steps=steps)
+#     print(steps, hear(torch.from_numpy(np.stack([clip.samples for clip in clips])), 16_000)["saxophone"].mean())
+# fewest_steps = 4
 # ```
-# With 2 steps it is a blur; between 8 and 16 little changes but detail.
 # </details>
 
-# %%
-for steps in (2, 16):
-    print(model.generate("a slow jazz song with saxophone", seed=0, steps=steps))
-
 # %% [markdown]
-# **Limits.** Four seconds, sixteen kilohertz, one band of General MIDI instruments: `tiny` is for learning how such models work.
-# It knows only the words of its captions and says so when it meets another.
+# ## Limits
+# Four seconds, sixteen kilohertz, one band of General MIDI instruments: `tiny` is for learning how such models work. It knows only the words of its captions and says so when
+# it meets another. The listener was trained on the same music: it hears what it was taught, and on other audio it is no judge.
 #
-# **Next:** [2. Look inside](02_look_inside.ipynb).
+# ## Read next
+# - [2. Look inside](02_look_inside.ipynb): where in the model those words arrive.
+# - `audioscope.measures` measures tempo, key and loudness without any classifier.
 
 # %%
 import diffusers

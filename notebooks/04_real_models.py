@@ -12,13 +12,17 @@
 # ---
 
 # %% [markdown]
-# # 4. Real models
+# # 4. Real models: few layers matter in each, and not the same ones
 #
-# **What you will learn** (about 1 minute to run, offline)
+# **You will see** three published atlases beside ours, and hear what a patch out of the clean run does in `tiny`; large models are too large to play here.
 #
-# - What the paper found in three large models, beside what we find in `tiny`.
-# - How to run the same sweep on Stable Audio Open, and what it will cost you.
-# - What each number means, and what it cannot say.
+# **You will learn**
+#
+# - what the paper found in three large models, and what its numbers cannot say;
+# - the difference between sufficient and necessary;
+# - how to run the same sweep on Stable Audio Open, and what it will cost you.
+#
+# **Time**: 20 minutes; it runs in about half a minute. **Before this**: [3. The concept atlas](03_concept_atlas.ipynb).
 
 # %%
 import warnings
@@ -29,7 +33,7 @@ import pandas as pd
 import audioscope
 from audioscope import Atlas, published
 
-alt.renderers.enable("jupyter", offline=True)  # charts without a network
+audioscope.show_charts()
 REAL = False  # True runs the last part on the real weights of Stable Audio Open: a GPU, 5 GB, and a licence accepted on the hub
 
 # %% [markdown]
@@ -57,7 +61,7 @@ functional
 papers["stable-audio-open"].heatmap()
 
 # %% [markdown]
-# ## The same picture by relative depth, with `tiny` beside
+# ## By relative depth, each model has its own place
 # Layer 12 of 24 and layer 6 of 12 are both half-way. Bars are mean impacts, times the number of layers, so that 1 would be an equal share.
 
 # %%
@@ -98,7 +102,7 @@ assert (between_papers == 0).all(), "each model has its functional layers at a d
 # The three large models agree that few layers matter, and not on which: their functional layers do not overlap at all. So an atlas is a fact about one
 # set of weights, and the first thing to make for a new one.
 #
-# ## What these numbers cannot say
+# ## A number without an interval says little
 # - **The denominators are small.** The paper's scores are similarities to a text, rounded to three decimals. Where clean and corrupted prompts differ by
 #   .011 (ACE-Step, happy), one unit of rounding is 9 % impact.
 # - **No intervals.** On ACE-Step 34 pairs a concept were enough for a stable set; for a single cell nobody knows.
@@ -111,7 +115,7 @@ assert coarse.sum() == 56
 f"{coarse.sum()} of {len(coarse)} sites of AudioLDM2 were measured together with others"
 
 # %% [markdown]
-# ## Sufficient or necessary?
+# ## What is enough is not what is needed
 # Clean text into one layer of the corrupted run asks whether that layer is *enough*. Corrupted text into one layer of the clean run asks whether the
 # concept *breaks* without it. The two need not agree: where several layers carry a concept, none may be necessary.
 
@@ -138,7 +142,7 @@ assert drums["sufficient"].nlargest(2).min() > 0.4 and drums["necessary"].max() 
 assert all(set(fast[side].nlargest(2).index) == {1, 2} and fast[side].nlargest(2).min() > 0.15 for side in fast)
 
 # %% [markdown]
-# ## Plan before you pay
+# ## A plan of a minute saves a night
 # The same call on a large model takes hours. `plan` runs two short pieces of one unit, and says what the whole will cost, and how wide the intervals
 # will be.
 
@@ -155,7 +159,7 @@ assert many.generations == 21 * 34 * (12 + 2) and many.mean_half_width < few.mea
 many
 
 # %% [markdown]
-# ## Your own atlas of a large model
+# ## For a large model one string changes
 # One string changes: the name of the model. The default scorer of a real model is CLAP (`laion/larger_clap_music`, fetched once). With `REAL = True`
 # the cell below runs on Stable Audio Open; `until_stable` stops adding pairs when the functional layers have not changed for so many.
 
@@ -167,22 +171,55 @@ if REAL:
     print(theirs, theirs.compare(papers["stable-audio-open"]))
 
 # %% [markdown]
-# **Exercise.** In which of the paper's three models does tempo (fast and slow) sit at another depth than that model's functional layers? Use
-# `own_layers` of each atlas.
-#
-# <details><summary>Solution</summary>
-#
-# `{name: {c: a.own_layers(c) for c in ("fast", "slow")} for name, a in papers.items()}`. On ACE-Step, tempo is spread over layers 5 to 7: layer 5 alone is
-# as strong for `fast` as layer 6, but it is not functional on average. A mean over concepts hides such a thing.
-# </details>
+# ## A patch out of the clean run is heard as a loss
+# The clean run of *fast*, the corrupted one, and the clean run in which one layer reads the corrupted prompt.
 
 # %%
-spread = papers["ace-step"].impacts().query("concept == 'fast'").set_index("layer")["impact"]
-assert spread[5] >= spread[7] and 5 not in functional["ace-step"]
+audioscope.localize(model, ["fast"], pairs=2, direction="necessary", progress=False).explore(model)
 
 # %% [markdown]
-# **Read on**: `audioscope sites --model NAME` shows the layers of any supported model without its weights; the README's table says which models are
-# supported and what of each was tested.
+# ## Exercise: what a mean hides
+# A functional layer is one that matters on average over the concepts. In ACE-Step, one layer is as strong for *fast* as the strongest functional layer, and yet not functional.
+# Which?
+
+# %% tags=["answer"]
+hidden_layer = None  # a layer number of ACE-Step
+
+# %% jupyter={"source_hidden": true} tags=["check"]
+from audioscope.course import check
+
+fast_there = papers["ace-step"].impacts().query("concept == 'fast'").set_index("layer")["impact"]
+assert fast_there[5] >= fast_there[6] > fast_there[7] and 5 not in functional["ace-step"]
+check(
+    hidden_layer,
+    lambda layer: layer == 5,
+    well="Layer 5 has .33 for fast, as much as layer 6, but little for the other concepts: a mean over concepts hides it.",
+    wrong=[
+        (lambda layer: layer in (6, 7), "That layer is functional: look for one that is not."),
+        (
+            lambda layer: 0 <= layer < 24,
+            lambda layer: f"For fast that layer has {fast_there[int(layer)]:.2f} only, the strongest functional one .33.",
+        ),
+    ],
+    otherwise="ACE-Step's layers are 0 to 23: take `papers['ace-step'].impacts()` and its rows of fast.",
+)
+
+# %% [markdown]
+# <details><summary>Solution</summary>
+#
+# ```python
+# papers["ace-step"].impacts().query("concept == 'fast'").nlargest(3, "impact")[["layer", "impact"]]
+# hidden_layer = 5
+# ```
+# </details>
+
+# %% [markdown]
+# ## Limits
+# The published numbers have no intervals and small denominators; ours are of one small model. Large models were tested here by their structure only: no weights of theirs were run.
+#
+# ## Read next
+# - [5. Steer with CAA](05_steer_with_caa.ipynb): the layers are found; now push.
+# - `audioscope sites --model NAME` shows the layers of any supported model without its weights; the README's table says which models are supported and what of each was tested.
 
 # %%
 import diffusers

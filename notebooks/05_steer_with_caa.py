@@ -12,13 +12,17 @@
 # ---
 
 # %% [markdown]
-# # 5. Steer with CAA
+# # 5. Steer with CAA: a push has a gain and a price
 #
-# **What you will hear and learn** (about 1 minute to run)
+# **You will hear** a slider from slow to fast, a xylophone that one vector cannot bring and another can, and what breaks when you push too hard.
 #
-# - How to make a steering vector from pairs of prompts, and hear a slider of it.
-# - How to measure steering so that you cannot fool yourself: what it gains, what it costs, beside controls.
-# - What holds in `tiny` for 18 axes, and what does not: steering works; that it is best done at the functional layers does not.
+# **You will learn**
+#
+# - how to make a steering vector from pairs of prompts (Contrastive Activation Addition);
+# - how to measure steering so that you cannot fool yourself: what it gains, what it costs, beside controls;
+# - what holds in `tiny` for 18 axes, and what does not: steering works; that it is best done at the functional layers does not.
+#
+# **Time**: 40 minutes; it runs in about 1. **Before this**: [3. The concept atlas](03_concept_atlas.ipynb); what a mean and a rank correlation are.
 
 # %%
 from dataclasses import dataclass
@@ -42,7 +46,7 @@ from audioscope.sweep import seed_of
 from audioscope.tiny.music import BPM
 from audioscope.tracing import Read, Row
 
-alt.renderers.enable("jupyter", offline=True)  # charts without a network
+audioscope.show_charts()
 model = audioscope.load("tiny")
 judge = audioscope.listener_scorer("judge")
 
@@ -80,7 +84,7 @@ assert np.array_equal(same.samples, bare.samples) and not np.array_equal(up.samp
 audioscope.in_a_row(bare, up)
 
 # %% [markdown]
-# ## Hear the slider
+# ## Strength is a slider from slow to fast
 # A sweep steers prompts that never name a tempo at several strengths, all as rows of one batch. Press play and drag: all strengths run in phase, and the slider
 # fades from one to the next. The same page comes from `audioscope steer --concept fast --strengths -2:2:9 --out steered`.
 
@@ -88,6 +92,12 @@ audioscope.in_a_row(bare, up)
 strengths = [-3.0, -2.0, -1.0, 1.0, 2.0, 3.0]
 sweep = steering_sweep(model, "fast", [vector_arm(fast, "own")], strengths, prompts=6, seeds=1, clips=True)
 slider(*sweep.tracks()[:2])
+
+# %% [markdown]
+# Those clips were made before. Here the model answers while you move: any prompt, any strength, this vector.
+
+# %%
+model.play(prompt, seed=3, vectors={"fast": fast}, strength=3.0)
 
 # %% [markdown]
 # ## Tempo goes up and down, by the judge and by the clock
@@ -151,7 +161,7 @@ assert min(area["caa own"], area["caa all"], area["text blend all"]) > max(
 )
 
 # %% [markdown]
-# ## The full table: 18 axes, seven ways, 18,576 clips
+# ## Seven ways to steer, compared on 18,576 clips
 # Twelve prompts of the test split and two seeds for each axis, judged by the judge. Strengths were set on other prompts, by the price alone, so that each way reaches the
 # price of rewriting the prompt. The area under gain over price, up to that price, is the score of a way to steer (the paper's AUC). Whiskers are intervals with prompts as
 # units.
@@ -160,6 +170,9 @@ assert min(area["caa own"], area["caa all"], area["text blend all"]) > max(
 full = shipped_steering()
 full["way"] = full["method"] + " " + full["sites"]
 axes_chart(full)
+
+# %%
+shipped_steering("fast").explore(model)
 
 # %%
 full.pivot(index="concept", columns="way", values="auc").round(2)
@@ -181,7 +194,7 @@ random = full[full["way"] == "random direction own"]
 assert random["auc"].abs().max() < 0.2 < full.loc[full["way"] == "caa all", "auc"].median()
 
 # %% [markdown]
-# ## Which layers? The right ones beat random ones, but all of them beat the right ones
+# ## The right layers beat random ones, but all of them beat the right ones
 # Here the paper's claim does not hold in `tiny`. At equal price, own layers are surely better than as many random layers on ten axes and worse on none: the atlas does point to
 # layers that matter. But own layers surely beat steering everywhere on three axes only (tempo, metal, bongos) and lose on eight; the shared functional layer alone loses on thirteen.
 # Steering everywhere *but* at the functional layer is about as good as at a concept's own layers. Concepts in this model enter through many layers at once, as the sums of impacts in
@@ -216,7 +229,7 @@ assert answers.loc[("caa shared", "caa all"), "worse"] == 13
 assert answers.loc[("caa all", "pci all"), ["better", "worse"]].tolist() == [0, 17]
 
 # %% [markdown]
-# ## What mood is made of, as measured
+# ## Mood is register and brightness here, not major and minor
 # The judge hears happy and sad. A plain measurement says how: register and brightness go up with happy, while the measured mode (major against minor) does not move, neither by the
 # vector nor by the prompt. The model, or the measurement on four seconds of band music, does not do it by the mode.
 
@@ -292,7 +305,7 @@ assert measured.loc["keeping time", "price"] < 1.3 * measured.loc["pooled over t
 audioscope.in_a_row(*(clips[0] for clips in found.values()))
 
 # %% [markdown]
-# ## Two vectors at once
+# ## Two vectors act at once
 # Vectors add. Faster and female, from one prompt that says neither; and the second made orthogonal to the first, so that it does not undo it.
 
 # %%
@@ -307,7 +320,7 @@ assert moved["fast"] > 1 and moved["female"] > 1
 audioscope.in_a_row(plain[0], mixed[0])
 
 # %% [markdown]
-# ## Only from second 2 on
+# ## A push can begin at second 2
 # An edit can keep to a stretch of time: here the second half of the clip. The judge hears each half by itself, played twice. The steered half turns fast; the
 # other moves less, though self-attention carries some of the beat back to it.
 
@@ -328,7 +341,7 @@ assert gains[1] > 3 and gains[1] > gains[0] + 1.5
 audioscope.in_a_row(base[0], late[0])
 
 # %% [markdown]
-# ## What breaks at high strength
+# ## Too strong a push breaks the music, and the classifier does not mind
 # More is not better for ever. Beyond the price of rewriting the prompt the music drifts, then it is noise that the classifier still calls fast: look at
 # the price and at the harmony shared with the unsteered clip, never at the score alone.
 
@@ -340,27 +353,61 @@ broken.round(2)
 # %%
 assert broken["lpaps"].is_monotonic_increasing and broken.loc[16.0, "lpaps"] > 5 * broken.loc[2.0, "lpaps"]
 assert broken.loc[16.0, "chroma"] < broken.loc[2.0, "chroma"]
+assert broken.loc[16.0, "score"] > 3  # still "surely fast"
 slider(*hard.tracks()[:1])
 
 # %% [markdown]
-# ## Exercise
-# Steer mood. Which layers are its own by the atlas's rule? Make a vector for *happy* at `"own"` and one at `"cross"`, and compare their areas on three prompts.
-#
+# ## Exercise: whose own layers?
+# Steer mood: `steering_sites` says at which sites `"own"` steers. At which layers would it steer towards *happy*, and does any of them pass the atlas's rule? Answer with the set of
+# layer numbers.
+
+# %% tags=["answer"]
+own_of_happy = None  # a set of layer numbers
+
+# %% jupyter={"source_hidden": true} tags=["check"]
+from audioscope.course import check
+
+happy = audioscope.shipped_concepts()["happy"]
+stand_in = {site.layer for site in audioscope.steering_sites(model, happy, "own")}
+assert not audioscope.Atlas.load().own_layers("happy") and not audioscope.Atlas.load().own_layers("sad") and len(stand_in) == 3
+check(
+    own_of_happy,
+    lambda layers: set(layers) == stand_in,
+    well=f"{sorted(stand_in)}: none passes the rule, for happy or sad, so the three strongest stand in. 'Own' is a name here, not a finding.",
+    wrong=[
+        (
+            lambda layers: len(set(layers)) == 0,
+            "True, none passes the rule. But steering needs a place: see what `steering_sites` gives then.",
+        ),
+        (lambda layers: set(layers) == {0}, "Layer 0 is the shared functional layer; it carries genre, not mood."),
+        (lambda layers: len(set(layers)) != 3, "There are three of them."),
+    ],
+    otherwise="Ask `audioscope.steering_sites(model, audioscope.shipped_concepts()['happy'], 'own')`.",
+)
+
+# %% [markdown]
 # <details><summary>Solution</summary>
 #
 # ```python
-# from audioscope import steering_sites
-# steering_sites(model, audioscope.shipped_concepts()["happy"], "own")   # none passes, so the three strongest stand in
-# both = caa(model, "happy", "cross", pairs=25)
-# own = both.only(steering_sites(model, audioscope.shipped_concepts()["happy"], "own"))
-# arms = [vector_arm(own, "own"), vector_arm(both, "all"), prompt_switch_arm(10)]
-# steering_sweep(model, "happy", arms, prompts=3, seeds=1).chart()
+# happy = audioscope.shipped_concepts()["happy"]
+# own_of_happy = {site.layer for site in audioscope.steering_sites(model, happy, "own")}
+#
+# # further: does it pay to steer there? Compare with all layers, at equal price
+# both = caa(model, "happy", "cross", pairs=10)
+# own = both.only(audioscope.steering_sites(model, happy, "own"))
+# few_strengths = {"caa own": [-3.0, 3.0], "caa all": [-1.0, 1.0]}
+# steering_sweep(model, "happy", [vector_arm(own, "own"), vector_arm(both, "all")], few_strengths, prompts=3, seeds=1).chart()
 # ```
 # </details>
 
 # %% [markdown]
-# **Limits.** One small model of rendered music; a judge that is a classifier; twelve prompts an axis. The price is measured by the judge's own features, which hear
-# what it was trained to hear. Localisation won in the paper's ACE-Step and lost in a replication on Stable Audio 3: measure it on your model.
+# ## Limits
+# One small model of rendered music; a judge that is a classifier; twelve prompts an axis. The price is measured by the judge's own features, which hear what it was trained to hear.
+# Localisation won in the paper's ACE-Step and lost in a replication on Stable Audio 3: measure it on your model.
+#
+# ## Read next
+# - [6. Train an SAE](06_train_an_sae.ipynb): what such a direction is made of.
+# - The paper's section 3 and equation 6; `audioscope steer --help` for the command line.
 
 # %%
 import diffusers

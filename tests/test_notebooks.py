@@ -1,10 +1,17 @@
-"""The notebooks: the script is the source, its ipynb agrees with it, and neither carries outputs."""
+"""The notebooks: script and ipynb agree, no outputs, one style; their exercises take the solution, and tell a wrong answer why."""
+
+from __future__ import annotations
 
 import json
+import re
 
+import jupytext
+import nbformat
 import pytest
+from nbclient import NotebookClient
 
 NAMES = (
+    "00_start_here",
     "01_hear_the_model",
     "02_look_inside",
     "03_concept_atlas",
@@ -12,15 +19,39 @@ NAMES = (
     "05_steer_with_caa",
     "06_train_an_sae",
     "07_steer_with_features",
+    "08_your_own_music",
 )
+# Answers that learners give: those that are wrong for a reason, and one that is no answer at all.
+WRONG = {
+    "00_start_here": [["2", "5", "40", "'layer'"]],
+    "01_hear_the_model": [["2", "16", "3", "'many'"]],
+    "02_look_inside": [["3", "6", "10", "77", "[5, 6]"]],
+    "03_concept_atlas": [["(2, 0)", "(2, 2)", "(0, 1)", "0"], ["pairs", "atlas", "'piano'"]],
+    "04_real_models": [["6", "12", "99", "'tempo'"]],
+    "05_steer_with_caa": [["set()", "{0}", "{1, 2}", "7"]],
+    "06_train_an_sae": [["'first'", "3"]],
+    "07_steer_with_features": [["0", "150", "3", "happy"]],
+    "08_your_own_music": [["'saxophone'", "0"]],
+}
+SOLUTION = re.compile(r"<details><summary>Solution</summary>\s*```python\n(.*?)```\s*</details>", re.DOTALL)
+
+
+def read(root, name):
+    return jupytext.read(root / "notebooks" / f"{name}.ipynb")
+
+
+def tagged(notebook, tag):
+    return [i for i, cell in enumerate(notebook.cells) if tag in cell.metadata.get("tags", [])]
+
+
+def test_every_notebook_is_here(root):
+    assert sorted(p.stem for p in (root / "notebooks").glob("*.ipynb")) == sorted(NAMES) == sorted(WRONG)
 
 
 @pytest.mark.parametrize("name", NAMES)
 def test_pair_agrees(root, name):
-    import jupytext
-
     script = jupytext.read(root / "notebooks" / f"{name}.py")
-    notebook = jupytext.read(root / "notebooks" / f"{name}.ipynb")
+    notebook = read(root, name)
     assert [(c.cell_type, c.source) for c in script.cells] == [(c.cell_type, c.source) for c in notebook.cells], (
         "run `make notebooks`"
     )
@@ -32,9 +63,56 @@ def test_outputs_are_stripped_and_claims_asserted(root, name):
     code = [c for c in notebook["cells"] if c["cell_type"] == "code"]
     assert all(not c["outputs"] and c["execution_count"] is None for c in code)
     text = "".join("".join(c["source"]) for c in notebook["cells"])
-    assert "will learn" in text or "and learn" in text
-    assert "<details><summary>Solution</summary>" in text and "assert " in text and "__version__" in text and "%%time" not in text
+    assert "assert " in text and "__version__" in text and "%%time" not in text
 
 
-def test_every_notebook_is_here(root):
-    assert sorted(p.stem for p in (root / "notebooks").glob("*.ipynb")) == sorted(NAMES)
+@pytest.mark.parametrize("name", NAMES)
+def test_one_style(root, name):
+    """What you will hear and learn, minutes and what to know first; exercises with solutions; limits; what to read next, which exists."""
+    notebook = read(root, name)
+    number = str(int(name[:2]))
+    first = notebook.cells[0].source
+    assert first.startswith(f"# {number}. ") and ": " in first.splitlines()[0], "a title with a claim"
+    assert re.search(r"\*\*You will (hear|see)\*\*", first) and "**You will learn**" in first
+    assert re.search(r"\*\*Time\*\*: \d+ minutes", first) and "**Before this**: " in first
+    text = "\n".join(cell.source for cell in notebook.cells if cell.cell_type == "markdown")
+    headings = re.findall(r"^## (.*)$", text, re.MULTILINE)
+    assert headings[-2:] == ["Limits", "Read next"] and sum(h.startswith("Exercise") for h in headings) >= 1
+    claims = [h for h in headings if not h.startswith("Exercise")][:-2]
+    assert all(len(h.split()) >= 4 and not h.endswith("?") for h in claims), claims
+    answers, checks = tagged(notebook, "answer"), tagged(notebook, "check")
+    assert len(answers) == len(checks) == len(SOLUTION.findall(text)) == len(WRONG[name])
+    assert all(check == answer + 1 for answer, check in zip(answers, checks, strict=True))
+    assert all(notebook.cells[i].metadata["jupyter"]["source_hidden"] for i in checks), "a check is folded: it knows the answer"
+    for target in re.findall(r"\]\((\S+?)\)", text):
+        assert target.startswith("https://") or (root / "notebooks" / target).exists(), target
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", NAMES)
+def test_exercises_take_the_solution_and_tell_wrong_answers_why(root, name):
+    """The notebook with its solutions filled in, run from a clean kernel; after each check the wrong answers, checked alike."""
+    notebook = read(root, name)
+    solutions = iter(SOLUTION.findall("\n".join(c.source for c in notebook.cells if c.cell_type == "markdown")))
+    wrong = iter(WRONG[name])
+    cells, asked = [], []
+    for number, cell in enumerate(notebook.cells):
+        if number in tagged(notebook, "answer"):
+            variable = re.match(r"(\w+) = None", cell.source)[1]
+            cells.append(nbformat.v4.new_code_cell(next(solutions)))
+        elif number in tagged(notebook, "check"):
+            tried = [(None, None), *((each, False) for each in ("None", *next(wrong)))]
+            for answer, _ in tried:
+                source = cell.source if answer is None else f"{variable} = {answer}\n{cell.source}"
+                asked.append((len(cells), answer))
+                cells.append(nbformat.v4.new_code_cell(source))
+        else:
+            cells.append(cell)
+    notebook.cells = cells
+    NotebookClient(notebook, timeout=600, resources={"metadata": {"path": str(root / "notebooks")}}).execute()
+    said = [(answer, notebook.cells[place].outputs[-1]["data"]["text/plain"]) for place, answer in asked]
+    reasons = [text for answer, text in said if answer not in (None, "None")]
+    assert all(text.startswith("Right.") for answer, text in said if answer is None), said
+    assert all(text.startswith("Your turn.") for answer, text in said if answer == "None"), said
+    assert all(text.startswith("Not yet.") and len(text) > 40 for text in reasons), said
+    assert len(set(reasons)) >= 2 or len(reasons) < 2, "each kind of wrong answer has a reason of its own"

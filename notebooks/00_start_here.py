@@ -1,0 +1,146 @@
+# ---
+# jupyter:
+#   jupytext:
+#     formats: ipynb,py:percent
+#     text_representation:
+#       extension: .py
+#       format_name: percent
+#   kernelspec:
+#     display_name: Python 3
+#     language: python
+#     name: python3
+# ---
+
+# %% [markdown]
+# # 0. Start here: a model, its map, and a hand on it
+#
+# **You will hear** a small model play what you type, one of its layers betray what it knows, and a slider turn slow music fast.
+#
+# **You will learn** what the other notebooks are about, and which of them to open next.
+#
+# **Time**: 5 minutes with your hands on it; it runs in half a minute. **Before this**: nothing. No GPU, no download.
+
+# %%
+import audioscope
+
+audioscope.show_charts()
+model = audioscope.load("tiny")
+model
+
+# %% [markdown]
+# ## Words in, music out
+# `tiny` is a real diffusion model of text and music, of the same build as Stable Audio 3, that ships with audioscope. Type a prompt and press Enter; play and stop
+# with the button. It knows some fifty words: tempo (*slow*, *fast*), mood, genre (*jazz*, *metal*, *techno* ...), a lead instrument, percussion, a voice. For any
+# other word it says so.
+
+# %%
+player = model.play("a slow sad song with violin")
+player
+
+# %% [markdown]
+# What a hand does there, code does here: another prompt, and the listener, a classifier that comes with the model, says what it hears.
+
+# %%
+player.prompt.value = "a fast happy techno song with drums"
+player.wait()
+heard = player.sounds.sounds[0]["caption"]
+print(heard)
+assert "techno" in heard
+
+# %% [markdown]
+# ## Each layer hears its own words
+# Twelve layers of the model read the prompt. To find out what each is there for, give one of them another prompt than the rest: the music then changes only in
+# what that layer decides. The map below is the result for 21 concepts and 12 layers. Dark is 1: this layer alone brings the concept.
+#
+# Click a cell, then press play and go back and forth between *clean* (the prompt with the concept), *corrupted* (the one without), and *patched* (the one
+# without, but one layer reads the other). Cells without kept clips are made while you wait, also from prompts of your own.
+
+# %%
+atlas = audioscope.Atlas.load()
+map_of_tiny = atlas.explore(model)
+map_of_tiny
+
+# %% [markdown]
+# Tempo sits in layers 1 and 2, genre in layer 0, the flute in 9 to 11. Not every concept has a place: *happy* and *trombone* show nowhere.
+
+# %%
+impact = atlas.impacts().pivot(index="concept", columns="layer", values="impact")
+assert impact.loc["fast"].idxmax() == 2 and impact.loc["jazz"].idxmax() == 0 and impact.loc["flute"].idxmax() == 9
+assert impact.loc[["happy", "trombone"]].max(axis=None) < 0.1
+
+# %% [markdown]
+# ## A push at the right layer steers the music
+# What separates fast from slow inside layer 2 is a direction. Add a bit of it while the model plays *any* prompt, and the music goes faster; subtract it, and it goes
+# slower. Move the slider: below, one prompt that names no tempo.
+
+# %%
+steered = model.play("a jazz song with trumpet", seed=3)
+steered.axis.value, steered.strength.value = "fast", 4.0
+steered.wait()
+steered
+
+# %%
+plain, pushed = (each["caption"] for each in steered.sounds.sounds)
+print("plain:  ", plain)
+print("pushed: ", pushed)
+level = {
+    name: float(text.split("fast ")[1].split(",")[0].replace("−", "-")) for name, text in (("plain", plain), ("pushed", pushed))
+}
+assert level["pushed"] > level["plain"] + 3
+
+# %% [markdown]
+# ## Exercise: where would you push?
+# You want to change the *genre* of a song and leave its tempo alone. Which layer do you steer at? Read it off the map.
+
+# %% tags=["answer"]
+genre_layer = None  # a layer number
+
+# %% jupyter={"source_hidden": true} tags=["check"]
+from audioscope.course import check
+
+check(
+    genre_layer,
+    lambda layer: layer == 0,
+    well="Layer 0 carries reggae, metal, opera and jazz, and hardly any tempo.",
+    wrong=[
+        (lambda layer: layer in (1, 2), "That is where tempo sits: the song would change its speed."),
+        (
+            lambda layer: 3 <= layer <= 11,
+            "In that layer the four rows of genre are nearly empty: find the column where all of them are dark.",
+        ),
+        (lambda layer: layer > 11, "The model has twelve layers, and they count from 0 to 11."),
+    ],
+    otherwise="Look at the rows reggae, metal, opera and jazz: which column is dark in all of them?",
+)
+
+# %% [markdown]
+# <details><summary>Solution</summary>
+#
+# ```python
+# genre_layer = 0
+# ```
+# </details>
+
+# %% [markdown]
+# ## Limits
+# `tiny` is a small model of rendered band music: four seconds, 16 kHz, mono. What you hear in it is a hypothesis about large models, not a finding. The same lines run on
+# Stable Audio Open, AudioLDM2 or ACE-Step with another name in `load`, on a machine that has a GPU for them.
+#
+# ## Read next
+# | if you want to | open | minutes |
+# |---|---|---|
+# | hear what the model can and cannot play | [1. Hear the model](01_hear_the_model.ipynb) | 15 |
+# | know how text gets into it, and swap it by hand | [2. Look inside](02_look_inside.ipynb) | 20 |
+# | make a map like the one above, and not be fooled by it | [3. The concept atlas](03_concept_atlas.ipynb) | 30 |
+# | see the maps of large models | [4. Real models](04_real_models.ipynb) | 20 |
+# | make steering vectors, and measure what they cost | [5. Steer with CAA](05_steer_with_caa.ipynb) | 40 |
+# | take a layer apart into features | [6. Train an SAE](06_train_an_sae.ipynb) | 30 |
+# | steer with features | [7. Steer with features](07_steer_with_features.ipynb) | 30 |
+# | do all of this with your own music or prompts | [8. Your own music](08_your_own_music.ipynb) | 25 |
+
+# %%
+import diffusers
+import nnsight
+import torch
+
+print({m.__name__: m.__version__ for m in (audioscope, torch, diffusers, nnsight)})
