@@ -262,8 +262,8 @@ check(
     well="Drums are loudest from layer 0, tempo sits in layer 2: a concept has layers of its own.",
     wrong=[
         (lambda pair: tuple(pair) == (2, 0), "The other way round: drums come first."),
-        (lambda pair: tuple(pair)[0] == 2, "Layer 2 brings drums, too (.58), but another layer brings more."),
-        (lambda pair: tuple(pair)[1] == 1, "Layer 1 has a part of tempo (.17), layer 2 twice as much."),
+        (lambda pair: pair[0] == 2, "Layer 2 brings drums, too (.58), but another layer brings more."),
+        (lambda pair: pair[1] == 1, "Layer 1 has a part of tempo (.17), layer 2 twice as much."),
     ],
     otherwise="Take the rows drums and fast of `impacts`, and the largest impact of each.",
 )

@@ -100,7 +100,7 @@ if stand_in:
     assert len(wanted & set(more.head(8).index)) >= 3, more.head(8)
 
 # %% [markdown]
-# ## Localise: which layer brings it?
+# ## One layer brings most of it
 # The same call as for the paper's concepts, with the probe as the scorer. Eight pairs give wide intervals; look before you believe.
 
 # %%
@@ -114,7 +114,7 @@ if stand_in:  # slow jazz: genre enters at layer 0 (notebook 3)
     assert impacts["impact"].idxmax() == 0
 
 # %% [markdown]
-# ## Steer: neutral prompts towards your music
+# ## Neutral prompts can be steered towards your music
 # The vector is made from the pairs for building, and tried on those for testing, beside a random direction.
 
 # %%
@@ -132,7 +132,7 @@ if stand_in:
     assert curves["caa all"].iloc[2] > curves["random direction all"].iloc[2] + 0.5
 
 # %% [markdown]
-# ## Look it up: which features know it?
+# ## Features that know slow and jazz know it, too
 # For each feature of an SAE, how well it tells the clean prompts from the corrupted ones (AUROC), and which of the paper's concepts that feature tells best.
 
 # %%
