@@ -2,13 +2,14 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: help setup browser test atlas lab results notebooks lint clean
+.PHONY: help setup browser test atlas lab book results notebooks lint clean
 .DELETE_ON_ERROR:
 
 help:
 	@echo "make atlas    the concept-by-layer atlas of the tiny model, in atlas/index.html"
 	@echo "make test     the tests and the notebooks"
 	@echo "make lab      JupyterLab on notebooks/"
+	@echo "make book     the notebooks, run and as pages with sound, in book/index.html"
 	@echo "make setup    the environment alone, in .venv"
 	@echo "make results  rebuild what depends on the tiny model's weights"
 	@echo "make notebooks  the ipynb files, from their percent scripts"
@@ -49,6 +50,9 @@ atlas: setup
 
 lab: setup
 	$(BIN)/jupyter lab notebooks
+
+book: setup
+	$(BIN)/audioscope book --out book
 
 results: setup
 	$(BIN)/python tools/make_results.py

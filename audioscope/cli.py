@@ -1,4 +1,4 @@
-"""The command line: audioscope sites | atlas | steer | generate | tiny. Bad input ends with status 2 and one line."""
+"""The command line: audioscope sites | atlas | steer | sae | book | notebooks | generate | tiny. Bad input ends with status 2 and one line."""
 
 from __future__ import annotations
 
@@ -107,6 +107,15 @@ def parser() -> argparse.ArgumentParser:
 
     cli_sae.add(verbs)
 
+    book = verbs.add_parser("book", help="run the notebooks and write them as pages with charts and sound")
+    book.add_argument("names", nargs="*", metavar="NAME", help="some notebooks, such as 00_start_here (default: all)")
+    book.add_argument("--notebooks", type=Path, metavar="FOLDER", help="of the notebooks (default: those of audioscope)")
+    book.add_argument("--out", type=Path, default=Path("book"), help="folder of the pages (default: book)")
+    book.set_defaults(do=_book)
+    copy = verbs.add_parser("notebooks", help="copy the notebooks to a folder, to work on them")
+    copy.add_argument("out", type=Path, metavar="FOLDER")
+    copy.set_defaults(do=_notebooks)
+
     generate = verbs.add_parser("generate", help="make a clip from text")
     generate.add_argument("prompt")
     generate.add_argument("--model", default="tiny")
@@ -141,6 +150,19 @@ def parser() -> argparse.ArgumentParser:
     evaluate.add_argument("--clips", type=int, default=400, help="clips of each kind (default 400)")
     evaluate.set_defaults(do=_evaluate)
     return top
+
+
+def _book(options: argparse.Namespace) -> None:
+    from audioscope.book import make_book
+
+    print(make_book(options.out, options.notebooks, options.names))
+
+
+def _notebooks(options: argparse.Namespace) -> None:
+    from audioscope.book import copy_notebooks
+
+    copied = copy_notebooks(options.out)
+    print(f"{len(copied)} notebooks written to {options.out}: open them with `jupyter lab {options.out}`")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

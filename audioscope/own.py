@@ -52,7 +52,7 @@ def read_folder(folder: str | Path, model: Model, seconds: float | None = None, 
         :most
     ]
     audio = torch.stack([part for _, part in chosen])[:, None]
-    codec = getattr(model.pipe, "vae", None)
+    codec: Any = getattr(model.pipe, "vae", None)
     if type(codec).__name__ == "MelCodec":  # so that a listener hears the music, and not whose codec it went through
         with torch.no_grad():
             audio = codec.decode(codec.encode(audio)).sample[..., :size]

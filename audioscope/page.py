@@ -29,7 +29,7 @@ FRAME = """<!doctype html>
 <head>
 <meta charset="utf-8">
 <meta name="viewport" content="width=device-width, initial-scale=1">
-<meta http-equiv="Content-Security-Policy" content="default-src 'none'; script-src 'unsafe-inline' data:{{ ' ' ~ beside if beside }}; style-src 'unsafe-inline'; img-src data:">
+<meta http-equiv="Content-Security-Policy" content="default-src 'none'; script-src 'unsafe-inline' data:{{ ' ' ~ beside if beside }}; style-src 'unsafe-inline'; img-src data:; media-src data:">
 <title>{{ title }}</title>
 <style>{{ style }}</style>
 <script type="importmap">{{ imports }}</script>

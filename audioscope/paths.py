@@ -21,6 +21,15 @@ def data_folder() -> Path:
     raise FileNotFoundError(f"No data folder in {package} or beside it: reinstall audioscope or use a full checkout.")
 
 
+def notebooks_folder() -> Path:
+    """The folder of the notebooks: beside the package, or in it in a wheel. Raises FileNotFoundError when neither place has it."""
+    package = Path(__file__).resolve().parent
+    for folder in (package / "notebooks", package.parent / "notebooks"):
+        if any(folder.glob("00_*.ipynb")):
+            return folder
+    raise FileNotFoundError(f"No notebooks in {package} or beside it: reinstall audioscope or use a full checkout.")
+
+
 def write_whole(file: Path, write: Callable[[Path], Any]) -> None:
     """Write a file under another name and rename it, so that it is there whole or not at all.
 

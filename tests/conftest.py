@@ -1,5 +1,7 @@
 """Models that tests share: the shipped `tiny`, and small random ones built from the real classes."""
 
+import os
+import shutil
 from pathlib import Path
 
 import pandas as pd
@@ -8,6 +10,7 @@ import torch
 
 torch.set_num_threads(1)  # small tensors: threads cost more than they give, and tests may run side by side
 
+from browsing import BROWSERS, REASON  # noqa: E402
 from pipelines import BUILDERS  # noqa: E402
 
 import audioscope  # noqa: E402
@@ -55,6 +58,23 @@ class Nearness:
 
     def __call__(self, audio, rate):
         return pd.DataFrame({self.concepts[0]: -(audio - audio[:1]).flatten(1).norm(dim=1).numpy()})
+
+
+@pytest.fixture(scope="module")
+def browser():
+    """Chromium, for a module: without one its tests are skipped, and in CI they fail."""
+    path = next(filter(None, map(shutil.which, BROWSERS)), None)
+    if path is None:
+        if os.environ.get("CI"):
+            pytest.fail(REASON)
+        pytest.skip(REASON)
+    from playwright.sync_api import sync_playwright
+
+    with sync_playwright() as playwright:
+        quiet = ["--disable-background-networking", "--disable-component-update", "--no-first-run", "--disable-sync"]
+        found = playwright.chromium.launch(executable_path=path, args=["--no-sandbox", *quiet])
+        yield found
+        found.close()
 
 
 @pytest.fixture(scope="session")

@@ -2,16 +2,13 @@
 
 import functools
 import http.server
-import os
 import re
-import shutil
 import threading
-import time
 
 import numpy as np
 import pytest
 from axe_playwright_python.sync_playwright import Axe
-from playwright.sync_api import sync_playwright
+from browsing import HEARD, until
 from tones import ALPHAS, BEST, CELLS, EVIL, GROUPS, LAYERS, PAIRS, ROWS, atlas_of_tones, pitch, site, steered, steering_of_tones
 
 import audioscope
@@ -20,25 +17,9 @@ from audioscope.charts import reading
 from audioscope.feature_pages import feature_clips, feature_set
 from audioscope.slider import Track, slider_html
 
-BROWSERS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
-REASON = "NO BROWSER: the page is not tested. Install Chromium (Debian: apt-get install chromium) and run again."
 DAY, NIGHT = {"color_scheme": "light"}, {"color_scheme": "dark"}
 WIDE, NARROW = {"viewport": {"width": 1440, "height": 1000}}, {"viewport": {"width": 360, "height": 740}}
 
-# What a player sends to the loudspeaker: the frequencies of its peaks in Hz, the loudest first, within 12 dB of it.
-HEARD = """async player => {
-  const { output } = player, listener = new AnalyserNode(output.context, { fftSize: 16384, smoothingTimeConstant: 0 });
-  output.connect(listener);
-  await new Promise(done => setTimeout(done, 450));
-  const level = new Float32Array(listener.frequencyBinCount);
-  listener.getFloatFrequencyData(level);
-  output.disconnect(listener);
-  const peaks = [...level.keys()].filter(i => i > 1 && level[i] > -70 && level[i] >= Math.max(level[i - 1], level[i + 1] ?? -200, level[i - 2], level[i + 2] ?? -200));
-  if (!peaks.length) return [];
-  peaks.sort((a, b) => level[b] - level[a]);
-  const hz = output.context.sampleRate / 16384;
-  return peaks.filter(i => level[i] > level[peaks[0]] - 12).map(i => i * hz);
-}"""
 # Frames that the page asks for in half a second.
 FRAMES = """() => new Promise(done => {
   const real = window.requestAnimationFrame;
@@ -47,20 +28,6 @@ FRAMES = """() => new Promise(done => {
   setTimeout(() => { window.requestAnimationFrame = real; done(count); }, 500);
 })"""
 CELL, SLIDER = "document.querySelector('#cell').cell.player", "document.querySelector('.slider').slider.player"
-
-
-@pytest.fixture(scope="module")
-def browser():
-    path = next(filter(None, map(shutil.which, BROWSERS)), None)
-    if path is None:
-        if os.environ.get("CI"):
-            pytest.fail(REASON)
-        pytest.skip(REASON)
-    with sync_playwright() as playwright:
-        quiet = ["--disable-background-networking", "--disable-component-update", "--no-first-run", "--disable-sync"]
-        found = playwright.chromium.launch(executable_path=path, args=["--no-sandbox", *quiet])
-        yield found
-        found.close()
 
 
 @pytest.fixture(scope="module")
@@ -99,13 +66,6 @@ def pages(tmp_path_factory, features):
         "atlas": atlas,
     }
     server.shutdown()
-
-
-def until(page, condition, seconds=10):
-    end = time.monotonic() + seconds
-    while not page.evaluate(condition):
-        assert time.monotonic() < end, f"This did not come true: {condition}"
-        page.wait_for_timeout(30)
 
 
 class Seen:

@@ -1,0 +1,199 @@
+"""The notebooks as a book: each is run and becomes one page that holds its charts and sound, with an index, and all links are checked."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from html.parser import HTMLParser
+from pathlib import Path
+from typing import Any
+from urllib.parse import unquote, urlsplit
+
+import nbformat
+from markupsafe import Markup
+from tqdm.auto import tqdm
+
+from audioscope.charts import LIVE_CHART
+from audioscope.page import fill, page, web
+from audioscope.paths import notebooks_folder, write_whole
+
+TIMEOUT = 1200  # s that one cell may take
+
+
+@dataclass(frozen=True)
+class Chapter:
+    """A notebook of the book: its name, its title (a heading), what is said of it first, and how long it takes."""
+
+    name: str
+    notebook: Any
+
+    @property
+    def opening(self) -> str:
+        return str(self.notebook.cells[0].source)
+
+    @property
+    def title(self) -> str:
+        return self.opening.splitlines()[0].lstrip("# ")
+
+    def said(self, what: str) -> str:
+        """The line of the opening that begins with these words in bold, without them."""
+        found = re.search(rf"\*\*{what}\*\*:?\s*(.*?)(?:\n\s*\n|$)", self.opening, re.DOTALL)
+        return " ".join(found[1].split()) if found else ""
+
+
+def chapters(folder: str | Path | None = None, names: Sequence[str] = ()) -> list[Chapter]:
+    """The notebooks of a folder in their order; None is the shipped ones. names: some of them, without their suffix.
+
+    Raises FileNotFoundError where there are none, or none of a name.
+    """
+    folder = notebooks_folder() if folder is None else Path(folder)
+    files = {file.stem: file for file in sorted(folder.glob("*.ipynb"))}
+    missing = [name for name in names if name not in files]
+    if missing or not files:
+        raise FileNotFoundError(f"{folder} holds no notebook {', '.join(missing)}. There are: {', '.join(files) or 'none'}.")
+    return [Chapter(name, nbformat.read(file, as_version=4)) for name, file in files.items() if not names or name in names]
+
+
+def make_book(out: str | Path, notebooks: str | Path | None = None, names: Sequence[str] = (), *, progress: bool = True) -> Path:
+    """Run the notebooks and write them as pages: index.html and one page each, which any browser opens, offline.
+
+    out: a folder; each page is written as soon as its notebook has run. notebooks, names: as for `chapters`.
+    Raises RuntimeError that names the notebook and the cell that failed, ValueError for links that lead nowhere. Returns the index.
+    """
+    from nbclient import NotebookClient
+    from nbclient.exceptions import CellExecutionError
+
+    out, found = Path(out), chapters(notebooks, names)
+    out.mkdir(parents=True, exist_ok=True)
+    bar = tqdm(found, desc="book", unit="notebook", disable=not progress)
+    for chapter in bar:
+        bar.set_postfix_str(chapter.name)
+        try:
+            NotebookClient(chapter.notebook, timeout=TIMEOUT, resources={"metadata": {"path": str(out)}}).execute()
+        except CellExecutionError as error:
+            raise RuntimeError(f"{chapter.name} failed: {error.ename}: {error.evalue}\n{error}") from error
+        html = chapter_html(chapter, found)
+        write_whole(out / f"{chapter.name}.html", lambda part, html=html: part.write_text(html))  # type: ignore[misc]
+    index = page("book", "audioscope: the course", fill("book_index.html", chapters=found), style=web("book.css"))
+    write_whole(out / "index.html", lambda part: part.write_text(index))
+    check_links(out, ["index", *(chapter.name for chapter in found)])
+    return out / "index.html"
+
+
+def chapter_html(chapter: Chapter, all_chapters: Sequence[Chapter]) -> str:
+    """A notebook with its outputs as one HTML document."""
+    from nbconvert.filters import Highlight2HTML, markdown2html
+
+    highlight = Highlight2HTML(pygments_lexer="python")
+    charts: list[Any] = []
+    there = {each.name for each in all_chapters}
+    cells: list[dict[str, Any]] = []
+    for cell in chapter.notebook.cells:
+        if cell.cell_type == "markdown":
+            html = re.sub(
+                r'href="(\w+)\.ipynb"',
+                lambda link: f'href="{link[1]}.html"' if link[1] in there else 'href="index.html"',
+                markdown2html(cell.source),
+            )
+            cells.append({"kind": "text", "html": Markup(html)})
+        elif cell.source.strip():
+            outputs = [Markup(html) for output in cell.outputs if (html := _output_html(output, charts))]
+            tags = cell.metadata.get("tags", [])
+            cells.append(
+                {
+                    "kind": "code",
+                    "html": Markup(highlight(cell.source)),
+                    "outputs": outputs,
+                    "check": "check" in tags,
+                    "answer": "answer" in tags,
+                }
+            )
+    place = next(i for i, each in enumerate(all_chapters) if each.name == chapter.name)
+    before, after = (all_chapters[i] if 0 <= i < len(all_chapters) else None for i in (place - 1, place + 1))
+    body = fill("book.html", cells=cells, before=before, after=after, name=chapter.name)
+    return page("book", chapter.title, body, data={"charts": charts}, charts=bool(charts), style=web("book.css"))
+
+
+def _output_html(output: Any, charts: list[Any]) -> str:
+    """One output of a cell; charts get those that Vega draws. Progress bars and live widgets say nothing on a page and are left out."""
+    if output.output_type == "stream":
+        return (
+            str(Markup("<pre class='output' tabindex='0'>{}</pre>").format(output.text.rstrip()))
+            if output.name == "stdout"
+            else ""
+        )
+    data = output.get("data", {})
+    if LIVE_CHART in data:
+        charts.append({name: value for name, value in data[LIVE_CHART].items() if name != "$schema"})  # Vega here is newer
+        return f'<figure class="card paper scroll" tabindex="0" data-chart="{len(charts) - 1}">{data["image/svg+xml"]}</figure>'
+    if "application/vnd.jupyter.widget-view+json" in data:
+        return ""
+    if "text/html" in data:
+        return (
+            f'<div class="scroll" tabindex="0">{data["text/html"]}</div>'
+            if "<table" in data["text/html"]
+            else str(data["text/html"])
+        )
+    if "image/png" in data:
+        return f'<img alt="" src="data:image/png;base64,{data["image/png"]}">'
+    return str(Markup("<pre class='output' tabindex='0'>{}</pre>").format(data["text/plain"])) if "text/plain" in data else ""
+
+
+class _Links(HTMLParser):
+    """The addresses of a page's links, and the names that links may lead to."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.links: list[str] = []
+        self.names: set[str] = set()
+        self.remote: list[str] = []
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        values = dict(attrs)
+        if values.get("id"):
+            self.names.add(str(values["id"]))
+        if tag == "a" and values.get("href") is not None:
+            self.links.append(str(values["href"]))
+        for name in ("src", "href") if tag != "a" else ("src",):
+            if re.match(r"(https?:)?//", values.get(name) or ""):
+                self.remote.append(str(values[name]))
+
+
+def check_links(folder: Path, names: Sequence[str]) -> int:
+    """Follow every link of some pages of a folder to a page and a place that exist; how many there are.
+
+    Raises ValueError that names the links which lead nowhere, and what a page would fetch from elsewhere. Links to other sites are not
+    followed, only their form is looked at.
+    """
+    pages = {}
+    for name in names:
+        pages[f"{name}.html"] = parsed = _Links()
+        parsed.feed((folder / f"{name}.html").read_text())
+    wrong, count = [], 0
+    for name, parsed in pages.items():
+        wrong += [f"{name} fetches {address}" for address in parsed.remote]
+        for link in parsed.links:
+            count += 1
+            parts = urlsplit(link)
+            if parts.scheme:
+                wrong += [f"{name}: {link}"] if parts.scheme != "https" or "." not in parts.netloc else []
+                continue
+            target = pages.get(parts.path or name)
+            if target is None or (parts.fragment and unquote(parts.fragment) not in target.names):
+                wrong.append(f"{name}: {link}")
+    if wrong:
+        raise ValueError(f"{len(wrong)} links lead nowhere: {'; '.join(wrong[:5])}")
+    return count
+
+
+def copy_notebooks(out: str | Path) -> list[Path]:
+    """Write the shipped notebooks to a folder, to work on them; those that are there already are left as they are."""
+    out, copied = Path(out), []
+    out.mkdir(parents=True, exist_ok=True)
+    for file in sorted(notebooks_folder().glob("*.ipynb")):
+        if not (out / file.name).exists():
+            (out / file.name).write_text(json.dumps(json.loads(file.read_text()), indent=1, ensure_ascii=False) + "\n")
+            copied.append(out / file.name)
+    return copied

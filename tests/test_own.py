@@ -1,0 +1,101 @@
+"""One's own music: folders are read as the model would sound, probes tell what they were not fitted on, pairs keep to their splits."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from conftest import Nearness
+
+import audioscope
+from audioscope import Clip
+from audioscope.concepts import SPLITS
+from audioscope.own import some_prompts
+
+
+def tone(pitch, seconds, rate=16_000, channels=1):
+    time = np.arange(int(rate * seconds)) / rate
+    return Clip(np.repeat((0.3 * np.sin(2 * np.pi * pitch * time)).astype("float32")[None], channels, 0), rate)
+
+
+def loudest(clip):
+    return float(np.abs(np.fft.rfft(clip.mono)).argmax() / clip.seconds)
+
+
+def test_a_folder_is_cut_into_pieces_of_the_model(tiny, tmp_path):
+    tone(440, 9.0, 44_100, 2).save(tmp_path / "long.wav")  # two pieces and a rest
+    tone(1000, 1.5).save(tmp_path / "deep" / "short.flac")  # repeated
+    tone(600, 5.0, 22_050).save(tmp_path / "THIRD.mp3")
+    (tmp_path / "notes.txt").write_text("no audio")
+    clips = audioscope.read_folder(tmp_path, tiny)
+    assert [clip.prompt for clip in clips] == ["THIRD.mp3", "deep/short.flac", "long.wav", "long.wav"]
+    assert {(clip.rate, clip.samples.shape) for clip in clips} == {(16_000, (1, 65_536))}
+    assert [round(loudest(clip), -2) for clip in clips] == [600, 1000, 400, 400], "the pitch survives resampling and the codec"
+    few = audioscope.read_folder(tmp_path, tiny, most=3)
+    assert {clip.prompt for clip in few} == {"THIRD.mp3", "deep/short.flac", "long.wav"}, "pieces are spread over the files"
+
+
+def test_a_folder_without_audio_and_a_broken_file_are_said(tiny, tmp_path):
+    with pytest.raises(FileNotFoundError, match="holds no audio"):
+        audioscope.read_folder(tmp_path, tiny)
+    (tmp_path / "broken.wav").write_bytes(b"no wave")
+    with pytest.raises(ValueError, match=r"broken\.wav cannot be read"):
+        audioscope.read_folder(tmp_path, tiny)
+
+
+@pytest.fixture(scope="module")
+def clips(tiny):
+    """Techno and opera of many seeds, and a third kind that the probe never sees."""
+    texts = {"techno": "a techno song", "opera": "an opera song"}
+    return {name: tiny.generate([text] * 12, seed=list(range(12))) for name, text in texts.items()}
+
+
+@pytest.fixture(scope="module")
+def probe(clips):
+    named = [[Clip(clip.samples, clip.rate, f"{i}") for i, clip in enumerate(clips[name])] for name in ("techno", "opera")]
+    return audioscope.probe_scorer("mine", *named, audioscope.listener_scorer())
+
+
+def scored(scorer, clips):
+    return scorer(torch.from_numpy(np.stack([clip.samples for clip in clips])), 16_000)
+
+
+def test_a_probe_tells_new_clips_apart(tiny, probe):
+    new = [tiny.generate([text] * 6, seed=list(range(50, 56))) for text in ("a techno song", "an opera song")]
+    mine, other = (scored(probe, each)["mine"] for each in new)
+    assert probe.auroc > 0.95 and mine.min() > other.max()
+    assert probe.concepts[0] == "mine" and "drums" in scored(probe, new[0]) and probe.units == "log-odds"
+    assert "AUROC" in repr(probe) and scored(probe, new[0]).abs().max(axis=None) <= 6
+
+
+def test_a_probe_of_nothing_is_chance(clips):
+    """Both sides alike, with other names: what cannot be told must not seem to be."""
+    techno = [Clip(clip.samples, clip.rate, f"{i}") for i, clip in enumerate(clips["techno"])]
+    nothing = audioscope.probe_scorer("mine", techno[::2], techno[1::2], audioscope.listener_scorer())
+    assert nothing.auroc < 0.85
+
+
+def test_what_a_probe_cannot_be_made_of_is_said(clips):
+    base = audioscope.listener_scorer()
+    with pytest.raises(ValueError, match="at least 5"):
+        audioscope.probe_scorer("mine", clips["techno"][:3], clips["opera"], base)
+    with pytest.raises(ValueError, match="rate or length"):
+        audioscope.probe_scorer("mine", clips["techno"], [tone(440, 1.0)] * 6, base)
+    with pytest.raises(ValueError, match="no layers"):
+        audioscope.probe_scorer("mine", clips["techno"], clips["opera"], Nearness("mine"))
+
+
+def test_pairs_like_a_probe(tiny, probe):
+    concept = audioscope.pairs_like(tiny, probe, "mine", some_prompts(48), pairs=16, progress=False)
+    assert [sum(pair.split == split for pair in concept.pairs) for split in SPLITS] == [4, 4, 4, 4]
+    texts = [text for pair in concept.pairs for text in (pair.clean, pair.corrupted)]
+    assert len(set(texts)) == 32, "no prompt occurs twice, so no split sees another's"
+    clean, corrupted = (
+        scored(probe, tiny.generate([getattr(p, side) for p in concept.pairs], seed=99))["mine"]
+        for side in ("clean", "corrupted")
+    )
+    assert clean.mean() > corrupted.mean() + 1, "chosen with one seed, it holds with another"
+    atlas = audioscope.localize(tiny, [concept], pairs=2, scorer=probe, steps=4, clips=False, progress=False)
+    assert atlas.concepts == ["mine"] and atlas.settings["scorer_fingerprint"] == probe.fingerprint
+    with pytest.raises(ValueError, match="pairs is 30"):
+        audioscope.pairs_like(tiny, probe, "mine", some_prompts(48), pairs=30)
