@@ -60,7 +60,7 @@ def make_book(out: str | Path, notebooks: str | Path | None = None, names: Seque
     """Run the notebooks and write them as pages: index.html and one page each, which any browser opens, offline.
 
     out: a folder; each page is written as soon as its notebook has run. notebooks, names: as for `chapters`.
-    Raises RuntimeError that names the notebook and the cell that failed, ValueError for links that lead nowhere. Returns the index.
+    Raises ValueError that names the notebook that failed, or links that lead nowhere. Returns the index.
     """
     from nbclient import NotebookClient
     from nbclient.exceptions import CellExecutionError
@@ -73,7 +73,9 @@ def make_book(out: str | Path, notebooks: str | Path | None = None, names: Seque
         try:
             NotebookClient(chapter.notebook, timeout=TIMEOUT, resources={"metadata": {"path": str(out)}}).execute()
         except CellExecutionError as error:
-            raise RuntimeError(f"{chapter.name} failed: {error.ename}: {error.evalue}\n{error}") from error
+            raise ValueError(
+                f"{chapter.name} failed: {error.ename}: {error.evalue}. Open it in JupyterLab to see where."
+            ) from error
         html = chapter_html(chapter, found)
         write_whole(out / f"{chapter.name}.html", lambda part, html=html: part.write_text(html))  # type: ignore[misc]
     index = page("book", "audioscope: the course", fill("book_index.html", chapters=found), style=web("book.css"))

@@ -117,7 +117,7 @@ def test_readme_files_exist() -> None:
     named = {
         line for line in code_lines(README) if re.fullmatch(r"notebooks/\S+\.ipynb|data/\S+|[\w-]+\.(txt|yml|cff)|LICENSE", line)
     }
-    assert sum(name.startswith("notebooks/") for name in named) == 7
+    assert sum(name.startswith("notebooks/") for name in named) == 9
     missing = sorted(name for name in named if not (ROOT / name).exists())
     assert not missing, f"named in README.md, but not there: {missing}"
 
@@ -192,6 +192,12 @@ clip = model.generate("a slow sad song with violin", seed=0, steps=2)
 waveform = numpy.asarray(clip.samples)
 assert waveform.size and numpy.isfinite(waveform).all()
 assert len(audioscope.Atlas.load().examples()) > 5
+from audioscope.book import make_book
+from audioscope.paths import notebooks_folder
+
+assert notebooks_folder().resolve().is_relative_to(site) and not list(notebooks_folder().glob("*.py"))
+pages = make_book(pathlib.Path(sys.argv[2]), names=["00_start_here"], progress=False)  # its kernel imports the wheel, too
+assert "srcdoc" in pages.with_name("00_start_here.html").read_text()
 print("played", waveform.shape)
 """
 
@@ -207,7 +213,7 @@ def test_wheel_works_outside_the_checkout(tmp_path: Path) -> None:
 
     # -P and another working directory keep the checkout out; PYTHONPATH comes before the environment's editable install.
     played = subprocess.run(
-        [sys.executable, "-P", "-c", OUTSIDE, site.resolve()],
+        [sys.executable, "-P", "-c", OUTSIDE, site.resolve(), tmp_path / "book"],
         cwd=tmp_path,
         env={**os.environ, "PYTHONPATH": str(site)},
         capture_output=True,
