@@ -190,7 +190,7 @@ check(
         ),
         (lambda steps: steps in (8, 16), f"That is enough, but 4 are, too: {means[4]:+.1f} on average."),
     ],
-    otherwise="Choose one of 2, 4, 8 and 16.",
+    otherwise="Choose one of 2, 4, 8 and 16: the fewest with which the mean is above 3.",
 )
 
 # %% [markdown]

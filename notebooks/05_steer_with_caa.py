@@ -380,7 +380,10 @@ check(
             "True, none passes the rule. But steering needs a place: see what `steering_sites` gives then.",
         ),
         (lambda layers: set(layers) == {0}, "Layer 0 is the shared functional layer; it carries genre, not mood."),
-        (lambda layers: len(set(layers)) != 3, "There are three of them."),
+        (
+            lambda layers: len(set(layers)) != 3,
+            "There are three of them: where no layer passes the rule, the three strongest are taken.",
+        ),
     ],
     otherwise="Ask `audioscope.steering_sites(model, audioscope.shipped_concepts()['happy'], 'own')`.",
 )

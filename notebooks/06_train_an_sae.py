@@ -189,7 +189,7 @@ check(
     lambda end: end == "last",
     well=f"{apart[0]:.1f} features more for metal with drums at the first step, {apart[-1]:.1f} at the last: busy music takes more words once there is music.",
     wrong=[(lambda end: end == "first", f"There they differ by {apart[0]:.1f} features a token only; look at the other end.")],
-    otherwise='Answer with "first" or "last".',
+    otherwise='Answer with "first" or "last": the end of the denoising where the two counts are furthest apart.',
 )
 
 # %% [markdown]

@@ -231,7 +231,7 @@ check(
             "Not at this level: take the rows with the smallest sigma of both tables, and intersect the features.",
         ),
     ],
-    otherwise="Answer with a number.",
+    otherwise="Answer with the number of features that both sets have at that level.",
 )
 
 # %% [markdown]

@@ -219,7 +219,7 @@ check(
             f"A saxophone in a fast techno song has {saxophone:+.1f}, slow jazz on a violin {jazz:+.1f}.",
         )
     ],
-    otherwise='Answer with "slow jazz" or "saxophone".',
+    otherwise='Answer with "slow jazz" or "saxophone", whichever alone scores higher.',
 )
 
 # %% [markdown]
