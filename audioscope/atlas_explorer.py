@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import ipywidgets as widgets
@@ -16,9 +17,10 @@ from audioscope.charts import reading
 from audioscope.live import Step
 from audioscope.model import Model, load
 from audioscope.patching import patched_row
-from audioscope.playground import Ear, live_clips
+from audioscope.playground import Ear, live_clips, unknown_said
+from audioscope.sites import Site
 from audioscope.tracing import Row
-from audioscope.widgets import Explorer, heard, labelled, live_chart, marked, note, set_params
+from audioscope.widgets import FLOW, Explorer, heard, labelled, live_chart, marked, note, set_params
 
 
 def model_like(fingerprint: str | None, model: Model | None, what: str) -> Model | None:
@@ -56,7 +58,7 @@ class AtlasExplorer(Explorer):
         self.facts = note()
         self.sounds.label = "clean, corrupted and patched"
         wide = widgets.Box([self.chart], layout=widgets.Layout(overflow="auto"))
-        menus = widgets.HBox([self.concept, self.site, self.pair], layout=widgets.Layout(flex_flow="row wrap"))
+        menus = widgets.HBox([self.concept, self.site, self.pair], layout=FLOW)
         self.children = (wide, menus, self.facts, self.clean, self.corrupted, self.sounds)
         self._loading = False  # while the menus are set together
         self._chosen()
@@ -121,79 +123,77 @@ class AtlasExplorer(Explorer):
         self._hear()
 
     def _hear(self, typed: bool = False) -> None:
-        """Show and make heard what is chosen: from files where it was kept, else made now."""
+        """Show and make heard what is chosen: from files where it was kept, else made now. typed: the prompts are not the sweep's."""
         if self._loading:
             return
-        concept, site = self.concept.value, self.site.value
+        concept, site = self.concept.value, next(s for s in self.atlas.sites if s.path == self.site.value)
         self.chart.params.set_trait("chosen_concept", concept)
-        self.chart.params.set_trait("chosen_site", site)
-        settings = self.atlas.settings
+        self.chart.params.set_trait("chosen_site", site.path)
+        clean, corrupted = self.clean.value.strip(), self.corrupted.value.strip()
+        self.facts.value = note(self._facts(concept, site.path, clean, corrupted)).value
+        if self.pair.value is None:
+            return self._nothing("Published as numbers: there are no clips of it.")
+        unit = {"clean": clean, "corrupted": corrupted, "seed": self.pair.value[1]}
+        files = [] if typed else self._files(site.path)
+        if not files and self.model is None:
+            return self._nothing("The clips of this cell were not kept: give the model, atlas.explore(model), to make them now.")
+        return self.ask(lambda step: self._made(concept, site, unit, files, step), self._show)
+
+    def _facts(self, concept: str, site: str, clean: str, corrupted: str) -> Markup:
+        """What the atlas says of a cell, and the two prompts with what was swapped."""
         row = self.impacts[(self.impacts["concept"] == concept) & (self.impacts["site"] == site)].iloc[0]
         impact = reading(row["impact"] if row["defined"] else float("nan"), row["low"], row["high"])
-        clean, corrupted = self.clean.value, self.corrupted.value
-        text = Markup("<p><b>{}</b> in layer {}: impact <b>{}</b>{} <span class='quiet'>{}</span></p>").format(
-            concept, row["layer"], impact, "" if pd.isna(row["control"]) else f", control {row['control']:.2f}", site
-        )
+        control = "" if pd.isna(row["control"]) else f", control {row['control']:.2f}"
+        text = Markup("<p><b>{}</b> in layer {}: impact <b>{}</b>{} <span class='quiet'>{}</span></p>")
+        text = text.format(concept, row["layer"], impact, control, site)
         if clean:
-            text += Markup("<p class='quiet'>clean: {}<br>corrupted: {}</p>").format(
-                marked(clean, corrupted), marked(corrupted, clean)
-            )
-        self.facts.value = str(Markup("<div class='audioscope'>{}</div>").format(text))
-        if self.pair.value is None:
-            self.live.cancel()
-            self.sounds.show([])
-            return self.sounds.say("Published as numbers: there are no clips of it.")
-        files = {} if typed else self._files(site)
-        if len(files) == 3:
-            self.live.cancel()
-            return self._show([Clip.load(self.atlas.folder / file) for file in files.values()])
-        if self.model is None:
-            self.live.cancel()
-            self.sounds.show([])
-            return self.sounds.say(
-                "The clips of this cell were not kept: give the model, atlas.explore(model), to make them now."
-            )
-        model = self.model
-        unit = {"clean": clean, "corrupted": corrupted, "seed": self.pair.value[1]}
-        where = next(s for s in self.atlas.sites if s.path == site)
-        rows = [Row(clean, unit["seed"]), Row(corrupted, unit["seed"]), patched_row(settings, unit, where)]
-        run: dict[str, Any] = {
-            name: settings[name] for name in ("steps", "guidance", "seconds", "negative_prompt") if name in settings
-        }
+            both = marked(clean, corrupted), marked(corrupted, clean)
+            text += Markup("<p class='quiet'>clean: {}<br>corrupted: {}</p>").format(*both)
+        return text
 
-        def job(step: Step) -> list[Clip]:
-            for name, prompt in (("clean", clean), ("corrupted", corrupted)):
-                if not prompt.strip():
-                    raise ValueError(f"The {name} prompt is empty.")
-            return live_clips(model, rows, run, step)
+    def _nothing(self, why: str) -> None:
+        self.live.cancel()
+        self.sounds.show([])
+        self.sounds.say(why)
 
-        return self.ask(job, self._show)
-
-    def _files(self, site: str) -> dict[str, str]:
-        """The files of the chosen cell and pair, by row; only those that are there."""
+    def _files(self, site: str) -> list[Path]:
+        """The files of the chosen cell and pair, clean, corrupted and patched; none where they are not all there."""
         table, (pair, seed) = self.atlas.table, self.pair.value
-        rows = table[
-            (table["concept"] == self.concept.value)
-            & (table["scored"] == self.concept.value)
-            & (table["pair"] == pair)
-            & (table["seed"] == seed)
-        ]
-        rows = rows[(rows["row"] != "patched") | (rows["site"] == site)].set_index("row")["clip"].astype(str)
-        kept = {name: rows[name] for name in ("clean", "corrupted", "patched") if rows.get(name)}
-        return {name: file for name, file in kept.items() if (self.atlas.folder / file).is_file()}
+        mine = (table["concept"] == self.concept.value) & (table["scored"] == self.concept.value)
+        rows = table[mine & (table["pair"] == pair) & (table["seed"] == seed)]
+        kept = rows[(rows["row"] != "patched") | (rows["site"] == site)].set_index("row")["clip"].astype(str)
+        files = [self.atlas.folder / kept[name] for name in ("clean", "corrupted", "patched") if kept.get(name)]
+        return files if len(files) == 3 and all(file.is_file() for file in files) else []
 
-    def _show(self, clips: list[Clip]) -> None:
-        settings = self.atlas.settings
-        said = self._ear(clips, (self.concept.value,)) if self._ear else [""] * 3
-        texts = (self.clean.value, self.corrupted.value, ROLES[settings["patch"], settings["direction"]])
-        captions = [f"{text}. {score}" if score else text for text, score in zip(texts, said, strict=True)]
-        layer = next(s.layer for s in self.atlas.sites if s.path == self.site.value)
-        names = ("clean", "corrupted", f"patched at layer {layer}")
+    def _made(
+        self, concept: str, site: Site, unit: dict[str, Any], files: list[Path], step: Step
+    ) -> tuple[list[dict[str, Any]], str]:
+        """The three clips of a cell, and what is to be said of them."""
+        settings, prompts = self.atlas.settings, (unit["clean"], unit["corrupted"])
+        if files:
+            clips = [Clip.load(file) for file in files]
+        else:
+            assert self.model is not None
+            for name, prompt in zip(("clean", "corrupted"), prompts, strict=True):
+                if not prompt:
+                    raise ValueError(f"The {name} prompt is empty.")
+            rows = [*(Row(prompt, unit["seed"]) for prompt in prompts), patched_row(settings, unit, site)]
+            run: dict[str, Any] = {
+                name: settings[name] for name in ("steps", "guidance", "seconds", "negative_prompt") if name in settings
+            }
+            clips = live_clips(self.model, rows, run, step)
+        scores = self._ear(clips, (concept,)) if self._ear else [""] * 3
+        texts = (*prompts, ROLES[settings["patch"], settings["direction"]])
+        captions = [f"{text}. {score}" if score else text for text, score in zip(texts, scores, strict=True)]
+        names = ("clean", "corrupted", f"patched at layer {site.layer}")
+        sounds = [heard(*each) for each in zip(clips, names, captions, strict=True)]
+        return sounds, unknown_said(self.model, " ".join(prompts)) if self.model else ""
+
+    def _show(self, made: tuple[list[dict[str, Any]], str]) -> None:
+        sounds, said = made
         # who listens to one of the three goes on with it in the next cell
-        version = self.sounds.version if self.sounds.sounds else 2
-        self.sounds.show([heard(*each) for each in zip(clips, names, captions, strict=True)], version)
-        unknown = self.model.unknown_words(f"{self.clean.value} {self.corrupted.value}") if self.model else []
-        self.sounds.say(f"{settings['model']} never saw these words: {', '.join(unknown)}." if unknown else "")
+        self.sounds.show(sounds, self.sounds.version if self.sounds.sounds else 2)
+        self.sounds.say(said)
 
     def still_parts(self) -> dict[str, Any]:
         where = f"{self.concept.value} at {self.site.value}"

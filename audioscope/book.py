@@ -38,8 +38,8 @@ class Chapter:
         return self.opening.splitlines()[0].lstrip("# ")
 
     def said(self, what: str) -> str:
-        """The line of the opening that begins with these words in bold, without them."""
-        found = re.search(rf"\*\*{what}\*\*:?\s*(.*?)(?:\n\s*\n|$)", self.opening, re.DOTALL)
+        """What follows these words in bold in the opening, up to the next ones in bold; empty where they are not there."""
+        found = re.search(rf"\*\*{what}\*\*:?\s*(.*?)(?=\*\*|\n\s*\n|$)", self.opening, re.DOTALL)
         return " ".join(found[1].split()) if found else ""
 
 

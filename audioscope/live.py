@@ -37,11 +37,12 @@ class Live:
                 self._running = True
                 threading.Thread(target=self._work, name="audioscope", daemon=True).start()
 
-    def cancel(self) -> None:
-        """Forget what runs and what waits."""
+    def cancel(self) -> bool:
+        """Forget what runs and what waits; whether there was anything."""
         with self._lock:
             self._turn += 1
             self._todo = None
+            return self._running
 
     def wait(self, seconds: float = 60.0) -> bool:
         """Wait until nothing is running; whether that came true in time."""

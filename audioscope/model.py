@@ -234,16 +234,20 @@ class Model:
         seed: int = 0,
         vectors: SteeringVector | Mapping[str, SteeringVector] | None = None,
         strength: float = 0.0,
+        *,
+        steps: int | None = None,
+        guidance: float | None = None,
+        seconds: float | None = None,
     ) -> Any:
         """A widget for JupyterLab: type a prompt or move a strength slider, and the model answers.
 
-        vectors: what the slider steers with, one or several by name; None is the shipped ones of `tiny`. The first clip is made before this
-        returns. Raises what `generate` raises.
+        vectors: what the slider steers with, one or several by name; None is the shipped ones of `tiny`. steps, guidance, seconds: the
+        model's defaults if None; few steps answer sooner. The first clip is made before this returns. Raises what `generate` raises.
         """
         from audioscope.playground import Playground
 
         given = {str(vectors.facts.get("concept", "vector")): vectors} if isinstance(vectors, SteeringVector) else vectors
-        return Playground(self, prompt, seed, given, strength)
+        return Playground(self, prompt, seed, given, strength, steps=steps, guidance=guidance, seconds=seconds)
 
     def activations(
         self,

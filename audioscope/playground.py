@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any
 
 import ipywidgets as widgets
@@ -10,7 +11,7 @@ import pandas as pd
 import torch
 
 from audioscope.audio import Clip
-from audioscope.axes import shipped_steering
+from audioscope.axes import axes, shipped_steering
 from audioscope.concepts import choose
 from audioscope.edits import AddVector
 from audioscope.extras import is_shipped, shipped_vector
@@ -20,7 +21,7 @@ from audioscope.scorers import listener_scorer
 from audioscope.steering import steering_sites
 from audioscope.tracing import Row
 from audioscope.vectors import SteeringVector
-from audioscope.widgets import Explorer, heard, labelled
+from audioscope.widgets import FLOW, Explorer, heard, labelled
 
 NOTHING = "nothing"
 REACH = 2.0  # the slider's end where nothing else is known
@@ -34,6 +35,12 @@ def live_clips(model: Model, rows: list[Row], settings: dict[str, Any], step: St
     assert run.audio is not None
     rate = model.adapter.sampling_rate(model.pipe)
     return [Clip(audio.numpy(), rate, row.prompt, row.seed, model.name) for audio, row in zip(run.audio, rows, strict=True)]
+
+
+def unknown_said(model: Model, prompts: str) -> str:
+    """What is said of words that the model never saw; nothing where it knows them all."""
+    unknown = model.unknown_words(prompts)
+    return f"{model.name} never saw these words: {', '.join(unknown)}." if unknown else ""
 
 
 class Ear:
@@ -55,6 +62,17 @@ class Ear:
         return lines
 
 
+@dataclass(frozen=True)
+class Wish:
+    """All that decides the clips of a playground, as its controls stood."""
+
+    prompt: str
+    seed: int
+    axis: str
+    vector: SteeringVector | None
+    strength: float
+
+
 class Playground(Explorer):
     """What `Model.play` gives: prompt, seed and strength in, two clips out, steered and not, in phase.
 
@@ -63,27 +81,29 @@ class Playground(Explorer):
 
     title = "Play the model"
 
-    def __init__(self, model: Model, prompt: str, seed: int, vectors: Mapping[str, SteeringVector] | None, strength: float):
+    def __init__(
+        self, model: Model, prompt: str, seed: int, vectors: Mapping[str, SteeringVector] | None, strength: float, **settings: Any
+    ):
         super().__init__()
-        self.model, self.vectors, self._ear = model, vectors, Ear(model)
+        self.model, self.vectors, self._ear, self._run = model, vectors, Ear(model), model.settings(**settings)
         self._vector: SteeringVector | None = None
+        self._reach = max(REACH, abs(strength))
         shipped = vectors is None and is_shipped(model)
-        names = list(vectors or {}) if not shipped else list(dict.fromkeys(shipped_steering()["concept"]))
+        names = axes() if shipped else list(vectors or {})
         self.prompt = labelled(widgets.Text, "Prompt", "100%", value=prompt, continuous_update=False)
-        self.seed = labelled(widgets.BoundedIntText, "Seed", "150px", value=seed, min=0, max=2**31 - 1)
+        self.seed = labelled(widgets.BoundedIntText, "Seed", "150px", value=seed, min=0, max=2**53)
         self.axis = labelled(
             widgets.Dropdown, "Steer", "260px", options=[NOTHING, *names], value=names[0] if vectors else NOTHING
         )
         where = ["own layers", "all layers"] if shipped else ["the vector's sites"]
         self.where = labelled(widgets.Dropdown, "at", "200px", options=where)
         self.strength = labelled(
-            widgets.FloatSlider, "Strength", "100%", value=strength, min=-REACH, max=REACH, step=0.05, readout_format="+.2f"
+            widgets.FloatSlider, "Strength", "100%", min=-self._reach, max=self._reach, step=0.05, readout_format="+.2f"
         )
         self._choose()
         self.strength.value = strength
-        self.children = (
-            self.prompt, widgets.HBox([self.seed, self.axis, self.where], layout=widgets.Layout(flex_flow="row wrap")), self.strength, self.sounds,
-        )  # fmt: skip
+        menus = widgets.HBox([self.seed, self.axis, self.where], layout=FLOW)
+        self.children = (self.prompt, menus, self.strength, self.sounds)
         self.sounds.label = "clips of this prompt"
         self._show(self._make(self._wish(), lambda share: None))  # what a page without a kernel keeps
         for control in (self.prompt, self.seed, self.strength):
@@ -93,60 +113,55 @@ class Playground(Explorer):
 
     def _choose(self) -> None:
         """The vector that the menus name, and the slider's ends: as far as the shipped sweep went on this axis."""
-        name, shipped = self.axis.value, self.vectors is None
+        name = self.axis.value
         self.where.disabled = self.strength.disabled = name == NOTHING
         if name == NOTHING:
             self._vector = None
-            return
-        reach = REACH
-        if shipped:
+        elif self.vectors is not None:
+            self._vector = self.vectors[name]
+        else:
             everywhere, vector = self.where.value == "all layers", shipped_vector(name)
             self._vector = vector if everywhere else vector.only(steering_sites(self.model, choose([name])[0], "own"))
-            cell = "caa all" if everywhere else "caa own"
             measured = shipped_steering(name).table
-            reach = round(float(measured.loc[measured["cell"] == cell, "alpha"].abs().max()), 1)
-        else:
-            self._vector = self.vectors[name]  # type: ignore[index]
-        self.strength.min, self.strength.max = -reach, reach
+            alphas = measured.loc[measured["cell"] == ("caa all" if everywhere else "caa own"), "alpha"]
+            self.strength.max = round(float(alphas.abs().max()), 1)
+            self.strength.min = -self.strength.max
 
-    def _wish(self) -> dict[str, Any]:
-        """All that decides the clips, as it stands."""
-        vector, strength = self._vector, float(self.strength.value)
-        return {
-            "prompt": self.prompt.value.strip(),
-            "seed": self.seed.value,
-            "strength": strength,
-            "vector": vector if strength else None,
-        }
+    def _wish(self) -> Wish:
+        strength = float(self.strength.value)
+        vector = self._vector if strength else None
+        return Wish(self.prompt.value.strip(), int(self.seed.value), str(self.axis.value), vector, strength)
 
-    def _make(self, wish: dict[str, Any], step: Step) -> tuple[dict[str, Any], list[Clip], list[str]]:
-        prompt, seed, vector = wish["prompt"], wish["seed"], wish["vector"]
-        if not prompt:
+    def _make(self, wish: Wish, step: Step) -> tuple[list[dict[str, Any]], str]:
+        """The clips of a wish, and what is to be said of it."""
+        if not wish.prompt:
             raise ValueError("The prompt is empty: type what to play, such as 'a slow sad song with violin'.")
-        rows = [Row(prompt, seed)]
+        rows, names = [Row(wish.prompt, wish.seed)], [f"As the words say: {wish.prompt}"]
         concepts: tuple[str, ...] = ()
-        if vector is not None:
-            rows.append(Row(prompt, seed, (AddVector(vector, wish["strength"]),)))
-            concepts = (str(vector.facts.get("concept", "")), str(vector.facts.get("against", "")))
-        clips = live_clips(self.model, rows, self.model.settings(None, None, None), step)
-        return wish, clips, self._ear(clips, concepts)
+        if wish.vector is not None:
+            rows.append(Row(wish.prompt, wish.seed, (AddVector(wish.vector, wish.strength),)))
+            names.append(f"Steered: {wish.axis} {wish.strength:+.2f}".replace("-", "−"))
+            concepts = (str(wish.vector.facts.get("concept", "")), str(wish.vector.facts.get("against", "")))
+        clips = live_clips(self.model, rows, self._run, step)
+        sounds = [heard(*each) for each in zip(clips, names, self._ear(clips, concepts), strict=True)]
+        return sounds, unknown_said(self.model, wish.prompt)
 
-    def _show(self, made: tuple[dict[str, Any], list[Clip], list[str]]) -> None:
-        wish, clips, captions = made
-        names = [f"As the words say: {wish['prompt']}", f"Steered: {self.axis.value} {wish['strength']:+.2f}".replace("-", "−")]
-        steered = len(clips) > 1
-        # who listened to the steered clip goes on with it, and hears it as soon as there is one
-        self.sounds.show([heard(*each) for each in zip(clips, names, captions, strict=False)], int(steered))
-        unknown = self.model.unknown_words(wish["prompt"])
-        self.sounds.say(f"{self.model.name} never saw these words: {', '.join(unknown)}." if unknown else "")
+    def _show(self, made: tuple[list[dict[str, Any]], str]) -> None:
+        sounds, said = made
+        # who listens to one of the two goes on with it; the first steered clip is heard as soon as there is one
+        same = len(self.sounds.sounds) == len(sounds)
+        self.sounds.show(sounds, self.sounds.version if same else len(sounds) - 1)
+        self.sounds.say(said)
 
     def _asked(self, change: Any = None) -> None:
         wish = self._wish()
         self.ask(lambda step: self._make(wish, step), self._show)
 
     def _turned(self, change: Any = None) -> None:
-        with self.strength.hold_trait_notifications():
-            self._choose()
+        """Another vector: its slider, and then its sound, asked for once."""
+        self.strength.unobserve(self._asked, "value")
+        self._choose()
+        self.strength.observe(self._asked, "value")
         self._asked()
 
     def still_parts(self) -> dict[str, Any]:

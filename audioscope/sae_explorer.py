@@ -11,17 +11,17 @@ import torch
 
 from audioscope.atlas_explorer import model_like
 from audioscope.audio import Clip
-from audioscope.edits import SAEEdit
+from audioscope.edits import Do, SAEEdit
 from audioscope.feature_pages import FeatureClips, best_features, feature_clips, figure
 from audioscope.features import settings_like
 from audioscope.live import Step
 from audioscope.model import Model
-from audioscope.playground import Ear, live_clips
+from audioscope.playground import Ear, live_clips, unknown_said
 from audioscope.sae import SAE
 from audioscope.sae_charts import features_chart
 from audioscope.streams import held_out_prompts
 from audioscope.tracing import Row
-from audioscope.widgets import Explorer, Sounds, heard, labelled, live_chart, note, set_params
+from audioscope.widgets import FLOW, Explorer, Sounds, heard, labelled, live_chart, note, set_params
 
 SEARCHED = 32  # prompts whose clips are searched
 BATCH = 16  # of them at a time
@@ -56,10 +56,9 @@ class SAEExplorer(Explorer):
         )
         self.fires = Sounds(label="clips in which the feature fires")
         self.sounds.label = "as it is, and with the feature turned"
-        flow = widgets.Layout(flex_flow="row wrap")
         self.children = (
-            widgets.HBox([self.chart, widgets.VBox([self.words, self.feature])], layout=flow), self.facts, self.fires,
-            self.prompt, widgets.HBox([self.seed, self.do], layout=flow), self.amount, self.sounds,
+            widgets.HBox([self.chart, widgets.VBox([self.words, self.feature])], layout=FLOW), self.facts, self.fires,
+            self.prompt, widgets.HBox([self.seed, self.do], layout=FLOW), self.amount, self.sounds,
         )  # fmt: skip
         self._search()
         self._chosen()
@@ -112,25 +111,27 @@ class SAEExplorer(Explorer):
         self.facts.value = note(f"Feature {number} {told}; active at {row['density']:.2%} of held-out tokens.").value
         if self.model is None:
             return self.sounds.say("Give the model, sae.explore(model), to hear the features.")
-        self.ask(lambda step: self._both(number, step), self._show_both)
+        self.ask(lambda step: self._both(number, self._change(), step), self._show_both)
 
-    def _both(self, number: int, step: Step) -> Any:
+    def _change(self) -> tuple[Do, float]:
+        return self.do.value, float(self.amount.value)
+
+    def _both(self, number: int, change: tuple[Do, float], step: Step) -> Any:
+        """Where a feature fires, and a clip in which it does not with it turned."""
         found = self._searched(step)
         top = found.top(number, CLIPS)
         strongest = float(found.active[:, :, number].max())
-        fires = []
-        for i in top:
-            drawn = figure(found.clips[i], found.active[i, :, number], strongest, "", "")
-            fires.append({**drawn, "name": found.clips[i].prompt, "caption": drawn["said"]})
-        first = found.clips[int(found.active[:, :, number].mean(1).argmin())]  # where turning it up is heard best
-        return number, fires, first, self._turn(number, first.prompt, first.seed or 0, step)
+        drawn = [(found.clips[i].prompt, figure(found.clips[i], found.active[i, :, number], strongest, "", "")) for i in top]
+        fires = [{**each, "name": prompt, "caption": each["said"]} for prompt, each in drawn]
+        quiet = found.clips[int(found.active[:, :, number].mean(1).argmin())]
+        return number, fires, quiet, self._turn(number, quiet.prompt, quiet.seed or 0, change, step)
 
     def _show_both(self, made: Any) -> None:
-        number, fires, first, turned = made
+        number, fires, quiet, turned = made
         self.fires.show(fires)
         self.fires.say("" if fires else f"Feature {number} fires in none of the {SEARCHED} clips that were searched.")
         self._quiet = True
-        self.prompt.value, self.seed.value = first.prompt, first.seed or 0
+        self.prompt.value, self.seed.value = quiet.prompt, quiet.seed or 0
         self._quiet = False
         self._show(turned)
 
@@ -146,30 +147,33 @@ class SAEExplorer(Explorer):
     def _turned(self, change: Any = None) -> None:
         if self._quiet or self.model is None or self.feature.value is None:
             return
-        wish = int(self.feature.value), self.prompt.value.strip(), int(self.seed.value)
+        wish = int(self.feature.value), self.prompt.value.strip(), int(self.seed.value), self._change()
         self.ask(lambda step: self._turn(*wish, step), self._show)
 
-    def _turn(self, number: int, prompt: str, seed: int, step: Step) -> list[dict[str, Any]]:
-        """The clip as it is, and with the feature turned."""
+    def _turn(
+        self, number: int, prompt: str, seed: int, change: tuple[Do, float], step: Step
+    ) -> tuple[list[dict[str, Any]], str]:
+        """The clip as it is and with the feature turned, and what is to be said of them."""
         assert self.model is not None and self._ear is not None
         if not prompt:
             raise ValueError("The prompt is empty.")
-        do, amount = self.do.value, float(self.amount.value)
+        do, amount = change
         value = amount if do == "scale" else amount * float(self._searched(step).active[:, :, number].max())
         settings = settings_like(self.model, [self.sae], {})
         rows = [Row(prompt, seed), Row(prompt, seed, (SAEEdit(self.sae, (number,), do, value),))]
         clips = live_clips(self.model, rows, settings, step)
         names = ["as it is", f"feature {number} {'times' if do == 'scale' else 'set to'} {value:.2g}"]
-        return [heard(*each) for each in zip(clips, names, self._ear(clips, self._concepts(number)), strict=True)]
+        concept = str(self._table.set_index("feature").loc[number, "concept"])
+        sounds = [heard(*each) for each in zip(clips, names, self._ear(clips, (concept,)), strict=True)]
+        said = [unknown_said(self.model, prompt)]
+        if not self.sae.report.get("passes", False):
+            said.append("This SAE does not pass its gate: its features may not mean what they seem to.")
+        return sounds, " ".join(filter(None, said))
 
-    def _concepts(self, number: int) -> tuple[str, ...]:
-        concept = self._table.set_index("feature").loc[number, "concept"]
-        return (concept,) if concept else ()
-
-    def _show(self, turned: list[dict[str, Any]]) -> None:
-        self.sounds.show(turned, self.sounds.version if self.sounds.sounds else 1)
-        failed = not self.sae.report.get("passes", False)
-        self.sounds.say("This SAE does not pass its gate: its features may not mean what they seem to." if failed else "")
+    def _show(self, turned: tuple[list[dict[str, Any]], str]) -> None:
+        sounds, said = turned
+        self.sounds.show(sounds, self.sounds.version if self.sounds.sounds else 1)
+        self.sounds.say(said)
 
     def _searched(self, step: Step) -> FeatureClips:
         """The clips in which features are looked for, made once."""

@@ -102,8 +102,8 @@ class Explorer(widgets.VBox):
 
     def cancel(self) -> None:
         """Stop what is being made; what was there stays."""
-        self.live.cancel()
-        self.sounds.say("cancelled")
+        if self.live.cancel():
+            self.sounds.say("cancelled")
 
     def wait(self, seconds: float = 60.0) -> bool:
         """Wait until nothing is being made; whether that came true in time. For scripts and tests."""
@@ -162,6 +162,9 @@ def live_chart(chart: Any) -> alt.JupyterChart:
     """An altair chart as a widget that needs no network."""
     alt.JupyterChart.enable_offline()
     return alt.JupyterChart(chart, embed_options={"actions": False, "renderer": "svg"})
+
+
+FLOW = widgets.Layout(flex_flow="row wrap")
 
 
 def labelled(kind: type, name: str, width: str = "380px", **values: Any) -> Any:

@@ -55,7 +55,7 @@ def test_pages_hold_all_they_show_and_link_to_one_another(book):
     assert sorted(path.name for path in book.iterdir()) == ["01_one.html", "02_two.html", "index.html"]
     one, two, index = ((book / name).read_text() for name in ("01_one.html", "02_two.html", "index.html"))
     assert 'href="02_two.html"' in one and 'href="01_one.html"' in two and "09_gone.ipynb" not in two
-    assert "A tone." in index and 'href="01_one.html"' in index
+    assert "You will hear a tone." in index and 'href="01_one.html"' in index
     there = [word for word in (EVIL, "loading") if word in one]
     assert not there, "text is escaped, progress bars are left out"
     assert "data-chart" in one and "data:audio/mpeg" in one and "srcdoc" in one and "&lt;script&gt;" in one
