@@ -330,7 +330,7 @@ def heatmap(
         ]
     matrix = _matrix(cells, means, step, direction)
     if pick:
-        matrix = matrix.add_params(alt.selection_point(name="picked", fields=["concept", "site"], toggle=False))
+        matrix = matrix.add_params(alt.selection_point(name="picked", fields=["concept", "site"], toggle=False, clear="mouseout"))
     return (
         alt.vconcat(_strip(means, step), matrix, _foot(means, step), spacing=7)
         .add_params(*_params(list(cells.group.unique())))

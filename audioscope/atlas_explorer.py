@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +11,7 @@ import pandas as pd
 from markupsafe import Markup
 
 from audioscope.atlas import Atlas
-from audioscope.atlas_charts import heatmap, impact_table
+from audioscope.atlas_charts import heatmap
 from audioscope.atlas_data import ROLES, name_of
 from audioscope.audio import Clip
 from audioscope.charts import reading
@@ -20,14 +21,23 @@ from audioscope.patching import patched_row
 from audioscope.playground import Ear, live_clips, unknown_said
 from audioscope.sites import Site
 from audioscope.tracing import Row
-from audioscope.widgets import FLOW, Explorer, heard, labelled, live_chart, marked, note, set_params
+from audioscope.widgets import FLOW, Explorer, heard, labelled, live_chart, marked, noted, set_params
+
+PATIENCE = 10.0  # s that a new explorer waits for its first sound, which a page without a kernel keeps
+
+
+@lru_cache(maxsize=1)
+def shipped_model() -> Model:
+    """The model `tiny`, loaded once for all explorers that were given none."""
+    return load("tiny")
 
 
 def model_like(fingerprint: str | None, model: Model | None, what: str) -> Model | None:
     """The model that made something: the one given, else the shipped `tiny`, if it is that. Raises ValueError for other weights."""
     if model is None:
         shipped = Atlas.load().settings["fingerprint"]
-        return load("tiny") if fingerprint == shipped else None
+        return shipped_model() if fingerprint == shipped else None
+    model.check_unsteered("a widget")
     if model.fingerprint != fingerprint:
         raise ValueError(
             f"{what} is of weights {fingerprint}, not of {model.name!r} ({model.fingerprint}): give the model that it was made with."
@@ -47,7 +57,9 @@ class AtlasExplorer(Explorer):
         self._examples = atlas.examples().set_index("concept") if "row" in atlas.table else pd.DataFrame()
         direction = atlas.settings.get("direction", "sufficient")
         self._picture = heatmap(self.impacts, atlas.layer_means(), self.title, direction, pick=True)
-        best = impact_table(self.impacts.assign(impact=self.impacts["impact"].where(self.impacts["defined"]))).stack().idxmax()
+        defined = self.impacts[self.impacts["defined"]]
+        first = self.impacts.loc[defined["impact"].idxmax() if len(defined) else self.impacts.index[0]]
+        best = str(first["concept"]), str(first["site"])
         self.chart = live_chart(self._now(*best))
         self.concept = labelled(widgets.Dropdown, "Concept", "220px", options=atlas.concepts, value=best[0])
         layers = [(f"{site.layer}: {site.path}", site.path) for site in atlas.sites]
@@ -55,20 +67,21 @@ class AtlasExplorer(Explorer):
         self.pair = labelled(widgets.Dropdown, "Pair", "150px", options=[])
         self.clean = labelled(widgets.Text, "Clean prompt", "100%", continuous_update=False)
         self.corrupted = labelled(widgets.Text, "Corrupted prompt", "100%", continuous_update=False)
-        self.facts = note()
+        self.facts = widgets.HTML()
         self.sounds.label = "clean, corrupted and patched"
         wide = widgets.Box([self.chart], layout=widgets.Layout(overflow="auto"))
         menus = widgets.HBox([self.concept, self.site, self.pair], layout=FLOW)
         self.children = (wide, menus, self.facts, self.clean, self.corrupted, self.sounds)
         self._loading = False  # while the menus are set together
+        self._kept = ("", "")  # the prompts of the chosen pair
         self._chosen()
-        self.wait()
+        self.wait(PATIENCE)
         self.chart.selections.observe(self._picked, "picked")
         self.concept.observe(self._chosen, "value")
         self.site.observe(lambda change: self._hear(), "value")
         self.pair.observe(lambda change: self._paired(), "value")
         for text in (self.clean, self.corrupted):
-            text.observe(lambda change: self._hear(typed=True), "value")
+            text.observe(lambda change: self._hear(), "value")
 
     def _now(self, concept: str, site: str) -> Any:
         """The heatmap with a chosen cell."""
@@ -118,26 +131,27 @@ class AtlasExplorer(Explorer):
             units = self._units()
             pair, seed = self.pair.value
             unit = units[(units["pair"] == pair) & (units["seed"] == seed)].iloc[0]
-            self._set(self.clean, str(unit["clean_prompt"]))
-            self._set(self.corrupted, str(unit["corrupted_prompt"]))
+            self._kept = str(unit["clean_prompt"]), str(unit["corrupted_prompt"])
+            self._set(self.clean, self._kept[0])
+            self._set(self.corrupted, self._kept[1])
         self._hear()
 
-    def _hear(self, typed: bool = False) -> None:
-        """Show and make heard what is chosen: from files where it was kept, else made now. typed: the prompts are not the sweep's."""
+    def _hear(self) -> None:
+        """Show and make heard what is chosen: from files where it was kept, else, and for prompts of one's own, made now."""
         if self._loading:
             return
         concept, site = self.concept.value, next(s for s in self.atlas.sites if s.path == self.site.value)
         self.chart.params.set_trait("chosen_concept", concept)
         self.chart.params.set_trait("chosen_site", site.path)
         clean, corrupted = self.clean.value.strip(), self.corrupted.value.strip()
-        self.facts.value = note(self._facts(concept, site.path, clean, corrupted)).value
+        self.facts.value = noted(self._facts(concept, site.path, clean, corrupted))
         if self.pair.value is None:
             return self._nothing("Published as numbers: there are no clips of it.")
         unit = {"clean": clean, "corrupted": corrupted, "seed": self.pair.value[1]}
-        files = [] if typed else self._files(site.path)
+        files = self._files(site.path) if (clean, corrupted) == self._kept else []
         if not files and self.model is None:
-            return self._nothing("The clips of this cell were not kept: give the model, atlas.explore(model), to make them now.")
-        return self.ask(lambda step: self._made(concept, site, unit, files, step), self._show)
+            return self._nothing("These clips were not kept: give the model, atlas.explore(model), to make them now.")
+        return self.ask(lambda step: self._made(concept, site, unit, files, step), self._show, another=True)
 
     def _facts(self, concept: str, site: str, clean: str, corrupted: str) -> Markup:
         """What the atlas says of a cell, and the two prompts with what was swapped."""

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
 from tqdm.auto import tqdm
 
 from audioscope.arms import standard_arms
@@ -14,7 +16,7 @@ from audioscope.atlas import Atlas
 from audioscope.atlas_data import name_of
 from audioscope.audio import Clip
 from audioscope.axes import shipped_steering
-from audioscope.concepts import choose
+from audioscope.concepts import Pair, choose
 from audioscope.feature_pages import best_features, feature_set
 from audioscope.gains import Steering
 from audioscope.model import BATCH, Model
@@ -45,27 +47,48 @@ def shipped_vector(axis: str) -> SteeringVector:
     return SteeringVector.load(data_folder() / "results" / "vectors" / axis)
 
 
+def rows_again(sweep: Steering, model: Model, vector: SteeringVector, lines: pd.DataFrame) -> list[Row]:
+    """The rows that made some lines of a sweep's table, in one of the standard ways to steer (`standard_arms`).
+
+    vector: the sweep's, at all sites. Raises ValueError for another way, or one that was made of another vector or atlas.
+    """
+    settings = sweep.settings
+    concept = choose([sweep.concept])[0]
+    arms = {arm.cell: arm for arm in standard_arms(model, concept, vector, steps=settings["steps"])}
+    rows = []
+    for line in lines.to_dict("records"):
+        arm, made_of = arms.get(line["cell"]), settings.get("arms", {}).get(line["cell"], {})
+        facts = None if arm is None else json.loads(json.dumps(arm.facts))
+        if arm is None or facts != {name: value for name, value in made_of.items() if name != "strengths"}:
+            raise ValueError(
+                f"The clips of {line['cell']!r} were not kept, and it cannot be made again: it is not one of the standard ways "
+                f"({', '.join(arms)}) with the vector at hand. Run the sweep with clips=True."
+            )
+        pair = Pair(int(line["prompt"]), settings["split"], line["towards"], line["away"], line["text"])
+        rows.append(Row(pair.neutral, int(line["seed"]), arm.on(pair, float(line["alpha"]), int(line["seed"]))))
+    return rows
+
+
 def with_sound(model: Model, axis: str, folder: str | Path, cells: Sequence[str] = CELLS, *, progress: bool = True) -> Steering:
     """A shipped steering sweep with the clips of its first prompt and seed, made again in `folder`; those there are kept.
 
     The table's scores are as they were measured. Raises ValueError where the model is another one.
     """
-    sweep, vector, concept = shipped_steering(axis), shipped_vector(axis), choose([axis])[0]
+    sweep = shipped_steering(axis)
     if sweep.settings["fingerprint"] != model.fingerprint:
         raise ValueError(
             f"The shipped steering is of weights {sweep.settings['fingerprint']}, not of {model.name!r} ({model.fingerprint})."
         )
-    arms = {arm.cell: arm for arm in standard_arms(model, concept, vector, steps=sweep.settings["steps"])}
     table = sweep.table
     number, seed = table[["prompt", "seed"]].iloc[0]
     chosen = table.index[(table["prompt"] == number) & (table["seed"] == seed) & table["cell"].isin(cells)]
-    pair = next(pair for pair in concept.split(sweep.settings["split"]) if pair.number == number)
+    rows_of = dict(zip(chosen, rows_again(sweep, model, shipped_vector(axis), table.loc[chosen]), strict=True))
     folder, todo, files = Path(folder), {}, {}
     for line in chosen:
         cell, alpha = table.loc[line, ["cell", "alpha"]]
         files[line] = f"{safe_name(axis)}/{safe_name(cell) + f'_{alpha:+.3f}' if alpha else 'unsteered'}.flac"
         if not (folder / files[line]).exists():
-            todo[files[line]] = Row(pair.neutral, int(seed), arms[cell].on(pair, float(alpha), int(seed)))
+            todo[files[line]] = rows_of[line]
     settings = {name: sweep.settings[name] for name in ("steps", "guidance", "seconds")}
     names, rows = list(todo), list(todo.values())
     with tqdm(total=len(rows), desc=f"steering {axis}", unit="clip", disable=not progress or not rows) as bar:

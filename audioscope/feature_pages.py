@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -98,7 +98,7 @@ class FeatureSet:
 
     def listed(self, link: str = LINK) -> dict[str, Any]:
         """The list of features that fire in the clips or have a page, those with pages first, then by AUROC; link: as for `body`."""
-        best = best_features(self.sae, 10**6).drop_duplicates("feature").set_index("feature")
+        best = best_concepts(self.sae)
         strongest, density = self.found.active.mean(1).max(0), self.density
         shown = [f for f in range(self.sae.d_sae) if strongest.values[f] > 0 or f in self.features]
         rows = [
@@ -122,11 +122,12 @@ def feature_clips(
     edits: Edit | Sequence[Edit] = (),
     batch: int = BATCH,
     progress: bool = True,
+    on_step: Callable[[int], None] | None = None,
     **settings: Any,
 ) -> FeatureClips:
     """Generate prompts and see where the features of an SAE fire. prompts: None is 96 of the shipped concepts' test split.
 
-    seeds: one for each prompt; None counts them. edits: act on every prompt; features are read after them. settings: steps, guidance,
+    seeds: one for each prompt; None counts them. edits: act on every prompt; features are read after them. on_step: as for `audioscope.tracing.run`. settings: steps, guidance,
     seconds; those of the SAE's training if not given.
     """
     sae.check(model.name, model.fingerprint, model.sites.select([sae.facts.get("site", "none")]))
@@ -142,7 +143,7 @@ def feature_clips(
     with tqdm(total=len(rows), desc="searching clips", unit="clip", disable=not progress) as bar:
         for start in range(0, len(rows), batch):
             part = rows[start : start + batch]
-            run = model.run(part, read=Read(model.sites.select([path]), None, False, "cond"), **run_settings)
+            run = model.run(part, read=Read(model.sites.select([path]), None, False, "cond"), on_step=on_step, **run_settings)
             assert run.audio is not None
             values = run.reads[path]
             by_level = (sae.encode(values[:, i], sigma) for i, sigma in enumerate(run.sigmas.tolist()))
@@ -163,6 +164,11 @@ def best_features(sae: SAE, each: int = 2) -> pd.DataFrame:
     whole = sae.scores[sae.scores["sigma"].isna()]
     ordered = whole.sort_values(["auroc", "difference"], ascending=False, kind="stable")
     return ordered.groupby("concept", sort=False).head(each).reset_index(drop=True)
+
+
+def best_concepts(sae: SAE) -> pd.DataFrame:
+    """The concept that each feature tells best, by feature: concept, auroc and more. Features that tell none are left out."""
+    return best_features(sae, 10**6).drop_duplicates("feature").set_index("feature")
 
 
 def nearest(sae: SAE, feature: int, count: int = 5) -> pd.DataFrame:
@@ -226,8 +232,8 @@ def show_feature(sae: SAE, model: Model, feature: int, found: FeatureClips) -> A
 
 def _labels(sae: SAE) -> dict[int, str]:
     """Feature -> the concept that it tells best, with the AUROC."""
-    best = best_features(sae, 10**6).drop_duplicates("feature")
-    return {int(row["feature"]): f"{row['concept']} (AUROC {row['auroc']:.2f})" for row in best.to_dict("records")}
+    best = best_concepts(sae)
+    return {int(feature): f"{row['concept']} (AUROC {row['auroc']:.2f})" for feature, row in best.to_dict("index").items()}
 
 
 def _concepts(sae: SAE, feature: int, count: int = 6) -> list[dict[str, Any]]:

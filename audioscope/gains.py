@@ -195,8 +195,8 @@ class Steering:
     def explore(self, model: Any = None, vector: SteeringVector | None = None) -> Any:
         """A widget for JupyterLab: choose a way to steer and a prompt, move the slider, and see where you are on the curve.
 
-        model, vector: make the clips that were not kept; None is the shipped `tiny`, if the sweep is of its weights, and the vector in
-        the sweep's folder, or the shipped one. Raises ValueError for a model of other weights.
+        model, vector: make clips of `tiny` again that were not kept, in the standard ways to steer; None is the shipped model, if the sweep
+        is of its weights, and the vector in the sweep's folder, or the shipped one. Other sweeps need clips=True. Raises ValueError for a model of other weights.
         """
         from audioscope.steering_explorer import SteeringExplorer
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable
+from functools import partial
 from typing import Any, TypeAlias
 
 Step: TypeAlias = Callable[[float], None]
@@ -23,8 +24,9 @@ class Live:
 
     def __init__(self, told: Callable[[float | None], None], failed: Callable[[Exception], None]):
         self._told, self._failed = told, failed
-        self._lock = threading.Condition()
+        self._lock = threading.Condition()  # held while a result is shown, so that nothing is cancelled half-way
         self._turn = 0  # counts wishes: a job that sees another number than its own is no longer wanted
+        self._open = False  # whether the newest wish has neither been answered nor cancelled
         self._todo: tuple[int, Callable[[Step], Any], Callable[[Any], None]] | None = None
         self._running = False
 
@@ -32,6 +34,7 @@ class Live:
         """Run a job as soon as the one that runs has noticed; `done` gets its result, if nothing newer was asked for."""
         with self._lock:
             self._turn += 1
+            self._open = True
             self._todo = self._turn, job, done
             if not self._running:
                 self._running = True
@@ -42,7 +45,8 @@ class Live:
         with self._lock:
             self._turn += 1
             self._todo = None
-            return self._running
+            was, self._open = self._open, False
+            return was
 
     def wait(self, seconds: float = 60.0) -> bool:
         """Wait until nothing is running; whether that came true in time."""
@@ -50,29 +54,41 @@ class Live:
             return self._lock.wait_for(lambda: not self._running, seconds)
 
     def _work(self) -> None:
-        while True:
+        try:
+            while True:
+                with self._lock:
+                    if self._todo is None:
+                        break
+                    (turn, job, done), self._todo = self._todo, None
+                self._do(turn, job, done)
+        finally:
             with self._lock:
-                if self._todo is None:
-                    self._running = False
-                    self._lock.notify_all()
-                    return
-                (turn, job, done), self._todo = self._todo, None
+                self._running = False
+                self._lock.notify_all()
 
-            def step(share: float, turn: int = turn) -> None:
-                if turn != self._turn:
-                    raise Cancelled
-                self._told(share)
+    def _do(self, turn: int, job: Callable[[Step], Any], done: Callable[[Any], None]) -> None:
+        def step(share: float) -> None:
+            if turn != self._turn:
+                raise Cancelled
+            self._told(share)
 
-            try:
-                step(0.0)
-                result = job(step)
-                step(1.0)
-                done(result)
-            except Cancelled:
-                pass
-            except Exception as error:  # whatever it is, the widget says it and lives on
-                self._failed(error)
-            with self._lock:
-                idle = self._todo is None
-            if idle:
+        try:
+            step(0.0)
+            result = job(step)
+        except Cancelled:
+            return self._answer(turn, None)
+        except Exception as error:  # whatever it is, the widget says it and lives on
+            return self._answer(turn, partial(self._failed, error))
+        return self._answer(turn, lambda: done(result))
+
+    def _answer(self, turn: int, answer: Callable[[], None] | None) -> None:
+        """Give the answer to a wish, if it is still the newest."""
+        with self._lock:
+            if answer is not None and turn == self._turn:
+                self._open = False
+                try:
+                    answer()
+                except Exception as error:
+                    self._failed(error)
+            if self._todo is None:
                 self._told(None)

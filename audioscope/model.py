@@ -9,6 +9,7 @@ import warnings
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from numbers import Integral
 from pathlib import Path
 from typing import Any, overload
 
@@ -119,6 +120,11 @@ class Model:
             raise ValueError(f"seconds is {seconds:g}, expected {limit} for {self.name}.")
         return {"steps": steps, "guidance": guidance, "seconds": seconds}
 
+    def check_seed(self, seed: int) -> None:
+        """Raise ValueError for a seed that is no whole number, or out of range."""
+        if not (isinstance(seed, Integral) and 0 <= seed < 2**63):
+            raise ValueError(f"seed is {seed}, expected a whole number from 0 to 2**63 - 1.")
+
     def check_prompt(self, prompt: str) -> None:
         """Raise ValueError for an empty prompt, warn about words that the tokenizer does not know."""
         if not isinstance(prompt, str) or not prompt.strip():
@@ -141,13 +147,14 @@ class Model:
         """
         rows = [replace(row, edits=row.edits + self.steering) for row in rows]
         given = [edit for row in rows for edit in row.edits if isinstance(edit, AddVector | SAEEdit)]
-        self._check_vectors({(id(edit.what), edit.sites): edit for edit in given}.values())
+        self.check_vectors({(id(edit.what), edit.sites): edit for edit in given}.values())
         with self._one:
             run = tracing.run(self.pipe, self.adapter, self.sites, rows, **keywords)
         _warn_of_failed({(id(edit.what), edit.steps): edit for edit in given if not edit.idle}.values(), run.sigmas.tolist())
         return run
 
-    def _check_vectors(self, edits: Collection[AddVector | SAEEdit]) -> None:
+    def check_vectors(self, edits: Collection[AddVector | SAEEdit]) -> None:
+        """Raise ValueError for a vector or an SAE of another model, or of none of the sites that it is to act at."""
         mine = self.fingerprint if edits else ""
         for edit in edits:
             if isinstance(edit, SAEEdit):
@@ -170,7 +177,7 @@ class Model:
         another model.
         """
         edit = AddVector(vector, strength, **keywords)
-        self._check_vectors([edit])
+        self.check_vectors([edit])
         before = self.steering
         self.steering = (*before, edit)
         try:
@@ -207,8 +214,7 @@ class Model:
         chosen = (edits,) if isinstance(edits, Edit) else tuple(edits)
         settings = self.settings(steps, guidance, seconds)
         for number in seeds:
-            if not 0 <= number < 2**63:
-                raise ValueError(f"seed is {number}, expected 0 to 2**63 - 1.")
+            self.check_seed(number)
         for text in dict.fromkeys([*prompts, *(edit.prompt for edit in chosen if isinstance(edit, COPYING))]):
             self.check_prompt(text)
         rows = [tracing.Row(text, number, chosen) for text, number in zip(prompts, seeds, strict=True)]

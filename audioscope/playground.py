@@ -21,9 +21,9 @@ from audioscope.scorers import listener_scorer
 from audioscope.steering import steering_sites
 from audioscope.tracing import Row
 from audioscope.vectors import SteeringVector
-from audioscope.widgets import FLOW, Explorer, heard, labelled
+from audioscope.widgets import FLOW, Explorer, heard, labelled, minus
 
-NOTHING = "nothing"
+NOTHING = ""  # the menu's value where nothing is steered with
 REACH = 2.0  # the slider's end where nothing else is known
 
 
@@ -58,7 +58,7 @@ class Ear:
         lines = []
         for _, row in scores.iterrows():
             named = row[known] if known else row.nlargest(3)
-            lines.append("hears: " + ", ".join(f"{name} {value:+.1f}".replace("-", "−") for name, value in named.items()))
+            lines.append("hears: " + ", ".join(f"{name} {minus(f'{value:+.1f}')}" for name, value in named.items()))
         return lines
 
 
@@ -84,6 +84,11 @@ class Playground(Explorer):
     def __init__(
         self, model: Model, prompt: str, seed: int, vectors: Mapping[str, SteeringVector] | None, strength: float, **settings: Any
     ):
+        model.check_unsteered("a widget")
+        model.check_seed(seed)
+        if not abs(strength) < 1e6:
+            raise ValueError(f"strength is {strength}, expected a finite number.")
+        model.check_vectors([AddVector(vector, strength) for vector in (vectors or {}).values()])
         super().__init__()
         self.model, self.vectors, self._ear, self._run = model, vectors, Ear(model), model.settings(**settings)
         self._vector: SteeringVector | None = None
@@ -93,7 +98,11 @@ class Playground(Explorer):
         self.prompt = labelled(widgets.Text, "Prompt", "100%", value=prompt, continuous_update=False)
         self.seed = labelled(widgets.BoundedIntText, "Seed", "150px", value=seed, min=0, max=2**53)
         self.axis = labelled(
-            widgets.Dropdown, "Steer", "260px", options=[NOTHING, *names], value=names[0] if vectors else NOTHING
+            widgets.Dropdown,
+            "Steer",
+            "260px",
+            options=[("nothing", NOTHING), *((name, name) for name in names)],
+            value=names[0] if vectors else NOTHING,
         )
         where = ["own layers", "all layers"] if shipped else ["the vector's sites"]
         self.where = labelled(widgets.Dropdown, "at", "200px", options=where)
@@ -140,7 +149,7 @@ class Playground(Explorer):
         concepts: tuple[str, ...] = ()
         if wish.vector is not None:
             rows.append(Row(wish.prompt, wish.seed, (AddVector(wish.vector, wish.strength),)))
-            names.append(f"Steered: {wish.axis} {wish.strength:+.2f}".replace("-", "−"))
+            names.append(f"Steered: {wish.axis} {minus(f'{wish.strength:+.2f}')}")
             concepts = (str(wish.vector.facts.get("concept", "")), str(wish.vector.facts.get("against", "")))
         clips = live_clips(self.model, rows, self._run, step)
         sounds = [heard(*each) for each in zip(clips, names, self._ear(clips, concepts), strict=True)]
@@ -168,4 +177,4 @@ class Playground(Explorer):
         return {"clips": self.sounds.sounds, "text": f"{self.model.name}, seed {self.seed.value}."}
 
     def __repr__(self) -> str:
-        return f"Playground({self.model.name}: {self.prompt.value!r}, seed {self.seed.value}, steer {self.axis.value} {self.strength.value:+g})"
+        return f"Playground({self.model.name}: {self.prompt.value!r}, seed {self.seed.value}, steer {self.axis.value or 'nothing'} {self.strength.value:+g})"

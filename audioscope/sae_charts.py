@@ -120,7 +120,10 @@ def features_chart(table: pd.DataFrame, pick: bool = False) -> alt.LayerChart:
         chosen = base.transform_filter("datum.feature == chosen_feature").mark_point(
             style="interval", size=260, strokeWidth=3, filled=False, aria=False
         )
-        layers = [points.add_params(alt.selection_point(name="picked", fields=["feature"], toggle=False)), chosen]
+        layers = [
+            points.add_params(alt.selection_point(name="picked", fields=["feature"], toggle=False, clear="mouseout")),
+            chosen,
+        ]
     chart = alt.layer(*layers, width=440, height=260)
     return (
         chart.add_params(*([alt.param(name="chosen_feature", value=-1)] if pick else []))

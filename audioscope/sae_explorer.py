@@ -9,10 +9,10 @@ import numpy as np
 import pandas as pd
 import torch
 
-from audioscope.atlas_explorer import model_like
+from audioscope.atlas_explorer import PATIENCE, model_like
 from audioscope.audio import Clip
 from audioscope.edits import Do, SAEEdit
-from audioscope.feature_pages import FeatureClips, best_features, feature_clips, figure
+from audioscope.feature_pages import FeatureClips, best_concepts, feature_clips, figure
 from audioscope.features import settings_like
 from audioscope.live import Step
 from audioscope.model import Model
@@ -21,7 +21,7 @@ from audioscope.sae import SAE
 from audioscope.sae_charts import features_chart
 from audioscope.streams import held_out_prompts
 from audioscope.tracing import Row
-from audioscope.widgets import FLOW, Explorer, Sounds, heard, labelled, live_chart, note, set_params
+from audioscope.widgets import FLOW, Explorer, Sounds, heard, labelled, live_chart, noted, set_params
 
 SEARCHED = 32  # prompts whose clips are searched
 BATCH = 16  # of them at a time
@@ -38,14 +38,15 @@ class SAEExplorer(Explorer):
         self.sae, self.title = sae, f"Features of {sae.facts.get('site', 'an SAE')}"
         self.model = model_like(sae.facts.get("fingerprint"), model, "The SAE")
         self._ear = None if self.model is None else Ear(self.model)
-        self._found: FeatureClips | None = None
+        self._parts: list[FeatureClips] = []  # the clips in which features are looked for, as far as they are made
+        self._shown: int | None = None  # the feature whose clips are heard
         self._quiet = False  # while controls are set together
         self._table = feature_table(sae)
         self._picture = features_chart(self._table, pick=True)
         self.chart = live_chart(self._now(int(self._table["feature"].iloc[0])))
         self.words = labelled(widgets.Text, "Search", "320px", placeholder="a concept or a number", continuous_update=True)
         self.feature = widgets.Select(description="Feature", rows=9, layout=widgets.Layout(width="320px"))
-        self.facts = note()
+        self.facts = widgets.HTML()
         self.prompt = labelled(widgets.Text, "Prompt", "100%", continuous_update=False)
         self.seed = labelled(widgets.BoundedIntText, "Seed", "150px", min=0, max=2**31 - 1)
         self.do = labelled(
@@ -62,7 +63,7 @@ class SAEExplorer(Explorer):
         )  # fmt: skip
         self._search()
         self._chosen()
-        self.wait(600)
+        self.wait(PATIENCE)
         self.words.observe(self._search, "value")
         self.feature.observe(self._chosen, "value")
         self.chart.selections.observe(self._picked, "picked")
@@ -108,10 +109,15 @@ class SAEExplorer(Explorer):
         told = (
             f"tells {row['concept']} best (AUROC {row['auroc']:.2f})" if row["concept"] else "tells none of the scored concepts"
         )
-        self.facts.value = note(f"Feature {number} {told}; active at {row['density']:.2%} of held-out tokens.").value
+        self.facts.value = noted(
+            f"Feature {number} {told}"
+            + ("." if pd.isna(row["density"]) else f"; active at {row['density']:.2%} of held-out tokens.")
+        )
         if self.model is None:
             return self.sounds.say("Give the model, sae.explore(model), to hear the features.")
-        self.ask(lambda step: self._both(number, self._change(), step), self._show_both)
+        self.fires.show([])
+        self._shown, change_ = None, self._change()
+        self.ask(lambda step: self._both(number, change_, step), self._show_both, another=True)
 
     def _change(self) -> tuple[Do, float]:
         return self.do.value, float(self.amount.value)
@@ -122,14 +128,15 @@ class SAEExplorer(Explorer):
         top = found.top(number, CLIPS)
         strongest = float(found.active[:, :, number].max())
         drawn = [(found.clips[i].prompt, figure(found.clips[i], found.active[i, :, number], strongest, "", "")) for i in top]
-        fires = [{**each, "name": prompt, "caption": each["said"]} for prompt, each in drawn]
+        wanted = ("sound", "picture", "gain", "seconds", "width", "points")
+        fires = [{"name": prompt, "caption": each["said"], **{name: each[name] for name in wanted}} for prompt, each in drawn]
         quiet = found.clips[int(found.active[:, :, number].mean(1).argmin())]
         return number, fires, quiet, self._turn(number, quiet.prompt, quiet.seed or 0, change, step)
 
     def _show_both(self, made: Any) -> None:
-        number, fires, quiet, turned = made
+        self._shown, fires, quiet, turned = made
         self.fires.show(fires)
-        self.fires.say("" if fires else f"Feature {number} fires in none of the {SEARCHED} clips that were searched.")
+        self.fires.say("" if fires else f"Feature {self._shown} fires in none of the {SEARCHED} clips that were searched.")
         self._quiet = True
         self.prompt.value, self.seed.value = quiet.prompt, quiet.seed or 0
         self._quiet = False
@@ -147,8 +154,10 @@ class SAEExplorer(Explorer):
     def _turned(self, change: Any = None) -> None:
         if self._quiet or self.model is None or self.feature.value is None:
             return
+        if self._shown != self.feature.value:  # it is still looked for where this one fires
+            return self._chosen()
         wish = int(self.feature.value), self.prompt.value.strip(), int(self.seed.value), self._change()
-        self.ask(lambda step: self._turn(*wish, step), self._show)
+        return self.ask(lambda step: self._turn(*wish, step), self._show)
 
     def _turn(
         self, number: int, prompt: str, seed: int, change: tuple[Do, float], step: Step
@@ -166,6 +175,8 @@ class SAEExplorer(Explorer):
         concept = str(self._table.set_index("feature").loc[number, "concept"])
         sounds = [heard(*each) for each in zip(clips, names, self._ear(clips, (concept,)), strict=True)]
         said = [unknown_said(self.model, prompt)]
+        if do == "set" and amount and not value:
+            said.append("It fires in none of the clips that were searched, so there is no activation to set it to.")
         if not self.sae.report.get("passes", False):
             said.append("This SAE does not pass its gate: its features may not mean what they seem to.")
         return sounds, " ".join(filter(None, said))
@@ -176,17 +187,20 @@ class SAEExplorer(Explorer):
         self.sounds.say(said)
 
     def _searched(self, step: Step) -> FeatureClips:
-        """The clips in which features are looked for, made once."""
-        if self._found is None:
-            assert self.model is not None
-            prompts, parts = held_out_prompts(SEARCHED), []
-            for start in range(0, len(prompts), BATCH):
-                step(start / len(prompts))
-                seeds = range(start, min(start + BATCH, len(prompts)))
-                parts.append(feature_clips(self.sae, self.model, prompts[start : start + BATCH], seeds=seeds, progress=False))
-            clips: list[Clip] = [clip for part in parts for clip in part.clips]
-            self._found = FeatureClips(clips, torch.cat([part.active for part in parts]), parts[0].settings)
-        return self._found
+        """The clips in which features are looked for, made once; a search that was cut goes on where it was."""
+        assert self.model is not None
+        prompts = held_out_prompts(SEARCHED)
+        while (start := sum(len(part.clips) for part in self._parts)) < len(prompts):
+            some = prompts[start : start + BATCH]
+            seeds = range(start, start + len(some))
+            begun, each = start / len(prompts), len(some) / len(prompts) / settings_like(self.model, [self.sae], {})["steps"]
+
+            def on_step(number: int, begun: float = begun, each: float = each) -> None:
+                step(begun + number * each)
+
+            self._parts.append(feature_clips(self.sae, self.model, some, seeds=seeds, progress=False, on_step=on_step))
+        clips: list[Clip] = [clip for part in self._parts for clip in part.clips]
+        return FeatureClips(clips, torch.cat([part.active for part in self._parts]), self._parts[0].settings)
 
     def still_parts(self) -> dict[str, Any]:
         text = f"Feature {self.feature.value}: where it fires, then as it is and turned."
@@ -198,7 +212,7 @@ class SAEExplorer(Explorer):
 
 def feature_table(sae: SAE) -> pd.DataFrame:
     """One row per feature: feature, concept that it tells best ("" for none), auroc, density; those that tell best first."""
-    best = best_features(sae, 10**6).drop_duplicates("feature").set_index("feature")
+    best = best_concepts(sae)
     density = np.asarray(sae.report.get("density", [np.nan] * sae.d_sae), float)
     table = pd.DataFrame({"feature": range(sae.d_sae), "density": density})
     table["concept"] = table["feature"].map(best["concept"]).fillna("")

@@ -8,21 +8,18 @@ import ipywidgets as widgets
 import numpy as np
 import pandas as pd
 
-from audioscope.arms import standard_arms
 from audioscope.atlas_data import WAYS
-from audioscope.atlas_explorer import model_like
+from audioscope.atlas_explorer import PATIENCE, model_like
 from audioscope.audio import Clip
 from audioscope.charts import steering_chart
-from audioscope.concepts import Pair, choose
-from audioscope.extras import shipped_vector
+from audioscope.extras import rows_again, shipped_vector
 from audioscope.gains import Steering, captions
 from audioscope.live import Step
 from audioscope.model import Model
 from audioscope.playground import live_clips
 from audioscope.slider import Track, track_data
-from audioscope.tracing import Row
 from audioscope.vectors import SteeringVector
-from audioscope.widgets import Explorer, StrengthSlider, labelled, live_chart, note, set_params
+from audioscope.widgets import Explorer, StrengthSlider, labelled, live_chart, minus, noted, set_params
 
 
 class SteeringExplorer(Explorer):
@@ -43,57 +40,49 @@ class SteeringExplorer(Explorer):
         if "caa own" in sweep.cells:
             self.way.value = "caa own"
         units = sweep.table.drop_duplicates(["prompt", "seed"])
-        heard = sweep.table[sweep.table["clip"] != ""].drop_duplicates(["prompt", "seed"])
-        self._units = (heard if len(heard) else units).reset_index(drop=True)
+        kept = sweep.table[sweep.table["clip"] != ""].drop_duplicates(["prompt", "seed"])
+        self._units = (kept if len(kept) else units).reset_index(drop=True)
         options = [(f"{row.text} (seed {row.seed})", number) for number, row in enumerate(self._units.itertuples())]
         self.prompt = labelled(widgets.Dropdown, "Prompt", "100%", options=options)
         self.strength = StrengthSlider()
-        self.facts = note()
+        self.facts = widgets.HTML()
         self._place: dict[str, float] = {}  # on the curve
-        self._tracks: dict[tuple[str, int], Track] = {}
+        self._shown = ""  # the way to steer whose clips are heard
+        self._tracks: dict[tuple[str, int], dict[str, Any]] = {}  # as the slider takes them
         self.children = (self.chart, self.way, self.prompt, self.strength, self.facts, self.sounds)
         self._chosen()
-        self.wait()
+        self.wait(PATIENCE)
         for menu in (self.way, self.prompt):
             menu.observe(self._chosen, "value")
         self.strength.observe(lambda change: self._stand(), "place")
 
     def _chosen(self, change: Any = None) -> None:
         """The clips of a way and a prompt: kept, made before, or made now."""
-        wish = self.way.value, int(self.prompt.value)
-        if wish in self._tracks:
-            self.live.cancel()
-            return self._show(wish)
-        unit = self._units.iloc[wish[1]]
-        table = self.sweep.table
-        rows = table[(table["cell"] == wish[0]) & (table["prompt"] == unit["prompt"]) & (table["seed"] == unit["seed"])]
-        rows = rows.sort_values("alpha")
-        return self.ask(lambda step: self._made(wish, rows, step), self._show)
+        cell, number = str(self.way.value), int(self.prompt.value)
+        unit, table = self._units.iloc[number], self.sweep.table
+        mine = (table["cell"] == cell) & (table["prompt"] == unit["prompt"]) & (table["seed"] == unit["seed"])
+        rows = table[mine & ~table["failed"].astype(bool)].sort_values("alpha")
+        self.ask(lambda step: self._made(cell, number, rows, step), self._show, another=True)
 
-    def _made(self, wish: tuple[str, int], rows: pd.DataFrame, step: Step) -> tuple[str, int]:
-        """Put the track of a wish among those that are there."""
-        cell, strengths = wish[0], rows["alpha"].tolist()
-        text, seed = str(rows["text"].iloc[0]), int(rows["seed"].iloc[0])
+    def _made(self, cell: str, number: int, rows: pd.DataFrame, step: Step) -> tuple[str, dict[str, Any]]:
+        """The track of a way and a prompt, as the slider takes it."""
+        if (cell, number) in self._tracks:
+            return cell, self._tracks[cell, number]
+        if len(rows) < 2:
+            raise ValueError(f"Of {cell!r} there are not two strengths of this prompt that did not fail.")
         if rows["clip"].ne("").all():
-            clips = [Clip.load(self.sweep.folder / file, prompt=text, seed=seed) for file in rows["clip"]]
-        else:
-            if self.model is None:
-                raise ValueError(
-                    "The clips of this sweep were not kept: give the model, sweep.explore(model), or run it with clips=True."
-                )
-            settings = self.sweep.settings
-            concept = choose([self.sweep.concept])[0]
-            arms = {arm.cell: arm for arm in standard_arms(self.model, concept, self._everywhere(), steps=settings["steps"])}
-            if cell not in arms:
-                raise ValueError(f"The clips of {cell!r} were not kept, and it is none of the standard ways: {', '.join(arms)}.")
-            pair = Pair(
-                int(rows["prompt"].iloc[0]), settings["split"], str(rows["towards"].iloc[0]), str(rows["away"].iloc[0]), text
+            clips = [Clip.load(self.sweep.folder / file) for file in rows["clip"]]
+        elif self.model is None:
+            raise ValueError(
+                "The clips of this sweep were not kept: give the model, sweep.explore(model), or run it with clips=True."
             )
-            made = [Row(text, seed, arms[cell].on(pair, alpha, seed)) for alpha in strengths]
-            clips = live_clips(self.model, made, {name: settings[name] for name in ("steps", "guidance", "seconds")}, step)
-        said = [caption.replace("-", "−") for caption in captions(rows)]
-        self._tracks[wish] = Track(f"{self.sweep.concept}, {WAYS.get(cell, cell)}", strengths, clips, said)
-        return wish
+        else:
+            settings = {name: self.sweep.settings[name] for name in ("steps", "guidance", "seconds")}
+            clips = live_clips(self.model, rows_again(self.sweep, self.model, self._everywhere(), rows), settings, step)
+        said = [minus(caption) for caption in captions(rows)]
+        track = Track(f"{self.sweep.concept}, {WAYS.get(cell, cell)}", rows["alpha"].tolist(), clips, said)
+        self._tracks[cell, number] = track_data(track)
+        return cell, self._tracks[cell, number]
 
     def _everywhere(self) -> SteeringVector:
         """The vector at all sites: the one given, that of the sweep's folder, or the shipped one."""
@@ -102,44 +91,48 @@ class SteeringExplorer(Explorer):
             self._vector = SteeringVector.load(file) if file.exists() else shipped_vector(self.sweep.concept)
         return self._vector
 
-    def _show(self, wish: tuple[str, int]) -> None:
-        track = self._tracks[wish]
-        same = self.strength.tracks and self.strength.tracks[0]["strengths"] == list(track.strengths)
+    def _show(self, made: tuple[str, dict[str, Any]]) -> None:
+        self._shown, track = made
+        before = self.strength.tracks[0]["strengths"] if self.strength.tracks else None
         with self.strength.hold_sync():
-            self.strength.tracks = [track_data(track)]
-            if not same:
-                self.strength.place = float(np.abs(track.strengths).argmin())
+            self.strength.tracks = [track]
+            if before != track["strengths"]:  # else it stays where it stands
+                self.strength.place = float(np.abs(track["strengths"]).argmin())
         self.sounds.say("")
         self._stand()
+
+    def silence(self) -> None:
+        self.strength.tracks, self.facts.value = [], ""
 
     def _stand(self) -> None:
         """Say where the slider stands, and move the ring on the curve there."""
         if not self.strength.tracks:
             return
-        cell = self.way.value
-        curve = self._curves[self._curves["cell"] == cell].sort_values("alpha")
+        curve = self._curves[self._curves["cell"] == self._shown].sort_values("alpha")
         strengths = self.strength.tracks[0]["strengths"]
         strength = float(np.interp(self.strength.place, range(len(strengths)), strengths))
         score, distance = (float(np.interp(strength, curve["alpha"], curve[name])) for name in ("score", "lpaps"))
         self._place = {"now_distance": distance * float(np.sign(strength)), "now_score": score}
         for name, value in self._place.items():
             self.chart.params.set_trait(name, value)
-        text = f"Strength {strength:+.2f}: score {score:+.2f} at distance {distance:.3f}, mean over {self.sweep.table['prompt'].nunique()} prompts."
-        self.facts.value = note(text.replace("-", "−")).value
+        count = self.sweep.table["prompt"].nunique()
+        self.facts.value = noted(
+            minus(f"Strength {strength:+.2f}: score {score:+.2f} at distance {distance:.3f}, mean over {count} prompts.")
+        )
 
     def still_parts(self) -> dict[str, Any]:
         clips = []
         if self.strength.tracks:
             track = self.strength.tracks[0]
             for number in dict.fromkeys((0, int(np.abs(track["strengths"]).argmin()), len(track["sounds"]) - 1)):
-                name = f"strength {track['strengths'][number]:+.2f}".replace("-", "−")
+                name = minus(f"strength {track['strengths'][number]:+.2f}")
                 clips.append(
                     {"name": name, "caption": track["captions"][number], "seconds": track["seconds"], **track["sounds"][number]}
                 )
         return {
             "chart": set_params(self._picture, **self._place),
             "clips": clips,
-            "text": f"{WAYS.get(self.way.value, self.way.value)}; {self.prompt.label}",
+            "text": f"{WAYS.get(self._shown, self._shown)}; {self.prompt.label}",
         }
 
     def __repr__(self) -> str:

@@ -26,15 +26,15 @@ def module(name: str) -> str:
     )
 
 
-def heard(clip: Clip, name: str, caption: str = "", **more: Any) -> dict[str, Any]:
+def heard(clip: Clip, name: str, caption: str = "") -> dict[str, Any]:
     """One clip for `Sounds`; name and caption may hold any characters."""
-    return {"name": name, "caption": caption, "seconds": round(clip.seconds, 3), **sound(clip), **more}
+    return {"name": name, "caption": caption, "seconds": round(clip.seconds, 3), **sound(clip)}
 
 
 class Sounds(anywidget.AnyWidget):
     """Clips that play in phase at equal loudness, of which one is heard; and the progress of making the next ones.
 
-    sounds: as `heard` gives. version: the number of the one that is heard. playing: whether it plays. progress: 0 to 1, or
+    sounds: as `heard` gives. version: the number of the one that is heard. playing: whether it plays, as the browser says. progress: 0 to 1, or
     -1 where nothing is made. message: what is said beside the button, as an error if failed. cancelled: counts presses of Cancel.
     """
 
@@ -93,16 +93,27 @@ class Explorer(widgets.VBox):
         self.add_class("audioscope-live")
         self.sounds = Sounds()
         self.live = Live(self._told, self._failed)
+        self._another = False
         self.sounds.observe(lambda change: self.cancel(), "cancelled")
 
-    def ask(self, job: Callable[[Step], Any], done: Callable[[Any], None]) -> None:
-        """Do a job in the thread, instead of one that was asked for before; `done` gets its result."""
+    def ask(self, job: Callable[[Step], Any], done: Callable[[Any], None], *, another: bool = False) -> None:
+        """Do a job in the thread, instead of one that was asked for before; `done` gets its result.
+
+        another: something else was chosen, so that what is heard no longer fits: it is put away if the job comes to nothing.
+        """
+        self._another = self._another or another
         self.sounds.say("making ...")
-        self.live.ask(job, done)
+
+        def shown(result: Any) -> None:
+            self._another = False
+            done(result)
+
+        self.live.ask(job, shown)
 
     def cancel(self) -> None:
-        """Stop what is being made; what was there stays."""
+        """Stop what is being made; what was heard stays, if it is still what was chosen."""
         if self.live.cancel():
+            self._gone()
             self.sounds.say("cancelled")
 
     def wait(self, seconds: float = 60.0) -> bool:
@@ -113,7 +124,18 @@ class Explorer(widgets.VBox):
         self.sounds.progress = -1.0 if share is None else share
 
     def _failed(self, error: Exception) -> None:
+        self._gone()
         self.sounds.say(f"{type(error).__name__}: {error}", failed=True)
+
+    def _gone(self) -> None:
+        """What was asked for came to nothing."""
+        if self._another:
+            self.silence()
+        self._another = False
+
+    def silence(self) -> None:
+        """Put away what is heard."""
+        self.sounds.show([])
 
     def still_parts(self) -> dict[str, Any]:
         """What the picture without a kernel shows: text, chart (altair) and clips (as for `Sounds`), each if there is one."""
@@ -123,13 +145,20 @@ class Explorer(widgets.VBox):
         """The explorer as it stands, without a kernel: chart, facts and players, in a frame of its own."""
         parts = {"text": "", "chart": None, "clips": []} | self.still_parts()
         picture = Markup(vl_convert.vegalite_to_svg(parts["chart"].to_json())) if parts["chart"] is not None else ""
-        body = fill("still.html", title=self.title, text=parts["text"], chart=picture, clips=parts["clips"])
+        body = fill(
+            "still.html",
+            title=self.title,
+            text=parts["text"],
+            chart=picture,
+            clips=[{"title": clip["name"], "text": clip["caption"], **clip} for clip in parts["clips"]],
+        )
         rows = -(-len(parts["clips"]) // 3)
         height = 110 + 230 * rows + (chart_height(picture) if picture else 0)
         return framed(self.title, page("features", self.title, body, style="main { padding: 8px; }"), height)
 
     def close(self) -> None:
         self.live.cancel()
+        close_all(self)
         super().close()
 
     def __repr__(self) -> str:
@@ -140,7 +169,15 @@ class Explorer(widgets.VBox):
 
         still = f'{QUIET}<div class="audioscope-still">{self.still().data}</div>'
         display({"text/html": still, "text/plain": repr(self)}, raw=True)
-        display(super()._repr_mimebundle_(), raw=True)
+        live = super()._repr_mimebundle_()
+        display({name: value for name, value in live.items() if name != "text/plain"}, raw=True)  # said once
+
+
+def close_all(box: widgets.Widget) -> None:
+    """Close the widgets in a box, which would else stay in the kernel and in the browser with their sound."""
+    for child in getattr(box, "children", ()):
+        close_all(child)
+        child.close()
 
 
 def chart_height(svg: str) -> int:
@@ -164,7 +201,7 @@ def live_chart(chart: Any) -> alt.JupyterChart:
     return alt.JupyterChart(chart, embed_options={"actions": False, "renderer": "svg"})
 
 
-FLOW = widgets.Layout(flex_flow="row wrap")
+FLOW = {"flex_flow": "row wrap"}  # a layout that wraps where the window is narrow
 
 
 def labelled(kind: type, name: str, width: str = "380px", **values: Any) -> Any:
@@ -172,9 +209,14 @@ def labelled(kind: type, name: str, width: str = "380px", **values: Any) -> Any:
     return kind(description=name, layout=widgets.Layout(width=width), style={"description_width": "initial"}, **values)
 
 
-def note(text: str | Markup = "") -> widgets.HTML:
-    """A line of text; plain text is escaped."""
-    return widgets.HTML(str(Markup("<div class='audioscope'>{}</div>").format(text)))
+def minus(text: str) -> str:
+    """Numbers with a true minus sign; for text that holds nothing but our own words and numbers."""
+    return text.replace("-", "−")
+
+
+def noted(text: str | Markup) -> str:
+    """A line of text for `widgets.HTML`; plain text is escaped."""
+    return str(Markup("<div class='audioscope'>{}</div>").format(text))
 
 
 def marked(prompt: str, other: str) -> Markup:

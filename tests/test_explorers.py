@@ -5,7 +5,9 @@ from __future__ import annotations
 import threading
 import time
 import warnings
+from dataclasses import replace
 
+import ipywidgets
 import numpy as np
 import pytest
 from tones import EVIL, SECONDS, atlas_of_tones, site, steering_of_tones
@@ -126,6 +128,45 @@ def test_a_widget_and_a_cell_take_turns_at_one_model(tiny):
     assert not told.errors and np.array_equal(told.results[-1][0].samples, tiny.generate("a slow song", seed=9).samples)
 
 
+def test_a_result_that_is_being_shown_is_not_cancelled_and_a_late_error_is_not_told():
+    told, showing, go = Told(), threading.Event(), threading.Event()
+
+    def show(result):
+        showing.set()
+        go.wait(5)
+        told.results.append(result)
+
+    told.live.ask(lambda step: "old", show)
+    assert showing.wait(5)
+    threading.Timer(0.05, go.set).start()
+    assert not told.live.cancel(), "it waits until the result is shown"
+    assert told.results == ["old"]
+    begun, stop = threading.Event(), threading.Event()
+
+    def fails_late(step):
+        begun.set()
+        stop.wait(5)
+        raise ValueError("nobody asks any more")
+
+    told.live.ask(fails_late, told.results.append)
+    assert begun.wait(5) and told.live.cancel()
+    stop.set()
+    assert told.live.wait(5) and not told.errors
+
+
+def test_a_watcher_that_raises_does_not_end_the_worker():
+    def bad(share):
+        raise RuntimeError("a user's observer")
+
+    results = []
+    live = Live(bad, lambda error: None)
+    live.ask(lambda step: 1, results.append)
+    assert live.wait(5), "the thread says that it ended"
+    live._told = lambda share: None
+    live.ask(lambda step: 2, results.append)
+    assert live.wait(5) and results[-1] == 2
+
+
 # --- playing the model
 
 
@@ -198,12 +239,31 @@ def test_errors_and_unknown_words_are_said_in_the_widget(playground):
     assert EVIL not in playground.still().data
 
 
+def test_bad_input_of_play_is_refused_at_once(tiny):
+    for wrong, said in (({"seed": -1}, "seed is -1"), ({"seed": 2.5}, "whole number"), ({"strength": float("nan")}, "finite"), ({"prompt": " "}, "empty"), ({"steps": 0}, "steps is 0")):  # fmt: skip
+        with pytest.raises(ValueError, match=said):
+            tiny.play(**wrong)
+    vector = audioscope.shipped_vector("fast")
+    with tiny.steer(vector, 1.0), pytest.raises(ValueError, match="being steered"):
+        tiny.play()
+    with pytest.raises(ValueError, match="weights"):
+        tiny.play(vectors=replace(vector, fingerprint="other"))
+
+
+def test_closing_leaves_nothing_in_the_kernel(tiny):
+    before = len(ipywidgets.Widget.widgets) if hasattr(ipywidgets.Widget, "widgets") else None
+    widget = tiny.play("a jazz song")
+    sounds = widget.sounds
+    widget.close()
+    assert sounds.comm is None and widget.prompt.comm is None and before is not None
+
+
 def test_play_takes_vectors_of_ones_own(tiny):
     vector = audioscope.shipped_vector("happy")
     widget = tiny.play("a jazz song", vectors={"mine": vector}, strength=1.5)
     both = together(tiny, ("a jazz song", 0), ("a jazz song", 0, AddVector(vector, 1.5)))
     assert sounds_of(widget.sounds) == heard_as(*both)
-    assert "mine" in widget.axis.options and tiny.play("a jazz song", vectors=vector).axis.value == "happy"
+    assert widget.axis.value == "mine" and tiny.play("a jazz song", vectors=vector).axis.value == "happy"
 
 
 # --- the atlas
@@ -255,8 +315,13 @@ def test_a_cell_that_was_not_kept_is_made_as_the_sweep_made_it(tiny):
     typed = "a jazz song with drums"
     three = together(tiny, (typed, seed), (corrupted, seed), (corrupted, seed, PatchText(tiny.sites.cross[5], typed)))
     assert sounds_of(explorer.sounds) == heard_as(*three)
+    explorer.site.value = tiny.sites.cross[4].path  # with prompts of one's own, another layer is not taken from the files
+    assert explorer.wait()
+    three = together(tiny, (typed, seed), (corrupted, seed), (corrupted, seed, PatchText(tiny.sites.cross[4], typed)))
+    assert sounds_of(explorer.sounds) == heard_as(*three)
     explorer.clean.value = ""
     assert explorer.wait() and explorer.sounds.failed and "clean prompt is empty" in explorer.sounds.message
+    assert not explorer.sounds.sounds, "what does not fit the words any more is put away"
     middle = next(each for each in audioscope.shipped_maps() if each.settings["when"] == "middle").explore(tiny)
     middle.concept.value, middle.site.value = "metal", tiny.sites.cross[0].path
     assert middle.wait()
@@ -264,6 +329,25 @@ def test_a_cell_that_was_not_kept_is_made_as_the_sweep_made_it(tiny):
     window = PatchText(tiny.sites.cross[0], clean, steps=(3, 7))
     three = together(tiny, (clean, seed), (corrupted, seed), (corrupted, seed, window))
     assert sounds_of(middle.sounds) == heard_as(*three)
+
+
+def test_an_atlas_in_which_nothing_is_defined_can_be_explored(tones):
+    atlas = atlas_of_tones(tones / "undefined")
+    atlas.table["score"] = 0.0
+    explorer = atlas.explore()
+    assert not explorer.impacts["defined"].any() and "undefined" in explorer.facts.value and len(explorer.sounds.sounds) == 3
+
+
+def test_a_damaged_clip_is_said_and_nothing_plays_under_wrong_words(tones):
+    atlas = atlas_of_tones(tones / "damaged")
+    explorer = atlas.explore()
+    pair = explorer.pair.value[0]
+    for file in (tones / "damaged" / "clips" / f"0 {pair}#").glob("1.flac"):
+        file.write_bytes(b"no sound")
+    explorer.concept.value, explorer.site.value = "rap", site(1)
+    assert explorer.wait() and explorer.sounds.failed and not explorer.sounds.sounds
+    explorer.site.value = site(2)
+    assert explorer.wait() and not explorer.sounds.failed and len(explorer.sounds.sounds) == 3
 
 
 def test_explorers_without_clips_say_what_to_do(tones, tiny, stable_audio):
@@ -306,7 +390,7 @@ def test_a_sweep_without_clips_is_made_again(tiny):
     clips = together(tiny, *((text, int(seed), *([AddVector(own, float(alpha))] if alpha else [])) for alpha in strengths))
     assert [each["sound"] for each in explorer.strength.tracks[0]["sounds"]] == heard_as(*clips)
     features = audioscope.shipped_steering("fast", name="sae_steering").explore(tiny)
-    assert features.sounds.failed and "none of the standard ways" in features.sounds.message
+    assert features.sounds.failed and "not one of the standard ways" in features.sounds.message
 
 
 # --- features

@@ -53,8 +53,7 @@ function render({ model, el }) {
       scope(plot, player, () => sound.seconds, () => choose(i));
       return made("div", { className: "version" }, button, plot, made("div", { className: "quiet", textContent: sound.caption ?? "" }));
     }));
-    versions.children[focused]?.firstChild.focus();
-    row.hidden = false;
+    if (focused >= 0) (versions.children[focused]?.firstChild ?? play).focus();
     play.hidden = !sounds.length;
     play.dataset.what = model.get("label");
     versions.setAttribute("aria-label", model.get("label"));
@@ -64,6 +63,7 @@ function render({ model, el }) {
   };
   const tell = () => {
     const share = model.get("progress");
+    if (share < 0 && document.activeElement === cancel) play.focus(); // a hidden button would leave the keys to JupyterLab
     progress.hidden = cancel.hidden = share < 0;
     progress.value = Math.max(0, share);
     progress.setAttribute("aria-label", "Progress");
@@ -72,9 +72,6 @@ function render({ model, el }) {
   const say = () => {
     said.textContent = model.get("message");
     said.classList.toggle("failed", model.get("failed"));
-  };
-  const act = () => {
-    if (model.get("playing") !== player.wanted) player.toggle();
   };
   cancel.addEventListener("click", () => {
     model.set("cancelled", model.get("cancelled") + 1);
@@ -86,7 +83,7 @@ function render({ model, el }) {
     model.save_changes();
   });
   player.addEventListener("failed", () => (said.textContent = "This browser cannot decode the clips."));
-  const wires = { sounds: show, version: heard, progress: tell, message: say, failed: say, playing: act };
+  const wires = { sounds: show, version: heard, progress: tell, message: say, failed: say };
   for (const [name, work] of Object.entries(wires)) model.on(`change:${name}`, work);
   show();
   tell();

@@ -1,5 +1,5 @@
 // A strength slider in a notebook, over clips that were made before: the same as on the pages, told to Python.
-import { hush, keepKeys } from "audioscope/player.js";
+import { keepKeys } from "audioscope/player.js";
 import { Slider } from "audioscope/slider.js";
 
 function render({ model, el }) {
@@ -7,14 +7,20 @@ function render({ model, el }) {
   el.innerHTML = model.get("_controls"); // our own template, in which all text is escaped
   keepKeys(...el.querySelectorAll("button, input"));
   const slider = new Slider(el);
+  let setting = false;
   const set = () => {
     const tracks = model.get("tracks");
     el.hidden = !tracks.length;
-    if (tracks.length) slider.set(tracks, model.get("track"), tracks[0].seconds);
-    else hush();
+    if (!tracks.length) return void slider.player.set([]);
+    const place = model.get("place"); // where it is to stand; a new slider begins at strength 0
+    setting = true;
+    slider.set(tracks, model.get("track"), tracks[0].seconds);
+    slider.range.value = place;
+    slider.show();
+    setting = false;
   };
   const told = () => {
-    if (model.get("place") === slider.place) return;
+    if (setting || model.get("place") === slider.place) return;
     model.set("place", slider.place);
     model.save_changes();
   };
