@@ -7,6 +7,8 @@ from dataclasses import dataclass
 from html import escape
 from typing import Any
 
+import numpy as np
+
 
 @dataclass(frozen=True)
 class Verdict:
@@ -37,29 +39,30 @@ def check(
     well: str,
     wrong: Sequence[tuple[Callable[[Any], Any], str | Callable[[Any], str]]] = (),
     otherwise: str = "Look again at the section above.",
+    kind: type | tuple[type, ...] = object,
 ) -> Verdict:
     """Judge the answer to an exercise.
 
     right: whether an answer is. well: what a right one shows. wrong: kinds of wrong answers, each with why it is wrong, in words or made from the answer; the
-    first that fits is said, else `otherwise`. An answer of another kind than the question asks for is said to be that, never raised.
+    first that fits is said, else `otherwise`. kind: what the answer must be, such as int (numpy's numbers count; True and False do not).
+    An answer of another kind, or one that a rule cannot be asked of, is said to be that, never raised.
     """
     if answer is None or answer is ...:
         return Verdict(None, "Put your answer in the cell above instead of None, run it, and then this one.")
-
-    def holds(rule: Callable[[Any], Any]) -> bool | None:
-        try:
-            return bool(rule(answer))
-        except Exception:  # a rule that cannot even be asked: the answer is of another kind
-            return None
-
-    if holds(right):
-        return Verdict(True, well)
-    for rule, why in wrong:
-        if holds(rule):
-            return Verdict(False, why if isinstance(why, str) else why(answer))
-    if holds(right) is None:
-        return Verdict(
-            False,
-            f"Your answer is {answer!r:.80}, of type {type(answer).__name__}: the question asks for something else. {otherwise}",
-        )
+    if isinstance(answer, np.generic):
+        answer = answer.item()
+    other = Verdict(
+        False,
+        f"Your answer is {answer!r:.80}, of type {type(answer).__name__}: the question asks for something else. {otherwise}",
+    )
+    if not isinstance(answer, kind) or (isinstance(answer, bool) and kind is int):
+        return other
+    try:
+        if right(answer):
+            return Verdict(True, well)
+        for rule, why in wrong:
+            if rule(answer):
+                return Verdict(False, why if isinstance(why, str) else why(answer))
+    except Exception:  # whatever a learner may give
+        return other
     return Verdict(False, otherwise)

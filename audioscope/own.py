@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Mapping, Sequence
+import warnings
+from collections.abc import Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
+import soundfile as sf
 import torch
 from torch import Tensor
 from torchaudio.functional import resample
@@ -23,41 +25,59 @@ from audioscope.streams import concept_prompts
 
 SUFFIXES = (".wav", ".flac", ".mp3", ".ogg", ".aif", ".aiff")
 FOLDS = 5
+SILENCE = 1e-7  # mean square below which a piece is silent, -70 dB
 LIMIT = 6.0  # log-odds are clipped here, as the listener's are
 
 
 def read_folder(folder: str | Path, model: Model, seconds: float | None = None, most: int = 64) -> list[Clip]:
-    """The audio of a folder as the model would sound at its best: its rate, pieces of its length, through its codec if it has a plain one.
+    """The audio of a folder as the model would sound at its best: mono at its rate, pieces of its length, through its codec if it has a
+    plain one.
 
-    seconds: of each piece; the model's own length if None. most: pieces to keep, spread over the files; each remembers its file
-    as `prompt`. What is left at the end of a file is dropped, but a shorter file is repeated. Raises FileNotFoundError where
-    there is no audio, ValueError for a file that cannot be read.
+    seconds: of each piece; the model's own length if None. most: pieces to keep, spread evenly over the files and within each; every piece
+    remembers its file as `prompt`. A file that is shorter than a piece is repeated; silent pieces are left out, with a warning. Hidden files
+    are not read. Raises FileNotFoundError where there is no audio, ValueError for a file that cannot be read, or nothing but silence.
     """
-    files = sorted(path for path in Path(folder).rglob("*") if path.suffix.lower() in SUFFIXES)
+    folder = Path(folder).expanduser()
+    files = sorted(path for path in folder.rglob("*") if path.suffix.lower() in SUFFIXES and not path.name.startswith("."))
     if not files:
         raise FileNotFoundError(f"{folder} holds no audio: expected files that end in {', '.join(SUFFIXES)}.")
     rate, long = model.adapter.sampling_rate(model.pipe), model.settings(None, None, seconds)["seconds"]
-    size, pieces = int(long * rate), []
-    for file in files:
-        try:
-            clip = Clip.load(file)
-        except Exception as error:
-            raise ValueError(f"{file} cannot be read as audio ({error}): mend it or take it out of the folder.") from error
-        wave = resample(torch.from_numpy(clip.mono), clip.rate, rate)
-        if not len(wave):
-            raise ValueError(f"{file} is empty: take it out of the folder.")
-        wave = wave.repeat(-(-size // len(wave))) if len(wave) < size else wave
-        pieces.append([(file, part) for part in wave.split(size) if len(part) == size])
-    chosen = [part for turn in range(max(map(len, pieces))) for each in pieces if turn < len(each) for part in [each[turn]]][
-        :most
-    ]
-    audio = torch.stack([part for _, part in chosen])[:, None]
+    chosen = [files[i] for i in np.linspace(0, len(files) - 1, min(most, len(files))).round().astype(int)]
+    each = max(1, most // len(chosen))
+    pieces = [(file, piece) for file in chosen for piece in _pieces(file, rate, long, each)]
+    loud = [(file, piece) for file, piece in pieces if float(piece.square().mean()) > SILENCE]
+    if not loud:
+        raise ValueError(f"{folder} holds nothing but silence.")
+    if len(loud) < len(pieces):
+        warnings.warn(
+            f"{len(pieces) - len(loud)} of {len(pieces)} pieces of {folder} are silent and were left out.", stacklevel=2
+        )
+    audio = torch.stack([piece for _, piece in loud])[:, None]
     codec: Any = getattr(model.pipe, "vae", None)
     if type(codec).__name__ == "MelCodec":  # so that a listener hears the music, and not whose codec it went through
         with torch.no_grad():
-            audio = codec.decode(codec.encode(audio)).sample[..., :size]
-    names = [str(file.relative_to(folder)) for file, _ in chosen]
-    return [Clip(samples.numpy(), rate, name) for samples, name in zip(audio, names, strict=True)]
+            audio = codec.decode(codec.encode(audio)).sample[..., : audio.shape[-1]]
+    return [Clip(wave.numpy(), rate, str(file.relative_to(folder))) for wave, (file, _) in zip(audio, loud, strict=True)]
+
+
+def _pieces(file: Path, rate: int, seconds: float, most: int) -> list[Tensor]:
+    """Up to so many pieces of a file, evenly spread, each float32 [samples]; only those are decoded."""
+    size = int(seconds * rate)
+    try:
+        facts = sf.info(file)
+        long = int(np.ceil(seconds * facts.samplerate))
+        count = min(most, max(1, facts.frames // long))
+        starts = np.linspace(0, max(0, facts.frames - long), count).astype(int)
+        waves = [sf.read(file, long, int(start), dtype="float32", always_2d=True)[0].mean(1) for start in starts]
+    except Exception as error:
+        raise ValueError(f"{file} cannot be read as audio ({error}): mend it or take it out of the folder.") from error
+    found = []
+    for wave in waves:
+        if not len(wave):
+            raise ValueError(f"{file} is empty: take it out of the folder.")
+        part = resample(torch.from_numpy(wave), facts.samplerate, rate)
+        found.append(part.repeat(-(-size // len(part)))[:size])
+    return found
 
 
 @dataclass(frozen=True, eq=False)
@@ -111,14 +131,17 @@ def _heard(scorer: Any, audio: Tensor, rate: int) -> np.ndarray:
     return torch.cat([layer.flatten(2).mean(2) for layer in layers], 1).double().cpu().numpy()
 
 
-def probe_scorer(concept: str, with_: Sequence[Clip], without: Sequence[Clip], base: Any) -> ProbeScorer:
-    """A scorer of one's own concept from clips that have it and clips that do not.
+def probe_scorer(
+    concept: str, with_: Sequence[Clip], without: Sequence[Clip], base: Any, groups: Sequence[Hashable] | None = None
+) -> ProbeScorer:
+    """A scorer of one's own concept from clips that have it and clips that do not; of clips with several channels the mean is heard.
 
-    base: a scorer whose network hears them, such as `listener_scorer()` for `tiny` or `Clap()`. Clips of one `prompt` (or file) are kept
-    together when its AUROC is measured. Raises ValueError for fewer than 5 clips of either kind, or clips of other rates or lengths.
+    base: a scorer whose network hears them, such as `listener_scorer()` for `tiny` or `Clap()`. groups: what belongs together when the AUROC
+    is measured, for the clips with and then those without, such as the number of a pair; None is the `prompt` (the file, of `read_folder`).
+    Raises ValueError for fewer than 5 clips of either kind, or clips of other rates or lengths, or all of one group.
     """
     from sklearn.linear_model import LogisticRegression
-    from sklearn.model_selection import GroupKFold
+    from sklearn.model_selection import StratifiedGroupKFold
     from sklearn.pipeline import make_pipeline
     from sklearn.preprocessing import StandardScaler
 
@@ -127,21 +150,30 @@ def probe_scorer(concept: str, with_: Sequence[Clip], without: Sequence[Clip], b
             f"There are {len(with_)} clips with {concept!r} and {len(without)} without, expected at least {FOLDS} of each."
         )
     clips = [*with_, *without]
-    shapes = {(clip.rate, clip.samples.shape) for clip in clips}
+    shapes = {(clip.rate, clip.samples.shape[1]) for clip in clips}
     if len(shapes) > 1:
-        raise ValueError(f"The clips differ in rate or length ({shapes}): read them with read_folder, or generate them alike.")
+        raise ValueError(f"The clips differ in rate or length (Hz, samples: {sorted(shapes)}): make them alike.")
     if not hasattr(base, "layers"):
         raise ValueError(f"The scorer {base.name!r} has no layers() to build on.")
-    heard = _heard(base, torch.from_numpy(np.stack([clip.samples for clip in clips])), clips[0].rate)
+    named = [clip.prompt for clip in clips] if groups is None else list(groups)
+    if len(named) != len(clips):
+        raise ValueError(f"There are {len(named)} groups for {len(clips)} clips.")
+    numbers = pd.factorize(pd.Series(named))[0]
+    folds = min(FOLDS, len(set(numbers[: len(with_)])), len(set(numbers[len(with_) :])))
+    if folds < 2:
+        raise ValueError(
+            f"All clips with {concept!r}, or all without, come from one file or prompt: how well they are told apart cannot be measured. Add others."
+        )
+    audio = torch.from_numpy(np.stack([clip.mono[None] for clip in clips]))
+    heard = _heard(base, audio, clips[0].rate)
     has = np.repeat([1, 0], [len(with_), len(without)])
 
     def classifier() -> Any:
         # strongly regularised: there are more features than clips
         return make_pipeline(StandardScaler(), LogisticRegression(C=0.003, class_weight="balanced", max_iter=2000))
 
-    groups = [clip.prompt for clip in clips]
     out = np.zeros(len(clips))
-    for train, test in GroupKFold(min(FOLDS, len(set(groups)))).split(heard, has, groups):
+    for train, test in StratifiedGroupKFold(folds).split(heard, has, numbers):
         out[test] = classifier().fit(heard[train], has[train]).decision_function(heard[test])
     scale, line = classifier().fit(heard, has)
     weights = line.coef_[0] / scale.scale_
@@ -163,7 +195,7 @@ def pairs_like(
     """A concept from what its scorer hears in the model: the prompts that sound most like it, each beside one that does not.
 
     Every prompt is generated once and scored. The best become clean prompts; the corrupted one of each is that of the lower half which
-    shares most words with it, and stands as its neutral prompt, too. Pairs are dealt to the four splits in turn, so that layers, vectors
+    shares most words with it, and stands as its neutral prompt, too: no counterfactual, since other words differ as well. Pairs are dealt to the four splits in turn, so that layers, vectors
     and reports use different ones. prompts: None is 192 of the shipped ones. group: of the concept, for controls.
     Raises ValueError where there are too few prompts.
     """

@@ -1,5 +1,6 @@
 """Checks of exercises: right, wrong with a reason, not answered, and answers of another kind; nothing is ever raised."""
 
+import numpy as np
 import pytest
 
 from audioscope.course import check
@@ -12,6 +13,7 @@ def judge(answer):
         well="Two it is.",
         wrong=[(lambda n: n == 1, "One too few."), (lambda n: n > 2, lambda n: f"{n - 2} too many.")],
         otherwise="Count again.",
+        kind=int,
     )
 
 
@@ -24,7 +26,10 @@ def judge(answer):
         (-1, False, "Count again."),
         (None, None, "cell above"),
         (..., None, "cell above"),
-        ("two", False, "Count again."),
+        ("two", False, "of type str"),
+        (True, False, "of type bool"),
+        (2.0, False, "of type float"),
+        (np.int64(2), True, "Two it is."),
     ],
 )
 def test_check(answer, right, said):
@@ -35,6 +40,11 @@ def test_check(answer, right, said):
 def test_an_answer_of_another_kind_is_said_to_be_that():
     verdict = check({"layer": 2}, lambda n: n + 1 == 3, well="", otherwise="Give a number.")
     assert verdict.right is False and "of type dict" in verdict.text and "Give a number." in verdict.text
+
+
+def test_reasons_that_fail_are_not_raised():
+    verdict = check(float("inf"), lambda n: n == 2, well="", wrong=[(lambda n: n > 2, lambda n: f"{int(n)} is too many")])
+    assert verdict.right is False and "of type float" in verdict.text
 
 
 def test_nothing_of_an_answer_gets_into_the_page():

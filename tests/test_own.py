@@ -29,10 +29,29 @@ def test_a_folder_is_cut_into_pieces_of_the_model(tiny, tmp_path):
     (tmp_path / "notes.txt").write_text("no audio")
     clips = audioscope.read_folder(tmp_path, tiny)
     assert [clip.prompt for clip in clips] == ["THIRD.mp3", "deep/short.flac", "long.wav", "long.wav"]
+    assert len({clip.prompt for clip in audioscope.read_folder(tmp_path, tiny, most=2)}) == 2, "files first, then more of each"
     assert {(clip.rate, clip.samples.shape) for clip in clips} == {(16_000, (1, 65_536))}
     assert [round(loudest(clip), -2) for clip in clips] == [600, 1000, 400, 400], "the pitch survives resampling and the codec"
     few = audioscope.read_folder(tmp_path, tiny, most=3)
     assert {clip.prompt for clip in few} == {"THIRD.mp3", "deep/short.flac", "long.wav"}, "pieces are spread over the files"
+
+
+def test_hidden_and_silent_files_are_left_out(tiny, tmp_path):
+    tone(440, 5.0).save(tmp_path / "a.wav")
+    (tmp_path / "._a.wav").write_bytes(b"a Mac was here")
+    Clip(np.zeros((1, 80_000), "float32"), 16_000).save(tmp_path / "silent.wav")
+    with pytest.warns(UserWarning, match="1 of 2 pieces"):
+        assert [clip.prompt for clip in audioscope.read_folder(tmp_path, tiny)] == ["a.wav"]
+    (tmp_path / "a.wav").unlink()
+    with pytest.raises(ValueError, match="nothing but silence"):
+        audioscope.read_folder(tmp_path, tiny)
+
+
+def test_a_long_file_is_read_in_pieces_from_all_over_it(tiny, tmp_path):
+    parts = [tone(pitch, 10.0).samples for pitch in (500, 1000, 1500, 2000)]
+    Clip(np.concatenate(parts, 1), 16_000).save(tmp_path / "long.wav")
+    clips = audioscope.read_folder(tmp_path, tiny, most=4)
+    assert len(clips) == 4 and round(loudest(clips[0]), -2) == 500 and round(loudest(clips[-1]), -2) == 2000
 
 
 def test_a_folder_without_audio_and_a_broken_file_are_said(tiny, tmp_path):
@@ -69,10 +88,30 @@ def test_a_probe_tells_new_clips_apart(tiny, probe):
 
 
 def test_a_probe_of_nothing_is_chance(clips):
-    """Both sides alike, with other names: what cannot be told must not seem to be."""
+    """Both sides alike, with other names, dealt six times: what cannot be told must not seem to be."""
     techno = [Clip(clip.samples, clip.rate, f"{i}") for i, clip in enumerate(clips["techno"])]
-    nothing = audioscope.probe_scorer("mine", techno[::2], techno[1::2], audioscope.listener_scorer())
-    assert nothing.auroc < 0.85
+    found = []
+    for seed in range(6):
+        order = np.random.default_rng(seed).permutation(len(techno))
+        one, other = ([techno[i] for i in part] for part in (order[:6], order[6:]))
+        found.append(audioscope.probe_scorer("mine", one, other, audioscope.listener_scorer()).auroc)
+    assert 0.3 < np.mean(found) < 0.7, found
+
+
+def test_twins_are_kept_together(clips):
+    """With every pair in one fold, a clip is never judged by what was learnt of its twin."""
+    one, other = clips["techno"][:6], clips["techno"][6:]
+    twins = [Clip(clip.samples, clip.rate, f"b{i}") for i, clip in enumerate(one)]
+    named = [Clip(clip.samples, clip.rate, f"a{i}") for i, clip in enumerate(one)]
+    base = audioscope.listener_scorer()
+    assert audioscope.probe_scorer("mine", named, twins, base, groups=[*range(6), *range(6)]).auroc == pytest.approx(0.5)
+    assert len(other) == 6
+
+
+def test_stereo_is_heard_as_its_mean(clips):
+    wide = [Clip(np.repeat(clip.samples, 2, 0), clip.rate, f"{i}") for i, clip in enumerate(clips["techno"])]
+    probe = audioscope.probe_scorer("mine", wide, clips["opera"][:6] + [Clip(c.samples, c.rate, f"{i}") for i, c in enumerate(clips["opera"][6:])], audioscope.listener_scorer())  # fmt: skip
+    assert probe.auroc > 0.95
 
 
 def test_what_a_probe_cannot_be_made_of_is_said(clips):
@@ -81,6 +120,8 @@ def test_what_a_probe_cannot_be_made_of_is_said(clips):
         audioscope.probe_scorer("mine", clips["techno"][:3], clips["opera"], base)
     with pytest.raises(ValueError, match="rate or length"):
         audioscope.probe_scorer("mine", clips["techno"], [tone(440, 1.0)] * 6, base)
+    with pytest.raises(ValueError, match="one file or prompt"):
+        audioscope.probe_scorer("mine", clips["techno"], clips["opera"], base)
     with pytest.raises(ValueError, match="no layers"):
         audioscope.probe_scorer("mine", clips["techno"], clips["opera"], Nearness("mine"))
 
