@@ -22,7 +22,13 @@ from audioscope.paths import notebooks_folder, write_whole
 TIMEOUT = 1200  # s that one cell may take
 
 
-@dataclass(frozen=True)
+def _markdown(text: str) -> str:
+    from nbconvert.filters import markdown2html
+
+    return str(markdown2html(text))
+
+
+@dataclass(frozen=True, eq=False)
 class Chapter:
     """A notebook of the book: its name, its title (a heading), what is said of it first, and how long it takes."""
 
@@ -37,10 +43,10 @@ class Chapter:
     def title(self) -> str:
         return self.opening.splitlines()[0].lstrip("# ")
 
-    def said(self, what: str) -> str:
-        """What follows these words in bold in the opening, up to the next ones in bold; empty where they are not there."""
+    def said(self, what: str) -> Markup:
+        """What follows these words in bold in the opening, up to the next ones in bold, as HTML; empty where they are not there."""
         found = re.search(rf"\*\*{what}\*\*:?\s*(.*?)(?=\*\*|\n\s*\n|$)", self.opening, re.DOTALL)
-        return " ".join(found[1].split()) if found else ""
+        return Markup(re.sub(r"^<p>|</p>$", "", _markdown(" ".join(found[1].split())).strip())) if found else Markup("")
 
 
 def chapters(folder: str | Path | None = None, names: Sequence[str] = ()) -> list[Chapter]:
@@ -66,39 +72,49 @@ def make_book(out: str | Path, notebooks: str | Path | None = None, names: Seque
     from nbclient.exceptions import CellExecutionError
 
     out, found = Path(out), chapters(notebooks, names)
+    asked = {chapter.name for chapter in found}
     out.mkdir(parents=True, exist_ok=True)
+    # a page that was made before stays in the book
+    whole = [each for each in chapters(notebooks) if each.name in asked or (out / f"{each.name}.html").exists()]
     bar = tqdm(found, desc="book", unit="notebook", disable=not progress)
-    for chapter in bar:
-        bar.set_postfix_str(chapter.name)
-        try:
-            NotebookClient(chapter.notebook, timeout=TIMEOUT, resources={"metadata": {"path": str(out)}}).execute()
-        except CellExecutionError as error:
-            raise ValueError(
-                f"{chapter.name} failed: {error.ename}: {error.evalue}. Open it in JupyterLab to see where."
-            ) from error
-        html = chapter_html(chapter, found)
-        write_whole(out / f"{chapter.name}.html", lambda part, html=html: part.write_text(html))  # type: ignore[misc]
-    index = page("book", "audioscope: the course", fill("book_index.html", chapters=found), style=web("book.css"))
-    write_whole(out / "index.html", lambda part: part.write_text(index))
-    check_links(out, ["index", *(chapter.name for chapter in found)])
+    try:
+        for chapter in bar:
+            bar.set_postfix_str(chapter.name)
+            try:
+                NotebookClient(chapter.notebook, timeout=TIMEOUT, resources={"metadata": {"path": str(out)}}).execute()
+            except Exception as error:  # of the cell, of the kernel, or that it took too long
+                what = (
+                    f"{error.ename}: {error.evalue}"
+                    if isinstance(error, CellExecutionError)
+                    else f"{type(error).__name__}: {error}"
+                )
+                raise ValueError(f"{chapter.name} failed: {what.strip()}. Open it in JupyterLab to see where.") from error
+            html = chapter_html(chapter, whole)
+            write_whole(out / f"{chapter.name}.html", lambda part, html=html: part.write_text(html))  # type: ignore[misc]
+    finally:
+        there = [chapter for chapter in whole if (out / f"{chapter.name}.html").exists()]
+        index = page("book", "audioscope: the course", fill("book_index.html", chapters=there), style=web("book.css"))
+        write_whole(out / "index.html", lambda part: part.write_text(index))
+    check_links(out, ["index", *(chapter.name for chapter in there)])
     return out / "index.html"
 
 
 def chapter_html(chapter: Chapter, all_chapters: Sequence[Chapter]) -> str:
     """A notebook with its outputs as one HTML document."""
-    from nbconvert.filters import Highlight2HTML, markdown2html
+    from nbconvert.filters import Highlight2HTML
 
     highlight = Highlight2HTML(pygments_lexer="python")
     charts: list[Any] = []
     there = {each.name for each in all_chapters}
+
+    def linked(link: re.Match[str]) -> str:
+        """A link to a notebook leads to its page, or where the book has none to the index."""
+        return f'href="{link[1]}.html{link[2] or ""}"' if link[1] in there else 'href="index.html"'
+
     cells: list[dict[str, Any]] = []
     for cell in chapter.notebook.cells:
         if cell.cell_type == "markdown":
-            html = re.sub(
-                r'href="(\w+)\.ipynb"',
-                lambda link: f'href="{link[1]}.html"' if link[1] in there else 'href="index.html"',
-                markdown2html(cell.source),
-            )
+            html = re.sub(r'href="([\w.-]+)\.ipynb(#[^"]*)?"', linked, _markdown(cell.source))
             cells.append({"kind": "text", "html": Markup(html)})
         elif cell.source.strip():
             outputs = [Markup(html) for output in cell.outputs if (html := _output_html(output, charts))]

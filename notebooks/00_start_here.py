@@ -30,7 +30,7 @@ model
 # %% [markdown]
 # ## Words in, music out
 # `tiny` is a real diffusion model of text and music, of the same build as Stable Audio 3, that ships with audioscope. Type a prompt and press Enter; play and stop
-# with the button. It knows some fifty words: tempo (*slow*, *fast*), mood, genre (*jazz*, *metal*, *techno* ...), a lead instrument, percussion, a voice. For any
+# with the button. It knows about a hundred words: tempo (*slow*, *fast*), mood, genre (*jazz*, *metal*, *techno* ...), a lead instrument, percussion, a voice. For any
 # other word it says so.
 
 # %%
@@ -48,7 +48,7 @@ print(heard)
 assert "techno" in heard
 
 # %% [markdown]
-# ## Each layer hears its own words
+# ## The layers share out the concepts
 # Twelve layers of the model read the prompt. To find out what each is there for, give one of them another prompt than the rest: the music then changes only in
 # what that layer decides. The map below is the result for 21 concepts and 12 layers. Dark is 1: this layer alone brings the concept.
 #
@@ -65,7 +65,12 @@ map_of_tiny
 
 # %%
 impact = atlas.impacts().pivot(index="concept", columns="layer", values="impact")
-assert impact.loc["fast"].idxmax() == 2 and impact.loc["jazz"].idxmax() == 0 and impact.loc["flute"].idxmax() == 9
+assert (
+    set(impact.loc["fast"].nlargest(2).index) == {1, 2}
+    and impact.loc["fast"].idxmax() == 2
+    and impact.loc["jazz"].idxmax() == 0
+    and set(impact.loc["flute"].nlargest(3).index) == {9, 10, 11}
+)
 assert impact.loc[["happy", "trombone"]].max(axis=None) < 0.1
 
 # %% [markdown]
@@ -111,6 +116,7 @@ check(
         (lambda layer: layer > 11, "The model has twelve layers, and they count from 0 to 11."),
     ],
     otherwise="Look at the rows reggae, metal, opera and jazz: which column is dark in all of them?",
+    kind=int,
 )
 
 # %% [markdown]
@@ -123,8 +129,8 @@ check(
 
 # %% [markdown]
 # ## Limits
-# `tiny` is a small model of rendered band music: four seconds, 16 kHz, mono. What you hear in it is a hypothesis about large models, not a finding. The same lines run on
-# Stable Audio Open, AudioLDM2 or ACE-Step with another name in `load`, on a machine that has a GPU for them.
+# `tiny` is a small model of rendered band music: four seconds, 16 kHz, mono. What you hear in it is a hypothesis about large models, not a finding. For larger models
+# `load` takes another name; their structure was tested here, but their weights were not run.
 #
 # ## Read next
 # | if you want to | open | minutes |

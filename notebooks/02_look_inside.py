@@ -100,7 +100,7 @@ with envoy.trace(
 
 # %% [markdown]
 # ## The library does the same in one line
-# The library adds what the clean prompt needs to the batch, finds the rows of each guidance branch, and takes its hooks away again.
+# The library adds what the clean prompt needs to the batch, finds the rows of each guidance branch (the model runs every prompt twice, with its text and without, and exaggerates the difference), and takes its hooks away again.
 
 # %%
 patch = PatchText(model.sites.cross[layer], prompt=clean)
@@ -175,7 +175,9 @@ change = [
     )
     for site in model.sites.cross
 ]
-assert int(np.argmax(change)) == 5, np.round(change, 2)
+at_0 = model.generate(clean, seed=0)
+alone = [distance(model.generate(clean, seed=0, edits=audioscope.Ablate(site)), at_0) for site in model.sites.cross]
+assert int(np.argmax(change)) == 5 and int(np.argmax(alone)) == 3, (np.round(change, 2), np.round(alone, 2))
 check(
     most_needed,
     lambda layer: layer == 5,
@@ -194,6 +196,7 @@ check(
         ),
     ],
     otherwise="The model has the layers 0 to 11.",
+    kind=int,
 )
 
 # %% [markdown]

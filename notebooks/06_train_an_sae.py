@@ -83,7 +83,7 @@ print(f"{found.dead_share:.0%} of the features never fire on these prompts")
 
 # %% [markdown]
 # ## Half an hour of training halves what is left
-# It was made by `audioscope sae train`, which also writes its report. Its files have the layout of SAELens, whose tools read them; nothing in them is run.
+# The SAE of this layer that ships was made by `audioscope sae train`, which also writes its report. Its files have the layout of SAELens, whose tools read them; nothing in them is run.
 
 # %%
 sae = load_sae(site)
@@ -98,9 +98,17 @@ np.testing.assert_allclose(again.levels["fvu"], report["fvu_per_level"], rtol=0.
 again
 
 # %% [markdown]
+# Not every one passes. That of self-attention in layer 0 ships, too, and fails at most levels: early on the layer sees noise, and noise is not a sum of few directions.
+
+# %%
+failed = load_sae("transformer.transformer_blocks.0.self_attn")
+print([round(sigma, 3) for sigma in failed.failed(failed.report["sigmas"])])
+assert not failed.report["passes"] and len(failed.failed(failed.report["sigmas"])) >= 6 and failed.report["dead_share"] < 0.1
+
+# %% [markdown]
 # ## A feature means what it fires in
 # For each concept, the feature that tells best prompts that have it from the same prompts with something else in its place. Best of 512 on the selection split: that flatters. What the
-# same features reach on prompts that did not choose them is in the report, and used below.
+# same features reach on prompts that did not choose them is in the report, and used below. AUROC is how often a clip with the concept scores above one without: 1 is always, .5 is chance.
 
 # %%
 best = best_features(sae, 1).set_index("concept")
@@ -151,18 +159,13 @@ counts
 
 # %%
 by = counts.set_index(["site", "other"])
-assert by.loc[(site, "probe"), ["better", "worse"]].tolist() == [0, 0] and by.loc[(site, "neuron"), "better"] <= 3
-assert by.loc[(site, "random SAE"), "better"] >= 5 and by.loc[(site, "random SAE"), "worse"] == 0
-assert by.loc[(own, "probe"), "worse"] >= 12 and by.loc[(own, "neuron"), "better"] <= 2
+first = site.replace("6", "0")
+assert by.loc[(site, "probe"), ["better", "worse"]].tolist() == [0, 0]
+assert (by.loc[(site, "neuron"), "better"], by.loc[(first, "neuron"), "better"]) == (1, 2)
+assert (by.loc[(site, "random SAE"), "better"], by.loc[(first, "random SAE"), "better"]) == (6, 11)
+assert by.loc[(own, "neuron"), ["better", "worse"]].tolist() == [1, 1] and by.loc[(own, "probe"), "worse"] >= 12
+assert by.loc[(own, "random SAE"), ["better", "worse"]].tolist() == [2, 1]
 assert (table[table["site"] == site].groupby("method")["auroc"].median()[["feature", "neuron", "probe"]] > 0.97).all()
-
-# %% [markdown]
-# The same at the self-attention of layer 0, whose SAE fails the gate: early on the layer sees noise, and noise is not a sum of few directions.
-
-# %%
-failed = load_sae("transformer.transformer_blocks.0.self_attn")
-print([round(sigma, 3) for sigma in failed.failed(failed.report["sigmas"])])
-assert not failed.report["passes"] and len(failed.failed(failed.report["sigmas"])) >= 6 and failed.report["dead_share"] < 0.1
 
 # %% [markdown]
 # ## Exercise: when is it busy?
@@ -190,6 +193,7 @@ check(
     well=f"{apart[0]:.1f} features more for metal with drums at the first step, {apart[-1]:.1f} at the last: busy music takes more words once there is music.",
     wrong=[(lambda end: end == "first", f"There they differ by {apart[0]:.1f} features a token only; look at the other end.")],
     otherwise='Answer with "first" or "last": the end of the denoising where the two counts are furthest apart.',
+    kind=str,
 )
 
 # %% [markdown]

@@ -14,7 +14,7 @@
 # %% [markdown]
 # # 7. Steer with features: easy to say, hard to unsay
 #
-# **You will hear** two features turn a trumpet song into metal, beside two others that do nothing.
+# **You will hear** two features turn a trumpet song into metal, beside two others that do not.
 #
 # **You will learn**
 #
@@ -99,6 +99,7 @@ print(
     f"{concept}, log-odds: {plain:+.1f} as it is, {turned:+.1f} with its features at {4 * amount:.1f}, {control:+.1f} with others there"
 )
 assert turned - plain > 5 and turned - plain > 3 * abs(control - plain)
+audioscope.in_a_row(bare, up, others[0])
 
 # %% [markdown]
 # ## Features off does not mean concept off
@@ -127,7 +128,7 @@ off.round(2)
 
 # %% [markdown]
 # It hardly works. The two layers alone bring metal, jazz, drums and bongos all the way, yet with twenty features off at each most of the concept is still there; only bongos, tempo and the voice
-# lose a part, and the control loses nothing. What the SAE leaves unexplained is a twenty-fifth of the variance, but it is kept, and the features that stay say the rest: to say a concept takes two
+# lose a part, and the control loses little. What the SAE leaves unexplained is a twenty-fifth of the variance, but it is kept, and the features that stay say the rest: to say a concept takes two
 # features, to unsay it takes all that know of it.
 
 # %%
@@ -232,6 +233,7 @@ check(
         ),
     ],
     otherwise="Answer with the number of features that both sets have at that level.",
+    kind=int,
 )
 
 # %% [markdown]

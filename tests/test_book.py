@@ -27,7 +27,7 @@ FIRST = [
     ("code", "from tqdm.auto import tqdm\n\nfor _ in tqdm(range(3), desc='load' + 'ing'):\n    pass"),
 ]  # fmt: skip
 SECOND = [
-    ("markdown", "# 2. Two: another claim\n\nBack to [one](01_one.ipynb) or to [the last](09_gone.ipynb)."),
+    ("markdown", "# 2. Two: another claim\n\nBack to [one](01_one.ipynb#1.-One:-a-claim) or to [the last](09_gone.ipynb)."),
     ("code", "assert 1 == 1"),
 ]
 
@@ -54,7 +54,7 @@ def book(tmp_path_factory):
 def test_pages_hold_all_they_show_and_link_to_one_another(book):
     assert sorted(path.name for path in book.iterdir()) == ["01_one.html", "02_two.html", "index.html"]
     one, two, index = ((book / name).read_text() for name in ("01_one.html", "02_two.html", "index.html"))
-    assert 'href="02_two.html"' in one and 'href="01_one.html"' in two and "09_gone.ipynb" not in two
+    assert 'href="02_two.html"' in one and 'href="01_one.html#' in two and "09_gone.ipynb" not in two
     assert "You will hear a tone." in index and 'href="01_one.html"' in index
     there = [word for word in (EVIL, "loading") if word in one]
     assert not there, "text is escaped, progress bars are left out"
@@ -107,6 +107,12 @@ def test_a_notebook_that_fails_is_named_and_the_pages_before_it_are_kept(tmp_pat
     failed = subprocess.run(command, capture_output=True, text=True)
     assert failed.returncode == 2 and "02_broken" in failed.stderr and "ZeroDivisionError" in failed.stderr
     assert "Traceback" not in failed.stderr
+    assert 'href="01_fine.html"' in (tmp_path / "pages" / "index.html").read_text(), "and found in the index"
+    write(tmp_path / "notebooks", "02_broken", [("markdown", "# 2. Broken"), ("code", "import os\n\nos._exit(1)")])
+    died = subprocess.run([*command, "02_broken"], capture_output=True, text=True)
+    assert died.returncode == 2 and "02_broken failed: DeadKernelError" in died.stderr
+    index = (tmp_path / "pages" / "index.html").read_text()
+    assert 'href="01_fine.html"' in index, "a page that was made before stays in the book"
     assert (tmp_path / "pages" / "01_fine.html").exists() and not (tmp_path / "pages" / "02_broken.html").exists()
     assert main(["book", "07_gone", "--notebooks", str(tmp_path / "notebooks")]) == 2
     assert "07_gone" in capsys.readouterr().err
