@@ -22,7 +22,7 @@
 # - what a counterfactual pair is, on which everything later rests;
 # - how music is scored, and when not to trust a single clip.
 #
-# **Time**: 15 minutes; it runs in about 1. **Before this**: [0. Start here](00_start_here.ipynb), or nothing.
+# **Time**: 15 minutes; it runs in half a minute. **Before this**: [0. Start here](00_start_here.ipynb), or nothing.
 
 # %%
 import numpy as np

@@ -22,7 +22,7 @@
 # - how to read what a site puts out, step by step, while music is made;
 # - one text swap, written by hand in nnsight and then as one line of audioscope: they are the same computation.
 #
-# **Time**: 20 minutes; it runs in about half a minute. **Before this**: [1. Hear the model](01_hear_the_model.ipynb); a little PyTorch.
+# **Time**: 20 minutes; it runs in half a minute. **Before this**: [1. Hear the model](01_hear_the_model.ipynb); a little PyTorch.
 
 # %%
 import altair as alt

@@ -22,7 +22,7 @@
 # - the difference between sufficient and necessary;
 # - how to run the same sweep on Stable Audio Open, and what it will cost you.
 #
-# **Time**: 20 minutes; it runs in about half a minute. **Before this**: [3. The concept atlas](03_concept_atlas.ipynb).
+# **Time**: 20 minutes; it runs in about 1. **Before this**: [3. The concept atlas](03_concept_atlas.ipynb).
 
 # %%
 import warnings

@@ -22,7 +22,7 @@
 # - how to find out what a feature means: in which music it fires, when, and how the music sounds without it;
 # - a fair comparison: what a single feature tells of a concept, beside a single neuron, a linear probe and an SAE that was never trained.
 #
-# **Time**: 30 minutes; it runs in about 2. **Before this**: [2. Look inside](02_look_inside.ipynb); what principal components are.
+# **Time**: 30 minutes; it runs in about 1½. **Before this**: [2. Look inside](02_look_inside.ipynb); what principal components are.
 
 # %%
 import altair as alt

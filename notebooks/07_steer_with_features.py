@@ -22,7 +22,7 @@
 # - whether a concept can be erased by its features, beside a control that erases as many others;
 # - whether a steering vector made of features is better than CAA: measured on 18 axes at equal cost, beside random features.
 #
-# **Time**: 30 minutes; it runs in about 1. **Before this**: [5. Steer with CAA](05_steer_with_caa.ipynb) and [6. Train an SAE](06_train_an_sae.ipynb).
+# **Time**: 30 minutes; it runs in about 1½. **Before this**: [5. Steer with CAA](05_steer_with_caa.ipynb) and [6. Train an SAE](06_train_an_sae.ipynb).
 
 # %%
 import warnings

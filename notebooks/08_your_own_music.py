@@ -23,7 +23,7 @@
 # - how to localise, steer and look up such a concept in an SAE, like any other;
 # - how to begin from pairs of prompts instead, with no audio at all.
 #
-# **Time**: 25 minutes; it runs in about 2. **Before this**: [3. The concept atlas](03_concept_atlas.ipynb), [5. Steer with CAA](05_steer_with_caa.ipynb) and [6. Train an SAE](06_train_an_sae.ipynb).
+# **Time**: 25 minutes; it runs in about 1½. **Before this**: [3. The concept atlas](03_concept_atlas.ipynb), [5. Steer with CAA](05_steer_with_caa.ipynb) and [6. Train an SAE](06_train_an_sae.ipynb).
 
 # %%
 import os

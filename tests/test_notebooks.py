@@ -75,6 +75,13 @@ def test_one_style(root, name):
     assert first.startswith(f"# {number}. ") and ": " in first.splitlines()[0], "a title with a claim"
     assert re.search(r"\*\*You will (hear|see)\*\*", first) and "**You will learn**" in first
     assert re.search(r"\*\*Time\*\*: \d+ minutes", first) and "**Before this**: " in first
+    row = next(
+        line
+        for line in (root / "README.md").read_text().splitlines()
+        if f"notebooks/{name}.ipynb" in line and line.startswith("|")
+    )
+    minutes, runs = re.search(r"\*\*Time\*\*: (\d+) minutes.*?it runs in (?:about )?([\d½]+|half)", first).groups()
+    assert f"| {minutes} ({'½' if runs == 'half' else runs}) |" in row, "README and notebook say the same minutes"
     text = "\n".join(cell.source for cell in notebook.cells if cell.cell_type == "markdown")
     headings = re.findall(r"^## (.*)$", text, re.MULTILINE)
     assert headings[-2:] == ["Limits", "Read next"] and sum(h.startswith("Exercise") for h in headings) >= 1
