@@ -201,7 +201,8 @@ class AtlasExplorer(Explorer):
         captions = [f"{text}. {score}" if score else text for text, score in zip(texts, scores, strict=True)]
         names = ("clean", "corrupted", f"patched at layer {site.layer}")
         sounds = [heard(*each) for each in zip(clips, names, captions, strict=True)]
-        return sounds, unknown_said(self.model, " ".join(prompts)) if self.model else ""
+        unknown = unknown_said(self.model, " ".join(prompts)) if self.model else ""
+        return sounds, f"{concept} at layer {site.layer}. {unknown}".strip()  # for those who hear the page
 
     def _show(self, made: tuple[list[dict[str, Any]], str]) -> None:
         sounds, said = made

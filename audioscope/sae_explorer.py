@@ -41,6 +41,7 @@ class SAEExplorer(Explorer):
         self._parts: list[FeatureClips] = []  # the clips in which features are looked for, as far as they are made
         self._shown: int | None = None  # the feature whose clips are heard
         self._quiet = False  # while controls are set together
+        self._given = ""  # the prompt that we put there; another one was typed
         self._table = feature_table(sae)
         self._picture = features_chart(self._table, pick=True)
         self.chart = live_chart(self._now(int(self._table["feature"].iloc[0])))
@@ -116,14 +117,15 @@ class SAEExplorer(Explorer):
         if self.model is None:
             return self.sounds.say("Give the model, sae.explore(model), to hear the features.")
         self.fires.show([])
-        self._shown, change_ = None, self._change()
-        self.ask(lambda step: self._both(number, change_, step), self._show_both, another=True)
+        self._shown, turn = None, self._change()
+        typed = (self.prompt.value.strip(), int(self.seed.value)) if self.prompt.value != self._given else None
+        self.ask(lambda step: self._both(number, typed, turn, step), self._show_both, another=True)
 
     def _change(self) -> tuple[Do, float]:
         return self.do.value, float(self.amount.value)
 
-    def _both(self, number: int, change: tuple[Do, float], step: Step) -> Any:
-        """Where a feature fires, and a clip in which it does not with it turned."""
+    def _both(self, number: int, typed: tuple[str, int] | None, change: tuple[Do, float], step: Step) -> Any:
+        """Where a feature fires; and the prompt that was typed, else a clip in which it does not fire, with it turned."""
         found = self._searched(step)
         top = found.top(number, CLIPS)
         strongest = float(found.active[:, :, number].max())
@@ -131,15 +133,18 @@ class SAEExplorer(Explorer):
         wanted = ("sound", "picture", "gain", "seconds", "width", "points")
         fires = [{"name": prompt, "caption": each["said"], **{name: each[name] for name in wanted}} for prompt, each in drawn]
         quiet = found.clips[int(found.active[:, :, number].mean(1).argmin())]
-        return number, fires, quiet, self._turn(number, quiet.prompt, quiet.seed or 0, change, step)
+        prompt, seed = typed or (quiet.prompt, quiet.seed or 0)
+        return number, fires, None if typed else quiet, self._turn(number, prompt, seed, change, step)
 
     def _show_both(self, made: Any) -> None:
         self._shown, fires, quiet, turned = made
         self.fires.show(fires)
         self.fires.say("" if fires else f"Feature {self._shown} fires in none of the {SEARCHED} clips that were searched.")
-        self._quiet = True
-        self.prompt.value, self.seed.value = quiet.prompt, quiet.seed or 0
-        self._quiet = False
+        if quiet is not None:
+            self._quiet = True
+            self._given = self.prompt.value = quiet.prompt
+            self.seed.value = quiet.seed or 0
+            self._quiet = False
         self._show(turned)
 
     def _ranged(self, change: Any = None) -> None:

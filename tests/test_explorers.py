@@ -410,6 +410,8 @@ def test_a_feature_is_searched_and_turned(tiny):
     prompt, seed = "a song with trumpet", explorer.seed.value
     both = together(tiny, (prompt, seed), (prompt, seed, SAEEdit(sae, (number,), "scale", 3.0)))
     assert sounds_of(explorer.sounds) == heard_as(*both)
+    explorer.feature.value = next(number for _, number in explorer.feature.options if number != explorer.feature.value)
+    assert explorer.wait() and explorer.prompt.value == prompt, "a prompt of one's own stays when another feature is chosen"
     pick(explorer, feature=15)
     assert explorer.feature.value == 15 and explorer.words.value == ""
     explorer.words.value = "nothing is called so"
