@@ -65,8 +65,8 @@ class AtlasExplorer(Explorer):
         layers = [(f"{site.layer}: {site.path}", site.path) for site in atlas.sites]
         self.site = labelled(widgets.Dropdown, "Layer", "480px", options=layers, value=best[1])
         self.pair = labelled(widgets.Dropdown, "Pair", "150px", options=[])
-        self.clean = labelled(widgets.Text, "Clean prompt", "100%", continuous_update=False)
-        self.corrupted = labelled(widgets.Text, "Corrupted prompt", "100%", continuous_update=False)
+        self.clean = labelled(widgets.Text, "Clean prompt", "98%", continuous_update=False)
+        self.corrupted = labelled(widgets.Text, "Corrupted prompt", "98%", continuous_update=False)
         self.facts = widgets.HTML()
         self.sounds.label = "clean, corrupted and patched"
         wide = widgets.Box([self.chart], layout=widgets.Layout(overflow="auto"))

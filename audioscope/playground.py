@@ -95,7 +95,7 @@ class Playground(Explorer):
         self._reach = max(REACH, abs(strength))
         shipped = vectors is None and is_shipped(model)
         names = axes() if shipped else list(vectors or {})
-        self.prompt = labelled(widgets.Text, "Prompt", "100%", value=prompt, continuous_update=False)
+        self.prompt = labelled(widgets.Text, "Prompt", "98%", value=prompt, continuous_update=False)
         self.seed = labelled(widgets.BoundedIntText, "Seed", "150px", value=seed, min=0, max=2**53)
         self.axis = labelled(
             widgets.Dropdown,
@@ -107,7 +107,7 @@ class Playground(Explorer):
         where = ["own layers", "all layers"] if shipped else ["the vector's sites"]
         self.where = labelled(widgets.Dropdown, "at", "200px", options=where)
         self.strength = labelled(
-            widgets.FloatSlider, "Strength", "100%", min=-self._reach, max=self._reach, step=0.05, readout_format="+.2f"
+            widgets.FloatSlider, "Strength", "98%", min=-self._reach, max=self._reach, step=0.05, readout_format="+.2f"
         )
         self._choose()
         self.strength.value = strength

@@ -48,13 +48,13 @@ class SAEExplorer(Explorer):
         self.words = labelled(widgets.Text, "Search", "320px", placeholder="a concept or a number", continuous_update=True)
         self.feature = widgets.Select(description="Feature", rows=9, layout=widgets.Layout(width="320px"))
         self.facts = widgets.HTML()
-        self.prompt = labelled(widgets.Text, "Prompt", "100%", continuous_update=False)
+        self.prompt = labelled(widgets.Text, "Prompt", "98%", continuous_update=False)
         self.seed = labelled(widgets.BoundedIntText, "Seed", "150px", min=0, max=2**31 - 1)
         self.do = labelled(
             widgets.Dropdown, "Do", "240px", options=[("set it everywhere", "set"), ("scale it where it fires", "scale")]
         )
         self.amount = labelled(
-            widgets.FloatSlider, "To, times its strongest activation", "100%", value=2.0, min=0.0, max=LARGEST, step=0.25
+            widgets.FloatSlider, "To, times its strongest activation", "98%", value=2.0, min=0.0, max=LARGEST, step=0.25
         )
         self.fires = Sounds(label="clips in which the feature fires")
         self.sounds.label = "as it is, and with the feature turned"

@@ -43,7 +43,7 @@ class SteeringExplorer(Explorer):
         kept = sweep.table[sweep.table["clip"] != ""].drop_duplicates(["prompt", "seed"])
         self._units = (kept if len(kept) else units).reset_index(drop=True)
         options = [(f"{row.text} (seed {row.seed})", number) for number, row in enumerate(self._units.itertuples())]
-        self.prompt = labelled(widgets.Dropdown, "Prompt", "100%", options=options)
+        self.prompt = labelled(widgets.Dropdown, "Prompt", "98%", options=options)
         self.strength = StrengthSlider()
         self.facts = widgets.HTML()
         self._place: dict[str, float] = {}  # on the curve
