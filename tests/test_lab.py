@@ -13,6 +13,7 @@ from pathlib import Path
 
 import nbformat
 import pytest
+from axe_playwright_python.sync_playwright import Axe
 from browsing import HEARD, until
 from tones import pitch, steered
 
@@ -161,6 +162,11 @@ def test_jupyterlab(lab, browser):
     print(f"typed: {typed:.2f} s, moved: {moved:.2f} s")
     page.locator(f"{LIVE} button.play").last.click()
     assert hears(page, 2), "the generated clip plays"
+
+    # no serious barrier in the widgets
+    found = Axe().run(page, context=LIVE)
+    serious = [rule for rule in found.response["violations"] if rule["impact"] in ("serious", "critical")]
+    assert not serious, [(rule["id"], [node["html"][:200] for node in rule["nodes"]]) for rule in serious]
 
     # a wrong prompt is said in the widget, and the kernel lives on
     prompt.fill(" ")

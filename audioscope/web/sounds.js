@@ -16,6 +16,13 @@ function area({ width, points }) {
   return svg;
 }
 
+// ipywidgets gives the handle of a slider no name for those who do not see its label.
+function nameSliders(el) {
+  for (const slider of el.closest(".audioscope-live")?.querySelectorAll(".widget-slider") ?? []) {
+    slider.querySelector("[role=slider]")?.setAttribute("aria-label", slider.querySelector("label, .widget-label")?.textContent ?? "");
+  }
+}
+
 function render({ model, el }) {
   el.classList.add("audioscope");
   const player = (el.player = new Player());
@@ -62,6 +69,7 @@ function render({ model, el }) {
     player.dispatchEvent(new Event("change")); // the button's name
   };
   const tell = () => {
+    nameSliders(el);
     const share = model.get("progress");
     if (share < 0 && document.activeElement === cancel) play.focus(); // a hidden button would leave the keys to JupyterLab
     progress.hidden = cancel.hidden = share < 0;
@@ -88,7 +96,9 @@ function render({ model, el }) {
   show();
   tell();
   say();
+  const later = setTimeout(() => nameSliders(el), 500); // when the widgets around this one are there, too
   return () => {
+    clearTimeout(later);
     for (const [name, work] of Object.entries(wires)) model.off(`change:${name}`, work);
     player.pause();
   };
