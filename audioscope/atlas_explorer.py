@@ -72,7 +72,6 @@ class AtlasExplorer(Explorer):
         wide = widgets.Box([self.chart], layout=widgets.Layout(overflow="auto"))
         menus = widgets.HBox([self.concept, self.site, self.pair], layout=FLOW)
         self.children = (wide, menus, self.facts, self.clean, self.corrupted, self.sounds)
-        self._loading = False  # while the menus are set together
         self._kept = ("", "")  # the prompts of the chosen pair
         self._chosen()
         self.wait(PATIENCE)
@@ -90,15 +89,12 @@ class AtlasExplorer(Explorer):
     def _picked(self, change: Any) -> None:
         """A click in the heatmap."""
         if change["new"].value and (cell := change["new"].value[0]):
-            self._set(self.concept, cell["concept"])
-            self._set(self.site, cell["site"])
-            self._chosen()
-
-    def _set(self, control: Any, value: Any) -> None:
-        """Change a control without what would follow from it."""
-        before, self._loading = self._loading, True
-        control.value = value
-        self._loading = before
+            with self.together():
+                self.site.value = cell["site"]
+            if cell["concept"] == self.concept.value:  # the pair and the prompts stay
+                self._hear()
+            else:
+                self.concept.value = cell["concept"]
 
     def _units(self) -> pd.DataFrame:
         """The pairs and seeds of the chosen concept, with their prompts."""
@@ -110,35 +106,34 @@ class AtlasExplorer(Explorer):
 
     def _chosen(self, change: Any = None) -> None:
         """Another concept: its pairs, of which the example comes first."""
-        if self._loading:
+        if self._quiet:
             return
         units = self._units()
-        before, self._loading = self._loading, True
-        self.pair.options = [(f"{row.pair}, seed {row.seed}", (int(row.pair), int(row.seed))) for row in units.itertuples()]
-        if self.concept.value in self._examples.index:
-            example = self._examples.loc[self.concept.value]
-            self.pair.value = (int(example["pair"]), int(example["seed"]))
-        elif len(units):
-            self.pair.index = 0
-        self._loading = before
+        with self.together():
+            self.pair.options = [(f"{row.pair}, seed {row.seed}", (int(row.pair), int(row.seed))) for row in units.itertuples()]
+            if self.concept.value in self._examples.index:
+                example = self._examples.loc[self.concept.value]
+                self.pair.value = (int(example["pair"]), int(example["seed"]))
+            elif len(units):
+                self.pair.index = 0
         self._paired()
 
     def _paired(self) -> None:
         """Another pair: its prompts."""
-        if self._loading:
+        if self._quiet:
             return
         if self.pair.value is not None:
             units = self._units()
             pair, seed = self.pair.value
             unit = units[(units["pair"] == pair) & (units["seed"] == seed)].iloc[0]
             self._kept = str(unit["clean_prompt"]), str(unit["corrupted_prompt"])
-            self._set(self.clean, self._kept[0])
-            self._set(self.corrupted, self._kept[1])
+            with self.together():
+                self.clean.value, self.corrupted.value = self._kept
         self._hear()
 
     def _hear(self) -> None:
         """Show and make heard what is chosen: from files where it was kept, else, and for prompts of one's own, made now."""
-        if self._loading:
+        if self._quiet:
             return
         concept, site = self.concept.value, next(s for s in self.atlas.sites if s.path == self.site.value)
         self.chart.params.set_trait("chosen_concept", concept)
@@ -167,7 +162,7 @@ class AtlasExplorer(Explorer):
 
     def _nothing(self, why: str) -> None:
         self.live.cancel()
-        self.sounds.show([])
+        self.silence()
         self.sounds.say(why)
 
     def _files(self, site: str) -> list[Path]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -37,11 +36,11 @@ class Chapter:
 
     @property
     def opening(self) -> str:
-        return str(self.notebook.cells[0].source)
+        return "".join(str(cell.source) for cell in self.notebook.cells[:1])
 
     @property
     def title(self) -> str:
-        return self.opening.splitlines()[0].lstrip("# ")
+        return "".join(self.opening.splitlines()[:1]).lstrip("# ") or self.name
 
     def said(self, what: str) -> Markup:
         """What follows these words in bold in the opening, up to the next ones in bold, as HTML; empty where they are not there."""
@@ -95,7 +94,7 @@ def make_book(out: str | Path, notebooks: str | Path | None = None, names: Seque
         there = [chapter for chapter in whole if (out / f"{chapter.name}.html").exists()]
         index = page("book", "audioscope: the course", fill("book_index.html", chapters=there), style=web("book.css"))
         write_whole(out / "index.html", lambda part: part.write_text(index))
-    check_links(out, ["index", *(chapter.name for chapter in there)])
+    check_links(out, ["index", *asked], [chapter.name for chapter in there])
     return out / "index.html"
 
 
@@ -179,18 +178,20 @@ class _Links(HTMLParser):
                 self.remote.append(str(values[name]))
 
 
-def check_links(folder: Path, names: Sequence[str]) -> int:
-    """Follow every link of some pages of a folder to a page and a place that exist; how many there are.
+def check_links(folder: Path, names: Sequence[str], others: Sequence[str] = ()) -> int:
+    """Follow every link of some pages of a folder to a page and a place that exist; how many there are. others: pages that links may
+    lead to, too.
 
     Raises ValueError that names the links which lead nowhere, and what a page would fetch from elsewhere. Links to other sites are not
     followed, only their form is looked at.
     """
     pages = {}
-    for name in names:
+    for name in [*names, *others]:
         pages[f"{name}.html"] = parsed = _Links()
         parsed.feed((folder / f"{name}.html").read_text())
     wrong, count = [], 0
-    for name, parsed in pages.items():
+    for name in (f"{name}.html" for name in names):
+        parsed = pages[name]
         wrong += [f"{name} fetches {address}" for address in parsed.remote]
         for link in parsed.links:
             count += 1
@@ -212,6 +213,6 @@ def copy_notebooks(out: str | Path) -> list[Path]:
     out.mkdir(parents=True, exist_ok=True)
     for file in sorted(notebooks_folder().glob("*.ipynb")):
         if not (out / file.name).exists():
-            (out / file.name).write_text(json.dumps(json.loads(file.read_text()), indent=1, ensure_ascii=False) + "\n")
+            (out / file.name).write_bytes(file.read_bytes())
             copied.append(out / file.name)
     return copied

@@ -21,7 +21,7 @@ from audioscope.model import BATCH, Model
 from audioscope.page import fill, framed, page, sound
 from audioscope.paths import write_whole
 from audioscope.sae import SAE
-from audioscope.streams import held_out_prompts
+from audioscope.streams import some_prompts
 from audioscope.tracing import Read, Row
 
 POOL = 96  # prompts whose clips are searched
@@ -131,7 +131,7 @@ def feature_clips(
     seconds; those of the SAE's training if not given.
     """
     sae.check(model.name, model.fingerprint, model.sites.select([sae.facts.get("site", "none")]))
-    prompts = held_out_prompts(POOL) if prompts is None else prompts
+    prompts = some_prompts(POOL) if prompts is None else prompts
     seeds = range(len(prompts)) if seeds is None else seeds
     run_settings = settings_like(model, [sae], settings)
     path = str(sae.facts["site"])

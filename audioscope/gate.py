@@ -14,7 +14,7 @@ from torch import Tensor
 from tqdm.auto import tqdm
 
 from audioscope.sae import SAE
-from audioscope.streams import TokenStream, held_out_prompts
+from audioscope.streams import TokenStream, some_prompts
 
 GATED = 256  # held-out prompts: fewer would count rare features as dead
 
@@ -73,7 +73,7 @@ def gate_sae(sae: SAE, stream: TokenStream, prompts: Sequence[str] | None = None
     less, so that it is the harder bar. Raises ValueError for a stream of another site or model.
     """
     check_fits(sae, stream)
-    prompts = held_out_prompts(GATED) if prompts is None else prompts
+    prompts = some_prompts(GATED) if prompts is None else prompts
     tokens: list[Tensor] = []
     sigmas = torch.empty(0)
     with tqdm(total=len(prompts), desc="gate", unit="prompt", disable=not progress) as bar:

@@ -79,7 +79,7 @@ class Model:
         self.adapter.prepare(pipe)
         self.denoiser = getattr(pipe, self.adapter.denoiser)
         self.sites: Sites = find_sites(self.denoiser, self.adapter.denoiser, self.adapter.stream)
-        self.steering: tuple[Edit, ...] = ()  # what acts on all that is generated, inside `steer`
+        self._acting = threading.local()  # `steer` acts on what its own thread generates, not on a widget's
         self._one = threading.RLock()  # a pipeline's scheduler counts the steps of one run: a widget and a cell take turns
         pipe.set_progress_bar_config(disable=True)
         tracing.check(pipe, self.adapter, self.sites)
@@ -153,6 +153,18 @@ class Model:
         _warn_of_failed({(id(edit.what), edit.steps): edit for edit in given if not edit.idle}.values(), run.sigmas.tolist())
         return run
 
+    def clips(self, rows: Sequence[tracing.Row], **keywords: Any) -> list[Clip]:
+        """One batch of rows as clips; keywords as for `run`. Raises FloatingPointError if the model gives NaN."""
+        run = self.run(rows, **keywords)
+        assert run.audio is not None
+        for row, finite in zip(rows, run.finite, strict=True):
+            if not finite:
+                raise FloatingPointError(
+                    f"{self.name} gave NaN or infinity for {row.prompt!r} (seed {row.seed}): try float32, or weaker edits."
+                )
+        rate = self.adapter.sampling_rate(self.pipe)
+        return [Clip(wave.numpy(), rate, row.prompt, row.seed, self.name) for wave, row in zip(run.audio, rows, strict=True)]
+
     def check_vectors(self, edits: Collection[AddVector | SAEEdit]) -> None:
         """Raise ValueError for a vector or an SAE of another model, or of none of the sites that it is to act at."""
         mine = self.fingerprint if edits else ""
@@ -168,6 +180,11 @@ class Model:
         if self.steering:
             raise ValueError(f"The model is being steered (`with model.steer(...)`): {what} must begin outside that block.")
 
+    @property
+    def steering(self) -> tuple[Edit, ...]:
+        """What acts on all that this thread generates, inside `steer`."""
+        return getattr(self._acting, "edits", ())
+
     @contextmanager
     def steer(self, vector: SteeringVector, strength: float = 1.0, **keywords: Any) -> Iterator[Model]:
         """Steer everything that is generated inside this block: `with model.steer(vector, 1.5): model.generate(...)`.
@@ -179,11 +196,11 @@ class Model:
         edit = AddVector(vector, strength, **keywords)
         self.check_vectors([edit])
         before = self.steering
-        self.steering = (*before, edit)
+        self._acting.edits = (*before, edit)
         try:
             yield self
         finally:
-            self.steering = before
+            self._acting.edits = before
 
     @overload
     def generate(self, prompt: str, seed: int = ..., **keywords: Any) -> Clip: ...
@@ -208,7 +225,7 @@ class Model:
         Raises ValueError for input out of range and FloatingPointError if the model gives NaN.
         """
         prompts = [prompt] if isinstance(prompt, str) else list(prompt)
-        seeds = [seed] * len(prompts) if isinstance(seed, int) else list(seed)
+        seeds = [int(seed)] * len(prompts) if isinstance(seed, Integral) else list(seed)  # type: ignore[arg-type]
         if len(seeds) != len(prompts):
             raise ValueError(f"{len(prompts)} prompts but {len(seeds)} seeds: give one seed, or one for each prompt.")
         chosen = (edits,) if isinstance(edits, Edit) else tuple(edits)
@@ -223,14 +240,7 @@ class Model:
         with tqdm(total=len(rows), desc="generating", unit="clip", disable=not show) as bar:
             for start in range(0, len(rows), BATCH):
                 part = rows[start : start + BATCH]
-                run = self.run(part, **settings)
-                assert run.audio is not None
-                for samples, row, finite in zip(run.audio, part, run.finite, strict=True):
-                    if not finite:
-                        raise FloatingPointError(
-                            f"{self.name} gave NaN or infinity for {row.prompt!r} (seed {row.seed}): try float32, or weaker edits."
-                        )
-                    clips.append(Clip(samples.numpy(), self.adapter.sampling_rate(self.pipe), row.prompt, row.seed, self.name))
+                clips += self.clips(part, **settings)
                 bar.update(len(part))
         return clips[0] if isinstance(prompt, str) else clips
 

@@ -21,7 +21,7 @@ from audioscope.concepts import SPLITS, Concept, concepts_from
 from audioscope.features import auroc
 from audioscope.model import Model
 from audioscope.scorers import Scorer
-from audioscope.streams import concept_prompts
+from audioscope.streams import some_prompts
 
 SUFFIXES = (".wav", ".flac", ".mp3", ".ogg", ".aif", ".aiff")
 FOLDS = 5
@@ -56,7 +56,7 @@ def read_folder(folder: str | Path, model: Model, seconds: float | None = None, 
     codec: Any = getattr(model.pipe, "vae", None)
     if type(codec).__name__ == "MelCodec":  # so that a listener hears the music, and not whose codec it went through
         with torch.no_grad():
-            audio = codec.decode(codec.encode(audio)).sample[..., : audio.shape[-1]]
+            audio = codec.decode(codec.encode(audio.to(codec.device))).sample[..., : audio.shape[-1]].cpu()
     return [Clip(wave.numpy(), rate, str(file.relative_to(folder))) for wave, (file, _) in zip(audio, loud, strict=True)]
 
 
@@ -126,7 +126,7 @@ class ProbeScorer:
 
 
 def _heard(scorer: Any, audio: Tensor, rate: int) -> np.ndarray:
-    """What the last layers of a scorer's network hear, averaged over places: float64 [clips, features]."""
+    """What all layers of a scorer's network hear, averaged over places: float64 [clips, features]."""
     layers = scorer.layers(audio, rate)
     return torch.cat([layer.flatten(2).mean(2) for layer in layers], 1).double().cpu().numpy()
 
@@ -199,7 +199,7 @@ def pairs_like(
     and reports use different ones. prompts: None is 192 of the shipped ones. group: of the concept, for controls.
     Raises ValueError where there are too few prompts.
     """
-    texts = list(dict.fromkeys(some_prompts() if prompts is None else prompts))
+    texts = list(dict.fromkeys(some_prompts(192, "build") if prompts is None else prompts))
     if not len(SPLITS) * 2 <= pairs <= len(texts) // 2:
         raise ValueError(f"pairs is {pairs} with {len(texts)} prompts, expected {len(SPLITS) * 2} to {len(texts) // 2}.")
     clips = model.generate(texts, seed=[seed + number for number in range(len(texts))], progress=progress)
@@ -214,9 +214,3 @@ def pairs_like(
         rows.append({"concept": concept, "clean": texts[place], "corrupted": other, "neutral": other,
                      "split": SPLITS[number % len(SPLITS)], "group": group or None})  # fmt: skip
     return concepts_from(pd.DataFrame(rows))[concept]
-
-
-def some_prompts(count: int = 192) -> list[str]:
-    """Prompts of the shipped concepts, spread over all of them."""
-    texts = concept_prompts()
-    return [texts[i] for i in np.random.default_rng(0).permutation(len(texts))[:count]]

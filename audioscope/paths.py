@@ -9,25 +9,23 @@ from pathlib import Path
 from typing import Any
 
 
-def data_folder() -> Path:
-    """The folder `data/` with the tiny model, the concepts and the shipped atlas: beside the package, or in it in a wheel.
-
-    Raises FileNotFoundError when neither place has it.
-    """
+def _shipped(name: str, mark: str) -> Path:
+    """A folder that lies beside the package in a checkout, and in it in a wheel; mark: what it must hold."""
     package = Path(__file__).resolve().parent
-    for folder in (package / "data", package.parent / "data"):
-        if (folder / "tiny").is_dir():
+    for folder in (package / name, package.parent / name):
+        if any(folder.glob(mark)):
             return folder
-    raise FileNotFoundError(f"No data folder in {package} or beside it: reinstall audioscope or use a full checkout.")
+    raise FileNotFoundError(f"No folder {name}/ in {package} or beside it: reinstall audioscope or use a full checkout.")
+
+
+def data_folder() -> Path:
+    """The folder `data/` with the tiny model, the concepts and the shipped atlas. Raises FileNotFoundError where there is none."""
+    return _shipped("data", "tiny")
 
 
 def notebooks_folder() -> Path:
-    """The folder of the notebooks: beside the package, or in it in a wheel. Raises FileNotFoundError when neither place has it."""
-    package = Path(__file__).resolve().parent
-    for folder in (package / "notebooks", package.parent / "notebooks"):
-        if any(folder.glob("00_*.ipynb")):
-            return folder
-    raise FileNotFoundError(f"No notebooks in {package} or beside it: reinstall audioscope or use a full checkout.")
+    """The folder of the notebooks. Raises FileNotFoundError where there is none."""
+    return _shipped("notebooks", "00_*.ipynb")
 
 
 def write_whole(file: Path, write: Callable[[Path], Any]) -> None:

@@ -19,6 +19,7 @@ from audioscope.live import Step
 from audioscope.model import Model
 from audioscope.scorers import listener_scorer
 from audioscope.steering import steering_sites
+from audioscope.tiny.music import SAMPLES
 from audioscope.tracing import Row
 from audioscope.vectors import SteeringVector
 from audioscope.widgets import FLOW, Explorer, heard, labelled, minus
@@ -28,13 +29,8 @@ REACH = 2.0  # the slider's end where nothing else is known
 
 
 def live_clips(model: Model, rows: list[Row], settings: dict[str, Any], step: Step) -> list[Clip]:
-    """Generate rows in one batch and say how far it is. Raises FloatingPointError where the model gives NaN."""
-    run = model.run(rows, on_step=lambda number: step(number / (settings["steps"] + 1)), **settings)
-    if not bool(run.finite.all()):
-        raise FloatingPointError(f"{model.name} gave NaN or infinity: take a smaller strength.")
-    assert run.audio is not None
-    rate = model.adapter.sampling_rate(model.pipe)
-    return [Clip(audio.numpy(), rate, row.prompt, row.seed, model.name) for audio, row in zip(run.audio, rows, strict=True)]
+    """Generate rows in one batch and say how far it is. Raises what `Model.clips` raises."""
+    return model.clips(rows, on_step=lambda number: step(number / (settings["steps"] + 1)), **settings)
 
 
 def unknown_said(model: Model, prompts: str) -> str:
@@ -51,7 +47,7 @@ class Ear:
 
     def __call__(self, clips: list[Clip], concepts: tuple[str, ...] = ()) -> list[str]:
         """The log-odds of some concepts, or where it knows none of them of the three that it hears most surely, for each clip."""
-        if self.listener is None:
+        if self.listener is None or clips[0].samples.shape[1] != SAMPLES:  # it knows only whole clips
             return [""] * len(clips)
         scores: pd.DataFrame = self.listener(torch.stack([torch.from_numpy(clip.samples) for clip in clips]), clips[0].rate)
         known = [name for name in concepts if name in scores]
@@ -92,7 +88,7 @@ class Playground(Explorer):
         super().__init__()
         self.model, self.vectors, self._ear, self._run = model, vectors, Ear(model), model.settings(**settings)
         self._vector: SteeringVector | None = None
-        self._reach = max(REACH, abs(strength))
+        reach = max(REACH, abs(strength))
         shipped = vectors is None and is_shipped(model)
         names = axes() if shipped else list(vectors or {})
         self.prompt = labelled(widgets.Text, "Prompt", "98%", value=prompt, continuous_update=False)
@@ -106,9 +102,7 @@ class Playground(Explorer):
         )
         where = ["own layers", "all layers"] if shipped else ["the vector's sites"]
         self.where = labelled(widgets.Dropdown, "at", "200px", options=where)
-        self.strength = labelled(
-            widgets.FloatSlider, "Strength", "98%", min=-self._reach, max=self._reach, step=0.05, readout_format="+.2f"
-        )
+        self.strength = labelled(widgets.FloatSlider, "Strength", "98%", min=-reach, max=reach, step=0.05, readout_format="+.2f")
         self._choose()
         self.strength.value = strength
         menus = widgets.HBox([self.seed, self.axis, self.where], layout=FLOW)
@@ -131,9 +125,9 @@ class Playground(Explorer):
         else:
             everywhere, vector = self.where.value == "all layers", shipped_vector(name)
             self._vector = vector if everywhere else vector.only(steering_sites(self.model, choose([name])[0], "own"))
-            measured = shipped_steering(name).table
-            alphas = measured.loc[measured["cell"] == ("caa all" if everywhere else "caa own"), "alpha"]
-            self.strength.max = round(float(alphas.abs().max()), 1)
+            table = shipped_steering()
+            mine = (table["concept"] == name) & (table["method"] == "caa") & (table["sites"] == ("all" if everywhere else "own"))
+            self.strength.max = round(float(table.loc[mine, "largest"].item()), 1)
             self.strength.min = -self.strength.max
 
     def _wish(self) -> Wish:
@@ -163,14 +157,15 @@ class Playground(Explorer):
         self.sounds.say(said)
 
     def _asked(self, change: Any = None) -> None:
+        if self._quiet:
+            return
         wish = self._wish()
         self.ask(lambda step: self._make(wish, step), self._show)
 
     def _turned(self, change: Any = None) -> None:
         """Another vector: its slider, and then its sound, asked for once."""
-        self.strength.unobserve(self._asked, "value")
-        self._choose()
-        self.strength.observe(self._asked, "value")
+        with self.together():
+            self._choose()
         self._asked()
 
     def still_parts(self) -> dict[str, Any]:

@@ -102,11 +102,11 @@ def auroc_chart(table: pd.DataFrame, title: str = "How well one number tells a c
     )
 
 
-def features_chart(table: pd.DataFrame, pick: bool = False) -> alt.LayerChart:
+def features_chart(table: pd.DataFrame) -> alt.LayerChart:
     """Every feature by how often it is active and how well it tells the concept that it tells best.
 
-    table: feature, concept, auroc, density (share of tokens at which it is active). pick: for an explorer, a click selects a feature (the
-    selection "picked"), and the parameter chosen_feature rings one.
+    table: feature, concept, auroc, density (share of tokens at which it is active). A click selects a feature (the selection
+    "picked"), and the parameter chosen_feature rings one.
     """
     shown = table[table["density"] > 0].round({"auroc": 4, "density": 6})
     base = alt.Chart(shown).encode(
@@ -115,18 +115,13 @@ def features_chart(table: pd.DataFrame, pick: bool = False) -> alt.LayerChart:
         tooltip=["feature:O", "concept:N", alt.Tooltip("auroc:Q", format=".3f"), alt.Tooltip("density:Q", format=".2%")],
     )  # fmt: skip
     points = base.mark_point(filled=True, size=70, opacity=0.6, color="#0072b2", aria=False)
-    layers = [points]
-    if pick:
-        chosen = base.transform_filter("datum.feature == chosen_feature").mark_point(
-            style="interval", size=260, strokeWidth=3, filled=False, aria=False
-        )
-        layers = [
-            points.add_params(alt.selection_point(name="picked", fields=["feature"], toggle=False, clear="mouseout")),
-            chosen,
-        ]
-    chart = alt.layer(*layers, width=440, height=260)
+    points = points.add_params(alt.selection_point(name="picked", fields=["feature"], toggle=False, clear="mouseout"))
+    chosen = base.transform_filter("datum.feature == chosen_feature").mark_point(
+        style="interval", size=260, strokeWidth=3, filled=False, aria=False
+    )
     return (
-        chart.add_params(*([alt.param(name="chosen_feature", value=-1)] if pick else []))
+        alt.layer(points, chosen, width=440, height=260)
+        .add_params(alt.param(name="chosen_feature", value=-1))
         .properties(
             description=f"{len(shown)} features: share of tokens at which each is active, and AUROC for the concept it tells best."
         )

@@ -19,7 +19,7 @@ from audioscope.model import Model
 from audioscope.playground import Ear, live_clips, unknown_said
 from audioscope.sae import SAE
 from audioscope.sae_charts import features_chart
-from audioscope.streams import held_out_prompts
+from audioscope.streams import some_prompts
 from audioscope.tracing import Row
 from audioscope.widgets import FLOW, Explorer, Sounds, heard, labelled, live_chart, noted, set_params
 
@@ -40,10 +40,9 @@ class SAEExplorer(Explorer):
         self._ear = None if self.model is None else Ear(self.model)
         self._parts: list[FeatureClips] = []  # the clips in which features are looked for, as far as they are made
         self._shown: int | None = None  # the feature whose clips are heard
-        self._quiet = False  # while controls are set together
         self._given = ""  # the prompt that we put there; another one was typed
         self._table = feature_table(sae)
-        self._picture = features_chart(self._table, pick=True)
+        self._picture = features_chart(self._table)
         self.chart = live_chart(self._now(int(self._table["feature"].iloc[0])))
         self.words = labelled(widgets.Text, "Search", "320px", placeholder="a concept or a number", continuous_update=True)
         self.feature = widgets.Select(description="Feature", rows=9, layout=widgets.Layout(width="320px"))
@@ -86,10 +85,9 @@ class SAEExplorer(Explorer):
         found = [(text, feature) for feature, text in texts.items() if all(word in text.lower() for word in words)]
         kept = [feature for _, feature in found]
         before = self.feature.value
-        if kept and before in kept:  # what is heard stays
-            self.feature.unobserve(self._chosen, "value")
-            self.feature.options, self.feature.value = found, before
-            self.feature.observe(self._chosen, "value")
+        if before in kept:  # what is heard stays
+            with self.together():
+                self.feature.options, self.feature.value = found, before
         else:
             self.feature.options = found
             self.feature.value = kept[0] if kept else None
@@ -102,7 +100,7 @@ class SAEExplorer(Explorer):
 
     def _chosen(self, change: Any = None) -> None:
         """Another feature: where it fires, and a clip in which it does not, with it turned."""
-        if self.feature.value is None:
+        if self._quiet or self.feature.value is None:
             return
         number = int(self.feature.value)
         self.chart.params.set_trait("chosen_feature", number)
@@ -129,9 +127,8 @@ class SAEExplorer(Explorer):
         found = self._searched(step)
         top = found.top(number, CLIPS)
         strongest = float(found.active[:, :, number].max())
-        drawn = [(found.clips[i].prompt, figure(found.clips[i], found.active[i, :, number], strongest, "", "")) for i in top]
-        wanted = ("sound", "picture", "gain", "seconds", "width", "points")
-        fires = [{"name": prompt, "caption": each["said"], **{name: each[name] for name in wanted}} for prompt, each in drawn]
+        drawn = [figure(found.clips[i], found.active[i, :, number], strongest, found.clips[i].prompt, "") for i in top]
+        fires = [{"name": each["title"], "caption": each["said"], **each} for each in drawn]
         quiet = found.clips[int(found.active[:, :, number].mean(1).argmin())]
         prompt, seed = typed or (quiet.prompt, quiet.seed or 0)
         return number, fires, None if typed else quiet, self._turn(number, prompt, seed, change, step)
@@ -141,19 +138,17 @@ class SAEExplorer(Explorer):
         self.fires.show(fires)
         self.fires.say("" if fires else f"Feature {self._shown} fires in none of the {SEARCHED} clips that were searched.")
         if quiet is not None:
-            self._quiet = True
-            self._given = self.prompt.value = quiet.prompt
-            self.seed.value = quiet.seed or 0
-            self._quiet = False
+            with self.together():
+                self._given = self.prompt.value = quiet.prompt
+                self.seed.value = quiet.seed or 0
         self._show(turned)
 
     def _ranged(self, change: Any = None) -> None:
         """What is done decides what the slider means."""
-        self._quiet = True
         scale = self.do.value == "scale"
-        self.amount.description = "Times" if scale else "To, times its strongest activation"
-        self.amount.max = LARGEST_SCALE if scale else LARGEST
-        self._quiet = False
+        with self.together():
+            self.amount.description = "Times" if scale else "To, times its strongest activation"
+            self.amount.max = LARGEST_SCALE if scale else LARGEST
         self._turned()
 
     def _turned(self, change: Any = None) -> None:
@@ -194,7 +189,7 @@ class SAEExplorer(Explorer):
     def _searched(self, step: Step) -> FeatureClips:
         """The clips in which features are looked for, made once; a search that was cut goes on where it was."""
         assert self.model is not None
-        prompts = held_out_prompts(SEARCHED)
+        prompts = some_prompts(SEARCHED)
         while (start := sum(len(part.clips) for part in self._parts)) < len(prompts):
             some = prompts[start : start + BATCH]
             seeds = range(start, start + len(some))

@@ -34,9 +34,9 @@ def concept_prompts(concepts: Any = None, split: str = "build") -> list[str]:
     return [text for text in texts(split) if text not in seen]
 
 
-def held_out_prompts(count: int) -> list[str]:
-    """So many prompts of the shipped concepts' test split, always the same."""
-    found = concept_prompts(split="test")
+def some_prompts(count: int, split: str = "test") -> list[str]:
+    """So many prompts of a split of the shipped concepts, spread over all of them and always the same; "test" is held out."""
+    found = concept_prompts(split=split)
     return [found[i] for i in np.random.default_rng(0).permutation(len(found))[:count]]
 
 

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Sequence
-from html import escape
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import altair as alt
@@ -34,7 +34,7 @@ def heard(clip: Clip, name: str, caption: str = "") -> dict[str, Any]:
 class Sounds(anywidget.AnyWidget):
     """Clips that play in phase at equal loudness, of which one is heard; and the progress of making the next ones.
 
-    sounds: as `heard` gives. version: the number of the one that is heard. playing: whether it plays, as the browser says. progress: 0 to 1, or
+    sounds: as `heard` gives. version: the number of the one that is heard. progress: 0 to 1, or
     -1 where nothing is made. message: what is said beside the button, as an error if failed. cancelled: counts presses of Cancel.
     """
 
@@ -43,7 +43,6 @@ class Sounds(anywidget.AnyWidget):
     label = traitlets.Unicode("clips").tag(sync=True)
     sounds: Any = traitlets.List().tag(sync=True)
     version = traitlets.Int(0).tag(sync=True)
-    playing = traitlets.Bool(False).tag(sync=True)
     progress = traitlets.Float(-1.0).tag(sync=True)
     message = traitlets.Unicode("").tag(sync=True)
     failed = traitlets.Bool(False).tag(sync=True)
@@ -59,18 +58,14 @@ class Sounds(anywidget.AnyWidget):
 
 
 class StrengthSlider(anywidget.AnyWidget):
-    """A slider over clips of rising strength, cross-faded in phase. tracks: as `audioscope.slider.track_data` gives; track: the one
-    that is heard; place: where the slider stands, in clips from the first."""
+    """A slider over clips of rising strength, cross-faded in phase. tracks: as `audioscope.slider.track_data` gives, of which the
+    first is heard; place: where the slider stands, in clips from the first."""
 
     _esm = module("strengths.js")
     _css = web("widget.css")
     tracks: Any = traitlets.List().tag(sync=True)
-    track = traitlets.Int(0).tag(sync=True)
     place = traitlets.Float(0.0).tag(sync=True)
-    _controls = traitlets.Unicode("").tag(sync=True)
-
-    def __init__(self, **keywords: Any):
-        super().__init__(_controls=str(fill("controls.html", track={"strengths": [0, 1], "title": "steering"})), **keywords)
+    _controls = traitlets.Unicode(str(fill("controls.html", track={"strengths": [0, 1], "title": "steering"}))).tag(sync=True)
 
 
 # Where JupyterLab shows the live widget, the still picture before it is put away; where there is no kernel, the widget's empty place is.
@@ -94,21 +89,26 @@ class Explorer(widgets.VBox):
         self.sounds = Sounds()
         self.live = Live(self._told, self._failed)
         self._another = False
+        self._quiet = False  # while controls are set together
         self.sounds.observe(lambda change: self.cancel(), "cancelled")
+
+    @contextmanager
+    def together(self) -> Iterator[None]:
+        """Set several controls: inside this block nothing follows from a change."""
+        before, self._quiet = self._quiet, True
+        try:
+            yield
+        finally:
+            self._quiet = before
 
     def ask(self, job: Callable[[Step], Any], done: Callable[[Any], None], *, another: bool = False) -> None:
         """Do a job in the thread, instead of one that was asked for before; `done` gets its result.
 
         another: something else was chosen, so that what is heard no longer fits: it is put away if the job comes to nothing.
         """
-        self._another = self._another or another
+        self._another = another
         self.sounds.say("making ...")
-
-        def shown(result: Any) -> None:
-            self._another = False
-            done(result)
-
-        self.live.ask(job, shown)
+        self.live.ask(job, done)
 
     def cancel(self) -> None:
         """Stop what is being made; what was heard stays, if it is still what was chosen."""
@@ -131,7 +131,6 @@ class Explorer(widgets.VBox):
         """What was asked for came to nothing."""
         if self._another:
             self.silence()
-        self._another = False
 
     def silence(self) -> None:
         """Put away what is heard."""
@@ -225,5 +224,5 @@ def marked(prompt: str, other: str) -> Markup:
 
     there = set(swapped(prompt, other))
     return Markup(" ").join(
-        Markup("<mark>{}</mark>").format(word) if i in there else Markup(escape(word)) for i, word in enumerate(prompt.split())
+        Markup("<mark>{}</mark>").format(word) if i in there else word for i, word in enumerate(prompt.split())
     )

@@ -36,7 +36,7 @@ import torch
 
 import audioscope
 from audioscope.arms import random_direction_arm, vector_arm
-from audioscope.own import some_prompts
+from audioscope.streams import some_prompts
 from audioscope.strengths import steering_sweep
 
 audioscope.show_charts()
@@ -71,7 +71,7 @@ audioscope.in_a_row(*mine[:3])
 # fitted on. It says how well the folder can be told from those clips, *by whatever tells them apart*: choose the others like yours in all but what you mean.
 
 # %%
-texts = some_prompts(240)
+texts = some_prompts(240, "build")
 others = model.generate(texts[192:], seed=list(range(48)))
 scorer = audioscope.probe_scorer("mine", mine, others, audioscope.listener_scorer())
 scorer

@@ -105,6 +105,9 @@ def test_a_notebook_that_fails_is_named_and_the_pages_before_it_are_kept(tmp_pat
     write(tmp_path / "notebooks", "02_broken", [("markdown", "# 2. Broken"), ("code", "1 / 0")])
     command = [sys.executable, "-m", "audioscope", "book", "--notebooks", tmp_path / "notebooks", "--out", tmp_path / "pages"]
     failed = subprocess.run(command, capture_output=True, text=True)
+    write(tmp_path / "notebooks", "00_untitled", [])
+    assert next(chapter.title for chapter in chapters(tmp_path / "notebooks")) == "00_untitled", "an empty notebook has its name"
+    (tmp_path / "notebooks" / "00_untitled.ipynb").unlink()
     assert failed.returncode == 2 and "02_broken" in failed.stderr and "ZeroDivisionError" in failed.stderr
     assert "Traceback" not in failed.stderr
     assert 'href="01_fine.html"' in (tmp_path / "pages" / "index.html").read_text(), "and found in the index"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import html
 import threading
 import time
 import warnings
@@ -9,6 +10,7 @@ from dataclasses import replace
 
 import ipywidgets
 import numpy as np
+import pandas as pd
 import pytest
 from tones import EVIL, SECONDS, atlas_of_tones, site, steering_of_tones
 
@@ -243,11 +245,28 @@ def test_bad_input_of_play_is_refused_at_once(tiny):
     for wrong, said in (({"seed": -1}, "seed is -1"), ({"seed": 2.5}, "whole number"), ({"strength": float("nan")}, "finite"), ({"prompt": " "}, "empty"), ({"steps": 0}, "steps is 0")):  # fmt: skip
         with pytest.raises(ValueError, match=said):
             tiny.play(**wrong)
+    seeds = pd.Series([7])
+    assert np.array_equal(tiny.generate("a jazz song", seed=seeds.iloc[0]).samples, tiny.generate("a jazz song", seed=7).samples)
     vector = audioscope.shipped_vector("fast")
     with tiny.steer(vector, 1.0), pytest.raises(ValueError, match="being steered"):
         tiny.play()
     with pytest.raises(ValueError, match="weights"):
         tiny.play(vectors=replace(vector, fingerprint="other"))
+
+
+def test_what_a_widget_makes_is_not_steered_by_a_cell(tiny, playground):
+    vector = audioscope.shipped_vector("fast")
+    playground.axis.value = NOTHING
+    assert playground.wait()
+    with tiny.steer(vector, 1.2):
+        playground.prompt.value = "a jazz song with flute"
+        assert playground.wait()
+    assert sounds_of(playground.sounds) == heard_as(tiny.generate("a jazz song with flute", seed=playground.seed.value))
+
+
+def test_play_at_another_length_says_nothing_of_what_is_heard(tiny):
+    widget = tiny.play("a jazz song", seconds=2.048, steps=2)
+    assert widget.sounds.sounds[0]["seconds"] == pytest.approx(2.048, abs=0.01) and widget.sounds.sounds[0]["caption"] == ""
 
 
 def test_closing_leaves_nothing_in_the_kernel(tiny):
@@ -290,6 +309,11 @@ def test_a_click_in_the_atlas_is_heard_from_the_files(tones):
         *(audioscope.Clip.load(folder / f"{name}.flac") for name in ("clean", "corrupted", "1"))
     )
     assert (explorer.chart.params.chosen_concept, explorer.chart.params.chosen_site) == ("rap", site(1)) and seed == 100 + pair
+    pairs = [value for _, value in explorer.pair.options]
+    explorer.pair.value = pairs[1]
+    pick(explorer, concept="rap", site=site(3))
+    assert explorer.pair.value == pairs[1], "another layer of the same concept keeps the pair"
+    explorer.pair.value = (pair, seed)
     explorer.sounds.version = 0
     explorer.site.value = site(2)  # by the menu, for the keyboard
     assert explorer.wait() and explorer.chart.params.chosen_site == site(2)
@@ -405,6 +429,10 @@ def test_a_feature_is_searched_and_turned(tiny):
     number = explorer.feature.value
     assert explorer.chart.params.chosen_feature == number and "metal" in explorer.facts.value
     assert all(each["points"] for each in explorer.fires.sounds)
+    still = html.unescape(explorer.still().data)
+    assert still.count('<figure class="clip"') == len(explorer.fires.sounds) + 2 and still.count('class="area"') == len(
+        explorer.fires.sounds
+    )
     explorer.prompt.value, explorer.do.value, explorer.amount.value = "a song with trumpet", "scale", 3.0
     assert explorer.wait()
     prompt, seed = "a song with trumpet", explorer.seed.value

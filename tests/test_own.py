@@ -10,7 +10,7 @@ from conftest import Nearness
 import audioscope
 from audioscope import Clip
 from audioscope.concepts import SPLITS
-from audioscope.own import some_prompts
+from audioscope.streams import some_prompts
 
 
 def tone(pitch, seconds, rate=16_000, channels=1):
@@ -127,7 +127,7 @@ def test_what_a_probe_cannot_be_made_of_is_said(clips):
 
 
 def test_pairs_like_a_probe(tiny, probe):
-    concept = audioscope.pairs_like(tiny, probe, "mine", some_prompts(48), pairs=16, progress=False)
+    concept = audioscope.pairs_like(tiny, probe, "mine", some_prompts(48, "build"), pairs=16, progress=False)
     assert [sum(pair.split == split for pair in concept.pairs) for split in SPLITS] == [4, 4, 4, 4]
     texts = [text for pair in concept.pairs for text in (pair.clean, pair.corrupted)]
     assert len(set(texts)) == 32, "no prompt occurs twice, so no split sees another's"
@@ -139,4 +139,4 @@ def test_pairs_like_a_probe(tiny, probe):
     atlas = audioscope.localize(tiny, [concept], pairs=2, scorer=probe, steps=4, clips=False, progress=False)
     assert atlas.concepts == ["mine"] and atlas.settings["scorer_fingerprint"] == probe.fingerprint
     with pytest.raises(ValueError, match="pairs is 30"):
-        audioscope.pairs_like(tiny, probe, "mine", some_prompts(48), pairs=30)
+        audioscope.pairs_like(tiny, probe, "mine", some_prompts(48, "build"), pairs=30)

@@ -85,11 +85,6 @@ function render({ model, el }) {
     model.set("cancelled", model.get("cancelled") + 1);
     model.save_changes();
   });
-  player.addEventListener("change", () => {
-    if (model.get("playing") === player.wanted) return;
-    model.set("playing", player.wanted);
-    model.save_changes();
-  });
   player.addEventListener("failed", () => (said.textContent = "This browser cannot decode the clips."));
   const wires = { sounds: show, version: heard, progress: tell, message: say, failed: say };
   for (const [name, work] of Object.entries(wires)) model.on(`change:${name}`, work);

@@ -14,7 +14,7 @@ function render({ model, el }) {
     if (!tracks.length) return void slider.player.set([]);
     const place = model.get("place"); // where it is to stand; a new slider begins at strength 0
     setting = true;
-    slider.set(tracks, model.get("track"), tracks[0].seconds);
+    slider.set(tracks, 0, tracks[0].seconds);
     slider.range.value = place;
     slider.show();
     setting = false;
@@ -30,7 +30,7 @@ function render({ model, el }) {
     slider.show();
   };
   slider.addEventListener("input", told);
-  const wires = { tracks: set, track: () => slider.tracks && slider.choose(model.get("track")), place: follow };
+  const wires = { tracks: set, place: follow };
   for (const [name, work] of Object.entries(wires)) model.on(`change:${name}`, work);
   set();
   return () => {
