@@ -116,7 +116,7 @@ def test_exercises_take_the_solution_and_tell_wrong_answers_why(root, name):
         else:
             cells.append(cell)
     notebook.cells = cells
-    NotebookClient(notebook, timeout=600, resources={"metadata": {"path": str(root / "notebooks")}}).execute()
+    NotebookClient(notebook, timeout=1200, resources={"metadata": {"path": str(root / "notebooks")}}).execute()
     said = [(answer, notebook.cells[place].outputs[-1]["data"]["text/plain"]) for place, answer in asked]
     reasons = [text for answer, text in said if answer not in (None, "None")]
     assert all(text.startswith("Right.") for answer, text in said if answer is None), said
