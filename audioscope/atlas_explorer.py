@@ -15,6 +15,7 @@ from audioscope.atlas_charts import heatmap
 from audioscope.atlas_data import ROLES, name_of
 from audioscope.audio import Clip
 from audioscope.charts import reading
+from audioscope.extras import shipped_fingerprint
 from audioscope.live import Step
 from audioscope.model import Model, load
 from audioscope.patching import patched_row
@@ -35,8 +36,7 @@ def shipped_model() -> Model:
 def model_like(fingerprint: str | None, model: Model | None, what: str) -> Model | None:
     """The model that made something: the one given, else the shipped `tiny`, if it is that. Raises ValueError for other weights."""
     if model is None:
-        shipped = Atlas.load().settings["fingerprint"]
-        return shipped_model() if fingerprint == shipped else None
+        return shipped_model() if fingerprint == shipped_fingerprint() else None
     model.check_unsteered("a widget")
     if model.fingerprint != fingerprint:
         raise ValueError(
