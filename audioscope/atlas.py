@@ -12,15 +12,26 @@ from typing import Any, Literal
 
 import numpy as np
 import pandas as pd
+from scipy.special import expit
+from scipy.stats import rankdata
 
 from audioscope.audio import Clip
 from audioscope.errors import UnknownName
 from audioscope.paths import data_folder, write_whole
-from audioscope.ratios import Ratio, mean_of_ratios, ratio_of_means
+from audioscope.ratios import Ratio, beyond, mean_of_ratios, mean_of_ratios_random_concepts, ratio_of_means
 from audioscope.sites import Site
+from audioscope.stats import holm
 
-Scale = Literal["score", "probability"]
+Scale = Literal["raw", "clipped", "probability"]
+SCALES: tuple[Scale, ...] = ("raw", "clipped", "probability")
 THRESHOLD = 2.5  # over the number of sites: the paper's .10 at 24 layers
+OLD_CLIP = 6.0  # an older audioscope kept log-odds that were clipped here
+DRAWS = 2000  # of pairs and concepts, for how fragile the functional set is
+
+
+def score_column(scorer: str) -> str:
+    """The column of a sweep's table with the scores of a further scorer."""
+    return f"score of {scorer}"
 
 
 def ends(direction: str) -> tuple[str, str]:
@@ -28,12 +39,37 @@ def ends(direction: str) -> tuple[str, str]:
     return ("corrupted", "clean") if direction == "sufficient" else ("clean", "corrupted")
 
 
+class Functional(list[str]):
+    """The module paths of the functional layers, as a list that also says how fragile the set is.
+
+    fragility: one row per site: site, layer, impact, share (of the draws of pairs and concepts in which the site's mean impact reaches
+    the threshold and the control) and without: the concepts each of which, left out, changes whether it is functional.
+    """
+
+    def __init__(self, paths: list[str], fragility: pd.DataFrame):
+        super().__init__(paths)
+        self.fragility = fragility
+
+    def __repr__(self) -> str:
+        lines = [list.__repr__(self)]
+        shown = self.fragility[self.fragility["site"].isin(self) | (self.fragility["share"] >= 0.025)]
+        for row in shown.itertuples():
+            state = "functional" if row.site in self else "not functional"
+            text = f"  layer {row.layer} ({row.site}): {state}; it passes in {row.share:.0%} of {DRAWS:,} draws of pairs and concepts"
+            lines.append(text + (f"; changed by leaving out any of: {', '.join(row.without)}" if row.without else ""))
+        return "\n".join(lines)
+
+
 @dataclass(eq=False)
 class Atlas:
     """A finished sweep and what follows from it.
 
     table: one line per cell and scored concept: model, concept, pair, seed, row ("clean", "corrupted", "patched"), site,
-    layer, scored, score (in settings["units"]), clip, failed, and both prompts. folder: where the clips lie.
+    layer, scored, score (in settings["units"], not clipped), the scores of further scorers ("score of ..."), clip, failed, and both
+    prompts. folder: where the clips lie.
+
+    Scales: "raw" takes scores as they are. "clipped" cuts log-odds at the end of the range in which the scorer was calibrated, and
+    "probability" is 1 / (1 + exp(-log-odds)). Both hide what happens beyond: see `impacts`.
     """
 
     table: pd.DataFrame
@@ -53,73 +89,136 @@ class Atlas:
         """The least mean impact of a functional layer: 2.5 / L."""
         return THRESHOLD / len(self.settings["sites"])
 
-    @cached_property
-    def _swings(self) -> dict[Scale, dict[tuple[str, str], tuple[np.ndarray, np.ndarray]]]:
-        """By scale, then (swapped concept, scored concept): shifts and clean - corrupted, both [pairs, sites].
+    @property
+    def scales(self) -> tuple[Scale, ...]:
+        """The scales that there are: all three for log-odds that say where they were calibrated, else "raw" (and "probability")."""
+        if self.settings["units"] != "log-odds":
+            return ("raw",)
+        if self.settings.get("kept") == "clipped":
+            return ("clipped", "probability")
+        return SCALES if self.settings.get("calibrated") else ("raw", "probability")
 
-        A shift is patched - corrupted, or clean - patched where the clean run was patched. Means over seeds; where a patched
-        clip failed, both leave that seed out.
+    def scale_of(self, scale: Scale | None) -> Scale:
+        """A scale that this atlas has; None is its first: "raw", or "clipped" where an older audioscope kept nothing else.
+
+        Raises ValueError for one that it does not have.
         """
-        paths = [s.path for s in self.sites]
+        if scale is not None and scale not in self.scales:
+            raise ValueError(
+                f"scale is {scale!r}, expected one of {', '.join(self.scales)}: this atlas keeps "
+                f"{self.settings.get('kept', 'raw')} scores in {self.settings['units']}"
+                + (", and its scorer names no calibrated range." if scale == "clipped" and "clipped" not in self.scales else ".")
+            )
+        return scale or self.scales[0]
+
+    @property
+    def scorers(self) -> list[str]:
+        """Who scored the clips: the sweep's scorer first, then those beside it."""
+        return [self.settings.get("scorer", "unknown"), *self.settings.get("also", {})]
+
+    def heard_by(self, scorer: str) -> Atlas:
+        """The same clips as another of the sweep's `scorers` heard them. Raises UnknownName for one that did not."""
+        if scorer not in self.scorers:
+            raise UnknownName(f"{scorer!r} did not hear this sweep's clips. There are: {', '.join(self.scorers)}.")
+        if scorer == self.scorers[0]:
+            return self
+        facts = self.settings["also"][scorer]
+        own = {"fingerprint": self.settings["scorer_fingerprint"], **{k: self.settings[k] for k in ("units", "calibrated")}}
+        also = {self.scorers[0]: own, **{name: f for name, f in self.settings["also"].items() if name != scorer}}
+        theirs = {
+            "scorer": scorer,
+            "scorer_fingerprint": facts["fingerprint"],
+            "units": facts["units"],
+            "calibrated": facts["calibrated"],
+        }
+        columns = {"score": score_column(self.scorers[0]), score_column(scorer): "score"}
+        return Atlas(self.table.rename(columns=columns), {**self.settings, **theirs, "also": also}, self.folder)
+
+    @cached_property
+    def _scores(self) -> pd.DataFrame:
+        """Raw scores, a row for each swapped concept, scored concept, pair and seed; columns clean, corrupted and the sites."""
         table = self.table[self.table["scored"].isin(self.concepts)]
         text = {name: table[name].astype(str) for name in ("concept", "scored", "site", "row")}
         cell = text["site"].where(text["row"] == "patched", text["row"])
         frame = table[["pair", "seed", "score"]].assign(cell=cell, concept=text["concept"], scored=text["scored"])
-        scores = frame.pivot(index=["concept", "scored", "pair", "seed"], columns="cell", values="score")
-        scales: dict[Scale, pd.DataFrame] = {"score": scores}
-        if self.settings["units"] == "log-odds":
-            scales["probability"] = 1 / (1 + np.exp(-scores))
-        result: dict[Scale, dict] = {}
-        for scale, wide in scales.items():
-            shift = wide[paths].sub(wide["corrupted"], axis=0)
-            if self.settings["direction"] == "necessary":
-                shift = -wide[paths].sub(wide["clean"], axis=0)
-            whole = shift.mul(0).add(wide["clean"] - wide["corrupted"], axis=0)
-            means = [frame.groupby(level=["concept", "scored", "pair"]).mean() for frame in (shift, whole)]
-            both = zip(*(frame.groupby(level=["concept", "scored"]) for frame in means), strict=True)
-            result[scale] = {names: (tops.to_numpy(float), wholes.to_numpy(float)) for (names, tops), (_, wholes) in both}
-        return result
+        return frame.pivot(index=["concept", "scored", "pair", "seed"], columns="cell", values="score").astype(float)
 
-    def _on(self, scale: Scale) -> dict[tuple[str, str], tuple[np.ndarray, np.ndarray]]:
-        if scale not in self._swings:
-            raise ValueError(
-                f"scale is {scale!r}, expected one of {', '.join(self._swings)}: scores are in {self.settings['units']}."
-            )
-        return self._swings[scale]
+    def _on_scale(self, scale: Scale) -> pd.DataFrame:
+        if scale == "clipped":
+            return self._scores.clip(-self.settings["calibrated"], self.settings["calibrated"])
+        return self._scores if scale == "raw" else pd.DataFrame(expit(self._scores), self._scores.index, self._scores.columns)
+
+    @cached_property
+    def _kept(self) -> dict[Scale, dict[tuple[str, str], tuple[np.ndarray, np.ndarray, np.ndarray]]]:
+        return {}
+
+    def _on(self, scale: Scale | None) -> dict[tuple[str, str], tuple[np.ndarray, np.ndarray, np.ndarray]]:
+        """By (swapped concept, scored concept): shifts, clean - corrupted, and which are censored, all [pairs, sites].
+
+        A shift is patched - corrupted, or clean - patched where the clean run was patched. Means over seeds; where a patched
+        clip failed, both leave that seed out. Censored: both scores of the shift lie beyond the same end of the calibrated range.
+        """
+        scale = self.scale_of(scale)
+        if scale in self._kept:
+            return self._kept[scale]
+        wide, paths = self._on_scale(scale), [s.path for s in self.sites]
+        base, sign = ("clean", -1) if self.settings["direction"] == "necessary" else ("corrupted", 1)
+        shift = sign * wide[paths].sub(wide[base], axis=0)
+        whole = shift.mul(0).add(wide["clean"] - wide["corrupted"], axis=0)
+        end = self.settings.get("calibrated") or np.inf if scale != "raw" else np.inf
+        patched, start = self._scores[paths], self._scores[base]
+        hidden = (patched.ge(end).mul(start >= end, axis=0) | patched.le(-end).mul(start <= -end, axis=0)).astype(float)
+        means = [frame.groupby(level=["concept", "scored", "pair"]).mean() for frame in (shift, whole, hidden)]
+        parts = zip(*(frame.groupby(level=["concept", "scored"]) for frame in means), strict=True)
+        self._kept[scale] = {
+            names: (tops.to_numpy(float), wholes.to_numpy(float), gone.to_numpy(float))
+            for (names, tops), (_, wholes), (_, gone) in parts
+        }
+        return self._kept[scale]
 
     def check_concept(self, concept: str) -> None:
         """Raise UnknownName for a concept that the atlas does not have."""
         if concept not in self.concepts:
             raise UnknownName(f"No concept {concept!r} in this atlas. There are: {', '.join(self.concepts)}.")
 
-    def _control(self, concept: str, scale: Scale) -> np.ndarray:
-        """How far swaps of unrelated concepts move this one: mean over them of |mean shift| [sites], in the score's units.
-
-        A swap that names this concept's own group (drums for a saxophone) is no control and is left out. The absolute value
-        of a mean over few pairs has a floor of noise: the control is the stricter for it. NaN where there is no such concept.
-        """
+    def _unrelated(self, concept: str) -> list[str]:
+        """The concepts whose swaps should not move this one: a swap that names its own group (drums for a saxophone) is none."""
         groups = self.settings["groups"]
         own = groups[concept]["group"]
-        shifts = [
-            np.abs(np.nanmean(shift, axis=0))
-            for (other, scored), (shift, _) in self._on(scale).items()
-            if scored == concept and other != concept and (not own or own not in groups[other]["changes"])
-        ]
+        return [c for c in self.concepts if c != concept and (not own or own not in groups[c]["changes"])]
+
+    def _control(self, concept: str, scale: Scale | None, without: str = "") -> np.ndarray:
+        """How far swaps of unrelated concepts move this one: mean over them of |mean shift| [sites], in the score's units.
+
+        The absolute value of a mean over few pairs has a floor of noise: the control is the stricter for it. NaN where there is no
+        such concept. without: a concept whose swap is left out.
+        """
+        others = [other for other in self._unrelated(concept) if other != without]
+        shifts = [np.abs(np.nanmean(self._on(scale)[other, concept][0], axis=0)) for other in others]
         return np.nanmean(shifts, axis=0) if shifts else np.full(len(self.sites), np.nan)
 
-    def _ratios(self, concept: str, scale: Scale) -> list[Ratio]:
-        shift, denominator = self._on(scale)[concept, concept]
-        return [ratio_of_means(shift[:, i], denominator[:, i]) for i in range(shift.shape[1])]
+    def _ratios(self, concept: str, scale: Scale | None) -> list[Ratio]:
+        shift, denominator, _ = self._on(scale)[concept, concept]
+        return [
+            ratio_of_means(shift[:, i], denominator[:, i], bounded=self.scale_of(scale) != "raw") for i in range(shift.shape[1])
+        ]
 
-    def impacts(self, scale: Scale = "score") -> pd.DataFrame:
+    def impacts(self, scale: Scale | None = None) -> pd.DataFrame:
         """One row per concept and site: impact with interval, numerator and denominator, control, and whether it is defined.
 
         impact = (patched - corrupted) / (clean - corrupted), a ratio of means over pairs; signed, not floored (TADA, eq. 2,
-        floors at 0). Where the clean run was patched ("necessary"), it is (clean - patched) / (clean - corrupted). control: the same numerator under swaps of unrelated concepts, in absolute value.
+        floors at 0). Where the clean run was patched ("necessary"), it is (clean - patched) / (clean - corrupted).
+        control: the same numerator under swaps of unrelated concepts, in absolute value. censored: the share of pairs whose two scores
+        lie beyond the same end of the calibrated range, so that a scale other than "raw" cannot show what happened between them: where
+        it is more than half, an impact of 0 there means that nothing was seen, not that there was nothing.
         """
+        scale = self.scale_of(scale)
+        if scale in self._found:
+            return self._found[scale].copy()
         lines = []
         for concept in self.concepts:
             control = self._control(concept, scale)
+            censored = np.nanmean(self._on(scale)[concept, concept][2], axis=0)
             for i, (site, ratio) in enumerate(zip(self.sites, self._ratios(concept, scale), strict=True)):
                 lines.append(
                     {
@@ -137,52 +236,205 @@ class Atlas:
                         "control": control[i] / ratio.denominator if ratio.defined else np.nan,
                         "pairs": ratio.pairs,
                         "defined": ratio.defined,
+                        "censored": censored[i],
                     }
                 )
-        return pd.DataFrame(lines)
+        self._found[scale] = pd.DataFrame(lines)
+        return self._found[scale].copy()
 
-    def layer_means(self, scale: Scale = "score") -> pd.DataFrame:
-        """One row per site: impact averaged over defined concepts with interval, control, and whether it is functional.
+    @cached_property
+    def _found(self) -> dict[Scale, pd.DataFrame]:
+        return {}
 
-        Functional: mean impact at least 2.5 / L and its interval above the control (above 0 where there is none).
+    def layer_means(self, scale: Scale | None = None) -> pd.DataFrame:
+        """One row per site: impact averaged over defined concepts with intervals, control, and whether it is functional.
+
+        low, high: these concepts, other pairs. all_low, all_high: other pairs and other concepts of the same kind, which is wider.
+        Functional: mean impact at least 2.5 / L, and low above the control (above 0 where there is none).
         """
-        impacts = self.impacts(scale)
+        return self._layer_means(self.impacts(scale), scale)
+
+    def _layer_means(self, impacts: pd.DataFrame, scale: Scale | None) -> pd.DataFrame:
         lines = []
         for i, site in enumerate(self.sites):
             here = impacts[(impacts["site"] == site.path) & impacts["defined"]]
             swings = [self._on(scale)[c, c] for c in here["concept"]]
-            mean, low, high = mean_of_ratios([s[0][:, i] for s in swings], [s[1][:, i] for s in swings])
+            tops, bottoms = ([s[part][:, i] for s in swings] for part in (0, 1))
+            mean, low, high = mean_of_ratios(tops, bottoms, bounded=self.scale_of(scale) != "raw")
+            _, all_low, all_high = mean_of_ratios_random_concepts(tops, bottoms)
             control = float(here["control"].mean())
             functional = bool(mean >= self.threshold and low > np.nan_to_num(control))
-            lines.append({"site": site.path, "layer": site.layer, "impact": mean, "low": low, "high": high, "control": control,
-                          "threshold": self.threshold, "functional": functional})  # fmt: skip
+            lines.append({"site": site.path, "layer": site.layer, "impact": mean, "low": low, "high": high, "all_low": all_low,
+                          "all_high": all_high, "control": control, "threshold": self.threshold, "functional": functional})  # fmt: skip
         return pd.DataFrame(lines)
 
     @property
-    def functional(self) -> list[str]:
-        """Module paths of the functional layers, shared by the concepts."""
-        means = self.layer_means()
-        return means.loc[means["functional"], "site"].tolist()
+    def functional(self) -> Functional:
+        """Module paths of the functional layers, shared by the concepts; printed, it says how fragile the set is."""
+        return self.functional_on()
 
-    def own_layers(self, concept: str, scale: Scale = "score") -> list[str]:
+    def functional_on(self, scale: Scale | None = None) -> Functional:
+        """`functional` on any scale."""
+        scale = self.scale_of(scale)
+        if scale not in self._sets:
+            means, fragility = self.layer_means(scale), self._fragility(scale)
+            self._sets[scale] = Functional(means.loc[means["functional"], "site"].tolist(), fragility)
+        return self._sets[scale]
+
+    @cached_property
+    def _sets(self) -> dict[Scale, Functional]:
+        return {}
+
+    def _fragility(self, scale: Scale) -> pd.DataFrame:
+        """What `Functional.fragility` holds: a bootstrap of concepts, and of pairs within each, and each concept left out."""
+        impacts = self.impacts(scale)
+        means = self._layer_means(impacts, scale)
+        names = [c for c in self.concepts if impacts.loc[impacts["concept"] == c, "defined"].all()]
+        rng = np.random.default_rng(0)
+        ratios = np.empty((len(names), DRAWS, len(self.sites)))
+        for place, name in enumerate(names):
+            shift, whole, _ = (np.nan_to_num(values) for values in self._on(scale)[name, name])
+            counts = rng.multinomial(len(shift), np.full(len(shift), 1 / len(shift)), DRAWS)
+            ratios[place] = (counts @ shift) / (counts @ whole)
+        drawn = (
+            rng.multinomial(len(names), np.full(len(names), 1 / len(names)), DRAWS) / len(names)
+            if names
+            else np.empty((DRAWS, 0))
+        )
+        found = np.einsum("cds,dc->ds", ratios, drawn)
+        bar = np.maximum(self.threshold, np.nan_to_num(means["control"].to_numpy(float)))
+        share = (found >= bar).mean(0) if names else np.zeros(len(self.sites))
+        changes: list[list[str]] = [[] for _ in self.sites]
+        for name in self.concepts if len(self.concepts) > 1 else ():
+            left = self._layer_means(impacts[impacts["concept"] != name], scale)["functional"].to_numpy()
+            for i in np.flatnonzero(left != means["functional"].to_numpy()):
+                changes[i].append(name)
+        return means[["site", "layer", "impact"]].assign(share=share, without=changes)
+
+    def own_layers(self, concept: str, scale: Scale | None = None) -> list[str]:
         """Module paths of one concept's own layers, by the same rule; empty where its impacts are undefined."""
         self.check_concept(concept)
         rows = self.impacts(scale).query("concept == @concept and defined")
         return rows.loc[(rows["impact"] >= self.threshold) & (rows["low"] > rows["control"].fillna(0.0)), "site"].tolist()
 
-    def additivity(self, scale: Scale = "score") -> pd.DataFrame:
-        """Per defined concept: the impacts of single sites added up, beside that of all together.
+    def additivity(self, scale: Scale | None = None) -> pd.DataFrame:
+        """Per defined concept: the impacts of single sites added up, with interval and censored share, beside that of all together.
 
         That is 1 where the sweep swapped the text of every cross-attention site (the swap everywhere is the clean run), and
-        was not measured elsewhere (NaN).
+        was not measured elsewhere (NaN). A sum depends on the scale: see `agreement` before a word such as "additive".
+        """
+        lines = []
+        for concept in self.concepts:
+            shift, whole, hidden = self._on(scale)[concept, concept]
+            ratio = ratio_of_means(shift.sum(axis=1), whole.mean(axis=1), bounded=self.scale_of(scale) != "raw")
+            if ratio.defined:
+                lines.append({"concept": concept, "sum_of_single": ratio.value, "low": ratio.low, "high": ratio.high,
+                              "censored": float(np.nanmean(hidden)), "all_together": 1.0 if self.settings["swaps_all_text"] else np.nan})  # fmt: skip
+        return pd.DataFrame(lines, columns=["concept", "sum_of_single", "low", "high", "censored", "all_together"])
+
+    def false_cells(self, scale: Scale | None = None) -> dict[str, float]:
+        """How many cells would lie beyond their control if no layer carried anything: defined, beyond, null_share and expected.
+
+        beyond: cells whose interval lies above the control. null_share: the same share where each unrelated concept's swap takes
+        the place of the concept's own, and the control is made of the others. expected: null_share of the defined cells.
         """
         impacts = self.impacts(scale)
-        total = impacts[impacts["defined"]].groupby("concept", sort=False)["impact"].sum()
-        return pd.DataFrame(
-            {"sum_of_single": total, "all_together": 1.0 if self.settings["swaps_all_text"] else np.nan}
-        ).reset_index()
+        defined = impacts[impacts["defined"]]
+        nulls = []
+        for concept in dict.fromkeys(defined["concept"]):
+            whole = float(np.nanmean(self._on(scale)[concept, concept][1]))
+            for other in self._unrelated(concept):
+                control = self._control(concept, scale, without=other) / whole
+                shift = self._on(scale)[other, concept][0]
+                if np.isfinite(control).all():
+                    units = np.full(len(shift), whole)
+                    lows = [
+                        ratio_of_means(shift[:, i], units, bounded=self.scale_of(scale) != "raw").low
+                        for i in range(shift.shape[1])
+                    ]
+                    nulls.append(np.mean(np.array(lows) > control))
+        share = float(np.mean(nulls)) if nulls else np.nan
+        beyond = int((defined["low"] > defined["control"]).sum())
+        return {"defined": len(defined), "beyond": beyond, "null_share": share, "expected": share * len(defined)}
 
-    def compare(self, other: Atlas) -> pd.DataFrame:
+    def agreement(self) -> pd.DataFrame:
+        """Which cells hold on every scale and for every scorer: one row per concept and site.
+
+        Columns: concept, group, site, layer; for each scorer, on the raw scale and on the clipped one where there is one, "impact ..."
+        and "p ...": the impact and the chance, corrected by Holm over the cells, of one as large in the direction of the first
+        if it did not exceed the control. holds: the same sign everywhere, and every p at most .05.
+        """
+        found: pd.DataFrame | None = None
+        columns: list[str] = []
+        signs: np.ndarray | None = None
+        for name in self.scorers:
+            view = self.heard_by(name)
+            for scale in (each for each in view.scales if each != "probability"):
+                impacts = view.impacts(scale)
+                if found is None:
+                    found, signs = impacts[["concept", "group", "site", "layer"]].copy(), np.sign(impacts["impact"].to_numpy())
+                assert signs is not None
+                chances = []
+                for concept, rows in impacts.groupby("concept", sort=False):
+                    shift, whole, _ = view._on(scale)[str(concept), str(concept)]
+                    for i, (row, place) in enumerate(zip(rows.itertuples(), rows.index, strict=True)):
+                        bound = np.nan_to_num(row.control)
+                        chances.append(
+                            beyond(signs[place] * shift[:, i], whole[:, i], bound, bounded=scale != "raw")
+                            if row.defined
+                            else np.nan
+                        )
+                label = f"{name}, {scale}"
+                found[f"impact {label}"], found[f"p {label}"] = impacts["impact"].to_numpy(), holm(np.array(chances))
+                columns.append(label)
+        assert found is not None
+        same = np.all([np.sign(found[f"impact {label}"]) == signs for label in columns], axis=0)
+        sure = np.all([found[f"p {label}"] <= 0.05 for label in columns], axis=0)
+        return found.assign(holds=same & sure)
+
+    def correlation(self, other: Atlas, scale: Scale | None = None, other_scale: Scale | None = None) -> dict[str, float]:
+        """How alike two maps of the same concepts and layers are: Pearson's and Spearman's correlation over the defined cells.
+
+        Returns pearson and spearman with "..._low" and "..._high", and cells. The intervals come from leaving out one pair at a
+        time (a jackknife on Fisher's scale, pairs of both maps alike if they are of the same sweep), since cells of one pair
+        are not independent. other: such as `atlas.heard_by("judge")`. Raises ValueError where no cell is shared.
+        """
+        scales = (self.scale_of(scale), other.scale_of(scale if other_scale is None else other_scale))
+        mine, theirs = self._on(scales[0]), other._on(scales[1])
+        tables = [atlas.impacts(each) for atlas, each in zip((self, other), scales, strict=True)]
+        defined = [set(table.loc[table["defined"], "concept"]) for table in tables]
+        names = [c for c in self.concepts if c in defined[0] & defined[1] and mine[c, c][0].shape == theirs[c, c][0].shape]
+        if not names:
+            raise ValueError("The two atlases share no defined concept with as many pairs and layers: nothing can be compared.")
+        parts = [(np.nan_to_num(m[c, c][0]), np.nan_to_num(m[c, c][1])) for m in (mine, theirs) for c in names]
+        whole = [a.sum(0) / b.sum(0) for a, b in parts]
+        half = len(names)
+
+        def both(values: list[np.ndarray]) -> np.ndarray:
+            one, two = np.concatenate(values[:half]), np.concatenate(values[half:])
+            found = [np.corrcoef(one, two)[0, 1], np.corrcoef(rankdata(one), rankdata(two))[0, 1]]
+            return np.arctanh(np.clip(found, -1 + 1e-12, 1 - 1e-12))
+
+        centre = both(whole)
+        variance = np.zeros(2)
+        for place in range(half):
+            count = len(parts[place][0])
+            left = []
+            for pair in range(count):
+                changed = list(whole)
+                for at in (place, place + half):
+                    a, b = parts[at]
+                    changed[at] = (a.sum(0) - a[pair]) / (b.sum(0) - b[pair])
+                left.append(both(changed))
+            variance += (count - 1) / count * np.square(left - np.mean(left, axis=0)).sum(0)
+        low, high = np.tanh(centre - 1.96 * np.sqrt(variance)), np.tanh(centre + 1.96 * np.sqrt(variance))
+        value = np.tanh(centre)
+        found = {"cells": float(half * len(self.sites))}
+        for i, name in enumerate(("pearson", "spearman")):
+            found |= {name: float(value[i]), f"{name}_low": float(low[i]), f"{name}_high": float(high[i])}
+        return found
+
+    def compare(self, other: Atlas, scale: Scale | None = None) -> pd.DataFrame:
         """How alike two atlases are, layers matched by relative depth: one row for the layer means, then one per shared concept.
 
         rank_correlation: Spearman's, of the impacts over depth. overlap: shared part of the depth that functional layers (own
@@ -204,23 +456,24 @@ class Atlas:
             return {"concept": name, "rank_correlation": float(both), "overlap": overlap}
 
         impacts, theirs = (
-            frame.assign(impact=frame["impact"].where(frame["defined"])) for frame in (self.impacts(), other.impacts())
+            frame.assign(impact=frame["impact"].where(frame["defined"])) for frame in (self.impacts(scale), other.impacts(scale))
         )
-        lines = [row("layer means", self.layer_means(), other.layer_means(), self.functional, other.functional)]
+        means = [atlas.layer_means(scale) for atlas in (self, other)]
+        lines = [row("layer means", *means, *(frame.loc[frame["functional"], "site"].tolist() for frame in means))]
         for concept in [c for c in self.concepts if c in other.concepts]:
             mine, part = (frame[frame["concept"] == concept] for frame in (impacts, theirs))
             if mine["defined"].any() and part["defined"].any():
-                lines.append(row(concept, mine, part, self.own_layers(concept), other.own_layers(concept)))
+                lines.append(row(concept, mine, part, self.own_layers(concept, scale), other.own_layers(concept, scale)))
         return pd.DataFrame(lines)
 
-    def examples(self) -> pd.DataFrame:
+    def examples(self, scale: Scale | None = None) -> pd.DataFrame:
         """One row per defined concept: its best site, chosen on even pairs, and the middle one of the odd pairs to listen to.
 
         `impact` is of the odd pairs, so choosing did not flatter it. Empty where no clips were kept.
         """
         lines = []
         for concept in self.concepts:
-            shift, denominator = self._on("score")[concept, concept]
+            shift, denominator, _ = self._on(scale)[concept, concept]
             if len(shift) < 4 or not np.isfinite(shift[0::2]).any(axis=0).all():
                 continue
             best = int(np.argmax(np.nanmean(shift[0::2], axis=0)))
@@ -255,12 +508,13 @@ class Atlas:
         columns += ["clean", "corrupted", "patched", "clean_score", "corrupted_score", "patched_score"]
         return pd.DataFrame(lines, columns=columns)
 
-    def heatmap(self) -> Any:
-        """The atlas as an altair chart."""
+    def heatmap(self, scale: Scale | None = None) -> Any:
+        """The atlas as an altair chart, on one of its `scales`."""
         from audioscope.atlas_charts import heatmap
 
-        direction = self.settings["direction"]
-        return heatmap(self.impacts(), self.layer_means(), f"Atlas of {self.settings['model']}", direction)
+        scale = self.scale_of(scale)
+        title = f"Atlas of {self.settings['model']}" + ("" if scale == "raw" else f", {scale} scores")
+        return heatmap(self.impacts(scale), self.layer_means(scale), title, self.settings["direction"])
 
     def play(self, concept: str) -> Any:
         """Players for a concept's example: clean, corrupted and patched at its best site."""
@@ -315,7 +569,8 @@ class Atlas:
             for old, new in renamed.items():
                 Clip.load(self.folder / old).save(folder / new)
             clip = table["clip"].astype(str).map(lambda name: renamed.get(name, ""))
-            table = table.assign(clip=clip, score=table["score"].round(3))
+            scored = {name: table[name].round(3) for name in ("score", *map(score_column, self.scorers[1:]))}
+            table = table.assign(clip=clip, **scored)
         categories = ("model", "concept", "row", "site", "scored", "clip", "clean_prompt", "corrupted_prompt")
         table = table.astype(dict.fromkeys(categories, "category") | {"layer": "int16", "pair": "int16", "seed": "int64"})
         write_whole(folder / "atlas.parquet", lambda path: table.to_parquet(path, compression="zstd"))
@@ -333,6 +588,8 @@ class Atlas:
         table, settings = pd.read_parquet(folder / "atlas.parquet"), json.loads((folder / "atlas.json").read_text())
         if "score" not in table:
             raise ValueError(f"{folder} was made by an older audioscope, whose tables had no column 'score': make it anew.")
+        if "calibrated" not in settings and settings["units"] == "log-odds":
+            settings |= {"kept": "clipped", "calibrated": OLD_CLIP}
         return cls(table, settings, folder)
 
     def __repr__(self) -> str:
@@ -343,5 +600,6 @@ class Atlas:
         undefined = sorted(set(self.concepts) - set(self.impacts().query("defined")["concept"]))
         return (
             f"Atlas({self.settings['model']}, patch={self.settings['patch']!r}, {self.settings['direction']}: {len(self.concepts)} concepts x {len(self.sites)} sites, "
-            f"{self.settings['pairs']} pairs)\n  functional layers: {layers or 'none'}\n  undefined: {', '.join(undefined) or 'none'}"
+            f"{self.settings['pairs']} pairs, scored by the {' and the '.join(self.scorers)})\n  functional layers: {layers or 'none'}\n"
+            f"  undefined: {', '.join(undefined) or 'none'}"
         )

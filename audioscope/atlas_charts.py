@@ -15,6 +15,8 @@ from audioscope.charts import chart_theme, reading
 
 ROW = 24  # height of a heatmap row, px
 STRIP = 120  # height of the strip of layer means, px
+CENSORED = 0.5  # share of censored pairs beyond which the typical pair was not seen, and a cell is marked
+CENSORED_SAID = " (censored: in {:.0%} of the pairs both scores lie beyond the calibrated range)"
 
 
 def impact_table(impacts: pd.DataFrame, values: str = "impact") -> pd.DataFrame:
@@ -32,6 +34,14 @@ def _hatch(width: float) -> str:
     count = round((reach - slant) / 0.28) | 1
     middles = [(2 * i / (count - 1) - 1) * (reach - slant) for i in range(count)] if count > 1 else [0.0]
     return "".join(f"M{middle - slant:.2f},0.75L{middle + slant:.2f},-0.75" for middle in middles)
+
+
+def _dots(width: float) -> str:
+    """Dots over a cell of the given width, px, as an SVG path in units of half a row: the mark of what a scale cannot show."""
+    reach, r = width / ROW - 0.3, 0.09
+    count = max(1, round(2 * reach / 0.5))
+    across = [(2 * i / (count - 1) - 1) * reach for i in range(count)] if count > 1 else [0.0]
+    return "".join(f"M{x - r:.2f},{y}a{r},{r} 0 1,0 {2 * r},0a{r},{r} 0 1,0 {-2 * r},0" for y in (-0.4, 0.0, 0.4) for x in across)
 
 
 def _x(sites: list[str], field: str = "site", place: float = 0.5) -> alt.X:
@@ -76,6 +86,8 @@ def _cells(impacts: pd.DataFrame, narrow: bool) -> pd.DataFrame:
     clear = (impacts.low > impacts.control) | (impacts.high < -impacts.control)
     unknown = "not published" if bare else "undefined"
     undefined = "undefined: the interval of the denominator holds 0"
+    share = impacts.get("censored", pd.Series(0.0, index=impacts.index)).fillna(0.0)
+    censored = impacts.defined & (share > CENSORED)
     digits = [f"{value:z.2f}".replace("-", "−") for value in values]
     places = orders(impacts).set_index("concept").reindex(impacts.concept)
     groups = impacts.group.fillna("")
@@ -91,12 +103,23 @@ def _cells(impacts: pd.DataFrame, narrow: bool) -> pd.DataFrame:
             "layer": impacts.layer,
             "defined": impacts.defined,
             "impact": values.round(4),
+            "censored": censored,
             "digits": [text.replace("0.", ".", 1) for text in digits] if narrow else digits,
             # a number is printed only where it says something: the whole interval beyond what other concepts' swaps do
-            "clear": impacts.defined & ((values.abs() >= THRESHOLD / impacts.site.nunique()) & ~coarse if bare else clear),
+            "clear": impacts.defined
+            & ~censored
+            & ((values.abs() >= THRESHOLD / impacts.site.nunique()) & ~coarse if bare else clear),
             "reading": [
-                (reading(*row) + (" (several layers measured together)" if together else "")) if ok else undefined
-                for ok, together, *row in zip(impacts.defined, coarse, values, impacts.low, impacts.high, strict=True)
+                (
+                    reading(*row)
+                    + (" (several layers measured together)" if together else "")
+                    + (CENSORED_SAID.format(part) if hidden else "")
+                )
+                if ok
+                else undefined
+                for ok, together, hidden, part, *row in zip(
+                    impacts.defined, coarse, censored, share, values, impacts.low, impacts.high, strict=True
+                )
             ],
             "numerator": [unknown if bare else reading(value, float("nan"), float("nan")) for value in impacts.numerator],
             "denominator": [
@@ -185,11 +208,13 @@ def _matrix(
             labelExpr=f"datum.value < 0 ? '−1 opposite' : datum.value > 0 ? '1 like {one}' : '0 like {zero}'",
         ),
     )
-    missing = base.transform_filter("!datum.defined")
+    missing, hidden = base.transform_filter("!datum.defined"), base.transform_filter("datum.censored")
     text = base.mark_text(aria=False).encode(text="digits:N")
     chosen = "datum.concept == chosen_concept && datum.site == chosen_site" + (" && datum.model == chosen_model" if model else "")
     layers = [
-        base.transform_filter("datum.defined").mark_rect(aria=False).encode(color=colour),
+        base.transform_filter("datum.defined && !datum.censored").mark_rect(aria=False).encode(color=colour),
+        hidden.mark_rect(style="censored", aria=False),
+        hidden.mark_point(style="dots", shape=_dots(step), size=ROW**2, filled=True, opacity=1, aria=False),
         missing.mark_rect(style="undefined", aria=False),
         missing.mark_point(style="hatch", shape=_hatch(step), size=ROW**2, filled=False, strokeCap="butt", aria=False),
     ]
@@ -296,6 +321,8 @@ def _description(cells: pd.DataFrame, means: pd.DataFrame) -> str:
         top = cells.loc[cells.impact.idxmax()]
         text += f" Largest impact: {top.concept} at layer {top.layer}, {top.reading}."
     undefined = list(cells.concept[~cells.defined].unique())
+    hidden = int(cells.censored.sum())
+    text += f" Censored, so that nothing can be said: {hidden} cells." if hidden else ""
     return text + (f" Undefined: {', '.join(undefined)}." if undefined else "")
 
 
@@ -311,7 +338,7 @@ def heatmap(
     impacts: Atlas.impacts(); layer_means: Atlas.layer_means(), both on one scale. Menus order the concepts (`orders`) and show one
     group alone. direction: what was patched, as in `localize`: it names the ends of the scale. pick: for an explorer, a click selects a cell
     (the selection "picked" with its concept and site). Colours are clamped to -1..1; the tooltip and the printed digits are not. Undefined cells are hatched
-    grey and take no part in the colour scale. Raises ValueError when there is nothing to draw.
+    grey, censored ones dotted; neither takes part in the colour scale. Raises ValueError when there is nothing to draw.
     """
     if impacts.empty or layer_means.empty:
         raise ValueError("The atlas holds no impacts yet: let localize() finish at least one concept.")
@@ -322,6 +349,10 @@ def heatmap(
         "Top: mean over concepts, with 95 % interval; filled bars are functional layers, the blue band is the control.",
         "Below: a number where the whole interval lies beyond the control; hatched grey where impact is undefined.",
     ]
+    if cells.censored.any():
+        notes.append(
+            "Dotted: censored. In most pairs both scores lie beyond the calibrated range: nothing was seen, which is not 0."
+        )
     if impacts.low.isna().all():
         coarse = "coarse" in impacts and impacts.coarse.any()
         notes = [
@@ -361,7 +392,7 @@ def side_by_side(atlases: Mapping[str, Atlas], width: int = 220) -> alt.HConcatC
         cells[known.columns] = known.reindex(cells.concept).to_numpy()
         gone = rows[~rows["concept"].isin(cells.concept)]
         blank = pd.DataFrame({"concept": gone["concept"], "group": gone["group"].fillna(""), "heads": False, "site": means.site[0],
-                              "layer": 0, "defined": True, "clear": False})  # fmt: skip
+                              "layer": 0, "defined": True, "censored": False, "clear": False})  # fmt: skip
         blank[known.columns] = known.reindex(blank.concept).to_numpy()
         cells = pd.concat([cells, blank], ignore_index=True) if len(gone) else cells
         leads = number == 0

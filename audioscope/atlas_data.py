@@ -10,13 +10,13 @@ from typing import Any
 
 import numpy as np
 
-from audioscope.atlas import Atlas, ends
+from audioscope.atlas import Atlas, Scale, ends
 from audioscope.atlas_charts import side_by_side
 from audioscope.audio import Clip
 from audioscope.charts import score_strip, steering_chart
 from audioscope.gains import Steering
 from audioscope.page import sound
-from audioscope.patching import third
+from audioscope.patching import window_of
 
 PATCHES = {"text": "text swap", "output": "output patch"}
 ROLES = {
@@ -29,8 +29,11 @@ WAYS = {  # how the cells of a steering sweep are called on the page, in their o
     "caa own": "localised: its own layers",
     "caa shared": "localised: shared layers",
     "caa all": "everywhere",
-    "caa random layers": "random layers",
+    "caa all, natural lengths": "everywhere, in natural lengths",
+    **{f"caa random layers {number}": f"random layers, set {number}" for number in (1, 2, 3)},
     "random direction own": "random direction",
+    "fixed direction own": "one random direction",
+    "shuffled labels own": "shuffled labels",
 }
 
 
@@ -69,8 +72,15 @@ def name_of(settings: dict[str, Any]) -> str:
         parts.append("self-attention" if kinds == {"self"} else "cross- and self-attention")
     if settings.get("direction") == "necessary":
         parts.append("out of the clean run")
-    if settings.get("when"):
-        parts.append(f"{settings['when']} third of the steps")
+    if settings.get("when") is not None:
+        when = settings["when"]
+        parts.append(
+            f"step {when}"
+            if isinstance(when, int)
+            else f"{when} steps"
+            if settings.get("window")
+            else f"{when} third of the steps"
+        )
     if "source" in settings:
         parts.append("published")
     return f"{settings['model']}: {', '.join(parts)}"
@@ -96,7 +106,7 @@ def code_of(settings: dict[str, Any]) -> str:
     run = {name: settings[name] for name in ("steps", "guidance", "seconds") if settings.get(name) is not None}
     kind = "PatchText" if settings["patch"] == "text" else "PatchOutput"
     into, source = ends(settings["direction"])
-    window = f", steps={third(settings['when'], settings['steps'])}" if settings.get("when") else ""
+    window = f", steps={window_of(settings)}" if window_of(settings) else ""
     lines = [
         "import audioscope",
         "",
@@ -114,17 +124,17 @@ def code_of(settings: dict[str, Any]) -> str:
     return "\n".join(lines)
 
 
-def atlas_data(atlas: Atlas, place_of: int, name: str) -> tuple[dict[str, Any], list[Piece]]:
+def atlas_data(atlas: Atlas, place_of: int, name: str, scale: Scale | None = None) -> tuple[dict[str, Any], list[Piece]]:
     """What the page knows of one atlas, and the clips that its packs may hold; place_of, name: its place and
-    its name on the page.
+    its name on the page. scale: of its impacts; the scores shown are raw.
 
     Raises FileNotFoundError where the atlas names a clip that is not there.
     """
     settings = atlas.settings
-    impacts = atlas.impacts()
+    impacts = atlas.impacts(scale)
     defined = impacts[impacts["defined"] & impacts["impact"].notna()]
     best = defined.loc[defined.groupby("concept", sort=False)["impact"].idxmax()].set_index("concept")["site"].to_dict()
-    shown = {row.concept: row for row in atlas.examples().itertuples()}
+    shown = {row.concept: row for row in atlas.examples(scale).itertuples()}
     best |= {concept: row.site for concept, row in shown.items()}
     facts: dict[str, Any] = {
         "number": place_of, "name": name, "model": settings["model"], "sites": [[s.path, s.layer] for s in atlas.sites],
@@ -174,7 +184,7 @@ def atlas_data(atlas: Atlas, place_of: int, name: str) -> tuple[dict[str, Any], 
                 rank = (index != first, site not in ("", best.get(concept)), place_of, weight)
                 pieces.append(clip_piece(f"m{place_of}-c{place}-u{index}", row, atlas.folder / file, rank))
     facts |= {
-        "units": units, "scores": scores, "heard": bool(pieces), "code": code_of(settings), "strip": score_strip(settings["units"]).to_dict(),
+        "units": units, "scores": scores, "heard": bool(pieces), "code": code_of(settings), "strip": score_strip(settings["units"], settings.get("calibrated")).to_dict(),
         "role": ROLES[settings["patch"], settings["direction"]],
     }  # fmt: skip
     return facts, pieces
@@ -207,7 +217,7 @@ def steering_data(sweep: Steering, place_of: int) -> tuple[dict[str, Any], list[
             pieces[key] = clip_piece(f"s{place_of}", key, sweep.folder / file, (-float(np.nan_to_num(reach)),))
         means = [points.loc[(name, alpha)] for alpha in rows["alpha"]]
         acts = sweep.settings.get("arms", {}).get(name, {})
-        drawn = "instead_of" in acts  # a control that draws its layers anew for each prompt
+        drawn = "instead_of" in acts  # a control
         arms.append({
             "cell": name, "label": WAYS.get(name, name), "title": f"{sweep.concept}, {WAYS.get(name, name)}", "clips": clips,
             "at": [] if drawn else acts.get("at", []), "drawn": drawn, "strengths": [round(float(a), 4) for a in rows["alpha"]],
@@ -230,7 +240,12 @@ def spec_of(whole: dict[str, Any]) -> dict[str, Any]:
     return {name: value for name, value in whole.items() if name not in ("config", "title")}
 
 
-def charts_of(atlases: Sequence[Atlas], names: Sequence[str]) -> Iterator[dict[str, Any]]:
+def scale_on(atlas: Atlas, scale: Scale | None) -> Scale | None:
+    """The page's scale where an atlas has it, else the atlas's own: published maps have but one."""
+    return scale if scale in atlas.scales else None
+
+
+def charts_of(atlases: Sequence[Atlas], names: Sequence[str], scale: Scale | None = None) -> Iterator[dict[str, Any]]:
     """The heatmap of each atlas by its name, and the models side by side where there are several."""
 
     def entry(name: str, place: int | None, chart: Any, wide: bool) -> dict[str, Any]:
@@ -248,6 +263,6 @@ def charts_of(atlases: Sequence[Atlas], names: Sequence[str]) -> Iterator[dict[s
     models: dict[str, Atlas] = {}
     for place, atlas in enumerate(atlases):
         models.setdefault(str(atlas.settings["model"]), atlas)
-        yield entry(names[place], place, atlas.heatmap(), len(atlas.sites) > 30)
+        yield entry(names[place], place, atlas.heatmap(scale_on(atlas, scale)), len(atlas.sites) > 30)
     if len(models) > 1:
         yield entry("all models, by relative depth", None, side_by_side(models), True)

@@ -64,9 +64,12 @@ def chart_theme(dark: bool = False) -> dict:
             "outline": {"color": ink, "strokeWidth": 1.2},
             "chosen": {"color": ink, "strokeWidth": 3},
             "score": {"color": ink},
+            "calibrated": {"color": line, "opacity": 0.5},
             "score-chosen": {"color": accent},
             "bracket": {"color": ink, "strokeWidth": 1.5},
             "undefined": {"color": "#3d3c3a" if dark else "#dfdcd8"},
+            "censored": {"color": "#2b2a28" if dark else "#f2f0ed"},
+            "dots": {"color": "#7d7a75" if dark else "#8a8580"},
             "hatch": {"color": "#7d7a75" if dark else "#a29d95", "strokeWidth": 1},
             "label": label,
             "label-functional": label | {"fontWeight": 700},
@@ -90,9 +93,13 @@ ARMS = {
     "caa shared": ("#d55e00", [1, 0], "circle"),
     "caa own": ("#e69f00", [1, 0], "square"),
     "caa all": ("#0072b2", [1, 0], "diamond"),
-    "caa all but shared": ("#56b4e9", [6, 3], "triangle-up"),
-    "caa random layers": ("#8a8580", [4, 3], "triangle-down"),
+    "caa all, natural lengths": ("#56b4e9", [6, 3], "triangle-up"),
+    "caa random layers 1": ("#8a8580", [4, 3], "triangle-down"),
+    "caa random layers 2": ("#8a8580", [8, 2], "triangle-down"),
+    "caa random layers 3": ("#8a8580", [2, 2], "triangle-down"),
     "random direction own": ("#8a8580", [1, 3], "cross"),
+    "fixed direction own": ("#5b5651", [1, 2], "cross"),
+    "shuffled labels own": ("#5b5651", [4, 4], "stroke"),
     "pci all": ("#009e73", [8, 3], "triangle-right"),
     "sae 2 strongest": ("#cc79a7", [1, 0], "triangle-left"),
     "caa 2 strongest": ("#0072b2", [6, 3], "diamond"),
@@ -197,12 +204,13 @@ def steering_chart(
     )
 
 
-def score_strip(units: str = "log-odds") -> Any:
+def score_strip(units: str = "log-odds", calibrated: float | None = None) -> Any:
     """All scores of a cell's clean, corrupted and patched clips, for a page that gives the data set "scores" (row, score, chosen).
 
-    units: of the scores; log-odds are clipped at 6. The chosen pair's clips stand out by shape and size.
+    units: of the scores. calibrated: the range to either side in which the scorer was calibrated, shaded. The chosen pair's
+    clips stand out by shape and size.
     """
-    scale = alt.Scale(domain=[-6, 6]) if units == "log-odds" else alt.Scale(zero=False)
+    scale = alt.Scale(zero=False)
     base = alt.Chart(alt.NamedData("scores")).encode(
         x=alt.X("score:Q", scale=scale, title=f"score, {units}", axis=alt.Axis(tickCount=5)),
         y=alt.Y("row:N", sort=["clean", "corrupted", "patched"], title=None),
@@ -212,7 +220,11 @@ def score_strip(units: str = "log-odds") -> Any:
     chosen = base.transform_filter("datum.chosen").mark_point(
         style="score-chosen", shape="diamond", size=130, filled=True, opacity=1, aria=False
     )
-    return alt.layer(ticks, chosen, width=200, height=alt.Step(26)).properties(
+    layers = [ticks, chosen]
+    if calibrated:
+        ends = alt.Chart(alt.InlineData([{"low": -calibrated, "high": calibrated}]))
+        layers.insert(0, ends.mark_rect(style="calibrated", aria=False).encode(x=alt.X("low:Q", scale=scale), x2="high:Q"))
+    return alt.layer(*layers, width=200, height=alt.Step(26)).properties(
         description="Scores of all clean, corrupted and patched clips of the chosen concept and layer; the chosen pair's stand out."
     )
 

@@ -61,7 +61,12 @@ def parser() -> argparse.ArgumentParser:
         default="sufficient",
         help="clean into the corrupted run, or the reverse",
     )
-    atlas.add_argument("--when", choices=("early", "middle", "late"), help="patch only in this third of the steps")
+    atlas.add_argument(
+        "--when", type=lambda text: int(text) if text.isdigit() else text, metavar="WHEN",
+        help="patch only in the early, middle or late steps (equal shares of the log signal-to-noise ratio), the 'first third', 'middle "
+        "third' or 'last third' of the steps, or one step by its number",
+    )  # fmt: skip
+    atlas.add_argument("--scale", choices=("raw", "clipped", "probability"), help="of the impacts on the page (default: raw)")
     atlas.add_argument(
         "--until-stable", type=int, metavar="K", help="stop when K more pairs did not change the functional layers"
     )
@@ -247,6 +252,7 @@ def _atlas(options: argparse.Namespace) -> None:
         extras = page_extras(model, atlas, options.out / "steered")
     extras["others"] = [*beside, *extras["others"]]
     print(atlas)
+    extras["scale"] = options.scale
     page = atlas.save_site(options.out, **extras)
     if options.html is not None:
         print(f"\nThe atlas in one file: {atlas.save_html(options.html, **extras).resolve()}")

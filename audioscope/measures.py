@@ -5,7 +5,11 @@ All take audio [clips, channels, samples] float32, -1..1, and its rate in Hz. No
 
 from __future__ import annotations
 
+import tempfile
 import warnings
+from functools import lru_cache
+from getpass import getuser
+from pathlib import Path
 from threading import Lock
 
 import librosa
@@ -16,6 +20,7 @@ import pyloudnorm
 import scipy.linalg
 import scipy.stats
 import torch
+from filelock import FileLock
 from torch import Tensor
 
 KEYS = ("C", "C#", "D", "D#", "E", "F", "F#", "G", "G#", "A", "A#", "B")
@@ -28,7 +33,25 @@ _QUIET = Lock()  # what is silenced is silenced for all threads: one at a time, 
 HOP = 512  # samples between frames of librosa's onset strength
 
 
+@lru_cache(maxsize=1)
+def _compile() -> None:
+    """Have librosa compile what is used here, one process at a time.
+
+    numba keeps what it compiled on disk. Two processes that fill that cache at once leave each the other's code, and every process
+    after them crashes, for good (seen with numba 0.68: notebooks and tests that started together).
+    """
+    with FileLock(Path(tempfile.gettempdir()) / f"audioscope-{getuser()}-numba.lock"):
+        wave = np.random.default_rng(0).normal(0, 0.1, 16_000).astype(np.float32)
+        flux = librosa.onset.onset_strength(y=wave, sr=16_000)
+        librosa.onset.onset_detect(onset_envelope=flux, sr=16_000)
+        librosa.feature.tempo(onset_envelope=flux, sr=16_000, prior=TEMPI)
+        librosa.beat.beat_track(y=wave, sr=16_000, units="time")
+        librosa.feature.chroma_stft(y=wave, sr=16_000, tuning=0.0)
+        librosa.feature.spectral_centroid(y=wave, sr=16_000)
+
+
 def _mono(audio: Tensor) -> list[np.ndarray]:
+    _compile()
     if audio.ndim != 3:
         raise ValueError(f"audio has shape {tuple(audio.shape)}, expected [clips, channels, samples].")
     return list(audio.float().mean(1).cpu().numpy())

@@ -16,21 +16,22 @@ import pandas as pd
 import torch
 from scipy import stats
 
-from audioscope.atlas import THRESHOLD, Atlas, ends
+from audioscope.atlas import THRESHOLD, Atlas, ends, score_column
 from audioscope.audio import Clip
 from audioscope.concepts import Concept, choose
 from audioscope.edits import PatchOutput, PatchText, Which
 from audioscope.model import Model
-from audioscope.scorers import Scorer, default_scorer
+from audioscope.scorers import Scorer, default_scorer, second_opinions
 from audioscope.sites import Site
 from audioscope.sweep import key, run_units, safe_name, seed_of
 from audioscope.tracing import Row
 
 Patch = Literal["text", "output"]
 Direction = Literal["sufficient", "necessary"]
-When = Literal["early", "middle", "late"]
+When = Literal["early", "middle", "late", "first third", "middle third", "last third"]
 Concepts: TypeAlias = Iterable[str | Concept] | str | Path | pd.DataFrame | None
-WINDOWS: tuple[When, ...] = ("early", "middle", "late")
+WINDOWS: tuple[When, ...] = ("early", "middle", "late")  # equal shares of the log signal-to-noise ratio
+THIRDS: tuple[When, ...] = ("first third", "middle third", "last third")  # of the steps, whatever their noise
 SPREAD = 0.15  # standard deviation of one pair's impact on tiny, root mean square over its 252 cells: what a plan reckons with
 
 
@@ -46,9 +47,11 @@ class _Sweep:
     sites: tuple[Site, ...]
     split: str
     scorer: Scorer
+    also: tuple[Scorer, ...]
     run: dict[str, Any]  # steps, guidance, seconds, negative_prompt
     batch: int | None
-    when: When | None
+    when: When | int | None
+    window: tuple[int, int] | None  # the half-open window of steps that `when` means here
 
     def settings(self, clips: bool) -> dict[str, Any]:
         """What a folder of results must agree with to be resumed."""
@@ -56,8 +59,10 @@ class _Sweep:
         return {
             "model": model.name, "fingerprint": model.fingerprint, "patch": self.patch, "direction": self.direction,
             "sites": [asdict(s) for s in self.sites], "split": self.split, "scorer": self.scorer.name,
-            "scorer_fingerprint": self.scorer.fingerprint, "units": self.scorer.units, **self.run, "clips": clips,
-            "when": self.when, "rate": model.adapter.sampling_rate(model.pipe),
+            "scorer_fingerprint": self.scorer.fingerprint, "units": self.scorer.units, "calibrated": getattr(self.scorer, "calibrated", None),
+            "also": {s.name: {"fingerprint": s.fingerprint, "units": s.units, "calibrated": getattr(s, "calibrated", None)} for s in self.also},
+            **self.run, "clips": clips,
+            "when": self.when, "window": self.window, "rate": model.adapter.sampling_rate(model.pipe),
             "swaps_all_text": self.patch == "text" and self.sites == model.sites.cross and self.when is None,
         }  # fmt: skip
 
@@ -78,7 +83,7 @@ class _Sweep:
     def rows(self, unit: dict[str, Any]) -> list[Row]:
         """Clean, corrupted, and one row for each site that is patched: into the corrupted run, or out of the clean one."""
         rows = [Row(unit["clean"], unit["seed"]), Row(unit["corrupted"], unit["seed"])]
-        settings = {"patch": self.patch, "direction": self.direction, "when": self.when, "steps": self.run["steps"]}
+        settings = {"patch": self.patch, "direction": self.direction, "window": self.window}
         return rows + [patched_row(settings, unit, site) for site in self.sites]
 
 
@@ -86,25 +91,74 @@ def patched_row(settings: Mapping[str, Any], unit: Mapping[str, Any], site: Site
     """The row of a sweep in which one site is patched. settings: those of an atlas; unit: clean, corrupted and seed."""
     kind = PatchText if settings["patch"] == "text" else PatchOutput
     into, source = ends(settings["direction"])
-    window = None if settings.get("when") is None else third(settings["when"], settings["steps"])
-    return Row(unit[into], unit["seed"], (kind(site, unit[source], steps=window),))
+    return Row(unit[into], unit["seed"], (kind(site, unit[source], steps=window_of(settings)),))
 
 
-def third(when: When, steps: int) -> tuple[int, int]:
-    """The half-open window of steps that is the early, middle or late third of a generation."""
-    place = WINDOWS.index(when)
+def window_of(settings: Mapping[str, Any]) -> tuple[int, int] | None:
+    """The half-open window of steps in which an atlas's sweep patched; None is all of them."""
+    if settings.get("window") is not None:
+        return settings["window"][0], settings["window"][1]
+    if settings.get("when") is None:
+        return None
+    return third(WINDOWS.index(settings["when"]), settings["steps"])  # an older audioscope's thirds
+
+
+def third(place: int, steps: int) -> tuple[int, int]:
+    """The half-open window of steps that is the first, middle or last third of a generation; place: 0, 1 or 2."""
     return round(steps * place / 3), round(steps * (place + 1) / 3)
+
+
+def share_of_noise(place: int, log_snr: np.ndarray) -> tuple[int, int]:
+    """The half-open window of steps whose log signal-to-noise ratio lies in one third of its range; place: 0, 1 or 2.
+
+    log_snr: [steps], rising, of the noise levels at which the denoiser is asked; a first step of pure noise (-infinity) belongs to
+    the first third. Raises ValueError where no step lies in it.
+    """
+    known = log_snr[np.isfinite(log_snr)]
+    borders = known.min() + np.array([1, 2]) / 3 * np.ptp(known) if len(known) else np.zeros(2)
+    mine = np.flatnonzero(np.searchsorted(borders, log_snr, side="right") == place)
+    if not len(mine):
+        raise ValueError(
+            f"None of the {len(log_snr)} steps lies in the {WINDOWS[place]} third of the log signal-to-noise ratio: take more steps."
+        )
+    return int(mine[0]), int(mine[-1]) + 1
+
+
+def _window(model: Model, when: When | int | None, run: dict[str, Any], prompt: str) -> tuple[int, int] | None:
+    """What `when` means for these steps; one short generation tells the noise levels. Raises ValueError for input out of range."""
+    steps = run["steps"]
+    if when is None:
+        return None
+    if isinstance(when, int) and not isinstance(when, bool):
+        if not 0 <= when < steps:
+            raise ValueError(f"when is {when}, expected a step from 0 to {steps - 1}.")
+        return when, when + 1
+    if when not in WINDOWS + THIRDS:
+        raise ValueError(
+            f"when is {when!r}, expected one of {', '.join(WINDOWS + THIRDS)}, a step's number, or None for every step."
+        )
+    if steps < len(WINDOWS):
+        raise ValueError(f"when is {when!r}, a third of the steps, but there are only {steps} steps: take at least 3.")
+    if when in THIRDS:
+        return third(THIRDS.index(when), steps)
+    return share_of_noise(WINDOWS.index(when), model.run([Row(prompt, 0)], decode=False, **run).log_snr.numpy())
 
 
 def _sweep(
     model: Model, concepts: Concepts, pairs: int, seeds: int, patch: Patch, direction: Direction, sites: Which, split: str,
-    scorer: Scorer | None, negative_prompt: str | None, batch: int | None, when: When | None, given: dict[str, Any],
+    scorer: Scorer | None, also: Iterable[Scorer] | None, negative_prompt: str | None, batch: int | None, when: When | int | None,
+    given: dict[str, Any],
 ) -> _Sweep:  # fmt: skip
     """Check all input of a sweep before anything is generated."""
     model.check_unsteered("a sweep")
     chosen = choose(concepts)
     judge_by = default_scorer(model) if scorer is None else scorer
-    judge_by.check(model)
+    beside = second_opinions(judge_by) if also is None else tuple(also)
+    for each in (judge_by, *beside):
+        each.check(model)
+    names = [each.name for each in (judge_by, *beside)]
+    if len(set(names)) < len(names):
+        raise ValueError(f"Two scorers have one name: {names}. Give each a name of its own.")
     where = model.sites.select(sites)
     if patch not in ("text", "output"):
         raise ValueError(f"patch is {patch!r}, expected 'text' or 'output'.")
@@ -124,15 +178,11 @@ def _sweep(
     if batch is not None and batch < 1:
         raise ValueError(f"batch is {batch}, expected at least 1 row, or None for a unit's rows all at once.")
     run = {**model.settings(**given), "negative_prompt": negative_prompt}
-    if when is not None:
-        if when not in WINDOWS:
-            raise ValueError(f"when is {when!r}, expected one of {', '.join(WINDOWS)}, or None for every step.")
-        if run["steps"] < len(WINDOWS):
-            raise ValueError(f"when is {when!r}, a third of the steps, but there are only {run['steps']} steps: take at least 3.")
-    sweep = _Sweep(model, chosen, seeds, patch, direction, where, split, judge_by, run, batch, when)
-    for text in {u[side] for u in sweep.units(pairs) for side in ("clean", "corrupted")}:
+    sweep = _Sweep(model, chosen, seeds, patch, direction, where, split, judge_by, beside, run, batch, when, None)
+    texts = list(dict.fromkeys(u[side] for u in sweep.units(pairs) for side in ("clean", "corrupted")))
+    for text in texts:
         model.check_prompt(text)
-    return sweep
+    return replace(sweep, window=_window(model, when, run, texts[0]))
 
 
 def localize(
@@ -146,10 +196,11 @@ def localize(
     sites: Which = "cross",
     split: str = "localise",
     scorer: Scorer | None = None,
+    also: Iterable[Scorer] | None = None,
     steps: int | None = None,
     guidance: float | None = None,
     seconds: float | None = None,
-    when: When | None = None,
+    when: When | int | None = None,
     until_stable: int | None = None,
     negative_prompt: str | None = None,
     batch: int | None = None,
@@ -165,16 +216,21 @@ def localize(
     direction: "sufficient" patches clean into the corrupted run (is this site enough?), as the paper does; "necessary" patches
     corrupted into the clean run (does the concept break without it?).
     sites: cross-attention by default; "self" needs patch="output".
-    when: patch only in the "early", "middle" or "late" third of the denoising steps; None is all of them.
+    when: patch only in the "early", "middle" or "late" part of the denoising, each an equal share of the log signal-to-noise ratio; in the
+    "first third", "middle third" or "last third" of the steps, whatever their noise; or in one step, by its number. None is all of them.
     until_stable: stop adding pairs when the functional set, no longer empty, has not changed for so many; `pairs` is then the
     most to run. A stop that looks at the result makes the final intervals a little too narrow; the atlas's settings say so.
+    scorer: None is the model's own. also: further scorers that hear the same clips, for `Atlas.heard_by`; None is the judge beside
+    the listener of `tiny`, and nothing beside another scorer.
     negative_prompt: what stands in the unconditional branch, instead of nothing. batch: rows at a time, where a unit's L + 2 are
     too many for the memory; the clips they are patched from are made again for each part.
     out: folder for the results, resumed when it is there; a temporary one if None. clips: also keep the sound.
     Raises ValueError, or UnknownName (a KeyError), for input out of range, before anything is generated.
     """
     given = {"steps": steps, "guidance": guidance, "seconds": seconds}
-    sweep = _sweep(model, concepts, pairs, seeds, patch, direction, sites, split, scorer, negative_prompt, batch, when, given)
+    sweep = _sweep(
+        model, concepts, pairs, seeds, patch, direction, sites, split, scorer, also, negative_prompt, batch, when, given
+    )
     if until_stable is not None and not 1 <= until_stable < pairs:
         raise ValueError(f"until_stable is {until_stable}, expected 1 to {pairs - 1}: less than the {pairs} pairs.")
     folder = Path(out) if out is not None else Path(tempfile.mkdtemp(prefix="audioscope-atlas-"))
@@ -246,10 +302,11 @@ def plan(
     sites: Which = "cross",
     split: str = "localise",
     scorer: Scorer | None = None,
+    also: Iterable[Scorer] | None = None,
     steps: int | None = None,
     guidance: float | None = None,
     seconds: float | None = None,
-    when: When | None = None,
+    when: When | int | None = None,
     negative_prompt: str | None = None,
     batch: int | None = None,
     clips: bool = True,
@@ -260,9 +317,11 @@ def plan(
     pairs differ is taken from `tiny`; a large model with prompts that hardly change its score needs more of them.
     """
     given = {"steps": steps, "guidance": guidance, "seconds": seconds}
-    sweep = _sweep(model, concepts, pairs, seeds, patch, direction, sites, split, scorer, negative_prompt, batch, when, given)
+    sweep = _sweep(
+        model, concepts, pairs, seeds, patch, direction, sites, split, scorer, also, negative_prompt, batch, when, given
+    )
     unit = sweep.units(1)[0]
-    timed = replace(sweep, when=None)  # of the few steps that are timed there are no thirds
+    timed = replace(sweep, window=None)  # of the few steps that are timed there are no thirds
     times, samples = {}, 0
     for count in (1, 1, 3):  # the first run of all is a warm-up
         began = time.perf_counter()
@@ -307,8 +366,10 @@ def _do_unit(sweep: _Sweep, unit: dict[str, Any], folder: Path | None) -> pd.Dat
     audio, finite = sweep.sound(unit)
     failed = ~finite
     rate = model.adapter.sampling_rate(model.pipe)
-    scores = sweep.scorer(torch.nan_to_num(audio), rate)
-    scores[failed.numpy()] = np.nan
+    heard = {"score": sweep.scorer, **{score_column(s.name): s for s in sweep.also}}
+    scores = {name: scorer(torch.nan_to_num(audio), rate).astype("float32") for name, scorer in heard.items()}
+    for table in scores.values():
+        table[failed.numpy()] = np.nan
     lines = []
     for i, (row, site, layer) in enumerate(_labels(sweep.sites)):
         file = ""
@@ -317,9 +378,12 @@ def _do_unit(sweep: _Sweep, unit: dict[str, Any], folder: Path | None) -> pd.Dat
             file = f"clips/{safe_name(unit['concept'])}/{unit['pair']:03d}-{key(unit)[:8]}/{name}.flac"
             Clip(audio[i].numpy(), rate).save(folder / file)
         lines.append({"row": row, "site": site, "layer": layer, "clip": file, "failed": bool(failed[i])})
-    frame = pd.DataFrame(lines).join(scores.astype("float32")).melt(
-        id_vars=["row", "site", "layer", "clip", "failed"], var_name="scored", value_name="score"
-    )  # fmt: skip
+    rows = pd.DataFrame(lines)
+    parts = [
+        rows.assign(scored=concept, **{name: table.get(concept, np.nan) for name, table in scores.items()})
+        for concept in scores["score"]
+    ]
+    frame = pd.concat(parts, ignore_index=True)
     facts = {"model": model.name, "concept": unit["concept"], "pair": unit["pair"], "seed": unit["seed"],
              "clean_prompt": unit["clean"], "corrupted_prompt": unit["corrupted"]}  # fmt: skip
     return frame.assign(**facts)

@@ -17,9 +17,9 @@ import pandas as pd
 from markupsafe import Markup
 from tqdm.auto import tqdm
 
-from audioscope.atlas import Atlas, ends
-from audioscope.atlas_charts import impact_table
-from audioscope.atlas_data import PATCHES, Piece, atlas_data, charts_of, names_of, steering_data
+from audioscope.atlas import Atlas, Scale, ends
+from audioscope.atlas_charts import CENSORED, impact_table
+from audioscope.atlas_data import PATCHES, Piece, atlas_data, charts_of, names_of, scale_on, steering_data
 from audioscope.charts import chart_theme, reading
 from audioscope.feature_pages import FeatureSet
 from audioscope.gains import Steering
@@ -34,6 +34,11 @@ QUESTION = {
     "necessary": "if one layer alone is patched from the prompt without the concept, does the music lose it?",
 }
 FEATURE = "#view=features&sae={}&feature={{}}"  # the address of a feature on the page
+SCALE_SAID = {
+    "raw": "raw: log-odds as they are, or the scorer's own units",
+    "clipped": "clipped: log-odds cut where the scorer's calibration ends",
+    "probability": "probability",
+}
 VERSIONS = (("clean", "A", "with the concept"), ("corrupted", "B", "without the concept"), ("patched", "X", ""))
 
 
@@ -44,19 +49,21 @@ def save_html(
     *,
     steering: Sequence[Steering] = (),
     features: Sequence[FeatureSet] = (),
+    scale: Scale | None = None,
     size: int = SIZE,
     progress: bool = True,
 ) -> Path:
     """Write the atlas as one HTML file that opens offline, with as many of the best clips as its size allows; returns its path.
 
     others: atlases to choose on the page, of this model (another patch, another part of the steps) or of other models, which then
-    also stand side by side. steering: sweeps with clips. features: SAEs whose features have pages. size: the largest file, in bytes.
+    also stand side by side. steering: sweeps with clips. features: SAEs whose features have pages. scale: of the impacts, one of
+    `Atlas.scales`; None is raw, where raw scores were kept. size: the largest file, in bytes.
     Clips of cells and axes are cut to 12 s.
     Raises FileNotFoundError when a clip is missing, ValueError when the atlas is empty or the page without any sound is larger.
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    whole = _Page(atlas, others, steering, features)
+    whole = _Page(atlas, others, steering, features, scale)
     body = whole.body(one_file=True)
     room = size - len(whole.html(body, {}, {}).encode()) - 2000
     if room < 0:
@@ -74,6 +81,7 @@ def save_site(
     *,
     steering: Sequence[Steering] = (),
     features: Sequence[FeatureSet] = (),
+    scale: Scale | None = None,
     progress: bool = True,
 ) -> Path:
     """Write the atlas as folder/index.html with all its sound in folder/packs, for any static host or a disk; returns the page.
@@ -81,7 +89,7 @@ def save_site(
     The arguments are those of `save_html`. Every link is relative, and a pack is loaded when it is first heard.
     """
     folder = Path(folder)
-    whole = _Page(atlas, others, steering, features)
+    whole = _Page(atlas, others, steering, features, scale)
     packs = _packs(whole.pieces)
     # each version in a folder of its own: an older page, on this disk or in a browser's cache, never plays the sound of a newer one
     held = {name: [piece.name for piece in pieces] for name, pieces in packs.items()}
@@ -111,16 +119,24 @@ def save_site(
 class _Page:
     """All that the page says, but for the sound."""
 
-    def __init__(self, atlas: Atlas, others: Sequence[Atlas], steering: Sequence[Steering], features: Sequence[FeatureSet]):
+    def __init__(
+        self,
+        atlas: Atlas,
+        others: Sequence[Atlas],
+        steering: Sequence[Steering],
+        features: Sequence[FeatureSet],
+        scale: Scale | None,
+    ):
         self.atlas, self.atlases, self.features = atlas, [atlas, *others], features
+        self.scale = atlas.scale_of(scale)
         self.title = f"Concept atlas of {atlas.settings['model']}"
         self.names = names_of(self.atlases)
-        self.charts = list(charts_of(self.atlases, self.names))
+        self.charts = list(charts_of(self.atlases, self.names, self.scale))
         self.maps: list[dict[str, Any]] = []
         self.axes: list[dict[str, Any]] = []
         self.pieces: list[Piece] = []
         for number, each in enumerate(self.atlases):
-            facts, pieces = atlas_data(each, number, self.names[number])
+            facts, pieces = atlas_data(each, number, self.names[number], scale_on(each, self.scale))
             self.maps.append(facts)
             self.pieces += pieces
         for sweep in steering:
@@ -139,13 +155,13 @@ class _Page:
     def body(self, one_file: bool) -> Markup:
         """All that stands on the page before its script runs."""
         atlas, settings = self.atlas, self.atlas.settings
-        means = atlas.layer_means().sort_values("layer", kind="stable", ignore_index=True)
+        means = atlas.layer_means(self.scale).sort_values("layer", kind="stable", ignore_index=True)
         zero, one = ends(settings["direction"])
         return fill(
             "atlas.html", title=self.title, charts=self.charts, versions=VERSIONS, loudness=f"{LOUDNESS:.0f}".replace("-", "−"),
             question=f"Each cell asks: {QUESTION[settings['direction']]} An impact of 0 sounds like the {zero} prompt, 1 like the {one} prompt; below 0 it moves the other way.",
-            settings=_settings(settings), tables=[_table(*each) for each in zip(self.atlases, self.names, strict=True)], functional=_functional(means),
-            functional_sites=list(atlas.functional), undefined=_undefined(atlas),
+            settings=[*_settings(settings), ("scale", SCALE_SAID[self.scale])], tables=[_table(each, name, scale_on(each, self.scale)) for each, name in zip(self.atlases, self.names, strict=True)], functional=_functional(means),
+            functional_sites=list(atlas.functional_on(self.scale)), undefined=_undefined(atlas, self.scale),
             all_settings=[(name, value if isinstance(value, str) else json.dumps(value)) for name, value in settings.items()],
             axes=[{"title": axis["title"], "track": axis["arms"][0]} for axis in self.axes],
             lists=[each.listed(FEATURE.format(number)) for number, each in enumerate(self.features)],
@@ -154,7 +170,7 @@ class _Page:
 
     def html(self, body: Markup, packs: Mapping[str, Iterable[str]], data: dict[str, Any], folder: str = "") -> str:
         """The document. packs: the names in each pack that can be opened; data: what else is in the page; folder: where packs lie."""
-        first, strongest = self.maps[0], self.atlas.examples()
+        first, strongest = self.maps[0], self.atlas.examples(self.scale)
         concept = strongest.loc[strongest["impact"].idxmax(), "concept"] if len(strongest) else self.atlas.concepts[0]
         start = {"concept": concept, "site": first["best"].get(concept, first["sites"][0][0]), "map": 0}
         known = {
@@ -212,8 +228,8 @@ def _packs(pieces: Iterable[Piece]) -> dict[str, list[Piece]]:
     return packs
 
 
-def _undefined(atlas: Atlas) -> list[str]:
-    defined = atlas.impacts().groupby("concept", sort=False)["defined"].any()
+def _undefined(atlas: Atlas, scale: Scale) -> list[str]:
+    defined = atlas.impacts(scale).groupby("concept", sort=False)["defined"].any()
     return list(defined.index[~defined])
 
 
@@ -252,13 +268,18 @@ def _settings(settings: dict) -> list[tuple[str, str]]:
     return [(name, str(value)) for name, value in named.items() if value is not None]
 
 
-def _table(atlas: Atlas, name: str) -> dict[str, Any]:
-    """The heatmap as a table: columns of (site, layer), rows of (concept, cells of (impact, interval)), both empty where undefined."""
-    impacts = atlas.impacts()
+def _table(atlas: Atlas, name: str, scale: Scale | None) -> dict[str, Any]:
+    """The heatmap as a table: columns of (site, layer), rows of (concept, cells of (impact, interval)), both empty where undefined.
+
+    A censored cell says so in the place of its number.
+    """
+    impacts = atlas.impacts(scale)
     labels = dict(zip(impacts.site, impacts.layer, strict=True))
     text = [
-        reading(*row).partition(" ")[::2] if ok else ("", "")
-        for ok, *row in zip(impacts.defined, impacts.impact, impacts.low, impacts.high, strict=True)
+        ("", "") if not ok else ("censored", f"{part:.0%} of pairs") if part > CENSORED else reading(*row).partition(" ")[::2]
+        for ok, part, *row in zip(
+            impacts.defined, impacts.get("censored", 0.0 * impacts.impact), impacts.impact, impacts.low, impacts.high, strict=True
+        )
     ]
     table = impact_table(impacts.assign(text=text), values="text")
     rows = [

@@ -36,7 +36,8 @@ class Scorer(Protocol):
     Called with audio [clips, channels, samples] float32 and its rate in Hz, it returns one row per clip and one column
     for each of its `concepts`, in `units`. `needs` says what must be installed or fetched, `queries` what a text-audio model
     was asked for each concept. `fingerprint` changes when the scores do. `check(model)` raises ValueError for a model whose
-    audio it cannot judge.
+    audio it cannot judge. A scorer in "log-odds" may also say to where they were calibrated, as `calibrated`: an atlas then
+    offers its scores clipped there, too.
     """
 
     @property
@@ -64,12 +65,13 @@ class Scorer(Protocol):
 
 @dataclass(frozen=True, eq=False)
 class ListenerScorer:
-    """The tiny model's own classifier: calibrated log-odds of each named class of each group, clipped at +-6."""
+    """The tiny model's own classifier: log-odds of each named class of each group, calibrated up to +-6 and not clipped."""
 
     listener: Any
     name: str = "listener"
     any_audio: bool = False
     units: str = "log-odds"
+    calibrated: float = 6.0
     needs: str = "nothing: it ships with audioscope"
     queries: Mapping[str, str] = field(default_factory=dict)
 
@@ -317,6 +319,13 @@ class MeasureScorer:
 def default_scorer(model: Any) -> Scorer:
     """The scorer that a model's adapter names: the listener for `tiny`, CLAP for the real ones."""
     return listener_scorer() if model.adapter.scorer == "listener" else Clap()
+
+
+def second_opinions(scorer: Scorer) -> tuple[Scorer, ...]:
+    """Who hears a sweep's clips beside its scorer, where nobody was named: the judge beside `tiny`'s listener."""
+    if isinstance(scorer, ListenerScorer) and scorer.name == "listener":
+        return (listener_scorer("judge", scorer.any_audio),)
+    return ()
 
 
 def feature_distance(layers: Sequence[Tensor], others: Sequence[Tensor]) -> Tensor:

@@ -56,13 +56,15 @@ class Run:
     """What a batch gave: audio [rows, channels, samples] (None if not decoded), latents, and reads by site path.
 
     reads[path] is float32 [rows, steps, width] when pooled, else [rows, steps, tokens, width]; norms[path] [rows, steps] is
-    the mean L2 norm of the tokens that were read; `sigmas` [steps] are the noise levels of all denoising steps; `finite`
-    [rows] is False where a row has NaN or infinite values.
+    the mean L2 norm of the tokens that were read; `sigmas` [steps] are the noise levels of all denoising steps, `log_snr` [steps]
+    the log of the signal's power over the noise's there (-infinity where there is noise alone); `finite` [rows] is False where a
+    row has NaN or infinite values.
     """
 
     latents: Tensor
     audio: Tensor | None
     sigmas: Tensor
+    log_snr: Tensor
     finite: Tensor
     reads: dict[str, Tensor] = field(default_factory=dict)
     norms: dict[str, Tensor] = field(default_factory=dict)
@@ -199,6 +201,7 @@ def run(
         latents=latents,
         audio=audio,
         sigmas=_sigmas(pipe.scheduler)[:steps],
+        log_snr=_log_snr(pipe.scheduler)[:steps],
         finite=finite if audio is None else finite & torch.isfinite(audio).flatten(1).all(1),
         reads={site.path: torch.stack([kept for kept, _ in values], dim=1) for site, values in reading.items()},
         norms={site.path: torch.stack([norms for _, norms in values], dim=1) for site, values in reading.items()},
@@ -235,6 +238,16 @@ def _sigmas(scheduler: Any) -> Tensor:
         return scheduler.sigmas.detach().cpu().float()
     kept = scheduler.alphas_cumprod[scheduler.timesteps.cpu()].float()
     return ((1 - kept) / kept).sqrt()
+
+
+def _log_snr(scheduler: Any) -> Tensor:
+    """Log of signal over noise, in power, at each noise level.
+
+    Flow matching mixes (1 - sigma) of the signal with sigma of the noise; elsewhere sigma is noise over signal.
+    """
+    sigmas = _sigmas(scheduler)
+    signal = 1 - sigmas if "FlowMatch" in type(scheduler).__name__ else torch.ones_like(sigmas)
+    return 2 * (signal.clamp_min(0).log() - sigmas.log())
 
 
 @contextmanager
