@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from functools import lru_cache, reduce
 from operator import add
 from typing import Any
@@ -57,20 +57,25 @@ def vector_arm(vector: SteeringVector, sites: str, method: str = "caa", **keywor
     return Arm(method, sites, lambda pair, strength, seed: [AddVector(vector, strength, **keywords)], _facts(vector, **keywords))
 
 
-def random_layers_arm(everywhere: SteeringVector, instead_of: Iterable[str | Site], **keywords: Any) -> Arm:
-    """A control: the vector at as many layers as `instead_of` has, other ones drawn anew for each prompt and seed."""
+def random_layers_arms(
+    everywhere: SteeringVector, instead_of: Iterable[str | Site], draws: int = 3, seed: int = 0, **keywords: Any
+) -> list[Arm]:
+    """Controls: the vector at as many layers as `instead_of` has, drawn once for each arm, so that each set gets its own strengths.
+
+    The sets share no layer with `instead_of` where there are enough others, and none with one another until all were drawn.
+    """
     own = {str(site) for site in instead_of}
-
-    def edits(pair: Pair, strength: float, seed: int) -> list[Edit]:
-        rng = np.random.default_rng(seed)
-        drawn = own
-        while drawn == own:
-            drawn = set(rng.choice(everywhere.paths, len(own), replace=False).tolist())
-        return [AddVector(everywhere.only(drawn), strength, **keywords)]
-
-    if len(own) >= len(everywhere.paths):
+    others = [path for path in everywhere.paths if path not in own]
+    if not others or len(own & set(everywhere.paths)) < len(own):
         raise ValueError(f"There are no {len(own)} other layers among {len(everywhere.paths)} to draw from.")
-    return Arm("caa", "random layers", edits, _facts(everywhere, instead_of=sorted(own), **keywords))
+    rng, left, arms = np.random.default_rng(seed), list[str](), list[Arm]()
+    for number in range(1, draws + 1):
+        left += rng.permutation(others).tolist() if len(left) < min(len(own), len(others)) else []
+        chosen, left = list(dict.fromkeys(left))[: len(own)], left[len(own) :]
+        chosen += rng.permutation(sorted(own)).tolist()[: len(own) - len(chosen)]
+        facts = _facts(everywhere.only(chosen), instead_of=sorted(own), draw=number, **keywords)
+        arms.append(replace(vector_arm(everywhere.only(chosen), f"random layers {number}", **keywords), facts=facts))
+    return arms
 
 
 def random_direction_arm(vector: SteeringVector, sites: str, **keywords: Any) -> Arm:
@@ -148,18 +153,48 @@ def blend_text_arm() -> Arm:
     )
 
 
-def standard_arms(
-    model: Model, concept: Concept, vector: SteeringVector, atlas: Atlas | None = None, steps: int | None = None
-) -> list[Arm]:
-    """What a fair look compares: the vector at the shared functional layers, the concept's own, everywhere, everywhere but at the
-    functional ones, at random layers (as many as its own), a random direction at its own, and the prompt rewritten late (PCI).
+def arm_again(cell: str, facts: Mapping[str, Any], vector: SteeringVector) -> Arm | None:
+    """The arm of a finished sweep, from what its settings say of it; None where it cannot be made of this vector.
 
-    vector: one of all cross-attention sites. steps: denoising steps of the runs to come; the model's if None.
+    cell, facts: a name in the settings' "arms" and what stands under it. vector: the sweep's, at all its sites.
+    """
+    method, _, sites = cell.partition(" ")
+    if method == "pci":
+        return prompt_switch_arm(facts["steps"])
+    drawn_anew = "instead_of" in facts and "draw" not in facts  # an older audioscope drew layers for each clip
+    if drawn_anew or "numbers" not in facts or not facts.get("at") or not set(facts["at"]) <= set(vector.paths):
+        return None
+    drawn = facts["vector"].get("random")
+    for each in (vector, vector.unit()):
+        made = each.only(facts["at"]) if drawn is None else each.only(facts["at"]).random(drawn)
+        if _facts(made)["numbers"] == facts["numbers"]:
+            return random_direction_arm(made, sites) if cell.startswith("random direction") else vector_arm(made, sites, method)
+    return None
+
+
+def standard_arms(
+    model: Model,
+    concept: Concept,
+    vector: SteeringVector,
+    shuffled: SteeringVector | None = None,
+    atlas: Atlas | None = None,
+    steps: int | None = None,
+) -> list[Arm]:
+    """What a fair look compares: the vector at the shared functional layers, at the concept's own, at all, at all in its natural
+    lengths, and at three random sets of as many layers as its own; the prompt rewritten late (PCI), which must pass any criterion of
+    steering; and what must fail it: a random direction drawn anew for each clip, a fixed one, and shuffled labels.
+
+    vector, shuffled: of all cross-attention sites, made with unit=False; no shuffled one, no such arm. steps: denoising steps of the
+    runs to come; the model's if None.
     """
     shared, own = (steering_sites(model, concept, which, atlas) for which in ("functional", "own"))
-    rest = [path for path in vector.paths if path not in {s.path for s in shared}]
+    unit, seed = vector.unit(), crc32(concept.name.encode())
+    controls = [
+        random_direction_arm(unit.only(own), "own"), vector_arm(unit.only(own).random(seed), "own", "fixed direction"),
+        *([vector_arm(shuffled.unit().only(own), "own", "shuffled labels")] if shuffled is not None else []),
+    ]  # fmt: skip
     return [
-        vector_arm(vector.only(shared), "shared"), vector_arm(vector.only(own), "own"), vector_arm(vector, "all"),
-        vector_arm(vector.only(rest), "all but shared"), random_layers_arm(vector, own),
-        random_direction_arm(vector.only(own), "own"), prompt_switch_arm(model.settings(steps, None, None)["steps"]),
+        vector_arm(unit.only(shared), "shared"), vector_arm(unit.only(own), "own"), vector_arm(unit, "all"),
+        vector_arm(vector, "all, natural lengths"), *random_layers_arms(unit, own, seed=seed), *controls,
+        prompt_switch_arm(model.settings(steps, None, None)["steps"]),
     ]  # fmt: skip

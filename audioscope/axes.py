@@ -7,23 +7,25 @@ from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pandas as pd
+from scipy.stats import binomtest
 
 from audioscope.arms import Arm, feature_arms
 from audioscope.concepts import Concept, choose, shipped_concepts
 from audioscope.errors import UnknownName
-from audioscope.gains import Steering
+from audioscope.gains import FLOOR, SURE, Steering
 from audioscope.model import Model
 from audioscope.paths import data_folder, write_whole
 from audioscope.sae import SAE
+from audioscope.stats import holm, mean_with_interval, sign_test
 from audioscope.steering import caa
 from audioscope.strengths import steering_sweep
 
 PAIRS = (  # what is asked of every axis: is the first better than the second at equal preservation?
-    ("caa own", "caa all"), ("caa shared", "caa all"), ("caa own", "caa random layers"), ("caa own", "random direction own"),
-    ("caa all", "random direction own"), ("caa shared", "random direction own"), ("caa own", "caa all but shared"), ("caa own", "pci all"),
-    ("caa all", "pci all"),
+    ("caa own", "caa all"), ("caa shared", "caa all"), ("caa own", "caa random layers"), ("caa all", "caa random layers"),
+    ("caa all, natural lengths", "caa all"), ("caa own", "caa all, natural lengths"), ("caa own", "random direction own"),
+    ("caa all", "random direction own"), ("caa random layers", "random direction own"), ("caa own", "fixed direction own"),
+    ("caa own", "shuffled labels own"), ("caa own", "pci all"), ("caa all", "pci all"), ("caa all, natural lengths", "pci all"),
 )  # fmt: skip
 FEATURE_PAIRS = (  # and of features
     ("sae 2 strongest", "caa 2 strongest"), ("sae 2 strongest", "random features 2 strongest"),
@@ -93,11 +95,7 @@ def write_results(sweeps: list[Steering], out: str | Path, name: str = "steering
     out = Path(out)
     out.mkdir(parents=True, exist_ok=True)
     summary = pd.concat([sweep.summary() for sweep in sweeps], ignore_index=True)
-    pairs = pd.DataFrame(
-        [(sweep.concept, one, other, *sweep.compare(one, other)) for sweep in sweeps for one, other in PAIRS + FEATURE_PAIRS
-         if one in sweep.cells and other in sweep.cells],
-        columns=["concept", "one", "other", "more", "low", "high"],
-    )  # fmt: skip
+    pairs = pd.concat([compared(sweep) for sweep in sweeps], ignore_index=True)
     clips = pd.concat([sweep.table for sweep in sweeps], ignore_index=True).assign(clip="")
     clips = clips.round({name: 3 for name in clips.select_dtypes("float32").columns} | {"lpaps": 5, "clipped": 5, "dc": 5})
     texts = ["model", "concept", "opposite", "method", "sites", "cell", "text", "clip"]
@@ -107,6 +105,57 @@ def write_results(sweeps: list[Steering], out: str | Path, name: str = "steering
     write_whole(out / f"{name}_pairs.parquet", pairs.to_parquet)
     write_whole(out / f"{name}_clips.parquet", lambda path: clips.to_parquet(path, compression="zstd"))
     write_whole(out / f"{name}_settings.json", lambda path: path.write_text(json.dumps(settings, separators=(",", ":")) + "\n"))
+
+
+def compared(sweep: Steering, asked: Iterable[tuple[str, str]] = PAIRS + FEATURE_PAIRS) -> pd.DataFrame:
+    """The differences of a sweep's areas that are asked for, where it has both cells: one, other, more, low, high, p, same.
+
+    same: both act at the same layers with the same vector, so that their difference says nothing.
+    """
+    acts = sweep.settings.get("arms", {})
+
+    def place(cell: str) -> tuple[Any, ...]:
+        return (cell.split(" ")[0], *(acts.get(cell, {}).get(name) for name in ("numbers", "at")))
+
+    lines = []
+    for one, other in asked:
+        try:
+            mine, theirs = sweep.family(one), sweep.family(other)
+        except ValueError:
+            continue
+        same = (
+            len(mine) == len(theirs) == 1
+            and one != other
+            and place(mine[0])[1] is not None
+            and place(mine[0]) == place(theirs[0])
+        )
+        lines.append((sweep.concept, one, other, *sweep.compare(one, other), same))
+    return pd.DataFrame(lines, columns=["concept", "one", "other", "more", "low", "high", "p", "same"])
+
+
+def steerable(table: pd.DataFrame) -> pd.DataFrame:
+    """Which axes each way steers, of all that were tried: rows of `Steering.summary` of many axes, with `p` and `steerable` corrected.
+
+    p: the larger of p_beyond and p_rising, since both must hold, corrected by Holm over the axes of a cell. steerable: p at most
+    .05, and an AUC of at least a tenth of that of rewriting the prompt.
+    """
+    cell = table["method"] + " " + table["sites"]
+    p = table[["p_beyond", "p_rising"]].max(axis=1, skipna=False)
+    corrected = p.groupby(cell).transform(lambda values: holm(values.to_numpy()))
+    passed = (corrected <= SURE) & (table["share"] >= FLOOR)
+    return table.assign(cell=cell, p=corrected, steerable=passed.astype(object).where(p.notna(), None))
+
+
+def counts(table: pd.DataFrame) -> pd.DataFrame:
+    """How many of the axes each way steers, with an exact 95 % interval (Clopper and Pearson): cell, steers, axes, low, high, which."""
+    lines = []
+    for cell, rows in steerable(table).groupby("cell", sort=False):
+        known = rows[rows["steerable"].notna()]
+        if len(known):
+            which = known.loc[known["steerable"].astype(bool), "concept"].tolist()
+            bounds = binomtest(len(which), len(known)).proportion_ci()
+            lines.append((cell, len(which), len(known), bounds.low * len(known), bounds.high * len(known), which))
+    return pd.DataFrame(lines, columns=["cell", "steers", "axes", "low", "high", "which"])
 
 
 def shipped_steering(concept: str | None = None, name: str = "steering") -> Any:
@@ -128,8 +177,16 @@ def shipped_steering(concept: str | None = None, name: str = "steering") -> Any:
 
 
 def over_axes(pairs: pd.DataFrame, one: str, other: str) -> dict[str, Any]:
-    """One comparison over all axes: on how many the first is surely better, surely worse, or tied, and the median difference."""
-    rows = pairs[(pairs["one"] == one) & (pairs["other"] == other)]
-    better, worse = rows.loc[rows["low"] > 0, "concept"].tolist(), rows.loc[rows["high"] < 0, "concept"].tolist()
-    return {"one": one, "other": other, "better": len(better), "worse": len(worse), "tied": len(rows) - len(better) - len(worse),
-            "median_difference": float(np.median(rows["more"])), "better_on": better, "worse_on": worse}  # fmt: skip
+    """One comparison over all axes, without those where both are the same: how many are surely better or worse, and the whole.
+
+    better, worse, tied: after Holm's correction over the axes, at .05; better_on, worse_on name them. mean_difference, low, high: the mean
+    over axes and its interval, with axes as units. ups, downs, sign_p: the sign test.
+    """
+    rows = pairs[(pairs["one"] == one) & (pairs["other"] == other) & ~pairs["same"].astype(bool)]
+    sure = holm(rows["p"].to_numpy()) <= SURE
+    better, worse = (rows.loc[sure & (rows["more"] * side > 0), "concept"].tolist() for side in (1, -1))
+    mean, low, high = mean_with_interval(rows["more"])
+    ups, downs, sign_p = sign_test(rows["more"])
+    return {"one": one, "other": other, "axes": len(rows), "better": len(better), "worse": len(worse), "tied": len(rows) - len(better) - len(worse),
+            "mean_difference": mean, "low": low, "high": high, "ups": ups, "downs": downs, "sign_p": sign_p, "better_on": better,
+            "worse_on": worse}  # fmt: skip

@@ -123,3 +123,13 @@ def interval(values: np.ndarray, centre: float | None = None, level: float = 0.9
     half = stats.t.ppf(0.5 + level / 2, len(values) - 1) * values.std(ddof=1) / len(values) ** 0.5
     middle = values.mean() if centre is None else centre
     return float(middle - half), float(middle + half)
+
+
+def chance_of(values: np.ndarray, centre: float) -> float:
+    """The two-sided p-value that belongs to `interval`: of a true value of 0; NaN for fewer than two values."""
+    values = np.asarray(values, float)
+    values = values[np.isfinite(values)]
+    if len(values) < 2:
+        return np.nan
+    error = values.std(ddof=1) / len(values) ** 0.5
+    return float(2 * stats.t.sf(abs(centre) / error, len(values) - 1)) if error > 0 else float(centre == 0)

@@ -11,7 +11,7 @@ from typing import Any
 import pandas as pd
 from tqdm.auto import tqdm
 
-from audioscope.arms import standard_arms
+from audioscope.arms import arm_again
 from audioscope.atlas import Atlas
 from audioscope.atlas_data import name_of
 from audioscope.audio import Clip
@@ -29,7 +29,7 @@ from audioscope.tracing import Row
 from audioscope.vectors import SteeringVector
 
 MAPS = (*WINDOWS, "output")
-CELLS = ("caa own", "caa all", "caa random layers")  # localised, everywhere, and at random
+CELLS = ("caa own", "caa all", "caa random layers 1")  # localised, everywhere, and at random
 
 
 def shipped_fingerprint() -> str:
@@ -53,22 +53,22 @@ def shipped_vector(axis: str) -> SteeringVector:
 
 
 def rows_again(sweep: Steering, model: Model, vector: SteeringVector, lines: pd.DataFrame) -> list[Row]:
-    """The rows that made some lines of a sweep's table, in one of the standard ways to steer (`standard_arms`).
+    """The rows that made some lines of a sweep's table, from what its settings say of each way to steer.
 
-    vector: the sweep's, at all sites. Raises ValueError for another way, or one that was made of another vector or atlas.
+    vector: the sweep's, at all sites. Raises ValueError for a way that cannot be made again of it.
     """
     settings = sweep.settings
-    concept = choose([sweep.concept])[0]
-    arms = {arm.cell: arm for arm in standard_arms(model, concept, vector, steps=settings["steps"])}
+    made_of = settings.get("arms", {})
+    arms = {cell: arm_again(cell, made_of[cell], vector) for cell in lines["cell"].unique() if cell in made_of}
     rows = []
     for line in lines.to_dict("records"):
-        arm, made_of = arms.get(line["cell"]), settings.get("arms", {}).get(line["cell"], {})
-        facts = None if arm is None else json.loads(json.dumps(arm.facts))
-        if arm is None or facts != {name: value for name, value in made_of.items() if name != "strengths"}:
+        arm = arms.get(line["cell"])
+        if arm is None:
             raise ValueError(
-                f"The clips of {line['cell']!r} were not kept, and it cannot be made again: it is not one of the standard ways "
-                f"({', '.join(arms)}) with the vector at hand. Run the sweep with clips=True."
+                f"The clips of {line['cell']!r} were not kept, and it cannot be made again of the vector at hand. Run the sweep with clips=True."
             )
+        # what is drawn anew for each clip was drawn by the arm's name in the sweep
+        arm = replace(arm, method=line["method"], sites=line["sites"])
         pair = Pair(int(line["prompt"]), settings["split"], line["towards"], line["away"], line["text"])
         rows.append(Row(pair.neutral, int(line["seed"]), arm.on(pair, float(line["alpha"]), int(line["seed"]))))
     return rows

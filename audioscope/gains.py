@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 import pandas as pd
+from scipy import stats
 
+from audioscope.atlas import Scale
 from audioscope.audio import Clip
 from audioscope.concepts import shipped_groups
-from audioscope.curves import interval, pseudo_values, smoothness, steering_auc, within
+from audioscope.curves import chance_of, interval, pseudo_values, smoothness, steering_auc, within
 from audioscope.errors import UnknownName
 from audioscope.paths import write_whole
 from audioscope.slider import Track
@@ -22,6 +24,23 @@ if TYPE_CHECKING:
     from audioscope.vectors import SteeringVector
 
 REWRITTEN = "pci all"  # the cell whose largest distance is everyone's budget: the prompt rewritten
+# The criterion of steering, fixed on the selection split before the test split was scored: see `Steering.summary`.
+SURE, FLOOR = 0.05, 0.1
+
+
+class Difference(NamedTuple):
+    """How much larger one area is than another on the same prompts, its 95 % interval, and the two-sided p-value of no difference."""
+
+    more: float
+    low: float
+    high: float
+    p: float
+
+
+def between_ends(table: pd.DataFrame, prefix: str, concept: str, opposite: str) -> np.ndarray:
+    """The score of a concept from columns of scores; with an opposite, half the difference of both ends: float [rows]."""
+    mine = table[f"{prefix}{concept}"].to_numpy(float)
+    return (mine - table[f"{prefix}{opposite}"].to_numpy(float)) / 2 if opposite else mine
 
 
 def captions(rows: pd.DataFrame) -> list[str]:
@@ -37,9 +56,10 @@ class Steering:
     """A finished steering sweep of one concept and what follows from it.
 
     table: one line per clip: concept, method, sites, cell (both), prompt, seed, alpha (the strength), score (of the concept, by
-    the scorer; with an opposite, half the difference of both), lpaps (distance from the unsteered clip), chroma and beat
-    (likeness to it, 1 is equal), tempo in BPM and the other measures, level, silent, clipped, one "scored ..." column for every
-    concept of the scorer, and the clip's file. folder: where the clips lie.
+    the scorer, not clipped; with an opposite, half the difference of both), lpaps (distance from the unsteered clip, by the price's
+    network), chroma and beat (likeness to it, 1 is equal), tempo in BPM and the other measures, level, silent, clipped, one "scored
+    ..." column for every concept of the scorer, and the clip's file; what each of two networks says of the other's part stands in
+    "lpaps of ..." and "... scored ...". folder: where the clips lie.
     """
 
     table: pd.DataFrame
@@ -53,6 +73,62 @@ class Steering:
     @property
     def cells(self) -> list[str]:
         return list(dict.fromkeys(self.table["cell"]))
+
+    def on(self, scale: Scale) -> Steering:
+        """The same sweep on another scale: "raw" as measured, "clipped" to the range in which the scorer was calibrated.
+
+        Raises ValueError where the scorer names no such range.
+        """
+        end = self.settings.get("calibrated")
+        if scale == "raw":
+            return self
+        if scale != "clipped" or not end:
+            raise ValueError(
+                f"scale is {scale!r}, expected 'raw'"
+                + (" or 'clipped'." if end else f": the {self.settings['scorer']} names no calibrated range.")
+            )
+        columns = [name for name in self.table if name.startswith("scored ")]
+        table = self.table.assign(**{name: self.table[name].clip(-end, end) for name in columns})
+        return self._scored(table, "scored ")
+
+    def swapped(self) -> Steering:
+        """The same sweep with its two networks exchanged: the gain by that which measured the price, the price by that of the gain.
+
+        Raises ValueError where one network did both.
+        """
+        gain, price = self.settings["scorer"], self.settings.get("price", self.settings["scorer"])
+        if f"lpaps of {gain}" not in self.table:
+            raise ValueError(f"One network, the {gain}, measured both gain and price: there is nothing to exchange.")
+        table = self.table.assign(lpaps=self.table[f"lpaps of {gain}"], **{f"lpaps of {price}": self.table["lpaps"]})
+        return replace(
+            self._scored(table, f"{price} scored "),
+            settings={**self.settings, "scorer": price, "price": gain, "calibrated": None},
+        )
+
+    def repriced(self) -> Steering:
+        """The same gains over the price by the gain's own network, which may please itself: for comparison."""
+        gain = self.settings["scorer"]
+        if f"lpaps of {gain}" not in self.table:
+            raise ValueError(f"One network, the {gain}, measured both gain and price: there is no other price.")
+        return replace(self, table=self.table.assign(lpaps=self.table[f"lpaps of {gain}"]))
+
+    def _scored(self, table: pd.DataFrame, prefix: str) -> Steering:
+        score = between_ends(table, prefix, self.concept, str(self.settings["opposite"]))
+        return replace(self, table=table.assign(score=score.astype("float32")))
+
+    def family(self, name: str) -> list[str]:
+        """The cells that a name stands for: itself, or those that it numbers ("caa random layers" for 1, 2 and 3).
+
+        Raises ValueError for a name of neither.
+        """
+        found = [
+            cell
+            for cell in self.cells
+            if cell == name or (cell.startswith(f"{name} ") and cell.removeprefix(f"{name} ").isdigit())
+        ]
+        if not found:
+            raise ValueError(f"No cell {name!r} in this sweep. There are: {', '.join(self.cells)}.")
+        return found
 
     @property
     def _reference(self) -> list[str]:
@@ -106,20 +182,22 @@ class Steering:
         return steering_auc(self.points(table).assign(concept=self.concept), self._reference).set_index("cell")
 
     def summary(self) -> pd.DataFrame:
-        """One row per cell: the AUC with its interval, and how steady, smooth, specific and harmful the steering is.
+        """One row per cell: the AUC with its interval, and how sure, steady, smooth, specific and harmful the steering is.
 
-        spearman: rank correlation of strength and mean score, within the budget and to its border. gain: of the score at the
-        border, mean of both sides. specificity: mean movement of unrelated concepts per unit of movement of this one, at the
-        largest strength within the budget (0 is perfect). budget: the distance that rewriting the prompt takes, mean of both
-        sides. reached: the share of it that the strengths covered. beyond_random: whether the AUC lies above the
-        interval of the random direction's (or random features'), and the interval of their difference on the same prompts above 0. steerable: spearman
-        at least .9, and beyond_random.
+        p_beyond: that the AUC is not larger than the random direction's (or random features') on the same prompts. p_rising: that the
+        score does not rise with the strength within the budget (each prompt's slope is one value). share: the AUC over that of rewriting
+        the prompt. steerable: both p at most .05, and share at least .1; of many axes see `audioscope.axes.steerable`, which corrects for
+        their number. spearman: rank correlation of strength and mean score, within the budget and to its border; it falls where
+        a curve saturates. gain: of the score at the border, mean of both sides. specificity: mean movement of unrelated concepts
+        per unit of movement of this one, at the largest strength within the budget (0 is perfect). budget: the distance that
+        rewriting the prompt takes, mean of both sides. reached: the share of it that the strengths covered.
         """
         aucs, points = self._areas, self.points()
         chance = next((name for name in self.cells if name.startswith("random ")), None)
         bounds = {name: interval(self._pseudo[name].to_numpy(), float(aucs.loc[name, "auc"])) for name in self.cells}
         named = self.table.drop_duplicates("cell").set_index("cell")
         units = self.table[["prompt", "seed"]].drop_duplicates()
+        rewritten = float(aucs.loc[REWRITTEN, "auc"]) if REWRITTEN in self.cells else np.nan
         lines = []
         for name in self.cells:
             area = aucs.loc[name]
@@ -131,20 +209,36 @@ class Steering:
             gains = [side * (curve["score"].iloc[-1] - curve["score"].iloc[0]) for side, curve in curves.items()]
             rank = float(kept[["alpha", "score"]].corr("spearman").iloc[0, 1]) if len(kept) > 2 else np.nan
             low, high = bounds[name]
-            beyond = (
-                bool(area["auc"] > bounds[chance][1] and self.compare(name, chance)[1] > 0) if chance and name != chance else None
-            )
+            judged = chance is not None and name != chance
+            difference = self.compare(name, chance) if judged and chance else None
+            p_beyond = np.nan if difference is None else difference.p / 2 if difference.more > 0 else 1 - difference.p / 2
+            p_rising, share = self._rising(name, mine, cutoffs), float(area["auc"]) / rewritten
             lines.append({
                 "concept": self.concept, "method": named.loc[name, "method"], "sites": named.loc[name, "sites"],
-                "auc": float(area["auc"]), "auc_low": low, "auc_high": high, "spearman": rank,
+                "auc": float(area["auc"]), "auc_low": low, "auc_high": high, "p_beyond": p_beyond, "p_rising": p_rising, "share": share,
+                "steerable": bool(max(p_beyond, p_rising) <= SURE and share >= FLOOR) if judged else None, "spearman": rank,
                 "prompts": units["prompt"].nunique(), "seeds": len(units) // units["prompt"].nunique(),
                 "gain": float(np.mean(gains)) if gains else np.nan, "specificity": self._specificity(name, mine, cutoffs),
                 "smoothness": smoothness(kept["alpha"].to_numpy(float), kept["score"].to_numpy(float)) if len(kept) else np.nan,
                 "budget": float(np.mean([cutoffs[side] for side in curves])) if curves else np.nan, "reached": float(area["reached"]),
-                "largest": float(mine["alpha"].abs().max()), "beyond_random": beyond,
-                "steerable": bool(beyond and rank >= 0.9) if beyond is not None else None,
+                "largest": float(mine["alpha"].abs().max()),
             })  # fmt: skip
         return pd.DataFrame(lines)
+
+    def _rising(self, name: str, points: pd.DataFrame, cutoffs: dict[int, float]) -> float:
+        """One-sided p of the score not rising with the strength within the budget: a t-test of each prompt's slope, [prompts]."""
+        inside = {0.0}
+        for side, cutoff in cutoffs.items():
+            half = points[points["alpha"] * side > 0].sort_values("alpha", key=abs)
+            near = half[half["lpaps"] <= cutoff + 1e-9]
+            inside |= set((near if len(near) else half[:1])["alpha"])
+        rows = self.table[(self.table["cell"] == name) & self.table["alpha"].isin(inside)]
+        each = rows.groupby(["prompt", "alpha"])["score"].mean().unstack("alpha").dropna()
+        if len(each) < 2 or each.shape[1] < 2:
+            return np.nan
+        strength = each.columns.to_numpy(float) - each.columns.to_numpy(float).mean()
+        slopes = each.to_numpy(float) @ strength
+        return float(stats.ttest_1samp(slopes, 0.0, alternative="greater").pvalue)
 
     def _specificity(self, name: str, points: pd.DataFrame, cutoffs: dict[int, float]) -> float:
         groups = shipped_groups()
@@ -165,14 +259,16 @@ class Steering:
                     found.append(float(move[others].abs().mean() / abs(move["score"])))
         return float(np.mean(found)) if found else np.nan
 
-    def compare(self, one: str, other: str) -> tuple[float, float, float]:
-        """How much larger the AUC of one cell is than another's, on the same prompts: value, and its 95 % interval."""
-        for name in (one, other):
-            if name not in self.cells:
-                raise ValueError(f"No cell {name!r} in this sweep. There are: {', '.join(self.cells)}.")
+    def compare(self, one: str, other: str) -> Difference:
+        """How much larger the AUC of one cell is than another's, on the same prompts; numbered cells ("caa random layers") as their mean.
+
+        Interval and p are of a paired t-test on the prompts' pseudo-values. Raises ValueError for a cell that there is not.
+        """
+        mine, theirs = self.family(one), self.family(other)
         aucs = self._areas["auc"]
-        more = float(aucs[one] - aucs[other])
-        return more, *interval((self._pseudo[one] - self._pseudo[other]).to_numpy(), more)
+        more = float(aucs[mine].mean() - aucs[theirs].mean())
+        each = (self._pseudo[mine].mean(axis=1) - self._pseudo[theirs].mean(axis=1)).to_numpy()
+        return Difference(more, *interval(each, more), chance_of(each, more))
 
     def tracks(self, cell_name: str | None = None) -> list[Track]:
         """A slider's worth of clips for each prompt and seed, of one cell (None: the first); empty where no clips were kept."""

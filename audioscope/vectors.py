@@ -182,6 +182,10 @@ class SteeringVector:
             clean[path] = mine
         return self._mapped(clean, orthogonal_to=other.facts.get("concept", "?"))
 
+    def unit(self) -> SteeringVector:
+        """The same directions, each of norm 1: every site is pushed by one length of its output, as in the paper."""
+        return self._mapped({p: torch.nn.functional.normalize(v, dim=1) for p, v in self.directions.items()}, unit=True)
+
     def random(self, seed: int) -> SteeringVector:
         """A control: random directions with the norms of this one, and as alike from level to level as its own are.
 
