@@ -41,9 +41,12 @@ browser:
 	echo "*** NO BROWSER: the atlas page will not be tested. Install Chromium and run make test again. ***" >&2; \
 	[ -z "$$CI" ]
 
+# The notebooks are run even where a test failed, and Ctrl-C stops both. A cell has an hour: only one that hangs comes to it.
 test: setup browser
-	$(BIN)/python -m pytest tests
-	$(BIN)/python -m pytest --nbmake --nbmake-timeout=600 notebooks
+	@trap 'exit 130' INT; failed=; \
+	$(BIN)/python -m pytest tests || failed=" tests"; \
+	$(BIN)/python -m pytest --nbmake --nbmake-timeout=3600 notebooks || failed="$$failed notebooks"; \
+	[ -z "$$failed" ] || { echo "*** FAILED:$$failed ***" >&2; exit 1; }
 
 atlas: setup
 	$(BIN)/audioscope atlas --out atlas

@@ -170,6 +170,8 @@ REFUSED = {
     "AudioLDMPipeline": NO_LAYER,
     "MusicLDMPipeline": NO_LAYER,
     "LongCatAudioDiTPipeline": "its text also enters every layer's normalisation, and guidance calls the denoiser twice a step",
+    "MiniMaxMusic3ModularPipeline": "its layers attend to themselves alone: the condition joins the latents on their channels before "
+    "the first, so no layer has a text of its own to swap",
 }
 
 

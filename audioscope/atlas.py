@@ -55,7 +55,9 @@ class Functional(list[str]):
         shown = self.fragility[self.fragility["site"].isin(self) | (self.fragility["share"] >= 0.025)]
         for row in shown.itertuples():
             state = "functional" if row.site in self else "not functional"
-            text = f"  layer {row.layer} ({row.site}): {state}; it passes in {row.share:.0%} of {DRAWS:,} draws of pairs and concepts"
+            text = f"  layer {row.layer} ({row.site}): {state}"
+            if np.isfinite(row.share):  # else no pairs were published to draw from
+                text += f"; it passes in {row.share:.0%} of {DRAWS:,} draws of pairs and concepts"
             lines.append(text + (f"; changed by leaving out any of: {', '.join(row.without)}" if row.without else ""))
         return "\n".join(lines)
 

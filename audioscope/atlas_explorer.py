@@ -24,7 +24,7 @@ from audioscope.sites import Site
 from audioscope.tracing import Row
 from audioscope.widgets import FLOW, Explorer, heard, labelled, live_chart, marked, noted, set_params
 
-PATIENCE = 10.0  # s that a new explorer waits for its first sound, which a page without a kernel keeps
+PATIENCE = 10.0  # s that a new explorer waits for its first sound before it is shown with a progress bar; `wait()` waits for it
 
 
 @lru_cache(maxsize=1)
@@ -74,7 +74,7 @@ class AtlasExplorer(Explorer):
         self.children = (wide, menus, self.facts, self.clean, self.corrupted, self.sounds)
         self._kept = ("", "")  # the prompts of the chosen pair
         self._chosen()
-        self.wait(PATIENCE)
+        self.live.wait(PATIENCE)
         self.chart.selections.observe(self._picked, "picked")
         self.concept.observe(self._chosen, "value")
         self.site.observe(lambda change: self._hear(), "value")

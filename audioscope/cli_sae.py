@@ -81,8 +81,10 @@ def _train(options: argparse.Namespace) -> None:
     )  # fmt: skip
     for site, sae in saes.items():
         facts = sae.report
+        levels = len(facts["sigmas"])
         print(
-            f"{site}: {'passes' if facts['passes'] else 'FAILS'} the gate, fvu {facts['fvu']:.3f}, l0 {facts['l0']:.1f}, dead {facts['dead_share']:.1%}"
+            f"{site}: {'passes' if facts['passes'] else 'FAILS'} the gate, below both bars at {levels - len(sae.failed(facts['sigmas']))} of "
+            f"{levels} noise levels, fvu {facts['fvu']:.3f}, l0 {facts['l0']:.1f}, dead {facts['dead_share']:.1%}"
         )
     if not options.skip_report:
         table = report_saes(

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from typing import Any
+from functools import lru_cache
+from typing import Any, Literal
 
 import numpy as np
 import pandas as pd
@@ -13,7 +15,7 @@ from scipy.stats import rankdata
 from torch import Tensor
 from tqdm.auto import tqdm
 
-from audioscope.concepts import Concept, choose
+from audioscope.concepts import Concept, _plan, choose, shipped_groups
 from audioscope.model import BATCH, Model
 from audioscope.sae import SAE
 from audioscope.sweep import seed_of
@@ -21,12 +23,58 @@ from audioscope.tracing import Read, Row
 
 TINY = 1e-6
 
+Negatives = Literal["all", "counterfactual"]
+NEGATIVES: tuple[Negatives, ...] = ("all", "counterfactual")
+
+
+@lru_cache(maxsize=1)
+def _phrases() -> tuple[re.Pattern[str], dict[str, str]]:
+    """Every phrase of data/concepts.yaml as one expression, the longest first, and the label that each stands for."""
+    classes = {label: words for group in _plan()["groups"].values() for label, words in group.items()}
+    label_of = {
+        phrase.removeprefix("a "): label
+        for label, words in classes.items()
+        for phrase in (*words.get("adjectives", ()), *words.get("items", ()))
+    }
+    either = "|".join(re.escape(phrase) for phrase in sorted(label_of, key=len, reverse=True))
+    return re.compile(rf"\b(?:{either})\b", re.IGNORECASE), label_of
+
+
+@lru_cache(maxsize=16_384)
+def labels_in(prompt: str) -> frozenset[str]:
+    """The labels that a prompt names in the words of the shipped concepts: "a slow song with a violin solo" names slow and violin.
+
+    Labels are those of `shipped_groups`; other words, such as those of a user's own concepts, name none.
+    """
+    pattern, label_of = _phrases()
+    return frozenset(label_of[found.lower()] for found in pattern.findall(prompt))
+
+
+def with_and_without(rows: pd.DataFrame, concept: str, negatives: Negatives = "counterfactual") -> tuple[np.ndarray, np.ndarray]:
+    """Which generations are examples of a concept, and which of its absence: two bool arrays [rows].
+
+    rows: concept, pair, has and text, as in `ConceptReadings`. With it: the concept's own prompts that have it. Without it, by
+    "counterfactual": the same prompts with the counterfactual in its place, which differ in one idea that is always the same; by
+    "all": these and the prompts of all other concepts, but for those that name this one. What names it is known for the labels of the
+    shipped concepts (`labels_in`); of a concept of one's own, only its own prompts are taken to have it.
+    Raises ValueError for other negatives.
+    """
+    if negatives not in NEGATIVES:
+        raise ValueError(f"negatives is {negatives!r}, expected one of {', '.join(NEGATIVES)}.")
+    own, has = (rows["concept"] == concept).to_numpy(), rows["has"].to_numpy(bool)
+    if negatives == "counterfactual":
+        return own & has, own & ~has
+    said = set(rows["text"][own & has])
+    known = concept in shipped_groups()
+    named = np.array([text in said or (known and concept in labels_in(text)) for text in rows["text"]], bool)
+    return own & has, ~named | (own & ~has)
+
 
 @dataclass(frozen=True, eq=False)
 class ConceptReadings:
     """Time-averaged activations of the two prompts of every pair, one row a generation.
 
-    rows: concept, pair and has (whether the prompt has the concept). sigmas: [levels]. values: name -> float32 numpy
+    rows: concept, pair, has (whether the prompt has the concept) and text (the prompt). sigmas: [levels]. values: name -> float32 numpy
     [rows, levels, units]; a name is a module path for the site's own neurons, or one of the SAEs asked for.
     """
 
@@ -34,11 +82,10 @@ class ConceptReadings:
     sigmas: Tensor
     values: dict[str, np.ndarray]
 
-    def of(self, concept: str, name: str) -> tuple[np.ndarray, np.ndarray]:
-        """Values with and without a concept, [pairs, levels, units] each."""
-        mine = (self.rows["concept"] == concept).to_numpy()
-        has = self.rows["has"].to_numpy(bool)
-        return self.values[name][mine & has], self.values[name][mine & ~has]
+    def of(self, concept: str, name: str, negatives: Negatives = "counterfactual") -> tuple[np.ndarray, np.ndarray]:
+        """Values with and without a concept (`with_and_without`), [prompts, levels, units] each."""
+        with_, without = with_and_without(self.rows, concept, negatives)
+        return self.values[name][with_], self.values[name][without]
 
 
 @torch.no_grad()
@@ -90,6 +137,7 @@ def read_concepts(
                 kept[name].append(torch.stack(by_level, 1).numpy())
             bar.update(len(part))
     rows = pd.DataFrame([facts for _, *facts in wanted], columns=["concept", "pair", "has"])
+    rows["text"] = [row.prompt for row, *_ in wanted]
     return ConceptReadings(rows, sigmas, {name: np.concatenate(parts) for name, parts in kept.items()})
 
 
@@ -108,17 +156,22 @@ def auroc(with_: np.ndarray, without: np.ndarray) -> np.ndarray:
     return (ranks - n * (n + 1) / 2) / (n * m)
 
 
+def cohens_d(with_: np.ndarray, without: np.ndarray) -> np.ndarray:
+    """The difference of two means over their pooled deviation: [n, ...], [m, ...] -> [...]."""
+    spread = np.sqrt((with_.var(0, ddof=1) + without.var(0, ddof=1)) / 2) if len(with_) > 1 else np.zeros_like(with_.mean(0))
+    return (with_.mean(0) - without.mean(0)) / np.maximum(spread, TINY)
+
+
 def scores_of(with_: np.ndarray, without: np.ndarray) -> dict[str, np.ndarray]:
     """Scores of units for a concept from values [n, ...] with and without it, each [...].
 
     ratio: mean with * log(1 + 1 / (mean without + 1e-6)), high for what is strong with and absent without (TADA, eq. 12);
-    difference: of means; d: Cohen's d, the difference over the pooled deviation; auroc.
+    difference: of means; d: `cohens_d`; auroc.
     """
     one, other = with_.mean(0), without.mean(0)
-    spread = np.sqrt((with_.var(0, ddof=1) + without.var(0, ddof=1)) / 2) if len(with_) > 1 else np.zeros_like(one)
     return {
         "mean_with": one, "mean_without": other, "ratio": one * np.log1p(1 / (np.maximum(other, 0) + TINY)),
-        "difference": one - other, "d": (one - other) / np.maximum(spread, TINY), "auroc": auroc(with_, without),
+        "difference": one - other, "d": cohens_d(with_, without), "auroc": auroc(with_, without),
     }  # fmt: skip
 
 

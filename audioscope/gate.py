@@ -11,21 +11,33 @@ import numpy as np
 import pandas as pd
 import torch
 from torch import Tensor
+from torch.nn.functional import normalize
 from tqdm.auto import tqdm
 
-from audioscope.sae import SAE
+from audioscope.sae import BARS, SAE
 from audioscope.streams import TokenStream, some_prompts
 
 GATED = 256  # held-out prompts: fewer would count rare features as dead
+FITTED = 256  # prompts for the bars: with 64, tokens_fvu of `tiny` is up to a third higher, with 1,024 up to a fifth lower
+DRAWS = 10  # dictionaries of random tokens: what a single one leaves differs by up to a fifth from their mean
+CODED = 16_384  # tokens of a level that are coded with random tokens, at most
 
 
 @dataclass(frozen=True, eq=False)
 class Gate:
-    """What an SAE leaves unsaid, by noise level, and how its features are used.
+    """What an SAE leaves unexplained at each noise level, beside two methods that need no training, and how its features are used.
 
-    levels: one row per noise level: sigma, fvu (variance unexplained over the variance about that level's mean), pca_fvu (what
-    the best directions for these very tokens leave), components (how many directions: k, or l0 rounded up where that is more), l0
-    (active features a token) and passes (fvu below pca_fvu).
+    levels: one row per noise level, with the columns
+        sigma,
+        fvu: the fraction of variance (about that level's mean) that the SAE leaves unexplained,
+        topk_pca_fvu: the same for PCA of the level's fitting tokens, where each token keeps its own k largest coefficients,
+        tokens_fvu: the same for dictionaries of random fitting tokens, as many as the SAE has features, coded by orthogonal matching
+        pursuit with k tokens; the mean of 10 draws,
+        pca_fvu: for reference, what the k best directions for these very tokens leave, the same directions for all of them,
+        components: this k, the SAE's k, or l0 rounded up where that is more,
+        l0: active features a token,
+        variance: of the tokens about their mean,
+        passes: whether fvu is below both topk_pca_fvu and tokens_fvu.
     density: float64 [d_sae], the share of tokens at which each feature is active.
     """
 
@@ -43,74 +55,171 @@ class Gate:
         return bool(self.levels["passes"].all()) and self.dead_share <= 0.1
 
     def report(self) -> dict[str, Any]:
-        """JSON values: fvu, fvu_per_level, pca_fvu, l0, dead_share, sigmas, passes."""
+        """JSON values: passes, fvu (over all levels), dead_share, density, l0; and by level sigmas, fvu_per_level, topk_pca_fvu,
+        tokens_fvu, pca_fvu, pca_components and l0_per_level."""
         table = self.levels
         weight = table["variance"] / table["variance"].sum()
         return {
             "passes": self.passes, "fvu": round(float((table["fvu"] * weight).sum()), 5), "sigmas": table["sigma"].tolist(),
-            "fvu_per_level": table["fvu"].round(5).tolist(), "pca_fvu": table["pca_fvu"].round(5).tolist(), "pca_components": table["components"].tolist(),
+            "fvu_per_level": table["fvu"].round(5).tolist(),
+            **{name: table[name].round(5).tolist() for name in (*BARS, "pca_fvu")},
+            "pca_components": table["components"].tolist(),
             "l0": round(float(table["l0"].mean()), 3), "l0_per_level": table["l0"].round(3).tolist(),
             "dead_share": round(self.dead_share, 5), "density": [round(float(value), 6) for value in self.density],
         }  # fmt: skip
 
+    @property
+    def verdict(self) -> str:
+        """In words: whether the SAE passes, at how many levels, and how many features are dead."""
+        passed = f"{self.levels['passes'].sum()} of {len(self.levels)} noise levels"
+        return f"{'passes' if self.passes else 'fails'}: below both bars at {passed}, {self.dead_share:.1%} of {len(self.density)} features dead"
+
+    def _shown(self) -> pd.DataFrame:
+        return self.levels[["sigma", "fvu", *BARS, "pca_fvu", "l0", "passes"]].round(3)
+
     def __repr__(self) -> str:
-        verdict = "passes" if self.passes else "fails"
-        shown = self.levels[["sigma", "fvu", "pca_fvu", "l0", "passes"]].round(3).to_string(index=False)
-        return f"Gate({verdict}: {self.dead_share:.1%} of {len(self.density)} features dead)\n{shown}"
+        return f"Gate({self.verdict})\n{self._shown().to_string(index=False)}"
 
     def _repr_html_(self) -> str:
-        verdict = "passes" if self.passes else "fails"
-        table = self.levels[["sigma", "fvu", "pca_fvu", "l0", "passes"]].round(3).to_html(index=False)
-        return f"<p>The gate: the SAE {verdict}. {self.dead_share:.1%} of its {len(self.density)} features are dead.</p>{table}"
+        return f"<p>The gate: the SAE {self.verdict}.</p>{self._shown().to_html(index=False)}"
 
 
 @torch.no_grad()
-def gate_sae(sae: SAE, stream: TokenStream, prompts: Sequence[str] | None = None, progress: bool = True) -> Gate:
-    """Measure an SAE on tokens that it was not trained on, and keep the result in `sae.report`.
+def gate_sae(
+    sae: SAE,
+    stream: TokenStream,
+    prompts: Sequence[str] | None = None,
+    progress: bool = True,
+    *,
+    fitted_on: Sequence[str] | None = None,
+) -> Gate:
+    """Measure an SAE on tokens that it was not trained on, beside bars fitted on others, and keep the result in `sae.report`.
 
-    stream: where the tokens come from; its prompts are not used but for the default. prompts: held-out ones; None is 256 of the
-    shipped concepts' test split, and of no other. PCA is fitted on the very tokens that are measured: no other directions of a level leave
-    less, so that it is the harder bar. Raises ValueError for a stream of another site or model.
+    stream: where the tokens come from; its own prompts are not used. prompts: what is measured, held out from training; None is 256
+    of the shipped concepts' test split, and of no other. fitted_on: prompts whose tokens the bars are fitted on; None is 256 of the
+    build split that are not measured. The more of them, the harder the bars.
+    Raises ValueError for a stream of another site or model, and for prompts that are both measured and fitted on.
     """
     check_fits(sae, stream)
     prompts = some_prompts(GATED) if prompts is None else prompts
+    measured = set(prompts)
+    if fitted_on is None:
+        fitted_on = [text for text in some_prompts(FITTED + len(measured), "build") if text not in measured][:FITTED]
+    elif both := measured & set(fitted_on):
+        raise ValueError(f"{len(both)} prompts are both measured and fitted on, such as {min(both)!r}: keep them apart.")
+    with tqdm(total=len(prompts) + len(fitted_on), desc="gate", unit="prompt", disable=not progress) as bar:
+        tokens, sigmas = _read(stream, prompts, 10_000_019, bar)
+        others, _ = _read(stream, fitted_on, 20_000_003, bar)
+    return gate_tokens(sae, tokens, sigmas, fitted_on=others)
+
+
+def _read(stream: TokenStream, prompts: Sequence[str], seed: int, bar: tqdm) -> tuple[Tensor, Tensor]:
+    """Tokens [levels, prompts, positions, d_in] of one generation a prompt, and the noise levels [levels]."""
+    if not prompts:
+        raise ValueError("There are no prompts to measure, or none to fit the bars on: give at least one of each.")
     tokens: list[Tensor] = []
-    sigmas = torch.empty(0)
-    with tqdm(total=len(prompts), desc="gate", unit="prompt", disable=not progress) as bar:
-        for start in range(0, len(prompts), stream.batch):
-            part = prompts[start : start + stream.batch]
-            branch = stream.branches[start // stream.batch % len(stream.branches)]
-            values, sigmas = stream.read(part, [10_000_019 + start + i for i in range(len(part))], branch)
-            tokens.append(values)
-            bar.update(len(part))
-    return gate_tokens(sae, torch.cat(tokens).transpose(0, 1).flatten(1, 2), sigmas)
+    for start in range(0, len(prompts), stream.batch):
+        part = prompts[start : start + stream.batch]
+        branch = stream.branches[start // stream.batch % len(stream.branches)]
+        values, sigmas = stream.read(part, [seed + start + i for i in range(len(part))], branch)
+        tokens.append(values)
+        bar.update(len(part))
+    return torch.cat(tokens).transpose(0, 1), sigmas
 
 
 @torch.no_grad()
-def gate_tokens(sae: SAE, tokens: Tensor, sigmas: Tensor) -> Gate:
-    """The gate on given tokens [levels, n, d_in] of noise levels [levels]; keeps the result in `sae.report`."""
+def gate_tokens(sae: SAE, tokens: Tensor, sigmas: Tensor, *, fitted_on: Tensor | None = None) -> Gate:
+    """The gate on given tokens of noise levels [levels]; keeps the result in `sae.report`.
+
+    tokens: float [levels, items, d_in], or [levels, items, positions, d_in] where an item is a whole generation. fitted_on: tokens of
+    the same levels, from other items, in either shape; the bars are fitted on them. None: a random half of the items (always the same
+    one) fits the bars, and only the other half is measured; since tokens of one generation are alike, give them as one item.
+    Random tokens code at most 16,384 tokens of a level, drawn at random (always the same ones).
+    Raises ValueError where fitted_on has other levels or another width, or fewer tokens than the SAE has features.
+    """
+    if fitted_on is None:
+        halves = torch.randperm(tokens.shape[1], generator=torch.Generator().manual_seed(0)).tensor_split(2)
+        fitted_on, tokens = (tokens[:, half] for half in halves)
+    x_all, fitted = tokens.flatten(1, -2), fitted_on.flatten(1, -2)
+    if fitted.shape[::2] != x_all.shape[::2] or fitted.shape[:2].numel() < sae.d_sae:
+        raise ValueError(
+            f"The tokens to fit the bars on are {list(fitted_on.shape)}, expected {len(x_all)} levels, width {x_all.shape[2]} and, "
+            f"over all levels, at least as many tokens as the SAE has features ({sae.d_sae}): give more."
+        )
+    device = sae.b_dec.device
+    means = fitted.mean(1)
+    dictionaries = [atoms.to(device) for atoms in _random_tokens(fitted, means, sae.d_sae)]
     rows = []
     active = torch.zeros(sae.d_sae, dtype=torch.float64)
-    for x, sigma in zip(tokens, sigmas.tolist(), strict=True):
+    for x, sigma, mean, others in zip(x_all, sigmas.tolist(), means, fitted, strict=True):
+        x, mean, others = x.to(device), mean.to(device), (others - mean).to(device)
         centred = x - x.mean(0)
-        variance = centred.square().sum().clamp_min(1e-12)
+        variance = float(centred.square().sum().clamp_min(1e-12))
         left, fired = 0.0, torch.zeros(sae.d_sae, dtype=torch.float64)
         for part in x.split(16_384):
             features = sae.encode(part, sigma)
             left += float((part - sae.decode(features, sigma)).square().sum())
-            fired += (features > 0).double().sum(0)
-        spectrum = torch.linalg.svdvals(centred).square()
+            fired += (features > 0).double().sum(0).cpu()
         active += fired
         l0 = float(fired.sum() / len(x))
-        components = max(sae.k, math.ceil(l0))  # an SAE that spends more than k somewhere meets a PCA that may do so, too
+        components = max(sae.k, math.ceil(l0))  # an SAE that spends more than k somewhere meets bars that may do so, too
+        spectrum = torch.linalg.svdvals(centred).square()
+        coded = (x - mean)[torch.randperm(len(x), generator=torch.Generator().manual_seed(0))[:CODED].to(device)]
+        by_tokens = np.mean([_left_by(atoms, coded, components) for atoms in dictionaries]) * len(x) / len(coded)
         rows.append({
-            "sigma": sigma, "fvu": left / float(variance), "pca_fvu": float(spectrum[components:].sum() / variance),
-            "components": components, "l0": l0, "variance": float(variance / len(x)),
+            "sigma": sigma, "fvu": left / variance, "topk_pca_fvu": _left_by_pca(others, x - mean, components) / variance,
+            "tokens_fvu": by_tokens / variance, "pca_fvu": float(spectrum[components:].sum()) / variance,
+            "components": components, "l0": l0, "variance": variance / len(x),
         })  # fmt: skip
     table = pd.DataFrame(rows)
-    found = Gate(table.assign(passes=table["fvu"] < table["pca_fvu"]), (active / tokens.shape[:2].numel()).numpy())
+    passes = table[list(BARS)].gt(table["fvu"], axis=0).all(axis=1)
+    found = Gate(table.assign(passes=passes), (active / x_all.shape[:2].numel()).numpy())
     sae.report = {**sae.report, **found.report()}
     return found
+
+
+def _random_tokens(tokens: Tensor, means: Tensor, count: int) -> list[Tensor]:
+    """Dictionaries [count, d_in] of tokens [levels, n, d_in] about their level's mean [levels, d_in], each of norm 1.
+
+    They are drawn from all levels alike, since the SAE, too, has one dictionary for all of them.
+    """
+    generator = torch.Generator().manual_seed(0)
+    draws = (torch.randperm(tokens.shape[:2].numel(), generator=generator)[:count] for _ in range(DRAWS))
+    return [normalize(tokens.flatten(0, 1)[draw] - means[draw // tokens.shape[1]], dim=1) for draw in draws]
+
+
+def _left_by_pca(fitted: Tensor, x: Tensor, k: int) -> float:
+    """Squared length that stays of tokens [n, d_in] when each keeps its k largest coefficients in the principal directions of others.
+
+    fitted: float [m, d_in], of mean 0. All d_in directions are a basis, so what a token leaves is the sum of its smallest squares.
+    """
+    directions = torch.linalg.eigh(fitted.T @ fitted).eigenvectors
+    codes = (x @ directions).square()
+    return float(codes.topk(max(0, codes.shape[1] - k), dim=1, largest=False).values.sum())
+
+
+def _left_by(atoms: Tensor, x: Tensor, k: int) -> float:
+    """Squared length that stays of tokens [n, d_in] when each is coded with k atoms [m, d_in] of norm 1."""
+    return sum(float(matching_pursuit(part, atoms, k).square().sum()) for part in x.split(1024))  # so much stays in the cache
+
+
+def matching_pursuit(x: Tensor, atoms: Tensor, k: int) -> Tensor:
+    """What orthogonal matching pursuit with k atoms leaves of tokens: float [n, d_in], as x. atoms: [m, d_in], of norm 1.
+
+    Each step takes the atom most like what is left, of either sign, and projects on all atoms taken (Pati et al. 1993). The same as
+    `sklearn.linear_model.orthogonal_mp_gram`, which goes token by token and copies the Gram matrix for each: 13 times slower for 512
+    atoms, out of reach for 10,000.
+    """
+    left, taken = x, x.new_zeros(0, *x.shape)  # taken: an orthonormal basis for each token
+    for _ in range(k):
+        new = atoms[(left @ atoms.T).abs().argmax(1)]
+        for _ in range(2):  # once leaves rounding errors that add up
+            new = new - ((taken * new).sum(-1, keepdim=True) * taken).sum(0)
+        length = new.norm(dim=1, keepdim=True)
+        new = torch.where(length > 1e-5, new / length, 0.0)  # else the atom lies in the span of those taken
+        left = left - (left * new).sum(1, keepdim=True) * new
+        taken = torch.cat([taken, new[None]])
+    return left
 
 
 def check_fits(sae: SAE, stream: TokenStream) -> None:

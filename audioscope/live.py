@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import atexit
 import threading
+import weakref
 from collections.abc import Callable
 from functools import partial
 from typing import Any, TypeAlias
 
 Step: TypeAlias = Callable[[float], None]
+
+_lives: weakref.WeakSet[Live] = weakref.WeakSet()
 
 
 class Cancelled(Exception):
@@ -29,6 +33,8 @@ class Live:
         self._open = False  # whether the newest wish has neither been answered nor cancelled
         self._todo: tuple[int, Callable[[Step], Any], Callable[[Any], None]] | None = None
         self._running = False
+        self._thread: threading.Thread | None = None  # the last one that was started
+        _lives.add(self)
 
     def ask(self, job: Callable[[Step], Any], done: Callable[[Any], None]) -> None:
         """Run a job as soon as the one that runs has noticed; `done` gets its result, if nothing newer was asked for."""
@@ -37,8 +43,7 @@ class Live:
             self._open = True
             self._todo = self._turn, job, done
             if not self._running:
-                self._running = True
-                threading.Thread(target=self._work, name="audioscope", daemon=True).start()
+                self._start()
 
     def cancel(self) -> bool:
         """Forget what runs and what waits; whether there was anything."""
@@ -48,23 +53,39 @@ class Live:
             was, self._open = self._open, False
             return was
 
-    def wait(self, seconds: float = 60.0) -> bool:
-        """Wait until nothing is running; whether that came true in time."""
+    def wait(self, seconds: float | None = None) -> bool:
+        """Wait until nothing is running, however long it takes or for some seconds; whether that came true in time."""
         with self._lock:
             return self._lock.wait_for(lambda: not self._running, seconds)
+
+    def end(self) -> None:
+        """Cancel everything and wait until the thread is gone."""
+        self.cancel()
+        if self._thread is not None:
+            self._thread.join()
+
+    def _start(self) -> None:
+        self._running = True
+        self._thread = threading.Thread(target=self._work, name="audioscope", daemon=True)
+        self._thread.start()
 
     def _work(self) -> None:
         try:
             while True:
                 with self._lock:
-                    if self._todo is None:
-                        break
+                    if self._todo is None:  # and nothing can be asked for before we have said that we stop
+                        self._running = False
+                        self._lock.notify_all()
+                        return
                     (turn, job, done), self._todo = self._todo, None
                 self._do(turn, job, done)
-        finally:
+        except BaseException:  # what a watcher raised: another thread does what waits
             with self._lock:
                 self._running = False
+                if self._todo is not None:
+                    self._start()
                 self._lock.notify_all()
+            raise
 
     def _do(self, turn: int, job: Callable[[Step], Any], done: Callable[[Any], None]) -> None:
         def step(share: float) -> None:
@@ -92,3 +113,10 @@ class Live:
                     self._failed(error)
             if self._todo is None:
                 self._told(None)
+
+
+@atexit.register
+def _end_all() -> None:
+    """Let no thread outlive Python, which would end it inside torch's C++ code and so abort the process (std::terminate, status 134)."""
+    for live in list(_lives):
+        live.end()

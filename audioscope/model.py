@@ -344,9 +344,10 @@ def read_sites(name: str | Path) -> tuple[str, Sites]:
         from huggingface_hub import snapshot_download
 
         try:
-            source = Path(snapshot_download(str(name), allow_patterns=["model_index.json", "*/config.json"]))
+            source = Path(snapshot_download(str(name), allow_patterns=["*model_index.json", "*/config.json"]))
         except Exception as error:
             raise _unreachable(name, error) from error
+        _check_folder(source)
     try:
         index = json.loads((source / "model_index.json").read_text())
         pipeline = str(index["_class_name"])
@@ -364,13 +365,25 @@ def _source(name: str | Path) -> tuple[Path, bool]:
     """Where a model lies, and whether that is a folder here and not a name on the hub."""
     source = data_folder() / "tiny" if str(name) == "tiny" else Path(name)
     local = source.is_dir()
-    if local and not (source / "model_index.json").exists():
-        raise FileNotFoundError(f"{source} is a folder but no diffusers pipeline: it has no model_index.json.")
+    if local:
+        _check_folder(source)
     if not local and (source.is_absolute() or str(name).startswith(".") or str(name).count("/") != 1):
         raise FileNotFoundError(
             f"No folder {str(name)!r}: expected 'tiny', a folder with a diffusers pipeline, or a hub name 'owner/model'."
         )
     return source, local
+
+
+def _check_folder(source: Path) -> None:
+    """Raise FileNotFoundError for a folder without a pipeline, and ValueError for one of diffusers' modular pipelines."""
+    if (source / "model_index.json").exists():
+        return
+    modular = source / "modular_model_index.json"
+    if not modular.exists():
+        raise FileNotFoundError(f"{source} is a folder but no diffusers pipeline: it has no model_index.json.")
+    pipeline = str(json.loads(modular.read_text()).get("_class_name"))
+    adapter_of_class(pipeline)  # says why, where that is known
+    raise ValueError(f"{source} holds a modular pipeline, {pipeline}: expected a plain one, which has a model_index.json.")
 
 
 def _unreachable(name: str | Path, error: Exception) -> ConnectionError:

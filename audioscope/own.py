@@ -26,7 +26,6 @@ from audioscope.streams import some_prompts
 SUFFIXES = (".wav", ".flac", ".mp3", ".ogg", ".aif", ".aiff")
 FOLDS = 5
 SILENCE = 1e-7  # mean square below which a piece is silent, -70 dB
-LIMIT = 6.0  # log-odds are clipped here, as the listener's are
 
 
 def read_folder(folder: str | Path, model: Model, seconds: float | None = None, most: int = 64) -> list[Clip]:
@@ -84,6 +83,8 @@ def _pieces(file: Path, rate: int, seconds: float, most: int) -> list[Tensor]:
 class ProbeScorer:
     """A linear classifier on what another scorer's network hears: log-odds of one's own concept, beside that scorer's concepts.
 
+    Few clips calibrate nothing: the log-odds order clips, and how likely each stands for was not tested.
+
     auroc: how well it tells clips that it was not fitted on, by five-fold cross-validation; .5 is chance.
     """
 
@@ -117,7 +118,7 @@ class ProbeScorer:
         return list(self.base.layers(audio, rate))
 
     def __call__(self, audio: Tensor, rate: int) -> pd.DataFrame:
-        own = np.clip(_heard(self.base, audio, rate) @ self.weights + self.bias, -LIMIT, LIMIT)
+        own = _heard(self.base, audio, rate) @ self.weights + self.bias
         others = self.base(audio, rate).drop(columns=self.concept, errors="ignore")
         return pd.concat([pd.DataFrame({self.concept: own}), others], axis=1)
 

@@ -326,7 +326,8 @@ def plan(
     for count in (1, 1, 3):  # the first run of all is a warm-up
         began = time.perf_counter()
         audio, _ = timed.sound(unit, steps=count)
-        sweep.scorer(torch.nan_to_num(audio), model.adapter.sampling_rate(model.pipe))
+        for scorer in (sweep.scorer, *sweep.also):
+            scorer(torch.nan_to_num(audio), model.adapter.sampling_rate(model.pipe))
         samples = audio[0].numel()
         times[count] = time.perf_counter() - began
     step = max(0.0, (times[3] - times[1]) / 2)

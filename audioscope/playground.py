@@ -46,14 +46,14 @@ class Ear:
         self.listener = listener_scorer() if model.adapter.scorer == "listener" else None
 
     def __call__(self, clips: list[Clip], concepts: tuple[str, ...] = ()) -> list[str]:
-        """The log-odds of some concepts, or where it knows none of them of the three that it hears most surely, for each clip."""
+        """The log-odds of some concepts, or where it knows none of them of up to five that it hears most surely, for each clip."""
         if self.listener is None or clips[0].samples.shape[1] != SAMPLES:  # it knows only whole clips
             return [""] * len(clips)
         scores: pd.DataFrame = self.listener(torch.stack([torch.from_numpy(clip.samples) for clip in clips]), clips[0].rate)
         known = [name for name in concepts if name in scores]
         lines = []
         for _, row in scores.iterrows():
-            named = row[known] if known else row.nlargest(3)
+            named = row[known] if known else row.nlargest(5)[lambda most: (most > 0) | (most == most.max())]
             lines.append("hears: " + ", ".join(f"{name} {minus(f'{value:+.1f}')}" for name, value in named.items()))
         return lines
 

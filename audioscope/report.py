@@ -245,7 +245,8 @@ def _functional(means: pd.DataFrame) -> str:
     each = [f"layer {row.layer} with a mean impact of {reading(row.impact, row.low, row.high)}" for row in chosen.itertuples()]
     named = each[0] if len(each) == 1 else ", ".join(each[:-1]) + " and " + each[-1]
     verb = "One layer reaches" if len(each) == 1 else f"{len(each)} layers reach"
-    return f"{verb} {rule} with an interval above the control: {named}. {control}"
+    beyond = " with an interval above the control" if chosen.low.notna().all() else ""
+    return f"{verb} {rule}{beyond}: {named}. {control}"
 
 
 def _settings(settings: dict) -> list[tuple[str, str]]:

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from audioscope.vectors import SteeringVector
 
 Kind = Literal["batchtopk", "topk"]
+BARS = ("topk_pca_fvu", "tokens_fvu")  # what an SAE's fvu has to be below at a noise level; see `audioscope.gate.Gate`
 
 
 class SAE(nn.Module):
@@ -53,6 +54,7 @@ class SAE(nn.Module):
         self.facts: Mapping[str, Any] = {}
         self.report: dict[str, Any] = {}
         self.scores: Any = None
+        self.units: Any = None
         self.log: Any = None
 
     @property
@@ -172,11 +174,14 @@ class SAE(nn.Module):
         return load_sae(source)
 
     def failed(self, sigmas: Sequence[float]) -> list[float]:
-        """Those of some noise levels at which the gate was not passed, by the nearest level, or that lie beyond what was measured."""
-        if "sigmas" not in self.report:
+        """Those of some noise levels at which the gate was not passed, by the nearest level, or that lie beyond what was measured.
+
+        All of them without a report, or with one that lacks a bar.
+        """
+        if not {"sigmas", "fvu_per_level", *BARS} <= self.report.keys():
             return list(sigmas)
-        known = np.asarray(self.report["sigmas"])
-        passed = np.asarray(self.report["fvu_per_level"]) < np.asarray(self.report["pca_fvu"])
+        known, fvu = np.asarray(self.report["sigmas"]), np.asarray(self.report["fvu_per_level"])
+        passed = np.all([fvu < np.asarray(self.report[bar]) for bar in BARS], axis=0)
         low, high = 0.99 * known.min(), 1.01 * known.max()
         return [sigma for sigma in sigmas if not (low <= sigma <= high and passed[np.abs(known - sigma).argmin()])]
 

@@ -36,8 +36,8 @@ def training_chart(log: pd.DataFrame) -> alt.LayerChart:
 
 
 def gate_chart(gate: Gate) -> alt.LayerChart:
-    """Variance unexplained at each noise level, beside that of PCA with as many components: below it the SAE passes."""
-    names = {"fvu": "SAE", "pca_fvu": "PCA with as many components"}
+    """Variance unexplained at each noise level, beside that of the two bars: below both the SAE passes."""
+    names = {"fvu": "SAE", "topk_pca_fvu": "PCA, each token's k largest", "tokens_fvu": "random tokens, k of them"}
     methods = list(names.values())
     table = gate.levels.reset_index(names="level").assign(
         shown=gate.levels["sigma"].map("{:.3f}".format), verdict=np.where(gate.levels["passes"], "passes", "fails")
@@ -46,12 +46,13 @@ def gate_chart(gate: Gate) -> alt.LayerChart:
     base = alt.Chart(long).encode(
         x=alt.X("shown:O", sort=None, title="noise level (sigma), from the first step to the last", axis=alt.Axis(labelAngle=0)),
         y=alt.Y("share:Q", title="variance unexplained", scale=alt.Scale(domainMin=0)),
-        color=alt.Color("what:N", title=None, scale=alt.Scale(domain=methods, range=["#a84a08", "#5b5651"]), legend=alt.Legend(orient="top")),
-        shape=alt.Shape("what:N", title=None, scale=alt.Scale(domain=methods, range=["circle", "square"]), legend=alt.Legend(orient="top")),
+        color=alt.Color("what:N", title=None, scale=alt.Scale(domain=methods, range=["#a84a08", "#5b5651", "#0072b2"]), legend=alt.Legend(orient="top")),
+        shape=alt.Shape("what:N", title=None, scale=alt.Scale(domain=methods, range=["circle", "square", "diamond"]), legend=alt.Legend(orient="top")),
         tooltip=[alt.Tooltip("what:N", title="by"), alt.Tooltip("shown:N", title="sigma"), alt.Tooltip("share:Q", format=".3f"), "verdict:N"],
     )  # fmt: skip
     failed = [row["shown"] for row in table.to_dict("records") if not row["passes"]]
-    said = f"fails at {', '.join(failed)}" if failed else "passes at every noise level"
+    where = "every noise level" if len(failed) in (0, len(table)) else ", ".join(failed)
+    said = f"fails at {where}" if failed else f"{'passes' if gate.passes else 'is below both bars'} at {where}"
     return (
         alt.layer(base.mark_line(aria=False), base.mark_point(filled=True, size=60, opacity=1, aria=False), width=440, height=220)
         .properties(

@@ -63,7 +63,7 @@ class SAEExplorer(Explorer):
         )  # fmt: skip
         self._search()
         self._chosen()
-        self.wait(PATIENCE)
+        self.live.wait(PATIENCE)
         self.words.observe(self._search, "value")
         self.feature.observe(self._chosen, "value")
         self.chart.selections.observe(self._picked, "picked")
@@ -116,14 +116,15 @@ class SAEExplorer(Explorer):
             return self.sounds.say("Give the model, sae.explore(model), to hear the features.")
         self.fires.show([])
         self._shown, turn = None, self._change()
-        typed = (self.prompt.value.strip(), int(self.seed.value)) if self.prompt.value != self._given else None
-        self.ask(lambda step: self._both(number, typed, turn, step), self._show_both, another=True)
+        self.ask(lambda step: self._both(number, turn, step), self._show_both, another=True)
 
     def _change(self) -> tuple[Do, float]:
         return self.do.value, float(self.amount.value)
 
-    def _both(self, number: int, typed: tuple[str, int] | None, change: tuple[Do, float], step: Step) -> Any:
+    def _both(self, number: int, change: tuple[Do, float], step: Step) -> Any:
         """Where a feature fires; and the prompt that was typed, else a clip in which it does not fire, with it turned."""
+        # asked in the thread that sets both, since another would see one of them set before the other
+        typed = (self.prompt.value.strip(), int(self.seed.value)) if self.prompt.value != self._given else None
         found = self._searched(step)
         top = found.top(number, CLIPS)
         strongest = float(found.active[:, :, number].max())
@@ -134,13 +135,14 @@ class SAEExplorer(Explorer):
         return number, fires, None if typed else quiet, self._turn(number, prompt, seed, change, step)
 
     def _show_both(self, made: Any) -> None:
-        self._shown, fires, quiet, turned = made
+        number, fires, quiet, turned = made
         self.fires.show(fires)
-        self.fires.say("" if fires else f"Feature {self._shown} fires in none of the {SEARCHED} clips that were searched.")
+        self.fires.say("" if fires else f"Feature {number} fires in none of the {SEARCHED} clips that were searched.")
         if quiet is not None:
             with self.together():
                 self._given = self.prompt.value = quiet.prompt
                 self.seed.value = quiet.seed or 0
+        self._shown = number  # last, since it says that prompt and seed are this feature's
         self._show(turned)
 
     def _ranged(self, change: Any = None) -> None:

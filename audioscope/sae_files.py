@@ -1,7 +1,10 @@
 """Sparse autoencoders as files: the layout of SAELens, which any of its tools reads, and that of sparsify, in which TADA's are.
 
 A folder holds cfg.json and sae_weights.safetensors (SAELens 6), and beside them what only audioscope reads: levels.safetensors
-(means and scales by noise level), report.json (the gate) and scores.parquet (of features for concepts).
+(means and scales by noise level), report.json (the gate, and how well single units tell concepts), scores.parquet (of features for
+concepts) and units.parquet (behind the report: concept, pair and has of each test prompt, and for each concept and method that was
+compared a column, such as "fast feature", with twice the midrank of the prompt by that unit among the prompts that were used, 0 for
+the others; "fast feature counterfactual" where only the counterfactual prompts were).
 """
 
 from __future__ import annotations
@@ -31,7 +34,7 @@ def save_sae(sae: SAE, folder: str | Path) -> Path:
     """
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
-    for name in ("levels.safetensors", "report.json", "scores.parquet"):  # of an SAE that was here before
+    for name in ("levels.safetensors", "report.json", "scores.parquet", "units.parquet"):  # of an SAE that was here before
         (folder / name).unlink(missing_ok=True)
     tensors = {"W_enc": sae.W_enc, "W_dec": sae.W_dec, "b_enc": sae.b_enc, "b_dec": sae.b_dec}
     cfg: dict[str, Any] = {
@@ -63,6 +66,15 @@ def save_sae(sae: SAE, folder: str | Path) -> Path:
         write_whole(
             folder / "scores.parquet",
             lambda part: sae.scores.astype({"concept": "category"}).to_parquet(part, compression="zstd", compression_level=19),
+        )
+    units = getattr(sae, "units", None)
+    if units is not None:
+        ranks = [name for name in units if name not in ("concept", "pair", "has")]  # which hardly repeat: bytes, not a dictionary
+        write_whole(
+            folder / "units.parquet",
+            lambda part: units.to_parquet(
+                part, compression="zstd", compression_level=19, use_dictionary=["concept"], use_byte_stream_split=ranks
+            ),
         )
     return folder
 
@@ -127,6 +139,8 @@ def _from_saelens(folder: Path, cfg: dict[str, Any]) -> SAE:
         sae.report = json.loads((folder / "report.json").read_text())
     if (folder / "scores.parquet").exists():
         sae.scores = pd.read_parquet(folder / "scores.parquet").astype({"concept": str})
+    if (folder / "units.parquet").exists():
+        sae.units = pd.read_parquet(folder / "units.parquet")
     return sae
 
 

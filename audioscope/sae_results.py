@@ -9,10 +9,10 @@ from typing import Any
 import pandas as pd
 
 from audioscope.atlas import Atlas
-from audioscope.comparison import METHODS, compare_features, random_like, read_splits
-from audioscope.concepts import Concept
+from audioscope.comparison import choose_units, compare_units, random_like, read_splits
+from audioscope.concepts import Concept, choose
 from audioscope.feature_vectors import SCORES
-from audioscope.features import score_features
+from audioscope.features import NEGATIVES, ConceptReadings, Negatives, score_features
 from audioscope.gate import gate_sae
 from audioscope.model import Model
 from audioscope.sae import SAE
@@ -22,6 +22,8 @@ from audioscope.streams import TokenStream
 
 # What the shipped SAEs were trained with: one pass over 2,989 prompts, each buffer gone through twice.
 TRAINING = {"expansion": 4, "k": 8, "tokens": 3_800_000, "reuse": 2}
+COMPARED: dict[Negatives, str] = {"all": "auroc", "counterfactual": "auroc_counterfactual"}  # where in a report
+MEASURED = ("auroc", "low", "high", "selected", "unit", "sign", "sigma", "difference", "difference_low", "difference_high", "p")
 
 
 def strongest_sites(atlas: Atlas, count: int = 2) -> list[str]:
@@ -66,36 +68,48 @@ def report_saes(
     *,
     prompts: Sequence[str] = (),
     pairs: int | None = None,
+    readings: dict[str, ConceptReadings] | None = None,
     progress: bool = True,
     **keywords: Any,
 ) -> pd.DataFrame:
     """Score all features of the SAEs in out/<site>, compare them with neurons, probes and random SAEs, and add both to the folders.
 
-    scores.parquet gets the scores of the selection split; report.json an "auroc" per concept and method from the test split, and
-    "scores": for each concept and score the best feature and level of the selection split, and its value on the test split.
+    scores.parquet gets the scores of the selection split; report.json an "auroc" per concept and method from the test split, told from
+    all other prompts, "auroc_counterfactual", told from the counterfactual alone, and "scores": for each concept and score the best
+    feature and level of the selection split, and its value on the test split; units.parquet how the chosen units order the test
+    prompts, from which `audioscope.comparison.compare_units` gives both again.
     prompts: what the SAEs were trained on, none is the default of `TokenStream`; pairs with one of them are left out of the selection and
-    the test split. All sites are read in the same generations. Returns the table of `compare_features`.
+    the test split. readings: what `read_splits` gave for these SAEs; else all sites are read in the same generations.
+    Returns site and the table of `compare_units`, for all other prompts.
     """
     saes = {site: load_sae(Path(out) / site) for site in sites}
-    randoms = {site: random_like(sae, TokenStream(model, site, **keywords)) for site, sae in saes.items()}
-    chosen = None if concepts is None else list(concepts)
-    readings = read_splits(model, saes, randoms, chosen, prompts, pairs=pairs, progress=progress, **keywords)
-    table = compare_features(model, saes, randoms, chosen, readings=readings, progress=progress)
+    chosen = choose(None if concepts is None else list(concepts))
+    if readings is None:
+        randoms = {site: random_like(sae, TokenStream(model, site, **keywords)) for site, sae in saes.items()}
+        readings = read_splits(model, saes, randoms, chosen, prompts, pairs=pairs, progress=progress, **keywords)
     for site, sae in saes.items():
         selected, tested = (
             score_features(sae, model, chosen, split, readings=readings[split], name=f"feature {site}")
             for split in ("select", "test")
         )
-        rows = table[table["site"] == site]
-        sae.report = {**sae.report, "scores": _held_out(selected, tested), "auroc": {
-            str(concept): {
-                method: {name: _plain(row[name]) for name in ("auroc", "low", "high", "selected", "unit", "sign", "sigma")}
-                for method in METHODS for row in part[part["method"] == method].to_dict("records")
-            }
-            for concept, part in rows.groupby("concept", sort=False)
-        }}  # fmt: skip
+        found = {negatives: choose_units(readings, site, chosen, negatives, progress) for negatives in NEGATIVES}
+        compared = {COMPARED[negatives]: _by_concept(compare_units(*both)) for negatives, both in found.items()}
+        sae.report = {**sae.report, "scores": _held_out(selected, tested), **compared}
+        first, second = (units for _, units in found.values())
+        sae.units = pd.concat([first, second.drop(columns=["concept", "pair", "has"])], axis=1)
         save_sae(sae, Path(out) / site)
-    return table
+    return auroc_table(saes)
+
+
+def _by_concept(table: pd.DataFrame) -> dict[str, dict[str, dict[str, float | int]]]:
+    """Concept -> method -> what was measured, as JSON values; the feature has no difference from itself."""
+    return {
+        str(concept): {
+            row["method"]: {name: _plain(row[name]) for name in MEASURED if not pd.isna(row[name])}
+            for row in part.to_dict("records")
+        }
+        for concept, part in table.groupby("concept", sort=False)
+    }
 
 
 def _held_out(selected: pd.DataFrame, tested: pd.DataFrame) -> dict[str, dict[str, dict[str, float | int]]]:
@@ -117,9 +131,10 @@ def _plain(value: Any) -> float | int:
     return int(value) if float(value).is_integer() and not isinstance(value, float) else round(float(value), 5)
 
 
-def auroc_table(saes: dict[str, SAE]) -> pd.DataFrame:
+def auroc_table(saes: dict[str, SAE], negatives: Negatives = "all") -> pd.DataFrame:
     """The comparisons that reports carry as the tidy table that `compare_features` gave: site, concept, method, auroc, low, high, ..."""
     return pd.DataFrame([
-        {"site": site, "concept": concept, "method": method, **values}
-        for site, sae in saes.items() for concept, methods in sae.report.get("auroc", {}).items() for method, values in methods.items()
+        {"site": site, "concept": concept, "method": method, "negatives": negatives, **values}
+        for site, sae in saes.items() for concept, methods in sae.report.get(COMPARED[negatives], {}).items()
+        for method, values in methods.items()
     ])  # fmt: skip

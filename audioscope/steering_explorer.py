@@ -51,7 +51,7 @@ class SteeringExplorer(Explorer):
         self._tracks: dict[tuple[str, int], dict[str, Any]] = {}  # as the slider takes them
         self.children = (self.chart, self.way, self.prompt, self.strength, self.facts, self.sounds)
         self._chosen()
-        self.wait(PATIENCE)
+        self.live.wait(PATIENCE)
         for menu in (self.way, self.prompt):
             menu.observe(self._chosen, "value")
         self.strength.observe(lambda change: self._stand(), "place")

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import re
+import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, Self
 
 import altair as alt
 import anywidget
@@ -89,17 +90,22 @@ class Explorer(widgets.VBox):
         self.sounds = Sounds()
         self.live = Live(self._told, self._failed)
         self._another = False
-        self._quiet = False  # while controls are set together
+        self._setting = threading.local()  # what one thread sets together does not silence what another does meanwhile
         self.sounds.observe(lambda change: self.cancel(), "cancelled")
+
+    @property
+    def _quiet(self) -> bool:
+        """Whether this thread is setting controls together."""
+        return getattr(self._setting, "together", False)
 
     @contextmanager
     def together(self) -> Iterator[None]:
         """Set several controls: inside this block nothing follows from a change."""
-        before, self._quiet = self._quiet, True
+        before, self._setting.together = self._quiet, True
         try:
             yield
         finally:
-            self._quiet = before
+            self._setting.together = before
 
     def ask(self, job: Callable[[Step], Any], done: Callable[[Any], None], *, another: bool = False) -> None:
         """Do a job in the thread, instead of one that was asked for before; `done` gets its result.
@@ -116,9 +122,15 @@ class Explorer(widgets.VBox):
             self._gone()
             self.sounds.say("cancelled")
 
-    def wait(self, seconds: float = 60.0) -> bool:
-        """Wait until nothing is being made; whether that came true in time. For scripts and tests."""
-        return self.live.wait(seconds)
+    def wait(self, seconds: float | None = None) -> Self:
+        """Wait until nothing is being made, so that code can read, and a page without a kernel keep, what was asked for.
+
+        seconds: how long at most; None for as long as it takes. Raises TimeoutError after that. Returns the explorer itself, so that a
+        cell may end with `sae.explore(model).wait()`.
+        """
+        if not self.live.wait(seconds):
+            raise TimeoutError(f"{self.title}: still making after {seconds:g} s. Wait longer, or cancel().")
+        return self
 
     def _told(self, share: float | None) -> None:
         self.sounds.progress = -1.0 if share is None else share
@@ -156,7 +168,8 @@ class Explorer(widgets.VBox):
         return framed(self.title, page("features", self.title, body, style="main { padding: 8px; }"), height)
 
     def close(self) -> None:
-        self.live.cancel()
+        if hasattr(self, "live"):  # Python also closes what the constructor refused to make
+            self.live.cancel()
         close_all(self)
         super().close()
 

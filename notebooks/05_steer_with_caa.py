@@ -20,7 +20,7 @@
 #
 # - how to make a steering vector from pairs of prompts (Contrastive Activation Addition);
 # - how to measure steering so that you cannot fool yourself: what it gains, what it costs, beside controls;
-# - what holds in `tiny` for 18 axes, and what does not: steering works; that it is best done at the functional layers does not.
+# - what holds in `tiny` over 18 axes, and what does not: vectors steer; that steering is best at localised layers is not shown.
 #
 # **Time**: 40 minutes; it runs in about 1. **Before this**: [3. The concept atlas](03_concept_atlas.ipynb); what a mean and a rank correlation are.
 
@@ -60,14 +60,14 @@ def heard(clips):
 # ## A steering vector is a difference of means
 # Generate fifty fast sentences and the same fifty said slow, from the same noise. At each site and each noise level, average the output over
 # time and prompts, and subtract: that is Contrastive Activation Addition (CAA). Half as many pairs do here. The vector acts at tempo's own
-# layer, which the atlas of notebook 3 found.
+# layers, which the atlas of notebook 3 found.
 
 # %%
 fast = caa(model, "fast", "own", pairs=25)
 fast
 
 # %%
-assert fast.paths == ("transformer.transformer_blocks.2.cross_attn",) and fast.facts["against"] == "slow"
+assert [site.split(".")[2] for site in fast.paths] == ["1", "2"] and fast.facts["against"] == "slow"
 
 # %% [markdown]
 # ## Steering is one line, and at strength 0 it is nothing
@@ -101,18 +101,26 @@ model.play(prompt, seed=3, vectors={"fast": fast}, strength=3.0)
 
 # %% [markdown]
 # ## Tempo goes up and down, by the judge and by the clock
-# The judge is a classifier that took no part in making or tuning the vector. The clock is a plain measurement: the strongest beat between 55 and 195 BPM. It
-# cannot tell a beat from its half or double, but no band of `tiny`'s music holds the double of another's, so each beat has one place.
+# The judge is a classifier that took no part in making the vector or in setting its strength. The clock is a plain measurement: the strongest beat between 55 and 195 BPM. It
+# cannot tell a beat from its half or double. No band of `tiny`'s music holds the double of another's; but a measured beat is off by up to 5 %, and with that tolerance some beats fit two bands (75 BPM is
+# slow, or half of a fast 150). Those clips are left out, and counted.
 
 
 # %%
 def in_bands(bpm):
-    """The beat, halved or doubled until it lies within 5 % of one of the bands of tempo; NaN if it never does."""
-    beats = [bpm * factor for factor in (1, 0.5, 2) for low, high in BPM.values() if 0.95 * low <= bpm * factor <= 1.05 * high]
-    return beats[0] if beats else np.nan
+    """The beat, halved or doubled until it lies within 5 % of a band of tempo; NaN if it never does, or in two bands."""
+    beats = {
+        name: bpm * factor
+        for factor in (1, 0.5, 2)
+        for name, (low, high) in BPM.items()
+        if 0.95 * low <= bpm * factor <= 1.05 * high
+    }
+    return next(iter(beats.values())) if len(beats) == 1 else np.nan
 
 
 table = sweep.table.assign(bpm=sweep.table["tempo"].map(in_bands))
+print(f"clips whose beat fits no band, or two: {table['bpm'].isna().mean():.0%}")
+assert table["bpm"].notna().mean() > 0.5
 by_strength = table.groupby("alpha")[["score", "bpm", "onsets", "lpaps", "chroma"]].mean()
 by_strength.round(2)
 
@@ -133,8 +141,8 @@ assert by_strength["onsets"].iloc[-1] > by_strength["onsets"].iloc[0]
 # %% [markdown]
 # ## Every gain has a price
 # Any push changes the music, and a stronger one changes it more. So a gain counts beside its price: how different the clip sounds from the unsteered one
-# (`lpaps`: distance of the judge's features, layer by layer, pooled over time). Six ways to steer, live, on the same prompts: the vector at tempo's own layer; at all
-# layers; two controls, a random direction of equal length and a vector from pairs with shuffled labels; and two ways through the text, blending the text states and
+# (`lpaps`: distance of the listener's features, layer by layer, pooled over time; the gain is the judge's, so that no network judges both). Six ways to steer, live, on the same prompts: the vector at
+# tempo's own layers; at all layers; two controls, a random direction of equal length and a vector from pairs with shuffled labels; and two ways through the text, blending the text states and
 # rewriting the prompt late in sampling (PCI).
 
 # %%
@@ -161,11 +169,11 @@ assert min(area["caa own"], area["caa all"], area["text blend all"]) > max(
 )
 
 # %% [markdown]
-# ## Seven ways to steer, compared on 18,576 clips
+# ## Seven ways to steer, compared on 18 axes
 # Twelve prompts of the test split and two seeds for each axis, judged by the judge. The vector acts at the concept's *own* layers, at *all*, at the *shared* functional layer, at all *but* that, or
 # at as many *random* layers; beside it a *random direction* at its own layers, and *PCI*. Strengths were set on other prompts, by the price alone, so that each way reaches the
 # price of rewriting the prompt. The area under gain over price, up to that price, is the score of a way to steer (the paper's AUC). Whiskers are intervals with prompts as
-# units.
+# units. (This shipped sweep is an older one: its log-odds were clipped at 6, and the judge's own network measured its price, too.)
 
 # %%
 full = shipped_steering()
@@ -179,57 +187,59 @@ shipped_steering("fast").explore(model)
 full.pivot(index="concept", columns="way", values="auc").round(2)
 
 # %% [markdown]
-# ## Steering works on 16 of 18 axes
-# *Steerable* asks for three things at once: the score rises with strength (Spearman at least .9), further than a random direction of equal length takes it (beyond its interval, and
-# surely so on the same prompts), at no more than the price of rewriting the prompt. Vectors at a concept's own layers do it on 15 axes, vectors at all layers on 15, one or the other
-# on 16. Flute and xylophone resist; a random direction never steers.
-
-# %%
-steerable = full.pivot(index="concept", columns="way", values="steerable")
-print(steerable.fillna(False).astype(bool).sum())
-either = steerable["caa own"].astype(bool) | steerable["caa all"].astype(bool)
-print("neither:", either.index[~either].tolist())
-assert (steerable["caa own"].sum(), steerable["caa all"].sum(), either.sum()) == (15, 15, 16)
-assert not steerable["random direction own"].fillna(False).any()
-assert either.index[~either].tolist() == ["flute", "xylophone"]
-random = full[full["way"] == "random direction own"]
-assert random["auc"].abs().max() < 0.2 < full.loc[full["way"] == "caa all", "auc"].median()
-
-# %% [markdown]
-# ## The right layers beat random ones, but all of them beat the right ones
-# Here the paper's claim does not hold in `tiny`. At equal price, own layers are surely better than as many random layers on ten axes and worse on none: the atlas does point to
-# layers that matter. But own layers surely beat steering everywhere on three axes only (tempo, metal, bongos) and lose on eight; the shared functional layer alone loses on thirteen.
-# Steering everywhere *but* at the functional layer is about as good as at a concept's own layers. Concepts in this model enter through many layers at once, as the sums of impacts in
-# notebook 3 said, and a push spread over all of them costs less. In the paper, ACE-Step gained 39 % by localising, Stable Audio Open 8 %.
+# ## A vector steers almost anywhere, a random direction does not
+# With 18 axes, one in twenty comparisons looks sure by chance. So each count below is after Holm's correction over the axes, beside the mean over axes with its interval and the sign test.
+#
+# At no more than the price of rewriting the prompt, the vector gains more than a random direction of equal length on <!--=steer.all-random_direction.better-->16<!--/--> axes at all layers, on <!--=steer.own-random_direction.better-->14<!--/--> at its own, and still on
+# <!--=steer.random_layers-random_direction.better-->7<!--/--> at random layers. On average all three are beyond it. So the *direction* matters most.
 
 # %%
 pairs = pd.read_parquet(data_folder() / "results" / "steering_pairs.parquet")
-asked = [
-    ("caa own", "caa all"),
-    ("caa shared", "caa all"),
-    ("caa own", "caa random layers"),
-    ("caa own", "caa all but shared"),
-    ("caa all", "pci all"),
-]
-answers = pd.DataFrame([over_axes(pairs, one, other) for one, other in asked]).set_index(["one", "other"])
-answers[["better", "tied", "worse", "median_difference", "better_on"]].round(2)
+
+
+def answers(*asked):
+    """Comparisons over all axes, one row each."""
+    rows = pd.DataFrame([over_axes(pairs, one, other) for one, other in asked]).set_index(["one", "other"])
+    return rows[
+        ["axes", "better", "tied", "worse", "mean_difference", "low", "high", "ups", "downs", "sign_p", "better_on", "worse_on"]
+    ]
+
+
+chance = answers(*((one, "random direction own") for one in ("caa own", "caa all", "caa random layers")))
+chance.round(3)
 
 # %%
-assert answers.loc[("caa own", "caa random layers"), ["better", "worse"]].tolist() == [10, 0]
-assert (
-    answers.loc[("caa own", "caa all"), "better_on"] == ["fast", "metal", "bongos"]
-    and answers.loc[("caa own", "caa all"), "worse"] == 8
+assert (chance["low"] > 0).all() and (chance["worse"] == 0).all() and chance["better"].min() >= 5
+
+# %% [markdown]
+# ## The right layers beat random ones on average; that they beat all layers is not shown
+# Own layers gain <!--=steer.own-random_layers.mean-->.32 [.16, .48]<!--/--> more than as many random ones, surely on <!--=steer.own-random_layers.better-->4<!--/--> axes and worse on <!--=steer.own-random_layers.worse-->0<!--/-->: the atlas does point to layers that matter. Against all layers the mean
+# difference is <!--=steer.own-all.mean-->−.13 [−.29, .02]<!--/-->, which holds 0; surely better on <!--=steer.own-all.better-->0<!--/--> axes, worse on <!--=steer.own-all.worse-->2<!--/-->. The one shared functional layer is worse than all (<!--=steer.shared-all.mean-->−.44 [−.73, −.16]<!--/-->; surely on <!--=steer.shared-all.worse-->6<!--/-->).
+#
+# In the paper, ACE-Step gained 39 % by localising, Stable Audio Open 8 %. A second group that localised Stable Audio 3, of `tiny`'s architecture, found no gain from steering at its localised layers either.
+
+# %%
+layers = answers(
+    ("caa own", "caa random layers"),
+    ("caa own", "caa all"),
+    ("caa shared", "caa all"),
+    ("caa all", "pci all"),
+    ("caa own", "pci all"),
 )
-assert answers.loc[("caa shared", "caa all"), "worse"] == 13
-assert answers.loc[("caa own", "caa all but shared"), "tied"] > 9  # "about as good"
+layers.round(3)
+
+# %%
+assert layers.loc[("caa own", "caa random layers"), "low"] > 0 and layers.loc[("caa own", "caa random layers"), "worse"] == 0
+assert layers.loc[("caa own", "caa all"), "low"] < 0 and layers.loc[("caa own", "caa all"), "better"] <= 2
+assert layers.loc[("caa shared", "caa all"), "high"] < 0
 
 # %% [markdown]
 # ## Nothing here beats rewriting the prompt
-# On 17 of 18 axes, switching the prompt late (PCI) gains more at the same price than any vector. That is a fact about a model that follows its prompts well, and the yardstick for
+# On <!--=steer.all-pci.worse-->17<!--/--> of <!--=steer.axes-->18<!--/--> axes, switching the prompt late (PCI) surely gains more at the same price than the vector at all layers, and on none less. That is a fact about a model that follows its prompts well, and the yardstick for
 # every method: a vector must offer what words cannot, such as a strength between words, or an edit from second 2 on.
 
 # %%
-assert answers.loc[("caa all", "pci all"), ["better", "worse"]].tolist() == [0, 17]
+assert layers.loc[("caa all", "pci all"), "better"] == 0 and layers.loc[("caa all", "pci all"), "worse"] >= 12
 
 # %% [markdown]
 # ## Mood is register and brightness here, not major and minor
@@ -349,47 +359,46 @@ audioscope.in_a_row(base[0], late[0])
 # the price and at the harmony shared with the unsteered clip, never at the score alone.
 
 # %%
-hard = steering_sweep(model, "fast", [vector_arm(fast, "own")], [2.0, 4.0, 8.0, 16.0], prompts=3, seeds=1, clips=True)
+hard = steering_sweep(model, "fast", [vector_arm(fast, "own")], [1.0, 2.0, 4.0, 8.0], prompts=3, seeds=1, clips=True)
 broken = hard.curves().set_index("alpha")[["score", "lpaps", "chroma", "beat", "off"]]
 broken.round(2)
 
 # %%
-assert broken["lpaps"].is_monotonic_increasing and broken.loc[16.0, "lpaps"] > 5 * broken.loc[2.0, "lpaps"]
-assert broken.loc[16.0, "chroma"] < broken.loc[2.0, "chroma"]
-assert broken.loc[16.0, "score"] > 3  # still "surely fast"
+assert broken["lpaps"].is_monotonic_increasing and broken.loc[8.0, "lpaps"] > 5 * broken.loc[1.0, "lpaps"]
+assert broken.loc[8.0, "chroma"] < broken.loc[1.0, "chroma"]
+assert broken.loc[8.0, "score"] > 3  # still "surely fast"
 slider(*hard.tracks()[:1])
 
 # %% [markdown]
 # ## Exercise: whose own layers?
-# Steer mood: `steering_sites` says at which sites `"own"` steers. At which layers would it steer towards *happy*, and does any of them pass the atlas's rule? Answer with the set of
-# layer numbers.
+# `steering_sites` says at which sites `"own"` steers. At which layers would it steer towards *trombone*, and does any of them pass the atlas's rule? Answer with the set of layer numbers.
 
 # %% tags=["answer"]
-own_of_happy = None  # a set of layer numbers
+own_of_trombone = None  # a set of layer numbers
 
 # %% jupyter={"source_hidden": true} tags=["check"]
 from audioscope.course import check
 
-happy = audioscope.shipped_concepts()["happy"]
-stand_in = {site.layer for site in audioscope.steering_sites(model, happy, "own")}
-assert not audioscope.Atlas.load().own_layers("happy") and not audioscope.Atlas.load().own_layers("sad") and len(stand_in) == 3
+trombone = audioscope.shipped_concepts()["trombone"]
+stand_in = {site.layer for site in audioscope.steering_sites(model, trombone, "own")}
+assert not audioscope.Atlas.load().own_layers("trombone") and len(stand_in) == 3
 check(
-    own_of_happy,
+    own_of_trombone,
     lambda layers: set(layers) == stand_in,
-    well=f"{sorted(stand_in)}: none passes the rule, for happy or sad, so the three strongest stand in. 'Own' is a name here, not a finding.",
+    well=f"{sorted(stand_in)}: none passes the rule, so the three strongest stand in. 'Own' is a name here, not a finding.",
     wrong=[
         (
             lambda layers: len(set(layers)) == 0,
             "True, none passes the rule. But steering needs a place: see what `steering_sites` gives then.",
         ),
         (lambda layers: any(hasattr(site, "layer") for site in layers), "These are sites: take the `.layer` of each."),
-        (lambda layers: set(layers) == {0}, "Layer 0 is the shared functional layer; it carries genre, not mood."),
+        (lambda layers: set(layers) == {0}, "Layer 0 is the shared functional layer; it carries genre, not the lead."),
         (
             lambda layers: len(set(layers)) != 3,
             "There are three of them: where no layer passes the rule, the three strongest are taken.",
         ),
     ],
-    otherwise="Ask `audioscope.steering_sites(model, audioscope.shipped_concepts()['happy'], 'own')`.",
+    otherwise="Ask `audioscope.steering_sites(model, audioscope.shipped_concepts()['trombone'], 'own')`.",
     kind=(set, frozenset, list, tuple),
 )
 
@@ -397,20 +406,20 @@ check(
 # <details><summary>Solution</summary>
 #
 # ```python
-# happy = audioscope.shipped_concepts()["happy"]
-# own_of_happy = {site.layer for site in audioscope.steering_sites(model, happy, "own")}
+# trombone = audioscope.shipped_concepts()["trombone"]
+# own_of_trombone = {site.layer for site in audioscope.steering_sites(model, trombone, "own")}
 #
 # # further: does it pay to steer there? Compare with all layers, at equal price
-# both = caa(model, "happy", "cross", pairs=10)
-# own = both.only(audioscope.steering_sites(model, happy, "own"))
-# few_strengths = {"caa own": [-3.0, 3.0], "caa all": [-1.0, 1.0]}
-# steering_sweep(model, "happy", [vector_arm(own, "own"), vector_arm(both, "all")], few_strengths, prompts=3, seeds=1).chart()
+# both = caa(model, "trombone", "cross", pairs=10)
+# own = both.only(audioscope.steering_sites(model, trombone, "own"))
+# few_strengths = {"caa own": [1.5, 3.0], "caa all": [0.5, 1.0]}
+# steering_sweep(model, "trombone", [vector_arm(own, "own"), vector_arm(both, "all")], few_strengths, prompts=3, seeds=1).chart()
 # ```
 # </details>
 
 # %% [markdown]
 # ## Limits
-# One small model of rendered music; a judge that is a classifier; twelve prompts an axis. The price is measured by the judge's own features, which hear what it was trained to hear.
+# One small model of rendered music; a judge that is a classifier; twelve prompts an axis. The shipped sweep's price is measured by the judge's own features, and its scores are clipped.
 # Localisation won in the paper's ACE-Step and lost in a replication on Stable Audio 3: measure it on your model.
 #
 # ## Read next

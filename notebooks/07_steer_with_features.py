@@ -20,7 +20,7 @@
 #
 # - how to turn a single feature of an SAE up and down while the model generates, and what stays as it was;
 # - whether a concept can be erased by its features, beside a control that erases as many others;
-# - whether a steering vector made of features is better than CAA: measured on 18 axes at equal cost, beside random features.
+# - how a steering vector made of features compares with CAA, on 18 axes at equal cost, beside random features.
 #
 # **Time**: 30 minutes; it runs in about 1½. **Before this**: [5. Steer with CAA](05_steer_with_caa.ipynb) and [6. Train an SAE](06_train_an_sae.ipynb).
 
@@ -39,14 +39,13 @@ from audioscope.axes import over_axes
 from audioscope.charts import axes_chart
 from audioscope.feature_vectors import top_features
 from audioscope.paths import data_folder
-from audioscope.sae_results import strongest_sites
 from audioscope.strengths import steering_sweep
 from audioscope.tracing import Row
 
 audioscope.show_charts()
 model = audioscope.load("tiny")
 judge = audioscope.listener_scorer("judge")
-sites = strongest_sites(audioscope.Atlas.load())
+sites = [path for path in audioscope.shipped_saes() if "cross" in path]
 saes = [load_sae(site) for site in sites]
 print(*saes, sep="\n")
 
@@ -163,8 +162,9 @@ areas = sweep.summary().set_index("method")["auc"]
 assert areas["sae"] > areas["random features"] + 0.1 and areas["caa"] > areas["random features"] + 0.1
 
 # %% [markdown]
-# ## On 18 axes, CAA steers twice as many
-# The shipped comparison: 12 prompts with two seeds an axis, seven strengths, from `audioscope.steer_all_features`. Areas are gain times distance up to the price of rewriting the prompt.
+# ## On 18 axes: one setting of features beside CAA
+# The shipped comparison: 12 prompts with two seeds an axis, seven strengths, from `audioscope.steer_all_features`. Areas are gain times distance up to the price of rewriting the prompt. Twenty features, all alike, is the
+# paper's number; it was not tuned here, and features were scored against the counterfactual, CAA's vectors made against silence about the concept. So this compares two settings, not two methods.
 
 # %%
 table = shipped_steering(name="sae_steering")
@@ -175,27 +175,22 @@ compared = pd.read_parquet(data_folder() / "results" / "sae_steering_pairs.parqu
 counts = pd.DataFrame(
     [over_axes(compared, one, other) for one, other in dict.fromkeys(zip(compared["one"], compared["other"], strict=True))]
 )
-print(
-    table.groupby(["method", "sites"], sort=False)
-    .agg(steerable=("steerable", "sum"), auc=("auc", "mean"), specificity=("specificity", "median"))
-    .round(3)
-)
-counts
+print(table.groupby(["method", "sites"], sort=False).agg(auc=("auc", "mean"), specificity=("specificity", "median")).round(3))
+counts.round(3)
 
 # %% [markdown]
-# The features of the paper's recipe steer, but less well than plain differences of means at the same layers: 6 axes of 18 beyond random features, against 12. They surely win on one (metal, where
-# CAA at these two layers goes the wrong way), and surely lose on seven. Where an axis has two ends (voice, tempo, mood) the two ways are close: what both ends share cancels. Elsewhere the twenty best features of a
-# level are a handful that say the concept and many that are always there, which the sum weighs alike. Nothing here beats rewriting the prompt late.
+# Vectors of twenty features beat random features on average (<!--=steer.sae-random_features.mean-->.26 [.08, .44]<!--/-->), CAA at the same layers does, too (<!--=steer.caa-random_features.mean-->.48 [.26, .71]<!--/-->), and somewhat better: the features' mean difference from it is
+# <!--=steer.sae-caa.mean-->−.22 [−.44, −.01]<!--/-->, surely on <!--=steer.sae-caa.worse-->1<!--/--> axis of <!--=steer.axes-->18<!--/--> after Holm's correction (<!--=steer.sae-caa.worse_on-->trombone<!--/-->). Nothing here beats rewriting the prompt late.
+#
+# Why twenty may be too many: the twenty best features of a level are a handful that say the concept and many that are always there, which the sum weighs alike.
 
 # %%
 best_of = counts.set_index(["one", "other"])
-ours = best_of.loc[("sae 2 strongest", "caa 2 strongest")]
-assert ours["better_on"] == ["metal"] and ours["worse"] >= 6
-steers = table.assign(cell=table["method"] + " " + table["sites"]).query("steerable == True").groupby("cell")["concept"].agg(list)
-assert (
-    set(steers["sae 2 strongest"]) == {"female", "fast", "happy", "jazz", "drums", "bongos"}
-    and len(steers["caa 2 strongest"]) == 12
+ours, chance = (
+    best_of.loc[("sae 2 strongest", "caa 2 strongest")],
+    best_of.loc[("sae 2 strongest", "random features 2 strongest")],
 )
+assert ours["high"] < 0 and ours["better"] == 0 and chance["low"] > 0
 assert best_of.loc[("sae 2 strongest", "pci all"), "better"] == 0
 weak = [(sae.scores["auroc"] < 0.6).reindex(top_features(sae.scores.reset_index(), "jazz", 20)["index"]).mean() for sae in saes]
 print("share of jazz's twenty best features, by the paper's score, whose AUROC is below .6:", np.round(weak, 2))

@@ -192,8 +192,8 @@ there = guitars.impacts()
 there[["layer", "impact", "low", "high", "denominator"]].round(2)
 
 # %% [markdown]
-# The listener, which knows both instruments, tells the two prompts apart surely; and yet no single layer brings much of the difference, and every interval is wide. Either many layers are needed at once, as
-# for the trombone, or four pairs are too few to see it.
+# The listener, which knows both instruments, tells the two prompts apart surely; and yet no single layer brings most of the difference, and every interval is wide. Either no single layer does much, as for the
+# trombone, or four pairs are too few to see it.
 
 # %%
 assert there["denominator"].iloc[0] > 5 and there["impact"].max() < 0.4

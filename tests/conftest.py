@@ -10,7 +10,7 @@ import torch
 
 torch.set_num_threads(1)  # small tensors: threads cost more than they give, and tests may run side by side
 
-from browsing import BROWSERS, REASON  # noqa: E402
+from browsing import BROWSERS, LIMIT, REASON  # noqa: E402
 from pipelines import BUILDERS  # noqa: E402
 
 import audioscope  # noqa: E402
@@ -44,6 +44,23 @@ def model(request) -> Model:
     return request.getfixturevalue(request.param)
 
 
+# Put before a script that runs a sweep: it is killed in its third unit, after the clips and before the table.
+KILLED = """
+import os, signal
+import audioscope.sweep as sweep
+
+units, write = [], sweep.write_whole
+
+def write_two(file, made):
+    units.extend([file] if file.parent.name == "units" else [])
+    if len(units) == 3:
+        os.kill(os.getpid(), signal.SIGKILL)
+    write(file, made)
+
+sweep.write_whole = write_two
+"""
+
+
 class Nearness:
     """A scorer without weights: how near a unit's clips are to its first one, the clean clip (0 is equal)."""
 
@@ -72,7 +89,7 @@ def browser():
 
     with sync_playwright() as playwright:
         quiet = ["--disable-background-networking", "--disable-component-update", "--no-first-run", "--disable-sync"]
-        found = playwright.chromium.launch(executable_path=path, args=["--no-sandbox", *quiet])
+        found = playwright.chromium.launch(executable_path=path, args=["--no-sandbox", *quiet], timeout=1000 * LIMIT)
         yield found
         found.close()
 

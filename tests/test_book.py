@@ -8,7 +8,7 @@ import sys
 
 import nbformat
 import pytest
-from browsing import HEARD, until
+from browsing import hears, new_context, until
 
 from audioscope.book import chapters, check_links, copy_notebooks
 from audioscope.cli import main
@@ -64,7 +64,7 @@ def test_pages_hold_all_they_show_and_link_to_one_another(book):
 
 def test_the_book_opens_offline_its_charts_live_and_its_sound_plays(book, browser):
     for name in ("01_one", "02_two", "index"):
-        context = browser.new_context(viewport={"width": 360, "height": 800})
+        context = new_context(browser, viewport={"width": 360, "height": 800})
         page, wrong = context.new_page(), []
         page.on("pageerror", lambda error, wrong=wrong: wrong.append(str(error)))
         page.on("console", lambda message, wrong=wrong: message.type in ("error", "warning") and wrong.append(message.text))
@@ -76,13 +76,7 @@ def test_the_book_opens_offline_its_charts_live_and_its_sound_plays(book, browse
             assert page.evaluate("window.evil") is None
             frame = page.frames[-1]
             frame.locator("button.play").click()
-            player = "document.querySelector('figure.clip').player"
-            for _ in range(100):
-                if frame.evaluate(f"{player}.playing"):
-                    break
-                page.wait_for_timeout(50)
-            (found,) = frame.evaluate(f"({HEARD})({player})")
-            assert found == pytest.approx(500, abs=8)
+            hears(frame, "document.querySelector('figure.clip').player", 500)
         context.close()
         assert not wrong, wrong
 

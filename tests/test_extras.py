@@ -5,29 +5,31 @@ import re
 
 import numpy as np
 import pytest
+import torch
 
 import audioscope
 from audioscope.cli import main
 from audioscope.extras import CELLS, shipped_maps, shipped_vector, with_sound
-from audioscope.strengths import _judge
+from audioscope.paper import NAMES
+from audioscope.scorers import listener_scorer
 
 
 @pytest.mark.parametrize("axis", ["fast", "drums"])
 def test_steered_clips_score_as_the_table_says(tiny, tmp_path, axis):
-    """Made again from the shipped vector, each clip has the judge's scores that ship for it; random layers are drawn as before."""
+    """Made again from the shipped vector, each clip has the judge's scores that ship for it."""
     sweep = with_sound(tiny, axis, tmp_path, progress=False)
     rows = sweep.table[sweep.table["clip"] != ""]
-    assert set(rows["cell"]) == set(CELLS) and len(rows) == 3 * 7 and rows["clip"].nunique() == 19
-    judge = _judge(tiny)
-    import torch
-
+    cells = [cell for cell in CELLS if cell in sweep.cells]
+    assert len(cells) >= 2 and set(rows["cell"]) == set(cells)
     clips = [audioscope.Clip.load(tmp_path / name) for name in rows["clip"]]
-    found = judge(torch.from_numpy(np.stack([clip.samples for clip in clips])), clips[0].rate)
+    found = listener_scorer("judge")(torch.from_numpy(np.stack([clip.samples for clip in clips])), clips[0].rate)
     named = [name for name in found.columns if f"scored {name}" in rows]
-    difference = np.abs(found[named].to_numpy() - rows[[f"scored {name}" for name in named]].to_numpy())
-    assert (
-        len(named) > 20 and np.quantile(difference, 0.99) < 0.2 and difference.max() < 1.0
-    )  # 16 bits, and batches of another size
+    kept = rows[[f"scored {name}" for name in named]].to_numpy()
+    if "calibrated" not in sweep.settings:  # an older audioscope clipped what it kept
+        kept, found = np.clip(kept, -6, 6), found.clip(-6, 6)
+    difference = np.abs(found[named].to_numpy() - kept)
+    # 16 bits, and batches of another size
+    assert len(named) > 20 and np.quantile(difference, 0.99) < 0.3 and np.median(difference) < 0.05
     before = {file: file.stat().st_mtime_ns for file in tmp_path.rglob("*.flac")}
     with_sound(tiny, axis, tmp_path, progress=False)
     assert {file: file.stat().st_mtime_ns for file in tmp_path.rglob("*.flac")} == before, "what is there is not made again"
@@ -69,6 +71,6 @@ def test_the_atlas_command_ends_in_the_whole_page(capsys, tmp_path):
     assert str(out / "index.html") in said and str(one) in said and one.stat().st_size <= 12_000_000
     for page in (out / "index.html", one):
         data = json.loads(re.search(r'id="atlas">(.*?)</script>', page.read_text(), re.S)[1])
-        assert [each["model"] for each in data["maps"]] == ["tiny"] * 5 + ["ace-step", "audioldm2-large", "stable-audio-open"]
+        assert [each["model"] for each in data["maps"]] == ["tiny"] * 5 + list(NAMES)
         assert data["charts"][-1]["map"] is None and [axis["title"] for axis in data["steering"]] == ["slow ↔ fast"]
-        assert len(data["saes"]) == 2 and {name[0] for name in data["packs"]} == {"m", "s", "f"}
+        assert len(data["saes"]) == 1 and {name[0] for name in data["packs"]} == {"m", "s", "f"}

@@ -14,17 +14,23 @@ import audioscope
 from audioscope import SAE, SAEEdit, SteeringVector, TokenStream
 from audioscope.arms import feature_arms
 from audioscope.cli import main
-from audioscope.comparison import auroc_interval, compare_features, random_like, wins
+from audioscope.comparison import auroc_interval, random_like
 from audioscope.edits import Here
 from audioscope.feature_pages import feature_clips, feature_pages, nearest
 from audioscope.feature_vectors import top_features
-from audioscope.features import ConceptReadings, auroc, read_concepts, score_features, scores_of
+from audioscope.features import auroc, read_concepts, score_features, scores_of
 from audioscope.levels import Levels
 from audioscope.tracing import Read, Row
 
 A, B = PROMPTS
 CLOSE = {"rtol": 1e-4, "atol": 1e-5}
-PASSED = {"sigmas": [1.0, 0.1], "fvu_per_level": [0.1, 0.1], "pca_fvu": [0.2, 0.2], "dead_share": 0.0}
+PASSED = {
+    "sigmas": [1.0, 0.1],
+    "fvu_per_level": [0.1, 0.1],
+    "topk_pca_fvu": [0.2, 0.2],
+    "tokens_fvu": [0.2, 0.2],
+    "dead_share": 0.0,
+}
 
 
 def made(model, site=None, features=None, k=4):
@@ -134,7 +140,13 @@ def test_an_sae_without_a_site_acts_where_it_is_told(tiny):
 def test_steering_warns_at_the_levels_that_fail_and_only_there(tiny):
     sae = made(tiny)
     sigmas = sae.levels.sigmas.tolist()
-    sae.report = {**PASSED, "sigmas": sigmas, "fvu_per_level": [0.1, 0.1, 0.5], "pca_fvu": [0.2] * 3}
+    sae.report = {
+        **PASSED,
+        "sigmas": sigmas,
+        "fvu_per_level": [0.1, 0.1, 0.5],
+        "topk_pca_fvu": [0.2] * 3,
+        "tokens_fvu": [0.2] * 3,
+    }
     with pytest.warns(UserWarning, match=f"{sigmas[2]:.3g}. Its features may not mean"):
         run(tiny, SAEEdit(sae, (1,), "add", 1.0))
     with warnings.catch_warnings():
@@ -186,7 +198,13 @@ def test_a_vector_is_the_sum_of_the_best_features_directions(tiny, tmp_path):
     assert not torch.equal(steered, run(tiny).latents)
     with pytest.raises(ValueError, match="no concept 'three'"):
         sae.vector("three")
-    sae.report = {**PASSED, "sigmas": sae.levels.sigmas.tolist(), "fvu_per_level": [0.5, 0.1, 0.1], "pca_fvu": [0.2] * 3}
+    sae.report = {
+        **PASSED,
+        "sigmas": sae.levels.sigmas.tolist(),
+        "fvu_per_level": [0.5, 0.1, 0.1],
+        "topk_pca_fvu": [0.2] * 3,
+        "tokens_fvu": [0.2] * 3,
+    }
     with pytest.warns(UserWarning, match="fails its gate at noise levels"):
         failing = sae.vector("one", features=1)
     failing.save(tmp_path / "vector")
@@ -252,6 +270,7 @@ def test_reading_concepts_averages_the_features_of_single_tokens(tiny):
     found = read_concepts(tiny, {"s": sae}, ["reggae"], "select", pairs=2, steps=3, guidance=3.0, progress=False)
     assert found.rows["has"].tolist() == [True, False] * 2 and set(found.values) == {"s", sae.facts["site"]}
     pair = audioscope.shipped_concepts()["reggae"].split("select")[1]
+    assert found.rows["text"].tolist()[2:] == [pair.clean, pair.corrupted]
     seed = audioscope.sweep.seed_of("reggae", pair.number, 0)
     (reading,) = tiny.activations([pair.clean], [sae.facts["site"]], seeds=(seed,), steps=3, guidance=3.0, pool=False)
     tokens = reading.values[sae.facts["site"]]
@@ -267,45 +286,6 @@ def test_reading_concepts_averages_the_features_of_single_tokens(tiny):
         float(one[:, level, int(row["feature"])].mean() - other[:, level, int(row["feature"])].mean()), abs=1e-4
     )
     assert len(top_features(table, "reggae", 3)) == 9 and top_features(table, "reggae", 1, "auroc")["auroc"].min() >= 0.5
-
-
-def planted(rng, pairs, unit, width=12, strength=3.0):
-    rows, values = [], []
-    for pair in range(pairs):
-        for has in (True, False):
-            x = rng.normal(size=(2, width))
-            x[1, unit] += strength * has
-            rows.append({"concept": "fast", "pair": pair, "has": has})
-            values.append(x)
-    return rows, np.array(values, np.float32)
-
-
-def test_the_comparison_finds_what_was_planted_and_chooses_on_other_prompts():
-    """Feature 5 says it, neurons only together, and the random SAE nothing; choices do not see the test split."""
-    rng = np.random.default_rng(0)
-    readings = {}
-    for split, pairs in (("build", 60), ("select", 30), ("test", 50)):
-        rows, feature = planted(rng, pairs, 5)
-        mix = np.full((12, 12), 1 / 12**0.5) * np.sign(np.random.default_rng(3).normal(size=(12, 12)))
-        neurons = feature @ mix + 0.1 * rng.normal(size=feature.shape)
-        noise = rng.normal(size=feature.shape)
-        readings[split] = ConceptReadings(
-            pd.DataFrame(rows), torch.tensor([1.0, 0.5]),
-            {"s": neurons.astype(np.float32), "feature s": feature, "random SAE s": noise.astype(np.float32)},
-        )  # fmt: skip
-    sae = SAE(12, 12, 2)
-    table = compare_features(None, {"s": sae}, {"s": sae}, ["fast"], readings=readings, progress=False)
-    by = table.set_index("method")
-    assert by.loc["feature", "unit"] == 5 and by.loc["feature", "sigma"] == 0.5 and by.loc["feature", "auroc"] > 0.95
-    assert by.loc["probe", "auroc"] > 0.9 and by.loc["random SAE", "low"] < 0.6
-    found = wins(table).set_index("other")
-    assert found.loc["random SAE", "better"] == 1 and found.loc["probe", "tied"] == 1
-    test = readings["test"]
-    turned = ConceptReadings(test.rows.assign(has=~test.rows["has"]), test.sigmas, test.values)
-    again = compare_features(
-        None, {"s": sae}, {"s": sae}, ["fast"], readings={**readings, "test": turned}, progress=False
-    ).set_index("method")
-    assert (again["unit"] == by["unit"]).all() and again.loc["feature", "auroc"] == pytest.approx(1 - by.loc["feature", "auroc"])
 
 
 def test_the_random_sae_has_the_same_shape_and_sparsity(tiny):
@@ -377,3 +357,67 @@ def test_the_command_trains_resumes_and_writes_pages(tmp_path, capsys):
 
 def test_levels_hold_one_of_each():
     assert Levels(torch.ones(1), torch.zeros(1, 2), torch.ones(1), torch.ones(1)).at(0.3)[1] == 1
+
+
+def test_only_the_selection_split_decides_what_features_are_chosen_by(tiny):
+    """`sae.scores` is what vectors and pages are made of: scores of the test split are returned, and leave no trace there."""
+    sae = made(tiny)
+    keywords = {"pairs": 2, "steps": 3, "guidance": 3.0, "progress": False}
+    chosen_by = score_features(sae, tiny, ["reggae"], **keywords)
+    assert sae.scores is chosen_by
+    vector = sae.vector("reggae", features=2)
+    reported = score_features(sae, tiny, ["reggae"], "test", **keywords)
+    assert sae.scores is chosen_by and not reported.equals(chosen_by)
+    assert torch.equal(sae.vector("reggae", features=2).directions[sae.facts["site"]], vector.directions[sae.facts["site"]])
+    sae.scores = None
+    score_features(sae, tiny, ["reggae"], "build", readings=read_concepts(tiny, {"sae": sae}, ["reggae"], "build", **keywords))
+    assert sae.scores is None
+
+
+@pytest.mark.parametrize("share", [1.0, 0.5])
+def test_features_of_a_shorter_clip_are_those_of_its_own_time(stable_audio, share):
+    """Stable Audio always makes the latents of its longest clip: what lies behind the end of a shorter one was never heard."""
+    sae = made(stable_audio)
+    longest = stable_audio.adapter.max_duration(stable_audio.pipe)
+    settings = {"steps": 3, "guidance": 3.0, "seconds": share * longest}
+    found = feature_clips(sae, stable_audio, [A], progress=False, **settings)
+    path = sae.facts["site"]
+    read = Read(stable_audio.sites.select([path]), None, False, "cond")
+    whole = stable_audio.run([Row(A, 0)], read=read, decode=False, **stable_audio.settings(3, 3.0, share * longest))
+    tokens = whole.reads[path][0]
+    assert found.active.shape[1] == round(share * tokens.shape[1]) and found.clips[0].seconds == pytest.approx(share * longest)
+    expected = torch.stack([sae.encode(tokens[i], s) for i, s in enumerate(whole.sigmas.tolist())]).mean(0)
+    torch.testing.assert_close(found.active[0], expected[: found.active.shape[1]], rtol=1e-3, atol=1e-4)
+
+
+def test_a_model_whose_latents_are_as_long_as_its_clip_loses_none_of_them(stable_audio_3):
+    sae = made(stable_audio_3)
+    found = feature_clips(sae, stable_audio_3, [A], steps=3, guidance=3.0, seconds=1.0, progress=False)
+    path = sae.facts["site"]
+    read = Read(stable_audio_3.sites.select([path]), None, False, "cond")
+    run_ = stable_audio_3.run([Row(A, 0)], read=read, decode=False, **stable_audio_3.settings(3, 3.0, 1.0))
+    assert found.active.shape[1] == run_.reads[path].shape[2]
+
+
+def test_what_is_compared_is_named_by_the_number_of_saes(tiny):
+    """The comparisons that are written look for these names; with others they would be silently empty."""
+    from audioscope.axes import FEATURE_PAIRS
+
+    concept = audioscope.shipped_concepts()["fast"]
+    saes = [made(tiny, site) for site in tiny.sites.cross[:2]]
+    for sae in saes:
+        sae.scores = scores_by_hand(sae).replace({"concept": {"one": "fast", "two": "slow"}})
+    everywhere = of_sites(tiny, [sae.facts["site"] for sae in saes])
+    two, one = (
+        [arm.cell for arm in feature_arms(tiny, concept, some, everywhere, 1, steps=3, against="slow")]
+        for some in (saes, saes[:1])
+    )
+    assert {name for pair in FEATURE_PAIRS for name in pair} == set(two)
+    assert one == ["sae 1 strongest", "caa 1 strongest", "random features 1 strongest", "pci all"]
+
+
+def of_sites(model, paths):
+    """A vector of ones at some sites, made by hand."""
+    widths = {site.path: site.width for site in model.sites}
+    ones = {path: torch.nn.functional.normalize(torch.ones(1, widths[path]), dim=1) for path in paths}
+    return SteeringVector(ones, {path: torch.ones(1) for path in paths}, torch.tensor([1.0]), model.name, model.fingerprint)

@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import json
+import os
 import re
+import shutil
+import subprocess
 
 import jupytext
 import nbformat
 import pytest
+from browsing import LIMIT
 from nbclient import NotebookClient
 
 NAMES = (
@@ -95,6 +99,29 @@ def test_one_style(root, name):
         assert target.startswith("https://") or (root / "notebooks" / target).exists(), target
 
 
+@pytest.mark.parametrize("failing", ["", "tests", "notebooks", "tests notebooks"])
+def test_make_test_runs_the_notebooks_whatever_the_tests_say(root, tmp_path, failing):
+    """The rule of the Makefile, with a Python that only notes what it is to run."""
+    if not shutil.which("make"):
+        pytest.skip("make is not installed")
+    python = tmp_path / ".venv" / "bin" / "python"
+    python.parent.mkdir(parents=True)
+    fails = [f'case "$*" in *pytest*" {each}") exit 1;; esac' for each in failing.split()]
+    python.write_text("\n".join(["#!/bin/sh", 'echo "$@" >> ran', *fails]))
+    python.chmod(0o755)
+    made = [*("pyproject.toml", "constraints.txt", "audioscope/mend.py"), ".venv/.ready"]
+    (tmp_path / "audioscope").mkdir()
+    for number, name in enumerate(made):
+        (tmp_path / name).touch()
+        os.utime(tmp_path / name, (number, number))
+    done = subprocess.run(
+        ["make", "-f", root / "Makefile", "-o", "browser", "test"], cwd=tmp_path, capture_output=True, text=True
+    )
+    ran = [line.rsplit(" ", 1)[-1] for line in (tmp_path / "ran").read_text().splitlines()]
+    assert ran == ["tests", "notebooks"] and bool(done.returncode) == bool(failing)
+    assert not failing or f"FAILED: {failing} ***" in done.stderr
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("name", NAMES)
 def test_exercises_take_the_solution_and_tell_wrong_answers_why(root, name):
@@ -116,7 +143,12 @@ def test_exercises_take_the_solution_and_tell_wrong_answers_why(root, name):
         else:
             cells.append(cell)
     notebook.cells = cells
-    NotebookClient(notebook, timeout=1200, resources={"metadata": {"path": str(root / "notebooks")}}).execute()
+    limits = {
+        "timeout": LIMIT,
+        "startup_timeout": LIMIT,
+        "iopub_timeout": LIMIT,
+    }  # the last two are short enough to be met by chance
+    NotebookClient(notebook, **limits, resources={"metadata": {"path": str(root / "notebooks")}}).execute()
     said = [(answer, notebook.cells[place].outputs[-1]["data"]["text/plain"]) for place, answer in asked]
     reasons = [text for answer, text in said if answer not in (None, "None")]
     assert all(text.startswith("Right.") for answer, text in said if answer is None), said

@@ -1,6 +1,7 @@
 """Adapters and sites: real configurations without weights, refusals, and adapters that do not fit."""
 
 import dataclasses
+import inspect
 import json
 import subprocess
 import sys
@@ -96,6 +97,15 @@ def test_pipelines_whose_text_enters_otherwise_are_refused_in_a_line(tmp_path, n
     assert main(["sites", "--model", str(tmp_path)]) == 2
     said = capsys.readouterr().err
     assert said.count("\n") == 1 and name in said and REFUSED[name] in said
+
+
+def test_what_is_refused_is_diffusers_own_and_minimax_has_no_text_to_swap():
+    """A refusal by a misspelt name refuses nothing. MiniMax's blocks get the latents and positions alone."""
+    import diffusers
+    from diffusers.models.transformers.transformer_minimax_music3 import MiniMaxMusic3TransformerBlock
+
+    assert not [name for name in REFUSED if not hasattr(diffusers, name)]
+    assert list(inspect.signature(MiniMaxMusic3TransformerBlock.forward).parameters) == ["self", "hidden_states", "rotary_emb"]
 
 
 def test_a_pipeline_without_an_adapter_still_shows_its_sites(tmp_path, capsys):
@@ -247,3 +257,17 @@ def test_laws_hold_on_a_gpu(tmp_path, name):
     clean, corrupted, swapped = model.run(rows, **model.settings(3, 3.0, None), decode=False).latents.cpu()
     torch.testing.assert_close(swapped, clean, rtol=1e-3, atol=1e-3)
     assert not torch.allclose(clean, corrupted, rtol=1e-2, atol=1e-2)
+
+
+def test_a_folder_of_a_modular_pipeline_is_refused_by_its_name(tmp_path):
+    """As diffusers itself saves MiniMax Music 3: without a model_index.json."""
+    import diffusers
+
+    diffusers.MiniMaxMusic3ModularPipeline().save_pretrained(str(tmp_path))
+    for ask in (read_sites, audioscope.load):
+        with pytest.raises(ValueError, match="MiniMaxMusic3ModularPipeline cannot be analysed by layer: its layers attend"):
+            ask(tmp_path)
+    file = tmp_path / "modular_model_index.json"
+    file.write_text(file.read_text().replace("MiniMaxMusic3ModularPipeline", "OtherModularPipeline"))
+    with pytest.raises(ValueError, match="modular pipeline, OtherModularPipeline"):
+        audioscope.load(tmp_path)

@@ -1,34 +1,38 @@
-"""The paper's atlas: its numbers, its functional layers by our rule, and comparing."""
+"""Published atlases: their numbers, their functional layers by our rule, what they cannot say, and comparing."""
 
 import numpy as np
 import pandas as pd
 import pytest
+from tones import atlas_of_tones
 
 import audioscope
 from audioscope import Atlas, published
-from audioscope.atlas_charts import _cells
-from audioscope.paper import NAMES
+from audioscope.atlas_charts import _cells, side_by_side
+from audioscope.model import read_sites
+from audioscope.paper import MEANS, NAMES
 
-PAPER = {  # functional layers, counted from 0
+PAPER = {  # functional layers, counted from 0, as their authors name them
     "ace-step": [6, 7],
     "stable-audio-open": [11, 12, 13],
     "audioldm2-large": [44, 45, 46, 47, 48, 49, 50],
+    "stable-audio-3": [3, 6, 7],
 }
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_our_rule_finds_the_papers_functional_layers(name):
+def test_our_rule_finds_the_functional_layers_of_the_authors(name):
     atlas = published(name)
     means = atlas.layer_means()
     assert means.loc[means["functional"], "layer"].tolist() == PAPER[name]
-    assert [site.path for site in atlas.sites if site.layer in PAPER[name]] == atlas.functional
+    paths = [site.path for site in atlas.sites if site.layer in PAPER[name]]
+    assert list(atlas.functional) == paths
 
 
 def test_all_1296_impacts_are_there_with_their_digits(root):
     source = pd.read_csv(root / "data/published/tada_localization.csv")
-    atlases = [published(name) for name in NAMES]
-    assert sum(len(atlas.impacts()) for atlas in atlases) == len(source) == 1296
-    for atlas, short in zip(atlases, NAMES.values(), strict=True):
+    atlases = {short: published(name) for name, short in NAMES.items() if name != "stable-audio-3"}
+    assert sum(len(atlas.impacts()) for atlas in atlases.values()) == len(source) == 1296
+    for short, atlas in atlases.items():
         assert sorted(atlas.impacts()["impact"]) == sorted(source.loc[source["model"] == short, "impact"])
     stable = published("stable-audio-open").impacts().set_index(["concept", "layer"])["impact"]
     assert stable["sad", 12] == pytest.approx(1.3125) and stable.max() == pytest.approx(1.3125)
@@ -44,8 +48,13 @@ def test_what_was_not_published_is_said():
     outside = coarse[~stage.eq("up_blocks.1")]
     assert (outside.groupby([stage, "concept"])["impact"].nunique() == 1).all(), "a coarse stage repeats one number"
     assert not published("ace-step").impacts()["coarse"].any()
-    with pytest.raises(ValueError, match="raw scores alone"):
-        atlas.impacts("probability")
+    assert "(MIT)" in repr(atlas)
+    for scale in ("probability", "clipped"):
+        for ask in (atlas.impacts, atlas.layer_means, atlas.additivity, atlas.heatmap):
+            with pytest.raises(ValueError, match=f"scale is '{scale}'.*expected .*raw"):
+                ask(scale)
+    with pytest.raises(ValueError, match="impacts alone were published"):
+        atlas.agreement()
     with pytest.raises(KeyError, match="ace-step"):
         published("musicgen")
 
@@ -90,3 +99,68 @@ def test_layers_are_matched_by_relative_depth():
     tiny = Atlas.load()
     own = tiny.compare(audioscope.published("stable-audio-open"))
     assert own["rank_correlation"].between(-1, 1).all() and len(own) >= 8
+
+
+def test_the_tables_have_the_columns_of_our_own(tmp_path):
+    ours = atlas_of_tones(tmp_path, 0)
+    for name in NAMES:
+        atlas = published(name)
+        assert set(ours.impacts().columns) <= set(atlas.impacts().columns)
+        assert list(ours.layer_means().columns) == list(atlas.layer_means().columns)
+        assert list(ours.additivity().columns) == list(atlas.additivity().columns)
+
+
+def test_a_concept_that_decides_over_a_layer_is_named():
+    """Without "techno", layer 13 of Stable Audio Open has a mean of 1.082 / 11 = .098 < 2.5 / 24; the paper names it functional."""
+    fragility = published("stable-audio-open").functional.fragility.set_index("layer")
+    means = published("stable-audio-open").impacts().query("concept != 'techno' and layer == 13")["impact"]
+    assert len(means) == 11 and means.mean() < 2.5 / 24 <= published("stable-audio-open").layer_means()["impact"][13]
+    assert fragility["without"][13] == ["techno"] and fragility["without"][12] == [] and fragility["share"].isna().all()
+    assert not published("stable-audio-3").functional.fragility["without"].any(), "there is no concept to leave out"
+
+
+def test_the_replication_on_stable_audio_3_is_24_means_at_the_models_own_sites(root):
+    """Two of the numbers, read off the source by eye; and every site of the real configuration, with its width."""
+    atlas = published("stable-audio-3")
+    means = atlas.layer_means().set_index("layer")["impact"]
+    assert means[7] == 0.253 and means[23] == 0.003 and len(means) == 24
+    source = pd.read_csv(root / "data/published/sa3_layer_means.csv")
+    assert source["impact"].tolist() == means.tolist() and source["layer"].tolist() == means.index.tolist()
+    assert tuple(atlas.sites) == read_sites(root / "tests/fixtures/stable-audio-3-medium")[1].cross
+
+
+def test_an_atlas_of_means_alone_says_so_wherever_it_is_shown(tmp_path):
+    atlas = published("stable-audio-3")
+    assert atlas.concepts == [MEANS] and atlas.only_means and not published("ace-step").only_means
+    said = repr(atlas)
+    assert (
+        "no impacts of single concepts" in said
+        and "d158cef0" in said
+        and "AGPL-3.0" in said
+        and "3 (0.18), 6 (0.16), 7 (0.25)" in said
+    )
+    spec = atlas.heatmap().to_dict()
+    assert "Only the means over 10 concepts were published" in " ".join(spec["title"]["subtitle"])
+    assert "Only the means" not in str(published("ace-step").heatmap().to_dict()["title"])
+    cells = _cells(atlas.impacts(), narrow=False)
+    assert set(cells["concept"]) == {MEANS} and cells.loc[cells["clear"], "layer"].tolist() == [3, 6, 7]
+    with pytest.raises(KeyError, match="fast"):
+        atlas.own_layers("fast")
+    for other in ("ace-step", "stable-audio-open"):
+        for table in (atlas.compare(published(other)), published(other).compare(atlas)):
+            assert table["concept"].tolist() == ["layer means"]
+    page = atlas.save_html(tmp_path / "alone.html", progress=False).read_text()
+    assert "3 layers reach" in page and "Only the means over 10 concepts were published" in page
+    explorer = atlas.explore()
+    assert explorer.concept.options == (MEANS,) and "layer 7" in explorer.facts.value
+
+
+def test_all_published_atlases_stand_on_one_page_and_side_by_side(tmp_path):
+    """As `page_extras` puts them there, each with its chart; the means have a row of their own among the concepts."""
+    atlases = {name: published(name) for name in NAMES}
+    first, *others = atlases.values()
+    page = first.save_site(tmp_path, others, progress=False).read_text()
+    assert all(f"{name}: text swap, published" in page for name in NAMES)
+    spec = side_by_side(atlases).to_dict()
+    rows = {row["concept"]: row["by_group"] for data in spec["datasets"].values() for row in data if "by_group" in row}
+    assert len(spec["hconcat"]) == len(NAMES) and rows[MEANS] == len(rows) - 1 == len(set(rows.values())) - 1

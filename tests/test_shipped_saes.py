@@ -20,7 +20,10 @@ CELLS = ["sae 2 strongest", "caa 2 strongest", "random features 2 strongest", "p
 
 
 def test_there_is_one_for_each_of_the_two_strongest_layers():
-    assert strongest_sites(audioscope.Atlas.load()) == STRONGEST
+    """Of the clipped map; on the raw one, layer 0 is first, too, and layers 8 and 6 follow with no sure order."""
+    atlas = audioscope.Atlas.load()
+    assert atlas.layer_means("clipped").nlargest(2, "impact")["site"].tolist() == STRONGEST
+    assert strongest_sites(atlas, 3) == [STRONGEST[0], f"{BLOCKS}.8.cross_attn", STRONGEST[1]]
     assert set(STRONGEST) <= set(shipped_saes())
 
 
@@ -44,14 +47,14 @@ def test_the_report_is_complete_and_true(tiny, site):
 
 @pytest.mark.parametrize("site", STRONGEST)
 def test_the_bars_hold(site):
-    """At k = 8 less is unexplained than by PCA with 8 components at every noise level, and at most 10 % of the features are dead."""
+    """At k = 8 less is unexplained than by each token's 8 best principal directions at every level, and at most 10 % of the features are
+    dead; as many random tokens as a dictionary are beaten in layer 6, and in layer 0 they are better by less than .01.
+    """
     report = load_sae(site).report
-    assert load_sae(site).k == 8 and min(report["pca_components"]) >= 8
-    assert (
-        all(own < pca for own, pca in zip(report["fvu_per_level"], report["pca_fvu"], strict=True))
-        and len(report["sigmas"]) == 10
-    )
-    assert report["dead_share"] <= 0.1 and report["passes"]
+    assert load_sae(site).k == 8 and min(report["pca_components"]) >= 8 and len(report["sigmas"]) == 10
+    fvu, pca, tokens = (np.array(report[name]) for name in ("fvu_per_level", "topk_pca_fvu", "tokens_fvu"))
+    assert (fvu < pca).all() and report["dead_share"] <= 0.1 and (fvu < tokens + 0.01).all()
+    assert report["passes"] == bool((fvu < tokens).all()) == (site == STRONGEST[1])
 
 
 def test_the_comparison_is_one_table():
@@ -80,4 +83,4 @@ def test_the_table_follows_from_the_clips(root, concept):
         assert np.allclose(mine[column], shipped[column], atol=0.01), column
     pairs = pd.read_parquet(root / "data" / "results" / "sae_steering_pairs.parquet").query("concept == @concept")
     for row in pairs.itertuples():
-        assert np.allclose(sweep.compare(row.one, row.other), (row.more, row.low, row.high), atol=0.01)
+        assert np.allclose(sweep.compare(row.one, row.other), (row.more, row.low, row.high, row.p), atol=0.01)

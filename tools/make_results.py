@@ -19,7 +19,7 @@ from audioscope.model import load
 from audioscope.patching import localize
 from audioscope.paths import write_whole
 from audioscope.sae_files import load_sae
-from audioscope.sae_results import report_saes, strongest_sites, train_saes
+from audioscope.sae_results import report_saes, train_saes
 from audioscope.tiny.evaluate import as_table, evaluate
 from audioscope.vectors import SteeringVector
 
@@ -41,7 +41,7 @@ def main() -> None:
     shipped = ROOT / "data" / "atlas"
     earlier = Atlas.load(shipped)
     if earlier.settings["fingerprint"] != model.fingerprint:
-        before = earlier.impacts()[["concept", "group", "layer", "impact", "defined"]].round(3)
+        before = earlier.impacts("clipped")[["concept", "group", "layer", "impact", "defined"]].round(3)
         write_whole(shipped / "before.csv", lambda path: before.to_csv(path, index=False))
     print(Atlas.load(atlas.save(shipped, shipped=True)))
     for name in MAPS:
@@ -52,7 +52,8 @@ def main() -> None:
     steering = steer_all(model, ROOT / "data" / "results", sweeps)
     for axis in axes():
         SteeringVector.load(sweeps / axis / "vector").save(ROOT / "data" / "results" / "vectors" / axis)
-    strongest = strongest_sites(Atlas.load(shipped))
+    # of the clipped map's two strongest layers; on the raw one, layers 8 and 6 come after layer 0 with no sure order
+    strongest = [f"transformer.transformer_blocks.{layer}.cross_attn" for layer in (0, 6)]
     # and of self-attention in the same blocks, where the sound speaks to itself, for the harder half of the comparison
     sites = [*strongest, *(path.replace("cross_attn", "self_attn") for path in strongest)]
     saes = ROOT / "data" / "tiny" / "sae"

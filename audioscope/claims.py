@@ -1,0 +1,193 @@
+"""What the prose says, recomputed from the tables that ship: every result number of README and notebooks, by name.
+
+In Markdown a claim stands between two comments that the reader does not see, `<!--=name-->.25<!--/-->`; `python tools/check_claims.py`
+compares what stands there with what is recomputed here, and `--write` fills it in.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from collections.abc import Iterable
+from functools import lru_cache
+
+import numpy as np
+import pandas as pd
+
+from audioscope.atlas import Atlas, Scale
+from audioscope.atlas_charts import CENSORED
+from audioscope.axes import over_axes, shipped_steering
+from audioscope.paper import published
+from audioscope.paths import data_folder
+
+MARK = re.compile(r"<!--=([\w.-]+)-->(.*?)<!--/-->", re.S)
+TABLES = ("atlas/*.parquet", "atlas/*.csv", "maps/*/*.parquet", "results/*.parquet", "published/*.csv", "tiny/sae/*/*.parquet")
+
+
+def claims() -> dict[str, str]:
+    """Every claim by name, as the text that stands in the prose, recomputed from the shipped tables."""
+    return {**atlas_claims(), **scale_claims(), **published_claims(), **steering_claims()}
+
+
+def digests() -> dict[str, str]:
+    """A digest of each shipped table's content, by its path in data/: another value anywhere is another digest."""
+    found = {}
+    for pattern in TABLES:
+        for file in sorted(data_folder().glob(pattern)):
+            table = pd.read_parquet(file) if file.suffix == ".parquet" else pd.read_csv(file)
+            plain = table.astype({name: str for name in table.select_dtypes(["category", "object", "string"]).columns})
+            rows = pd.util.hash_pandas_object(plain, index=False).to_numpy()
+            named = ",".join(plain.columns).encode()
+            found[str(file.relative_to(data_folder()))] = hashlib.sha256(named + rows.tobytes()).hexdigest()[:16]
+    return found
+
+
+def marked(text: str) -> list[tuple[str, str]]:
+    """The claims in a text, as (name, what stands there)."""
+    return MARK.findall(text)
+
+
+def filled(text: str, values: dict[str, str]) -> str:
+    """A text with each claim's recomputed value in its place; unknown names are left alone."""
+    return MARK.sub(lambda found: f"<!--={found[1]}-->{values.get(found[1], found[2])}<!--/-->", text)
+
+
+def number(value: float, digits: int = 2) -> str:
+    """A number as prose has it: ".25", "−.03", "1.40"."""
+    text = f"{value:z.{digits}f}".replace("0.", ".", 1) if abs(value) < 1 and digits else f"{value:z.{digits}f}"
+    return text.replace("-", "−")
+
+
+def with_interval(value: float, low: float, high: float, digits: int = 2) -> str:
+    """A number with its interval, as prose has it: ".25 [.24, .26]"."""
+    return f"{number(value, digits)} [{number(low, digits)}, {number(high, digits)}]"
+
+
+def listed(names: Iterable[object]) -> str:
+    """ "a", "a and b", "a, b and c"; "none" for nothing."""
+    words = [str(name) for name in names]
+    return " and ".join([", ".join(words[:-1]), words[-1]] if len(words) > 1 else words) or "none"
+
+
+def _layers(paths: Iterable[str]) -> list[int]:
+    return [int(path.split(".")[2]) for path in paths]
+
+
+@lru_cache(maxsize=1)
+def _atlas() -> Atlas:
+    return Atlas.load()
+
+
+@lru_cache(maxsize=1)
+def _agreement() -> pd.DataFrame:
+    return _atlas().agreement()
+
+
+def atlas_claims() -> dict[str, str]:
+    """What the shipped atlas says on its default scale."""
+    atlas = _atlas()
+    means, impacts = atlas.layer_means().set_index("layer"), atlas.impacts()
+    found = {
+        "atlas.concepts": str(len(atlas.concepts)),
+        "atlas.pairs": str(atlas.settings["pairs"]),
+        "atlas.cells": str(len(impacts)),
+    }
+    functional = _layers(atlas.functional)
+    found |= {
+        "atlas.functional": listed(functional),
+        "atlas.functional.count": str(len(functional)),
+        "atlas.threshold": number(atlas.threshold),
+    }
+    top = means.loc[means["impact"].idxmax()]
+    next_ = means["impact"].nlargest(2).index[1]
+    found |= {
+        "atlas.top": with_interval(top["impact"], top["low"], top["high"]), "atlas.top.all": f"[{number(top['all_low'])}, {number(top['all_high'])}]",
+        "atlas.next": str(next_), "atlas.next.mean": number(means.loc[next_, "impact"]),
+    }  # fmt: skip
+    fragile = atlas.functional.fragility.set_index("layer").loc[int(means["impact"].idxmax())]
+    found |= {"atlas.top.share": f"{fragile['share']:.0%}".replace("%", " %"), "atlas.top.without": listed(fragile["without"])}
+    false = atlas.false_cells()
+    found |= {"atlas.beyond": str(false["beyond"]), "atlas.false": f"{false['expected']:.0f}"}
+    holds = _agreement()[_agreement()["holds"]]
+    found["atlas.holds"] = str(len(holds))
+    for concept in atlas.concepts:
+        found[f"atlas.holds.{concept}"] = listed(holds.loc[holds["concept"] == concept, "layer"])
+        found[f"atlas.own.{concept}"] = listed(_layers(atlas.own_layers(concept)))
+    found["atlas.holds.none"] = listed(c for c in atlas.concepts if c not in set(holds["concept"]))
+    found["atlas.holds.none.count"] = str(len(set(atlas.concepts) - set(holds["concept"])))
+    ours = published("ace-step").concepts
+    ten = impacts[impacts["concept"].isin(ours) & (impacts["layer"] == means["impact"].idxmax())]["impact"]
+    found |= {"atlas.ten.count": str(len(ten)), "atlas.ten": number(float(ten.mean()))}
+    return found
+
+
+def scale_claims() -> dict[str, str]:
+    """What changes with the scale and with the network that listens."""
+    atlas, judge = _atlas(), _atlas().heard_by("judge")
+    found = {}
+    for name, both in {
+        "judge": atlas.correlation(judge), "clipped": atlas.correlation(atlas, "raw", "clipped"), "judge.clipped": atlas.correlation(judge, "clipped"),
+    }.items():  # fmt: skip
+        found[f"scale.{name}.r"] = with_interval(both["pearson"], both["pearson_low"], both["pearson_high"])
+        found[f"scale.{name}.rho"] = with_interval(both["spearman"], both["spearman_low"], both["spearman_high"])
+    clipped = atlas.impacts("clipped")
+    found["scale.censored"] = str(int((clipped["censored"] > CENSORED).sum()))
+    fragile = atlas.functional_on("clipped").fragility.query("layer == 0").iloc[0]
+    found |= {"scale.clipped.share": f"{fragile['share']:.0%}".replace("%", " %"), "scale.clipped.without": listed(fragile["without"]),
+              "scale.clipped.without.count": str(len(fragile["without"]))}  # fmt: skip
+    groups = {name: facts["group"] for name, facts in atlas.settings["groups"].items()}
+    scales: tuple[Scale, ...] = ("raw", "clipped")
+    for who, view in (("listener", atlas), ("judge", judge)):
+        for scale in scales:
+            sums = view.additivity(scale).set_index("concept")
+            for concept, row in sums.iterrows():
+                found[f"sum.{who}.{scale}.{concept}"] = with_interval(row["sum_of_single"], row["low"], row["high"])
+            rest = sums.loc[[c for c in sums.index if groups[str(c)] != "percussion"], "sum_of_single"]
+            found[f"sum.{who}.{scale}.least"], found[f"sum.{who}.{scale}.most"] = number(rest.min()), number(rest.max())
+            beats = sums.loc[[c for c in sums.index if groups[str(c)] == "percussion"], "sum_of_single"]
+            found[f"sum.{who}.{scale}.percussion"] = number(beats.min())
+    before = pd.read_csv(data_folder() / "atlas" / "before.csv")
+    both_maps = clipped.merge(before[before["defined"]], on=["concept", "layer", "group"], suffixes=("", "_before"))
+    pair = both_maps[["impact", "impact_before"]]
+    small = pair[pair.abs().max(axis=1) < 0.2]
+    found |= {
+        "before.r": number(pair.corr().iloc[0, 1]), "before.rho": number(pair.corr("spearman").iloc[0, 1]),
+        "before.small": number(small.corr().iloc[0, 1]), "before.small.count": str(len(small)),
+    }  # fmt: skip
+    return found
+
+
+def published_claims() -> dict[str, str]:
+    """What was published of other models, beside tiny's."""
+    found = {}
+    for name in ("ace-step", "stable-audio-open", "audioldm2-large", "stable-audio-3"):
+        atlas = published(name)  # type: ignore[arg-type]
+        means = atlas.layer_means()
+        found[f"published.{name}.functional"] = listed(means.loc[means["functional"], "layer"])
+        mine = _atlas().compare(atlas).iloc[0]
+        found[f"published.{name}.overlap"] = number(float(np.nan_to_num(mine["overlap"])))
+        found[f"published.{name}.rank"] = number(float(mine["rank_correlation"]))
+    return found
+
+
+def steering_claims() -> dict[str, str]:
+    """Each comparison of two ways to steer, over all axes."""
+    found = {"steer.axes": str(shipped_steering()["concept"].nunique())}
+    for name in ("steering", "sae_steering"):
+        pairs = pd.read_parquet(data_folder() / "results" / f"{name}_pairs.parquet")
+        for one, other in dict.fromkeys(zip(pairs["one"], pairs["other"], strict=True)):
+            both = over_axes(pairs, one, other)
+            label = f"steer.{_way(one)}-{_way(other)}".replace(" ", "_")
+            found |= {f"{label}.{count}": str(both[count]) for count in ("better", "worse", "tied", "ups", "downs")}
+            found[f"{label}.mean"] = with_interval(both["mean_difference"], both["low"], both["high"])
+            found |= {f"{label}.better_on": listed(both["better_on"]), f"{label}.worse_on": listed(both["worse_on"])}
+    return found
+
+
+def _way(cell: str) -> str:
+    """A cell's name in a claim's: "caa own" is own, "random direction own" is random direction, "caa 2 strongest" is caa."""
+    if cell.endswith(" 2 strongest"):
+        return cell.removesuffix(" 2 strongest")
+    if cell.startswith("caa "):
+        return cell.removeprefix("caa ").replace(",", "")
+    return cell.removesuffix(" own").removesuffix(" all")
