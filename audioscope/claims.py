@@ -17,8 +17,11 @@ import pandas as pd
 from audioscope.atlas import Atlas, Scale
 from audioscope.atlas_charts import CENSORED
 from audioscope.axes import over_axes, shipped_steering
+from audioscope.comparison import wins
 from audioscope.paper import published
 from audioscope.paths import data_folder
+from audioscope.sae_files import load_sae, shipped_saes
+from audioscope.sae_results import auroc_table
 
 MARK = re.compile(r"<!--=([\w.-]+)-->(.*?)<!--/-->", re.S)
 TABLES = ("atlas/*.parquet", "atlas/*.csv", "maps/*/*.parquet", "results/*.parquet", "published/*.csv", "tiny/sae/*/*.parquet")
@@ -26,7 +29,7 @@ TABLES = ("atlas/*.parquet", "atlas/*.csv", "maps/*/*.parquet", "results/*.parqu
 
 def claims() -> dict[str, str]:
     """Every claim by name, as the text that stands in the prose, recomputed from the shipped tables."""
-    return {**atlas_claims(), **scale_claims(), **published_claims(), **steering_claims()}
+    return {**atlas_claims(), **scale_claims(), **published_claims(), **steering_claims(), **feature_claims()}
 
 
 def digests() -> dict[str, str]:
@@ -191,3 +194,33 @@ def _way(cell: str) -> str:
     if cell.startswith("caa "):
         return cell.removeprefix("caa ").replace(",", "")
     return cell.removesuffix(" own").removesuffix(" all")
+
+
+def feature_claims() -> dict[str, str]:
+    """The gate of each shipped SAE, and its best features beside neurons, probes and an untrained SAE."""
+    saes = {path: load_sae(path) for path in shipped_saes()}
+    found = {}
+    for path, sae in saes.items():
+        report, label = sae.report, f"sae.{_short(path)}"
+        for name in ("fvu_per_level", "topk_pca_fvu", "tokens_fvu"):
+            least, most = (round(100 * each(report[name])) for each in (min, max))
+            found[f"{label}.{name}"] = f"{least} %" if least == most else f"{least} to {most} %"
+        found[f"{label}.passes"] = "passes" if report["passes"] else "fails"
+        found[f"{label}.failed"] = str(len(sae.failed(report["sigmas"])))
+        found[f"{label}.dead"] = f"{100 * report['dead_share']:.1f} %"
+    for row in wins(auroc_table(saes)).itertuples():
+        label = f"feature.{_short(row.site)}.{row.other.replace(' ', '_')}"
+        found |= {
+            f"{label}.better": str(row.better),
+            f"{label}.worse": str(row.worse),
+            f"{label}.ups": str(row.ups),
+            f"{label}.downs": str(row.downs),
+        }
+        found[f"{label}.mean"] = with_interval(row.mean, row.low, row.high)
+    return found
+
+
+def _short(path: str) -> str:
+    """The site of a block as claims name it: "0.cross"."""
+    _, _, layer, kind = path.split(".")
+    return f"{layer}.{kind.removesuffix('_attn')}"

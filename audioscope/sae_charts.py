@@ -65,6 +65,10 @@ def gate_chart(gate: Gate) -> alt.LayerChart:
 
 def auroc_chart(table: pd.DataFrame, title: str = "How well one number tells a concept") -> alt.LayerChart:
     """AUROC with its interval for each concept and method, at one site: rows of `audioscope.sae_results.auroc_table`."""
+    said = ["Dashed: chance. Units were chosen on other prompts."]
+    if "negatives" in table:
+        against = "all prompts that do not name it" if (table["negatives"] == "all").all() else "its counterfactual alone"
+        said.append(f"A concept is told from {against}.")
     order = table[table["method"] == "feature"].sort_values("auroc", ascending=False)["concept"].tolist()
     methods = [name for name in METHOD_LOOKS if name in set(table["method"])]
     legend = alt.Legend(orient="top")
@@ -96,7 +100,7 @@ def auroc_chart(table: pd.DataFrame, title: str = "How well one number tells a c
     return (
         alt.layer(chance, bars, marks, width=420, height={"step": 11})
         .properties(
-            title=alt.TitleParams(title, subtitle=["Dashed: chance. Units were chosen on other prompts."]),
+            title=alt.TitleParams(title, subtitle=said),
             description=f"{title}: AUROC of {', '.join(methods)} for {len(order)} concepts.",
         )
         .configure(**chart_theme())

@@ -69,16 +69,20 @@ assert quick.log["fvu"].iloc[-1] < 0.4 * quick.log["fvu"].iloc[0]
 torch.testing.assert_close(quick.decoder.norm(dim=1), torch.ones(quick.d_sae))
 
 # %% [markdown]
-# ## A good SAE beats PCA at every noise level: the gate
-# An SAE that explains the average token may still say nothing at some noise levels. So at each level we compare what it leaves unexplained, about that level's own mean, with what
-# the best plain directions (PCA) of the very same number leave. Below PCA it passes; above, a feature is no better a description than a rotation, and steering with it warns.
+# ## A good SAE beats dictionaries that nobody trained, at every noise level: the gate
+# An SAE that explains the average token may still say nothing at some noise levels. So at each level we compare what it leaves unexplained, about that level's own mean, with two bars, both fitted on other prompts:
+#
+# - **PCA by token**: each token keeps its own best 8 of all principal directions. (One fixed set of 8 directions would be an easy bar: an SAE may choose anew for each token.)
+# - **random tokens**: as many random training tokens as the SAE has features, as a dictionary; each token is written with 8 of them by orthogonal matching pursuit, a stronger encoder than an SAE's.
+#
+# Below both it passes. Above, a feature is no better a description than what no training gave, and steering with it warns. A minute of training does not get there:
 
 # %%
 found = gate_sae(quick, stream, audioscope.concept_prompts(split="test")[::20])
 gate_chart(found)
 
 # %%
-assert found.levels["passes"].all(), found
+assert (found.levels["fvu"] < found.levels["topk_pca_fvu"] * 1.6).all() and not found.passes, found
 print(f"{found.dead_share:.0%} of the features never fire on these prompts")
 
 # %% [markdown]
@@ -98,12 +102,16 @@ np.testing.assert_allclose(again.levels["fvu"], report["fvu_per_level"], rtol=0.
 again
 
 # %% [markdown]
-# Not every one passes. That of self-attention in layer 0 ships, too, and fails at most levels: early on the layer sees noise, and noise is not a sum of few directions.
+# Not every one passes. In layer 0 the SAE is well below PCA by token, but the random tokens are a little better: <!--=sae.0.cross.fvu_per_level-->3 to 4 %<!--/--> against <!--=sae.0.cross.tokens_fvu-->3 to 4 %<!--/-->. There the text is read off, and few prompts' tokens
+# say nearly all there is to say. Of self-attention, <!--=sae.6.self.fvu_per_level-->12 to 14 %<!--/--> is left in layer 6 and <!--=sae.0.self.fvu_per_level-->11 to 41 %<!--/--> in layer 0, where random tokens leave <!--=sae.6.self.tokens_fvu-->7 to 8 %<!--/--> and <!--=sae.0.self.tokens_fvu-->4 to 13 %<!--/-->.
 
 # %%
-failed = load_sae("transformer.transformer_blocks.0.self_attn")
-print([round(sigma, 3) for sigma in failed.failed(failed.report["sigmas"])])
-assert not failed.report["passes"] and len(failed.failed(failed.report["sigmas"])) >= 6 and failed.report["dead_share"] < 0.1
+others = {path: load_sae(path) for path in audioscope.shipped_saes() if path != site}
+for path, other in others.items():
+    print(path, "fails at", len(other.failed(other.report["sigmas"])), "of 10 levels")
+assert not any(other.report["passes"] for other in others.values())
+first = others["transformer.transformer_blocks.0.cross_attn"].report
+assert (np.array(first["fvu_per_level"]) < first["topk_pca_fvu"]).all()
 
 # %% [markdown]
 # ## A feature means what it fires in
@@ -132,10 +140,12 @@ show_feature(sae, model, feature, clips)
 sae.explore(model)
 
 # %% [markdown]
-# ## A feature tells concepts, but so does a neuron
+# ## Where the text comes in, a feature tells concepts better than a neuron
 # For each of the 21 concepts, four ways to tell it: the best single feature, the best single neuron of the same layer, the best feature of an SAE of the same shape and sparsity that was
-# never trained, and a linear probe on all neurons. Units were chosen on the selection split, the probe fitted on the build split; all are reported on the test split, with intervals.
-# First where the text comes in: there, all of them read it off.
+# never trained, and a linear probe on all neurons. Units were chosen on the selection split (ties by effect size), the probe fitted on the build split; all are reported on the test split.
+#
+# Against what? If a violin is only told from a trumpet, nearly every unit does it perfectly, and nothing can be compared. So a concept's prompts are told from *all* other prompts of the split that do not have it.
+# First where the text comes in:
 
 # %%
 table = auroc_table({path: load_sae(path) for path in audioscope.shipped_saes()})
@@ -148,24 +158,33 @@ auroc_chart(table[table["site"] == site], "At cross-attention, layer 6")
 own = site.replace("cross", "self")
 auroc_chart(table[table["site"] == own], "At self-attention, layer 6")
 
+# %% [markdown]
+# Feature and neuron are compared on the same prompts, so the difference is paired: pairs of prompts are resampled, both units measured on them. Counts are after Holm's correction over the concepts; beside them the mean over concepts
+# and the sign test.
+
 # %%
 counts = wins(table)
-counts
+counts.round(4)
 
 # %% [markdown]
-# The result is sober. Where the text enters, a feature tells nearly every concept perfectly, but so do a neuron and a probe: it surely beats the best neuron on one concept (two in layer 0) and
-# the untrained SAE on six (eleven). In the sound's own part a single feature is no better than a single neuron (one win, one loss), and the probe, which may use all 128 neurons at once, surely
-# beats it on most concepts: there a concept is spread over many features. Training matters more where the text is: at self-attention it wins on two, and loses on one, against random weights.
+# Where the text enters, the best feature beats the best neuron: surely on <!--=feature.0.cross.neuron.better-->18<!--/--> concepts in layer 0 and on <!--=feature.6.cross.neuron.better-->16<!--/--> in layer 6, and on none is it surely worse; the mean differences are <!--=feature.0.cross.neuron.mean-->.06 [.04, .08]<!--/--> and
+# <!--=feature.6.cross.neuron.mean-->.09 [.06, .12]<!--/-->. It beats the untrained SAE as clearly (<!--=feature.0.cross.random_SAE.better-->20<!--/--> and <!--=feature.6.cross.random_SAE.better-->17<!--/-->). A probe, which may use all 128 neurons, is still a little better.
+#
+# In the sound's own part a single feature is no better than a single neuron (<!--=feature.6.self.neuron.mean-->.00 [−.03, .04]<!--/--> in layer 6, <!--=feature.0.self.neuron.mean-->−.04 [−.07, −.01]<!--/--> in layer 0), and the probe surely beats it on <!--=feature.6.self.probe.worse-->18<!--/--> and <!--=feature.0.self.probe.worse-->19<!--/--> concepts: there a concept is
+# spread over many features.
 
 # %%
 by = counts.set_index(["site", "other"])
 first = site.replace("6", "0")
-assert by.loc[(site, "probe"), ["better", "worse"]].tolist() == [0, 0]
-assert (by.loc[(site, "neuron"), "better"], by.loc[(first, "neuron"), "better"]) == (1, 2)
-assert (by.loc[(site, "random SAE"), "better"], by.loc[(first, "random SAE"), "better"]) == (6, 11)
-assert by.loc[(own, "neuron"), ["better", "worse"]].tolist() == [1, 1] and by.loc[(own, "probe"), "worse"] >= 12
-assert by.loc[(own, "random SAE"), ["better", "worse"]].tolist() == [2, 1]
-assert (table[table["site"] == site].groupby("method")["auroc"].median()[["feature", "neuron", "probe"]] > 0.97).all()
+for path in (site, first):
+    assert (
+        by.loc[(path, "neuron"), "better"] >= 12
+        and by.loc[(path, "neuron"), "worse"] == 0
+        and by.loc[(path, "neuron"), "low"] > 0
+    )
+    assert by.loc[(path, "random SAE"), "better"] >= 12 and by.loc[(path, "neuron"), "p_signs"] < 0.001
+    assert by.loc[(path.replace("cross", "self"), "probe"), "worse"] >= 12
+    assert by.loc[(path.replace("cross", "self"), "neuron"), "low"] < 0
 
 # %% [markdown]
 # ## Exercise: when is it busy?

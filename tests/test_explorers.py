@@ -20,9 +20,11 @@ from tones import EVIL, SECONDS, atlas_of_tones, site, steering_of_tones
 
 import audioscope
 from audioscope import AddVector, PatchText, SAEEdit
+from audioscope.concepts import choose
 from audioscope.live import Cancelled, Live
 from audioscope.page import sound
 from audioscope.playground import NOTHING, live_clips
+from audioscope.steering import steering_sites
 from audioscope.tracing import Row
 
 PROMPT = "a fast techno song with drums"
@@ -306,7 +308,8 @@ def test_the_slider_steers_and_strength_0_does_nothing(tiny, playground):
     assert playground.strength.max == -playground.strength.min > 1.2
     playground.where.value = "own layers"
     playground.wait(LIMIT)
-    own = vector.only(["transformer.transformer_blocks.2.cross_attn"])
+    own = vector.only(steering_sites(tiny, choose(["fast"])[0], "own"))
+    assert len(own.paths) < len(vector.paths)
     both = together(tiny, ("a jazz song", 4), ("a jazz song", 4, AddVector(own, 1.2)))
     assert sounds_of(playground.sounds) == heard_as(*both)
     playground.strength.value = 0.0
@@ -473,11 +476,12 @@ def test_a_cell_that_was_not_kept_is_made_as_the_sweep_made_it(tiny):
     explorer.wait(LIMIT)
     assert explorer.sounds.failed and "clean prompt is empty" in explorer.sounds.message
     assert not explorer.sounds.sounds, "what does not fit the words any more is put away"
-    middle = next(each for each in audioscope.shipped_maps() if each.settings["when"] == "middle").explore(tiny)
+    third = next(each for each in audioscope.shipped_maps() if each.settings["when"] == "middle")
+    middle = third.explore(tiny)
     middle.concept.value, middle.site.value = "metal", tiny.sites.cross[0].path
     middle.wait(LIMIT)
     clean, corrupted, seed = middle.clean.value, middle.corrupted.value, middle.pair.value[1]
-    window = PatchText(tiny.sites.cross[0], clean, steps=(3, 7))
+    window = PatchText(tiny.sites.cross[0], clean, steps=tuple(third.settings["window"]))
     three = together(tiny, (clean, seed), (corrupted, seed), (corrupted, seed, window))
     assert sounds_of(middle.sounds) == heard_as(*three)
 
@@ -540,11 +544,11 @@ def test_a_sweep_without_clips_is_made_again(tiny):
     explorer = sweep.explore(tiny).wait(LIMIT)
     strengths = sorted(sweep.table.query("cell == 'caa own'")["alpha"].unique())
     text, seed = sweep.table[["text", "seed"]].iloc[0]
-    own = audioscope.shipped_vector("fast").only(["transformer.transformer_blocks.2.cross_attn"])
+    own = audioscope.shipped_vector("fast").only(sweep.settings["arms"]["caa own"]["at"])
     clips = together(tiny, *((text, int(seed), *([AddVector(own, float(alpha))] if alpha else [])) for alpha in strengths))
     assert [each["sound"] for each in explorer.strength.tracks[0]["sounds"]] == heard_as(*clips)
     features = audioscope.shipped_steering("fast", name="sae_steering").explore(tiny).wait(LIMIT)
-    assert features.sounds.failed and "not one of the standard ways" in features.sounds.message
+    assert features.sounds.failed and "cannot be made again" in features.sounds.message
 
 
 # --- features
