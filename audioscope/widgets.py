@@ -180,8 +180,8 @@ class Explorer(widgets.VBox):
         from IPython.display import display
 
         still = f'{QUIET}<div class="audioscope-still">{self.still().data}</div>'
-        display({"text/html": still, "text/plain": repr(self)}, raw=True)
-        live = super()._repr_mimebundle_()
+        text, live = repr(self), super()._repr_mimebundle_()  # first, since a warning in between would part the two
+        display({"text/html": still, "text/plain": text}, raw=True)
         display({name: value for name, value in live.items() if name != "text/plain"}, raw=True)  # said once
 
 

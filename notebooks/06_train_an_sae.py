@@ -22,7 +22,7 @@
 # - how to find out what a feature means: in which music it fires, when, and how the music sounds without it;
 # - a fair comparison: what a single feature tells of a concept, beside a single neuron, a linear probe and an SAE that was never trained.
 #
-# **Time**: 30 minutes; it runs in about 1½. **Before this**: [2. Look inside](02_look_inside.ipynb); what principal components are.
+# **Time**: 30 minutes; it runs in about 2½. **Before this**: [2. Look inside](02_look_inside.ipynb); what principal components are.
 
 # %%
 import altair as alt
@@ -82,7 +82,7 @@ found = gate_sae(quick, stream, audioscope.concept_prompts(split="test")[::20])
 gate_chart(found)
 
 # %%
-assert (found.levels["fvu"] < found.levels["topk_pca_fvu"] * 1.6).all() and not found.passes, found
+assert (found.levels["fvu"] < found.levels["topk_pca_fvu"]).all() and not found.passes, found
 print(f"{found.dead_share:.0%} of the features never fire on these prompts")
 
 # %% [markdown]
@@ -97,7 +97,9 @@ print(
 )
 assert report["passes"] and report["fvu"] < 0.5 * quick.report["fvu"] and report["dead_share"] <= 0.1
 held_out = audioscope.concept_prompts(split="test")[::20]
-again = gate_sae(load_sae(site), stream, held_out)
+again = gate_sae(
+    load_sae(site), stream, held_out, fitted_on=audioscope.concept_prompts()[::40]
+)  # fewer prompts are an easier bar
 np.testing.assert_allclose(again.levels["fvu"], report["fvu_per_level"], rtol=0.25)  # other prompts, about the same
 again
 
