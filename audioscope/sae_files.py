@@ -67,12 +67,12 @@ def save_sae(sae: SAE, folder: str | Path) -> Path:
             folder / "scores.parquet",
             lambda part: sae.scores.astype({"concept": "category"}).to_parquet(part, compression="zstd", compression_level=19),
         )
-    units = getattr(sae, "units", None)
-    if units is not None:
-        ranks = [name for name in units if name not in ("concept", "pair", "has")]  # which hardly repeat: bytes, not a dictionary
+    if sae.units is not None:
+        # ranks hardly repeat: their bytes, not a dictionary of them
+        ranks = [name for name in sae.units if name not in ("concept", "pair", "has")]
         write_whole(
             folder / "units.parquet",
-            lambda part: units.to_parquet(
+            lambda part: sae.units.to_parquet(
                 part, compression="zstd", compression_level=19, use_dictionary=["concept"], use_byte_stream_split=ranks
             ),
         )

@@ -102,7 +102,7 @@ def test_heatmap_holds_every_cell_and_colours_only_the_defined(impacts, means):
     ]
     cells = {(row["concept"], row["site"]): row for _, rows in coloured for row in rows}
     assert set(cells) == {(concept, site(layer)) for concept in CONCEPTS for layer in range(LAYERS)}
-    assert all(filters[-1] == "datum.defined" for filters, _ in coloured)
+    assert all(filters[-1] == "datum.defined && !datum.censored" for filters, _ in coloured)
     for (concept, _), row in cells.items():
         assert row["defined"] == (concept != UNDEFINED)
         assert (row["impact"] is None) == (concept == UNDEFINED)
