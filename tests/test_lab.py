@@ -46,7 +46,9 @@ def lab(tmp_path_factory):
     own = {name: str(folder / name) for name in ("JUPYTER_CONFIG_DIR", "JUPYTER_DATA_DIR", "IPYTHONDIR", "JUPYTERLAB_WORKSPACES_DIR", "JUPYTERLAB_SETTINGS_DIR")}  # fmt: skip
     settings = folder / "JUPYTERLAB_SETTINGS_DIR" / "@jupyterlab" / "docmanager-extension" / "plugin.jupyterlab-settings"
     settings.parent.mkdir(parents=True)
-    settings.write_text('{"autosave": false}')  # after two minutes it would meet the test's own saving, and ask which one is right
+    settings.write_text(
+        '{"autosave": false}'
+    )  # after two minutes it would meet the test's own saving, and ask which one is right
     command = [sys.executable, "-m", "jupyterlab", "--no-browser", "--allow-root", f"--port={port}", "--port-retries=0"]
     command += ["--IdentityProvider.token=", f"--ServerApp.root_dir={folder / 'work'}", "--ServerApp.disable_check_xsrf=True"]
     command += ["--LabApp.news_url=", "--LabApp.check_for_updates_class=jupyterlab.NeverCheckForUpdate"]
