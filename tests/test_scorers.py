@@ -101,7 +101,7 @@ def test_measurements_as_a_scorer(tiny):
     assert scorer.fingerprint != MeasureScorer({"fast": ("onsets", 1)}).fingerprint
     atlas = audioscope.localize(tiny, ["fast"], pairs=2, steps=2, scorer=scorer, clips=False, progress=False)
     assert atlas.settings["units"] == "the measurement's own"
-    with pytest.raises(ValueError, match="expected one of score"):
+    with pytest.raises(ValueError, match="expected one of raw"):
         atlas.impacts("probability")
     with pytest.raises(ValueError, match="expected one of"):
         MeasureScorer({"fast": ("bpm", 1)})
