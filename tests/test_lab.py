@@ -89,6 +89,7 @@ def test_jupyterlab(lab, browser):
     context = new_context(browser, viewport={"width": 1400, "height": 1500})
     page, wrong = context.new_page(), []
     page.on("pageerror", lambda error: wrong.append(str(error)))
+    page.on("dialog", lambda dialog: dialog.accept())  # to leave the page
     context.route(
         lambda url: not url.startswith((lab, "data:", "blob:", "about:", "ws:")),
         lambda route: (wrong.append(route.request.url), route.abort()),
