@@ -33,6 +33,7 @@ def test_every_phrase_names_its_label_and_no_other(root):
         for phrase in words.get("items", []):
             assert labels_in(f"music with {phrase}") == {label}
     assert labels_in("A Slow, jazzy song with a woman singing and violin melody") == {"slow", "jazz", "female", "violin"}
+    assert labels_in("the drum kit under one male voice") == {"drums", "male"}
     assert labels_in("music with an organ, in steadfast breakfast mood, for men") == frozenset()
 
 
@@ -75,6 +76,13 @@ def test_a_concept_of_ones_own_is_told_from_the_prompts_of_the_others():
     with_, without = with_and_without(rows, "organ", "all")
     assert with_.tolist() == [True] + [False] * 5  # and the other concept's "a song with an organ" is on neither side
     assert without.tolist() == [False, True, True, True, False, True]
+    said = [
+        ("fast", 0, True, "a brisk song"),
+        ("fast", 0, False, "a song that is anything but fast"),
+        ("x", 0, True, "a fast song"),
+    ]
+    rows = pd.DataFrame(said, columns=["concept", "pair", "has", "text"])
+    assert with_and_without(rows, "fast", "all")[1].tolist() == [False, True, False]  # a counterfactual stays one
 
 
 def made(values, names, split):
