@@ -18,7 +18,7 @@ from audioscope.charts import LIVE_CHART
 from audioscope.page import fill, page, web
 from audioscope.paths import notebooks_folder, write_whole
 
-TIMEOUT = 1200  # s that one cell may take
+TIMEOUT = 3600  # s that one cell may take
 
 
 def _markdown(text: str) -> str:
@@ -80,7 +80,13 @@ def make_book(out: str | Path, notebooks: str | Path | None = None, names: Seque
         for chapter in bar:
             bar.set_postfix_str(chapter.name)
             try:
-                NotebookClient(chapter.notebook, timeout=TIMEOUT, resources={"metadata": {"path": str(out)}}).execute()
+                NotebookClient(
+                    chapter.notebook,
+                    timeout=TIMEOUT,
+                    startup_timeout=600,
+                    iopub_timeout=600,
+                    resources={"metadata": {"path": str(out)}},
+                ).execute()
             except Exception as error:  # of the cell, of the kernel, or that it took too long
                 what = (
                     f"{error.ename}: {error.evalue}"

@@ -238,6 +238,8 @@ class Steering:
             return np.nan
         strength = each.columns.to_numpy(float) - each.columns.to_numpy(float).mean()
         slopes = each.to_numpy(float) @ strength
+        if np.ptp(slopes) < 1e-12:  # all alike: no error to divide by
+            return 0.0 if slopes[0] > 0 else 1.0
         return float(stats.ttest_1samp(slopes, 0.0, alternative="greater").pvalue)
 
     def _specificity(self, name: str, points: pd.DataFrame, cutoffs: dict[int, float]) -> float:

@@ -59,7 +59,7 @@ assert "techno" in heard
 
 # %%
 atlas = audioscope.Atlas.load()
-map_of_tiny = atlas.explore(model)
+map_of_tiny = atlas.explore(model).wait()
 map_of_tiny
 
 # %% [markdown]

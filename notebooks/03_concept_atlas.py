@@ -65,7 +65,7 @@ atlas = Atlas.load()
 atlas
 
 # %%
-atlas.explore(model)
+atlas.explore(model).wait()
 
 # %% [markdown]
 # A cell is beyond its *control* when its whole interval lies above what swaps of unrelated concepts do to this concept's score. Of so many cells some get there by chance: put each unrelated

@@ -155,7 +155,7 @@ assert all(set(fast[side].nlargest(2).index) == {1, 2} and fast[side].nlargest(2
 # The clean run, the corrupted one, and the clean run in which one layer reads the corrupted prompt: choose *fast* and layer 1 or 2, then *drums* and any layer.
 
 # %%
-both["necessary"].explore(model)
+both["necessary"].explore(model).wait()
 
 # %%
 lost = sides["necessary"].unstack("concept").max()

@@ -181,7 +181,7 @@ full["way"] = full["method"] + " " + full["sites"]
 axes_chart(full)
 
 # %%
-shipped_steering("fast").explore(model)
+shipped_steering("fast").explore(model).wait()
 
 # %%
 full.pivot(index="concept", columns="way", values="auc").round(2)

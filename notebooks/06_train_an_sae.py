@@ -139,7 +139,7 @@ show_feature(sae, model, feature, clips)
 # All of them can be searched, and turned live: type *metal* or *drums* into the search, choose a feature, set it in a prompt of your own.
 
 # %%
-sae.explore(model)
+sae.explore(model).wait()
 
 # %% [markdown]
 # ## Where the text comes in, a feature tells concepts better than a neuron

@@ -113,7 +113,7 @@ if stand_in:
 
 # %%
 atlas = audioscope.localize(model, [concept], pairs=8, scorer=scorer, progress=False)
-atlas.explore(model)
+atlas.explore(model).wait()
 
 # %%
 impacts = atlas.impacts().set_index("layer")
@@ -132,7 +132,7 @@ vector = audioscope.caa(model, concept, "cross", pairs=8, against="neutral", pro
 arms = [vector_arm(vector, "all"), random_direction_arm(vector, "all")]
 strengths = {arm.cell: [0.75, 1.5, 2.25] for arm in arms}
 sweep = steering_sweep(model, concept, arms, strengths, prompts=6, seeds=1, scorer=judge, clips=True, progress=False)
-sweep.explore(model)
+sweep.explore(model).wait()
 
 # %%
 curves = sweep.curves().pivot(index="alpha", columns="cell", values="score")

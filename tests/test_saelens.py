@@ -10,6 +10,7 @@ import subprocess
 import pytest
 import safetensors.torch
 import torch
+from browsing import LIMIT
 
 from audioscope import SAE, load_sae, save_sae, shipped_saes
 
@@ -34,7 +35,7 @@ print(json.dumps([type(sae).__name__, sae.cfg.metadata.audioscope]))
 def through(folder, tmp_path, x):
     """What SAELens computes from a folder, and the SAE that it writes."""
     safetensors.torch.save_file({"x": x}, tmp_path / "x.safetensors")
-    done = subprocess.run([PYTHON, "-c", THERE, str(folder), str(tmp_path)], capture_output=True, text=True, timeout=300)
+    done = subprocess.run([PYTHON, "-c", THERE, str(folder), str(tmp_path)], capture_output=True, text=True, timeout=LIMIT)
     assert done.returncode == 0, done.stderr[-2000:]
     return safetensors.torch.load_file(tmp_path / "there.safetensors"), load_sae(tmp_path / "again"), done.stdout.splitlines()[-1]
 
