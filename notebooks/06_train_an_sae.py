@@ -161,7 +161,7 @@ own = site.replace("cross", "self")
 auroc_chart(table[table["site"] == own], "At self-attention, layer 6")
 
 # %% [markdown]
-# Feature and neuron are compared on the same prompts, so the difference is paired: pairs of prompts are resampled, both units measured on them. Counts are after Holm's correction over the concepts; beside them the mean over concepts
+# Feature and neuron are compared on the same prompts, so the difference is paired: its p comes from turning the sign of each pair's part at random. Counts are after Holm's correction over the concepts; beside them the mean over concepts
 # and the sign test.
 
 # %%
