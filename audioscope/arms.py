@@ -153,6 +153,11 @@ def blend_text_arm() -> Arm:
     )
 
 
+def drawn_anew(facts: Mapping[str, Any]) -> bool:
+    """Whether an arm's layers were drawn for each clip, as an older audioscope did, so that it has no layers of its own."""
+    return "instead_of" in facts and "draw" not in facts
+
+
 def arm_again(cell: str, facts: Mapping[str, Any], vector: SteeringVector) -> Arm | None:
     """The arm of a finished sweep, from what its settings say of it; None where it cannot be made of this vector.
 
@@ -161,8 +166,7 @@ def arm_again(cell: str, facts: Mapping[str, Any], vector: SteeringVector) -> Ar
     method, _, sites = cell.partition(" ")
     if method == "pci":
         return prompt_switch_arm(facts["steps"])
-    drawn_anew = "instead_of" in facts and "draw" not in facts  # an older audioscope drew layers for each clip
-    if drawn_anew or "numbers" not in facts or not facts.get("at") or not set(facts["at"]) <= set(vector.paths):
+    if drawn_anew(facts) or "numbers" not in facts or not facts.get("at") or not set(facts["at"]) <= set(vector.paths):
         return None
     drawn = facts["vector"].get("random")
     for each in (vector, vector.unit()):

@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from audioscope.arms import drawn_anew
 from audioscope.atlas import Atlas, Scale, ends
 from audioscope.atlas_charts import side_by_side
 from audioscope.audio import Clip
@@ -217,7 +218,7 @@ def steering_data(sweep: Steering, place_of: int) -> tuple[dict[str, Any], list[
             pieces[key] = clip_piece(f"s{place_of}", key, sweep.folder / file, (-float(np.nan_to_num(reach)),))
         means = [points.loc[(name, alpha)] for alpha in rows["alpha"]]
         acts = sweep.settings.get("arms", {}).get(name, {})
-        drawn = "instead_of" in acts  # a control
+        drawn = drawn_anew(acts)
         arms.append({
             "cell": name, "label": WAYS.get(name, name), "title": f"{sweep.concept}, {WAYS.get(name, name)}", "clips": clips,
             "at": [] if drawn else acts.get("at", []), "drawn": drawn, "strengths": [round(float(a), 4) for a in rows["alpha"]],
