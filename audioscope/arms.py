@@ -10,6 +10,7 @@ from typing import Any
 from zlib import crc32
 
 import numpy as np
+import pandas as pd
 
 from audioscope.atlas import Atlas
 from audioscope.concepts import Concept, Pair
@@ -103,9 +104,10 @@ def random_features_arm(saes: Iterable[SAE], concept: Concept, sites: str, featu
         return [AddVector(drawn(seed), strength)]
 
     facts = [
-        {"site": sae.facts["site"], "features": features, **keywords, "decoder": crc32(sae.decoder.numpy().tobytes())}
+        {"site": sae.facts["site"], "features": features, **keywords, "decoder": crc32(sae.decoder.numpy().tobytes()),
+         "scores": crc32(pd.util.hash_pandas_object(sae.scores, index=False).to_numpy().tobytes())}
         for sae in chosen
-    ]
+    ]  # fmt: skip
     return Arm("random features", sites, edits, {"saes": facts})
 
 
@@ -118,12 +120,12 @@ def feature_arms(
     steps: int | None = None,
     **keywords: Any,
 ) -> list[Arm]:
-    """What a fair look at steering with features compares, all at the sites of the SAEs: their vectors, CAA, random features; and PCI.
+    """Vectors of features in one setting, all at the sites of the SAEs, beside CAA, random features, and PCI; see also `tuned_arms`.
 
     everywhere: a vector of `caa` that has these sites. keywords: those of `sae_vector`.
     """
     chosen = list(saes)
-    where = f"{len(chosen)} strongest"
+    where = "untuned"
     vector = reduce(add, (sae.vector(concept.name, features, **keywords) for sae in chosen))
     return [
         vector_arm(vector, where, "sae"), vector_arm(everywhere.only(vector.paths), where),

@@ -10,7 +10,7 @@ from typing import Any
 import pandas as pd
 from scipy.stats import binomtest
 
-from audioscope.arms import Arm, feature_arms
+from audioscope.arms import Arm
 from audioscope.concepts import Concept, choose, shipped_concepts
 from audioscope.errors import UnknownName
 from audioscope.gains import FLOOR, SURE, Steering
@@ -18,8 +18,9 @@ from audioscope.model import Model
 from audioscope.paths import data_folder, write_whole
 from audioscope.sae import SAE
 from audioscope.stats import holm, mean_with_interval, sign_test
-from audioscope.steering import caa
+from audioscope.streams import concept_prompts
 from audioscope.strengths import steering_sweep
+from audioscope.tuning import tuned_arms
 
 PAIRS = (  # what is asked of every axis: is the first better than the second at equal preservation?
     ("caa own", "caa all"), ("caa shared", "caa all"), ("caa own", "caa random layers"), ("caa all", "caa random layers"),
@@ -27,9 +28,10 @@ PAIRS = (  # what is asked of every axis: is the first better than the second at
     ("caa all", "random direction own"), ("caa random layers", "random direction own"), ("caa own", "fixed direction own"),
     ("caa own", "shuffled labels own"), ("caa own", "pci all"), ("caa all", "pci all"), ("caa all, natural lengths", "pci all"),
 )  # fmt: skip
-FEATURE_PAIRS = (  # and of features
-    ("sae 2 strongest", "caa 2 strongest"), ("sae 2 strongest", "random features 2 strongest"),
-    ("caa 2 strongest", "random features 2 strongest"), ("sae 2 strongest", "pci all"),
+FEATURE_PAIRS = (  # and of features, each method tuned on the selection split, or as the paper has it
+    ("sae tuned", "caa tuned"), ("sae untuned", "caa untuned"), ("sae tuned", "random features tuned"),
+    ("caa tuned", "random features tuned"), ("sae tuned", "sae untuned"), ("caa tuned", "caa untuned"), ("sae tuned", "pci all"),
+    ("caa tuned", "pci all"),
 )  # fmt: skip
 
 
@@ -74,20 +76,26 @@ def steer_all_features(
     saes: Sequence[SAE],
     out: str | Path,
     work: str | Path = "runs/sae_steering",
-    features: int = 20,
+    *,
+    without: Iterable[str] | None = None,
     **keywords: Any,
 ) -> pd.DataFrame:
-    """`steer_all` for vectors of SAE features beside CAA at the same sites and random features; files are named sae_steering.
+    """`steer_all` for vectors of SAE features beside CAA at the same sites, both tuned, and random features; files are named sae_steering.
 
-    An axis with two ends is steered by the features of the first minus those of the second.
+    See `audioscope.tuning.tuned_arms`; sae_steering_choices.parquet gets what was tried and chosen. without: neutral prompts that are left
+    out; None is those that the shipped SAEs were trained on, so that no clip starts from one.
     """
+    seen = set(concept_prompts() if without is None else without)
 
     def compared(concept: Concept, folder: Path) -> Sequence[Arm]:
-        paths = [str(sae.facts["site"]) for sae in saes]
-        vector = caa(model, concept, paths, min(50, len(concept.split("build"))), file=folder / "vector")
-        return feature_arms(model, concept, saes, vector, features, against=concept.opposite or None)
+        return tuned_arms(model, concept, saes, folder, without=seen)
 
-    return steer_all(model, out, work, arms=compared, name="sae_steering", **keywords)
+    table = steer_all(model, out, work, arms=compared, name="sae_steering", without=seen, **keywords)
+    choices = pd.concat(
+        [pd.read_parquet(Path(work) / axis / "choices.parquet") for axis in table["concept"].unique()], ignore_index=True
+    )
+    write_whole(Path(out) / "sae_steering_choices.parquet", choices.to_parquet)
+    return table
 
 
 def write_results(sweeps: list[Steering], out: str | Path, name: str = "steering") -> None:

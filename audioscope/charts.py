@@ -101,9 +101,12 @@ ARMS = {
     "fixed direction own": ("#5b5651", [1, 2], "cross"),
     "shuffled labels own": ("#5b5651", [4, 4], "stroke"),
     "pci all": ("#009e73", [8, 3], "triangle-right"),
-    "sae 2 strongest": ("#cc79a7", [1, 0], "triangle-left"),
-    "caa 2 strongest": ("#0072b2", [6, 3], "diamond"),
-    "random features 2 strongest": ("#8a8580", [1, 3], "cross"),
+    "sae tuned": ("#cc79a7", [1, 0], "triangle-left"),
+    "caa tuned": ("#0072b2", [6, 3], "diamond"),
+    "sae untuned": ("#cc79a7", [2, 2], "triangle-left"),
+    "caa untuned": ("#56b4e9", [2, 2], "diamond"),
+    "random features tuned": ("#8a8580", [1, 3], "cross"),
+    "random features untuned": ("#8a8580", [4, 3], "cross"),
 }
 OTHERS = (("#cc79a7", [2, 2], "triangle-left"), ("#5b5651", [9, 2, 2, 2], "wedge"))
 

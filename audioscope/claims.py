@@ -188,9 +188,9 @@ def steering_claims() -> dict[str, str]:
 
 
 def _way(cell: str) -> str:
-    """A cell's name in a claim's: "caa own" is own, "random direction own" is random direction, "caa 2 strongest" is caa."""
-    if cell.endswith(" 2 strongest"):
-        return cell.removesuffix(" 2 strongest")
+    """A cell's name in a claim's: "caa own" is own, "random direction own" is random direction, "caa tuned" is caa tuned."""
+    if cell.endswith("tuned"):
+        return cell
     if cell.startswith("caa "):
         return cell.removeprefix("caa ").replace(",", "")
     return cell.removesuffix(" own").removesuffix(" all")

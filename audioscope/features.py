@@ -24,6 +24,7 @@ from audioscope.tracing import Read, Row
 TINY = 1e-6
 
 Negatives = Literal["all", "counterfactual"]
+Against = Literal["counterfactual", "neutral"]
 NEGATIVES: tuple[Negatives, ...] = ("all", "counterfactual")
 
 
@@ -82,6 +83,13 @@ class ConceptReadings:
     sigmas: Tensor
     values: dict[str, np.ndarray]
 
+    def mirrored(self, concept: str, opposite: str) -> ConceptReadings:
+        """With the same generations read the other way round, too: as examples of the opposite, and of its absence."""
+        mine = (self.rows["concept"] == concept).to_numpy()
+        other = self.rows[mine].assign(concept=opposite, has=~self.rows.loc[mine, "has"].to_numpy(bool))
+        values = {name: np.concatenate([each, each[mine]]) for name, each in self.values.items()}
+        return ConceptReadings(pd.concat([self.rows, other], ignore_index=True), self.sigmas, values)
+
     def of(self, concept: str, name: str, negatives: Negatives = "counterfactual") -> tuple[np.ndarray, np.ndarray]:
         """Values with and without a concept (`with_and_without`), [prompts, levels, units] each."""
         with_, without = with_and_without(self.rows, concept, negatives)
@@ -97,6 +105,7 @@ def read_concepts(
     *,
     sites: Iterable[str] = (),
     without: Iterable[str] = (),
+    against: Against = "counterfactual",
     pairs: int | None = None,
     branch: str = "cond",
     batch: int = BATCH,
@@ -106,10 +115,13 @@ def read_concepts(
     """Generate both prompts of each pair of a split from the same noise, and average neurons and features over time.
 
     saes: name -> SAE of a site of this model; features are taken from each token before averaging. sites: more module paths whose
-    neurons to read, besides those of the SAEs. without: pairs with one of these prompts are left out, such as those that an SAE
+    neurons to read, besides those of the SAEs. against: the second prompt of a pair, the "counterfactual" or the "neutral" one, which has
+    neither. without: pairs with one of these prompts are left out, such as those that an SAE
     was trained on. pairs: at most so many of each concept. settings: steps, guidance, seconds; those of the SAEs if not given. Raises ValueError for an SAE of another model.
     """
     model.check_unsteered("a reading of concepts")
+    if against not in ("counterfactual", "neutral"):
+        raise ValueError(f"against is {against!r}, expected 'counterfactual' or 'neutral'.")
     seen = set(without)
     for sae in saes.values():
         sae.check(model.name, model.fingerprint, model.sites.select([str(sae.facts.get("site", "none"))]))
@@ -119,8 +131,12 @@ def read_concepts(
         (Row(text, seed_of(concept.name, pair.number, 0)), concept.name, pair.number, has)
         for concept in choose(concepts)
         for pair in [pair for pair in concept.split(split) if not {pair.clean, pair.corrupted} & seen][:pairs]
-        for text, has in ((pair.clean, True), (pair.corrupted, False))
+        for text, has in ((pair.clean, True), (pair.corrupted if against == "counterfactual" else pair.neutral, False))
     ]  # fmt: skip
+    if not all(row.prompt for row, *_ in wanted):
+        raise ValueError(
+            f"against is {against!r}, but a pair has no neutral prompt: give one, or compare with the counterfactual."
+        )
     kept: dict[str, list[np.ndarray]] = {name: [] for name in [*paths, *saes]}
     sigmas = torch.empty(0)
     read = Read(model.sites.select(paths), None, False, branch)

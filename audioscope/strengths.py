@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -69,8 +69,9 @@ class _Bench:
     def rate(self) -> int:
         return self.model.adapter.sampling_rate(self.model.pipe)
 
-    def pairs(self, split: str, count: int) -> tuple[Pair, ...]:
-        found = self.concept.neutral_pairs(split)
+    def pairs(self, split: str, count: int, without: Iterable[str] = ()) -> tuple[Pair, ...]:
+        seen = set(without)
+        found = tuple(pair for pair in self.concept.neutral_pairs(split) if pair.neutral not in seen)
         if not 1 <= count <= len(found):
             raise ValueError(
                 f"prompts is {count}, expected 1 to {len(found)}: neutral prompts of {self.concept.name!r} in split {split!r}."
@@ -133,6 +134,7 @@ def calibrate(
     grid: Sequence[float] = GRID,
     split: str = "select",
     prompts: int = 6,
+    without: Iterable[str] = (),
     scorer: Scorer | None = None,
     price: Scorer | None = None,
     steps: int | None = None,
@@ -145,7 +147,7 @@ def calibrate(
     """The strength of each arm that moves clips as far from the unsteered ones as `budget`, so that all are compared at equal cost.
 
     budget: a distance of the sweep's `lpaps`; None is that of rewriting the prompt, for each side. Strengths of `grid` are tried
-    on prompts of the selection split, and the distance interpolated between them; scores take no part. scorer, price: as for
+    on prompts of the selection split, and the distance interpolated between them; scores take no part. without, scorer, price: as for
     `steering_sweep`. out: folder for the clips tried, resumed when it is there, and readable by `Steering.load`. Returns one row per arm
     and side: cell, side (1, and -1 where the concept has an opposite), strength, budget, distance (of the strength, by interpolation)
     and reached (False where the largest strength stays nearer; that one is then given).
@@ -166,7 +168,9 @@ def calibrate(
         ]
         for arm in tried_arms
     }
-    trial = _run(bench, tried_arms, strengths, bench.pairs(split, prompts), 1, split, out, False, False, progress, "calibrating")
+    trial = _run(
+        bench, tried_arms, strengths, bench.pairs(split, prompts, without), 1, split, out, False, False, progress, "calibrating"
+    )
     distance = trial.points().set_index(["cell", "alpha"])["lpaps"]
     lines = []
     for side in sides:
@@ -215,6 +219,7 @@ def steering_sweep(
     prompts: int = 8,
     seeds: int = 2,
     split: str = "test",
+    without: Iterable[str] = (),
     scorer: Scorer | None = None,
     price: Scorer | None = None,
     atlas: Atlas | None = None,
@@ -231,7 +236,7 @@ def steering_sweep(
     arms: ways to steer, as `standard_arms` gives; one vector; or None for the standard ones, with vectors made by `caa`.
     strengths: for all arms, or by cell (`arm.cell`); strength 0 is always added. None calibrates each arm on the selection split.
     prompts, seeds: neutral prompts of `split`, each with so many seeds; a unit is one of each with all arms and strengths in
-    batches of `batch` rows. scorer: measures the gain. price: measures the distance from the unsteered clip, by its network's layers, and
+    batches of `batch` rows. without: neutral prompts that are left out, such as those that an SAE was trained on. scorer: measures the gain. price: measures the distance from the unsteered clip, by its network's layers, and
     so sets the strengths; give another network than the scorer's, or what pleases one network counts twice. None and None are the
     judge and the listener for `tiny`, else the model's own scorer for both. out: folder for the results, resumed when it is there, vectors
     and calibration included; a temporary one if None. clips: also keep the sound.
@@ -240,7 +245,8 @@ def steering_sweep(
     given: dict[str, Any] = {"steps": steps, "guidance": guidance, "seconds": seconds}
     bench = _bench(model, concept, scorer, price, batch, given)
     chosen = bench.concept
-    pairs = bench.pairs(split, prompts)
+    without = set(without)
+    pairs = bench.pairs(split, prompts, without)
     if seeds < 1:
         raise ValueError(f"seeds is {seeds}, expected at least 1.")
     folder = Path(out) if out is not None else Path(tempfile.mkdtemp(prefix="audioscope-steer-"))
@@ -258,7 +264,8 @@ def steering_sweep(
         arms = [vector_arm(arms, "vector's")]
     if strengths is None:
         found = calibrate(
-            model, chosen, arms, scorer=bench.scorer, price=bench.price, batch=batch, out=folder / "calibration", progress=progress, **given
+            model, chosen, arms, without=without, scorer=bench.scorer, price=bench.price, batch=batch, out=folder / "calibration",
+            progress=progress, **given
         )  # fmt: skip
         strengths = strengths_from(found, bench.run["steps"])
     names = [arm.cell for arm in arms]
