@@ -21,6 +21,7 @@ from audioscope.stats import holm, mean_with_interval, sign_test
 from audioscope.streams import concept_prompts
 from audioscope.strengths import steering_sweep
 from audioscope.tuning import tuned_arms
+from audioscope.vectors import SteeringVector
 
 PAIRS = (  # what is asked of every axis: is the first better than the second at equal preservation?
     ("caa own", "caa all"), ("caa shared", "caa all"), ("caa own", "caa random layers"), ("caa all", "caa random layers"),
@@ -58,16 +59,21 @@ def steer_all(
     """Run a sweep on every axis and write its results; goes on where it was stopped, and returns the table.
 
     work: the sweeps lie here, one folder an axis. out: gets steering.parquet (one row per concept, method and sites),
-    steering_pairs.parquet (differences between arms on the same prompts), steering_clips.parquet and steering_settings.json,
-    written anew after every axis; `name` stands for "steering" in theirs. concepts: None is all axes. arms: what is compared, from
+    steering_pairs.parquet (differences between arms on the same prompts), steering_views.parquet (the same on another scale, price and
+    network), steering_shuffled.parquet (how alike the vector and that of shuffled labels are), steering_clips.parquet and steering_settings.json, written anew after every axis; `name` stands for "steering" in theirs. concepts: None is all axes. arms: what is compared, from
     the concept and the axis's folder; None is the standard ones. keywords: those of `steering_sweep`.
     """
     done: list[Steering] = []
+    alike: list[pd.DataFrame] = []
     for axis in axes() if concepts is None else list(concepts):
         folder = Path(work) / axis
         compared = None if arms is None else arms(choose([axis])[0], folder)
         done.append(steering_sweep(model, axis, compared, prompts=prompts, out=folder, **keywords))
         write_results(done, out, name)
+        if arms is None:
+            true, shuffled = (SteeringVector.load(folder / which) for which in ("vector", "shuffled"))
+            alike.append(true.cosines(shuffled).assign(concept=axis))
+            write_whole(Path(out) / f"{name}_shuffled.parquet", pd.concat(alike, ignore_index=True).to_parquet)
     return pd.read_parquet(Path(out) / f"{name}.parquet")
 
 
@@ -99,11 +105,12 @@ def steer_all_features(
 
 
 def write_results(sweeps: list[Steering], out: str | Path, name: str = "steering") -> None:
-    """The four files of finished sweeps; clips with scores of 3 decimals, without their sound."""
+    """The five files of finished sweeps; clips with scores of 3 decimals, without their sound."""
     out = Path(out)
     out.mkdir(parents=True, exist_ok=True)
     summary = pd.concat([sweep.summary() for sweep in sweeps], ignore_index=True)
     pairs = pd.concat([compared(sweep) for sweep in sweeps], ignore_index=True)
+    seen = [compared(other).assign(view=view) for sweep in sweeps for view, other in views(sweep).items()]
     clips = pd.concat([sweep.table for sweep in sweeps], ignore_index=True).assign(clip="")
     clips = clips.round({name: 3 for name in clips.select_dtypes("float32").columns} | {"lpaps": 5, "clipped": 5, "dc": 5})
     texts = ["model", "concept", "opposite", "method", "sites", "cell", "text", "clip"]
@@ -111,8 +118,18 @@ def write_results(sweeps: list[Steering], out: str | Path, name: str = "steering
     settings = {sweep.concept: sweep.settings for sweep in sweeps}
     write_whole(out / f"{name}.parquet", summary.to_parquet)
     write_whole(out / f"{name}_pairs.parquet", pairs.to_parquet)
+    if seen:
+        write_whole(out / f"{name}_views.parquet", pd.concat(seen, ignore_index=True).to_parquet)
     write_whole(out / f"{name}_clips.parquet", lambda path: clips.to_parquet(path, compression="zstd"))
     write_whole(out / f"{name}_settings.json", lambda path: path.write_text(json.dumps(settings, separators=(",", ":")) + "\n"))
+
+
+def views(sweep: Steering) -> dict[str, Steering]:
+    """A sweep as it looks otherwise: scores "clipped", "repriced" by the gain's own network, and the two networks "exchanged"; those that it has."""
+    found = {"clipped": sweep.on("clipped")} if sweep.settings.get("calibrated") else {}
+    if f"lpaps of {sweep.settings['scorer']}" in sweep.table:
+        found |= {"repriced": sweep.repriced(), "exchanged": sweep.swapped()}
+    return found
 
 
 def compared(sweep: Steering, asked: Iterable[tuple[str, str]] = PAIRS + FEATURE_PAIRS) -> pd.DataFrame:

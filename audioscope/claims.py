@@ -7,6 +7,7 @@ compares what stands there with what is recomputed here, and `--write` fills it 
 from __future__ import annotations
 
 import hashlib
+import json
 import re
 from collections.abc import Iterable
 from functools import lru_cache
@@ -16,12 +17,13 @@ import pandas as pd
 
 from audioscope.atlas import Atlas, Scale
 from audioscope.atlas_charts import CENSORED
-from audioscope.axes import over_axes, shipped_steering
+from audioscope.axes import counts, over_axes, shipped_steering
 from audioscope.comparison import wins
 from audioscope.paper import published
 from audioscope.paths import data_folder
 from audioscope.sae_files import load_sae, shipped_saes
 from audioscope.sae_results import auroc_table
+from audioscope.steps import shipped_steps, step_impacts
 
 MARK = re.compile(r"<!--=([\w.-]+)-->(.*?)<!--/-->", re.S)
 TABLES = ("atlas/*.parquet", "atlas/*.csv", "maps/*/*.parquet", "results/*.parquet", "published/*.csv", "tiny/sae/*/*.parquet")
@@ -29,7 +31,15 @@ TABLES = ("atlas/*.parquet", "atlas/*.csv", "maps/*/*.parquet", "results/*.parqu
 
 def claims() -> dict[str, str]:
     """Every claim by name, as the text that stands in the prose, recomputed from the shipped tables."""
-    return {**atlas_claims(), **scale_claims(), **published_claims(), **steering_claims(), **feature_claims()}
+    return {
+        **card_claims(),
+        **atlas_claims(),
+        **scale_claims(),
+        **step_claims(),
+        **published_claims(),
+        **steering_claims(),
+        **feature_claims(),
+    }
 
 
 def digests() -> dict[str, str]:
@@ -116,12 +126,28 @@ def atlas_claims() -> dict[str, str]:
     for concept in atlas.concepts:
         found[f"atlas.holds.{concept}"] = listed(holds.loc[holds["concept"] == concept, "layer"])
         found[f"atlas.own.{concept}"] = listed(_layers(atlas.own_layers(concept)))
+    genres = {layer for concept in atlas.concepts if atlas.settings["groups"][concept]["group"] == "genre"
+              for layer in holds.loc[holds["concept"] == concept, "layer"]}  # fmt: skip
+    found["atlas.holds.genre"] = listed(sorted(genres))
     found["atlas.holds.none"] = listed(c for c in atlas.concepts if c not in set(holds["concept"]))
     found["atlas.holds.none.count"] = str(len(set(atlas.concepts) - set(holds["concept"])))
     ours = published("ace-step").concepts
     ten = impacts[impacts["concept"].isin(ours) & (impacts["layer"] == means["impact"].idxmax())]["impact"]
     found |= {"atlas.ten.count": str(len(ten)), "atlas.ten": number(float(ten.mean()))}
     return found
+
+
+def card_claims() -> dict[str, str]:
+    """What the model card says of `tiny`, from data/tiny/evaluation.json: shares of right verdicts."""
+    found = json.loads((data_folder() / "tiny" / "evaluation.json").read_text())
+    said = {
+        f"tiny.real.{who}.{group}": f"{share:.3f}" for who, groups in found["real"].items() for group, share in groups.items()
+    }
+    said |= {f"tiny.generated.judge.{group}": f"{share:.3f}" for group, share in found["generated"]["judge"].items()}
+    return said | {
+        f"tiny.beyond.{i}.{group}": f"{share:.2f}"
+        for i, row in enumerate(found["extrapolation"]) for group, share in row.items() if group not in ("change", "steps", "guidance")
+    }  # fmt: skip
 
 
 def scale_claims() -> dict[str, str]:
@@ -160,6 +186,25 @@ def scale_claims() -> dict[str, str]:
     return found
 
 
+def step_claims() -> dict[str, str]:
+    """When the text acts: the mean impact of all layers together in one step, by its number."""
+    table = shipped_steps()
+    found: dict[str, str] = {}
+    seen = {
+        "": step_impacts(table),
+        ".clipped": step_impacts(table, "clipped"),
+        ".judge": step_impacts(table, score="score of judge"),
+    }
+    for view, rows in seen.items():
+        means = rows[rows["concept"] == "mean"].set_index("step")
+        top = int(means["impact"].idxmax())
+        found |= {f"step{view}.top": str(top), f"step{view}.top.mean": with_interval(*means.loc[top, ["impact", "low", "high"]])}
+        found[f"step{view}.sum"] = number(float(means["impact"].sum()))
+        for step, row in means.iterrows():
+            found[f"step{view}.{step}"] = with_interval(row["impact"], row["low"], row["high"])
+    return found
+
+
 def published_claims() -> dict[str, str]:
     """What was published of other models, beside tiny's."""
     found = {}
@@ -174,17 +219,65 @@ def published_claims() -> dict[str, str]:
 
 
 def steering_claims() -> dict[str, str]:
-    """Each comparison of two ways to steer, over all axes."""
+    """Which axes each way steers, its areas, and each comparison of two ways over all axes, also on another scale, price or network."""
+    folder = data_folder() / "results"
     found = {"steer.axes": str(shipped_steering()["concept"].nunique())}
     for name in ("steering", "sae_steering"):
-        pairs = pd.read_parquet(data_folder() / "results" / f"{name}_pairs.parquet")
-        for one, other in dict.fromkeys(zip(pairs["one"], pairs["other"], strict=True)):
-            both = over_axes(pairs, one, other)
-            label = f"steer.{_way(one)}-{_way(other)}".replace(" ", "_")
-            found |= {f"{label}.{count}": str(both[count]) for count in ("better", "worse", "tied", "ups", "downs")}
-            found[f"{label}.mean"] = with_interval(both["mean_difference"], both["low"], both["high"])
-            found |= {f"{label}.better_on": listed(both["better_on"]), f"{label}.worse_on": listed(both["worse_on"])}
-    return found
+        table = shipped_steering(name=name)
+        for row in counts(table).itertuples():
+            label = f"steers.{_way(row.cell)}".replace(" ", "_")
+            found |= {
+                label: str(row.steers),
+                f"{label}.interval": f"[{number(row.low, 1)}, {number(row.high, 1)}]",
+                f"{label}.which": listed(row.which),
+            }
+        for cell, rows in table.groupby(table["method"] + " " + table["sites"]):
+            label = f"area.{_way(str(cell))}".replace(" ", "_")
+            found |= {label: number(rows["auc"].mean()), f"{label}.repriced": number(rows["auc_repriced"].mean()),
+                      f"{label}.specificity": number(rows["specificity"].median())}  # fmt: skip
+        seen = {"": pd.read_parquet(folder / f"{name}_pairs.parquet")}
+        seen |= {f".{view}": part for view, part in pd.read_parquet(folder / f"{name}_views.parquet").groupby("view")}
+        for view, pairs in seen.items():
+            for one, other in dict.fromkeys(zip(pairs["one"], pairs["other"], strict=True)):
+                both = over_axes(pairs, one, other)
+                label = f"steer.{_way(one)}-{_way(other)}{view}".replace(" ", "_")
+                found |= {f"{label}.{count}": str(both[count]) for count in ("better", "worse", "tied", "ups", "downs")}
+                found[f"{label}.mean"] = with_interval(both["mean_difference"], both["low"], both["high"])
+                found |= {f"{label}.better_on": listed(both["better_on"]), f"{label}.worse_on": listed(both["worse_on"])}
+    return {**found, **_control_claims(), **_choice_claims()}
+
+
+def _control_claims() -> dict[str, str]:
+    """How much of the true vector is left in that of shuffled labels, at the layers where it acts, and whether that decides what it does."""
+    alike = pd.read_parquet(data_folder() / "results" / "steering_shuffled.parquet")
+    cosines, shares = [], []
+    for concept, rows in shipped_steering().groupby("concept", sort=False):
+        at = shipped_steering(str(concept)).settings["arms"]["shuffled labels own"]["at"]
+        mine = alike[(alike["concept"] == concept) & alike["site"].isin(at)]
+        cosines.append(mine["cosine"].mean())
+        shares.append(rows.loc[rows["method"] == "shuffled labels", "share"].item())
+    least, most = min(cosines), max(cosines)
+    rank = pd.Series(cosines).corr(pd.Series(shares), "spearman")
+    return {
+        "shuffled.least": number(least), "shuffled.most": number(most), "shuffled.median": number(float(np.median(np.abs(cosines)))),
+        "shuffled.rank": number(float(rank)),
+    }  # fmt: skip
+
+
+def _choice_claims() -> dict[str, str]:
+    """What the selection split chose for features and for CAA."""
+    table = pd.read_parquet(data_folder() / "results" / "sae_steering_choices.parquet")
+    chosen = table[table["chosen"]]
+    found: dict[str, str] = {}
+    for method, rows in chosen.groupby("method"):
+        for choice, count in rows["choice"].value_counts().items():
+            found[f"choice.{method}.{str(choice).replace(' ', '_').replace('+', '_')}"] = str(count)
+    features, caa = (chosen[chosen["method"] == method] for method in ("sae", "caa"))
+    return found | {
+        "choice.sae.few": str(int((features["features"] <= 5).sum())), "choice.sae.twenty": str(int((features["features"] == 20).sum())),
+        "choice.sae.weighted": str(int(features["weighted"].astype(bool).sum())), "choice.caa.natural": str(int((caa["length"] != "unit").sum())),
+        "choice.caa.one_layer": str(int(caa["layers"].map(len).eq(1).sum())),
+    }  # fmt: skip
 
 
 def _way(cell: str) -> str:

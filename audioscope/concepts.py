@@ -57,7 +57,11 @@ class Concept:
         return tuple(pair for pair in self.pairs if pair.split == name)
 
     def neutral_pairs(self, split: str) -> tuple[Pair, ...]:
-        """The pairs of a split whose neutral prompts are all different and stand in no other split of this concept."""
+        """The pairs of a split whose neutral prompts are all different and stand in no other split of this concept.
+
+        Of another concept they may: where something was trained on prompts of all concepts, as an SAE is, leave those out with `without`
+        of `audioscope.strengths.steering_sweep`.
+        """
         elsewhere = {pair.neutral for pair in self.pairs if pair.split != split}
         first = {pair.neutral: pair for pair in reversed(self.split(split)) if pair.neutral and pair.neutral not in elsewhere}
         return tuple(sorted(first.values(), key=lambda pair: pair.number))
@@ -80,7 +84,10 @@ def shipped_groups() -> dict[str, str]:
 
 @lru_cache(maxsize=1)
 def shipped_concepts() -> dict[str, Concept]:
-    """The paper's 21 concepts, each with pairs in four splits; no prompt occurs in two splits, of any concept."""
+    """The paper's 21 concepts, each with pairs in four splits; no clean or corrupted prompt occurs in two splits, of any concept.
+
+    A neutral prompt may stand in another split of another concept: see `Concept.neutral_pairs` for what is kept apart.
+    """
     plan = _plan()
     group_of = shipped_groups()
     owner: dict[str, str] = {}  # prompt -> split

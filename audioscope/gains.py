@@ -190,7 +190,7 @@ class Steering:
 
         p_beyond: that the AUC is not larger than the random direction's (or random features') on the same prompts. p_rising: that the
         score does not rise with the strength within the budget (each prompt's slope is one value). share: the AUC over that of rewriting
-        the prompt. steerable: both p at most .05, and share at least .1; of many axes see `audioscope.axes.steerable`, which corrects for
+        the prompt. auc_repriced: the AUC over the price by the gain's own network (`repriced`), NaN where there is no other. steerable: both p at most .05, and share at least .1; of many axes see `audioscope.axes.steerable`, which corrects for
         their number. spearman: rank correlation of strength and mean score, within the budget and to its border; it falls where
         a curve saturates. gain: of the score at the border, mean of both sides. specificity: mean movement of unrelated concepts
         per unit of movement of this one, at the largest strength within the budget (0 is perfect). budget: the distance that
@@ -202,6 +202,7 @@ class Steering:
         named = self.table.drop_duplicates("cell").set_index("cell")
         units = self.table[["prompt", "seed"]].drop_duplicates()
         rewritten = float(aucs.loc[REWRITTEN, "auc"]) if REWRITTEN in self.cells else np.nan
+        repriced = self.repriced().areas() if f"lpaps of {self.settings['scorer']}" in self.table else {}
         lines = []
         for name in self.cells:
             area = aucs.loc[name]
@@ -219,7 +220,8 @@ class Steering:
             p_rising, share = self._rising(name, mine, cutoffs), float(area["auc"]) / rewritten
             lines.append({
                 "concept": self.concept, "method": named.loc[name, "method"], "sites": named.loc[name, "sites"],
-                "auc": float(area["auc"]), "auc_low": low, "auc_high": high, "p_beyond": p_beyond, "p_rising": p_rising, "share": share,
+                "auc": float(area["auc"]), "auc_low": low, "auc_high": high,
+                "auc_repriced": repriced.get(name, np.nan), "p_beyond": p_beyond, "p_rising": p_rising, "share": share,
                 "steerable": bool(max(p_beyond, p_rising) <= SURE and share >= FLOOR) if judged else None, "spearman": rank,
                 "prompts": units["prompt"].nunique(), "seeds": len(units) // units["prompt"].nunique(),
                 "gain": float(np.mean(gains)) if gains else np.nan, "specificity": self._specificity(name, mine, cutoffs),

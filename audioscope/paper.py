@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from dataclasses import asdict
+from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
@@ -90,6 +91,12 @@ class PublishedAtlas(Atlas):
             note = "Only the means over 10 concepts were published: the row below repeats the bars."
             chart.title["subtitle"] = [*chart.title["subtitle"], note]
         return chart
+
+    def save(self, folder: str | Path, shipped: bool = False) -> Path:
+        """Raises ValueError: there are no clips and no scores to write; `impacts()` is a table that pandas writes."""
+        raise ValueError(
+            f"Of {self.settings['model']!r} no scores were published, so there is no atlas to save: write .impacts() with pandas."
+        )
 
     @property
     def _scores(self) -> pd.DataFrame:  # type: ignore[override]  # what needs scores says here that there are none

@@ -253,8 +253,8 @@ class Muq(_TextScorer):
         try:
             from muq import MuQMuLan
         except ImportError as error:
-            raise ImportError("The MuQ scorer needs a package that is not installed: pip install 'audioscope[muq]'.") from error
-        self.name, self.needs = f"muq ({checkpoint})", f"pip install 'audioscope[muq]' and the checkpoint {checkpoint}"
+            raise ImportError("The MuQ scorer needs a package that is not installed: pip install muq.") from error
+        self.name, self.needs = f"muq ({checkpoint})", f"pip install muq and the checkpoint {checkpoint}"
         try:
             self.network = MuQMuLan.from_pretrained(str(checkpoint)).eval()
         except Exception as error:

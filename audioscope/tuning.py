@@ -124,7 +124,8 @@ def tuned_arms(
     the prompt. folder: gets the vector, the clips' scores (choices/, resumed) and choices.parquet: concept, method, choice, auc, chosen,
     and what each choice is. without: as for `calibrate`.
     """
-    folder, run = Path(folder), {"steps": steps, "guidance": guidance, "seconds": seconds}
+    folder = Path(folder)
+    run: dict[str, Any] = {"steps": steps, "guidance": guidance, "seconds": seconds}
     built = min(pairs, len(concept.split("build")))
     scored = score_contrast(model, saes, concept, built, progress=progress, **run)
     sites = model.sites.select([str(sae.facts["site"]) for sae in saes])

@@ -63,7 +63,7 @@ map_of_tiny = atlas.explore(model).wait()
 map_of_tiny
 
 # %% [markdown]
-# Tempo sits in layers 1 and 2, genre in layer 0, the flute in 9 to 11. Not every concept has a place: the *trombone* gets little from any single layer.
+# Tempo sits in layers <!--=atlas.own.fast-->1 and 2<!--/-->, genre in layer <!--=atlas.holds.genre-->0<!--/-->, the flute in <!--=atlas.holds.flute-->9, 10 and 11<!--/-->. Not every concept has a place: the *trombone* gets little from any single layer.
 
 # %%
 impact = atlas.impacts().pivot(index="concept", columns="layer", values="impact")
@@ -77,7 +77,7 @@ assert impact.loc["trombone"].max() < 0.2
 
 # %% [markdown]
 # ## A push at the right layer steers the music
-# What separates fast from slow inside layer 2 is a direction. Add a bit of it while the model plays *any* prompt, and the music goes faster; subtract it, and it goes
+# What separates fast from slow inside layer <!--=atlas.holds.fast-->2<!--/--> is a direction. Add a bit of it while the model plays *any* prompt, and the music goes faster; subtract it, and it goes
 # slower. Move the slider: below, one prompt that names no tempo.
 
 # %%

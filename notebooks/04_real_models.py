@@ -143,7 +143,7 @@ sides.round(2).unstack("concept")
 
 # %% [markdown]
 # Drums and tempo are opposite cases. Several layers each bring much of the drums, so none is missed when it alone reads the other prompt. Tempo sits in
-# layers 1 and 2 alone: each is enough for a part of it, and without either about as much is lost.
+# layers <!--=atlas.own.fast-->1 and 2<!--/--> alone: each is enough for a part of it, and without either about as much is lost.
 
 # %%
 drums, fast = sides.loc["drums"], sides.loc["fast"]

@@ -207,6 +207,11 @@ def test_splits_are_disjoint_and_large():
             assert pair.clean != pair.corrupted
             for text in (pair.clean, pair.corrupted):
                 assert owner.setdefault(text, pair.split) == pair.split, f"{text!r} is in two splits"
+        neutral = {split: [p.neutral for p in concept.neutral_pairs(split)] for split in SPLITS}
+        said = [text for texts in neutral.values() for text in texts]
+        assert len(said) == len(set(said)) and len(neutral["test"]) >= 40 and len(neutral["select"]) >= 19
+        for split, texts in neutral.items():
+            assert not set(texts) & {p.neutral for p in concept.pairs if p.split != split}
 
 
 def test_tiny_knows_every_word_of_every_pair(tiny):

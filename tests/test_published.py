@@ -151,6 +151,9 @@ def test_an_atlas_of_means_alone_says_so_wherever_it_is_shown(tmp_path):
             assert table["concept"].tolist() == ["layer means"]
     page = atlas.save_html(tmp_path / "alone.html", progress=False).read_text()
     assert "3 layers reach" in page and "Only the means over 10 concepts were published" in page
+    with pytest.raises(ValueError, match="no scores were published"):
+        atlas.save(tmp_path / "saved")
+    assert not (tmp_path / "saved").exists()
     explorer = atlas.explore()
     assert explorer.concept.options == (MEANS,) and "layer 7" in explorer.facts.value
 
