@@ -5,10 +5,13 @@ import pandas as pd
 import pytest
 
 from audioscope import Steering, shipped_steering
-from audioscope.axes import PAIRS, axes, write_results
+from audioscope.axes import PAIRS, axes, compared, counts, views, write_results
 
-CELLS = ["caa shared", "caa own", "caa all", "caa all but shared", "caa random layers", "random direction own", "pci all"]
-COLUMNS = {"concept", "method", "sites", "auc", "auc_low", "auc_high", "spearman", "prompts", "seeds"}
+CELLS = [
+    "caa shared", "caa own", "caa all", "caa all, natural lengths", "caa random layers 1", "caa random layers 2", "caa random layers 3",
+    "random direction own", "fixed direction own", "shuffled labels own", "pci all",
+]  # fmt: skip
+COLUMNS = {"concept", "method", "sites", "auc", "auc_low", "auc_high", "auc_repriced", "p_beyond", "p_rising", "share", "spearman", "prompts", "seeds"}
 
 
 def test_the_table_is_complete():
@@ -26,15 +29,38 @@ def test_the_tables_follow_from_the_clips(tiny, root, concept):
     sweep = shipped_steering(concept)
     assert sweep.settings["fingerprint"] == tiny.fingerprint, "the results are of other weights: run make results"
     assert sweep.settings["scorer"] == "judge" and sweep.settings["split"] == "test"
+    assert sweep.settings["price"] == "listener", "the network of the gain measured the price"
     units = sweep.table[sweep.table["alpha"] != 0].groupby(["cell", "prompt", "seed"])["alpha"].nunique()
-    assert (units == 6).all(), "seven strengths, with 0"
+    assert (units == (6 if sweep.settings["opposite"] else 5)).all()
+    own = sweep.settings["arms"]["caa own"]["at"]
+    drawn = [set(sweep.settings["arms"][f"caa random layers {n}"]["at"]) for n in (1, 2, 3)]
+    assert {len(layers) for layers in drawn} == {len(own)} and not any(layers & set(own) for layers in drawn)
     mine = sweep.summary()
     shipped = shipped_steering().query("concept == @concept").reset_index(drop=True)
-    for column in ("auc", "auc_low", "auc_high", "gain", "spearman"):
+    for column in ("auc", "auc_low", "auc_high", "auc_repriced", "gain", "spearman", "share"):
         assert np.allclose(mine[column], shipped[column], atol=0.01), column
     pairs = pd.read_parquet(root / "data" / "results" / "steering_pairs.parquet").query("concept == @concept")
     for row in pairs.itertuples():
         assert np.allclose(sweep.compare(row.one, row.other), (row.more, row.low, row.high, row.p), atol=0.01)
+
+
+@pytest.mark.parametrize("concept", ["happy", "flute"])
+def test_other_views_follow_from_the_clips_too(root, concept):
+    seen = views(shipped_steering(concept))
+    assert list(seen) == ["clipped", "repriced", "exchanged"]
+    shipped = pd.read_parquet(root / "data" / "results" / "steering_views.parquet").query("concept == @concept")
+    for view, sweep in seen.items():
+        mine, theirs = compared(sweep), shipped[shipped["view"] == view]
+        assert mine[["one", "other"]].to_numpy().tolist() == theirs[["one", "other"]].to_numpy().tolist()
+        assert np.allclose(mine[["more", "low", "high", "p"]], theirs[["more", "low", "high", "p"]], atol=0.01)
+
+
+def test_the_criterion_passes_its_positive_control_and_fails_chance():
+    """Rewriting the prompt steers, a fixed random direction does not; what shuffled labels do is told in notebook 5."""
+    found = counts(shipped_steering()).set_index("cell")
+    assert found.loc["pci all", "steers"] >= 16 and found.loc["fixed direction own", "steers"] <= 2
+    assert "random direction own" not in found.index, "what the others are compared with is not judged"
+    assert (found["axes"] == 18).all() and (found["low"] <= found["steers"]).all() and (found["steers"] <= found["high"]).all()
 
 
 def test_writing_and_reading_give_the_same_sweep(tmp_path, monkeypatch):

@@ -16,7 +16,7 @@ from audioscope.sae_results import auroc_table, strongest_sites
 
 BLOCKS = "transformer.transformer_blocks"
 STRONGEST = [f"{BLOCKS}.0.cross_attn", f"{BLOCKS}.6.cross_attn"]
-CELLS = ["sae 2 strongest", "caa 2 strongest", "random features 2 strongest", "pci all"]
+CELLS = ["sae tuned", "caa tuned", "sae untuned", "caa untuned", "random features tuned", "pci all"]
 
 
 def test_there_is_one_for_each_of_the_two_strongest_layers():
@@ -67,11 +67,24 @@ def test_steering_with_features_was_compared_on_every_axis(tiny, root):
     table = shipped_steering(name="sae_steering")
     assert table["concept"].unique().tolist() == axes()
     for _, rows in table.groupby("concept"):
-        assert (rows["method"] + " " + rows["sites"]).tolist() == CELLS and (rows["prompts"] >= 8).all()
+        assert (rows["method"] + " " + rows["sites"]).tolist() == CELLS and (rows["prompts"] == 12).all()
+        assert (rows["seeds"] == 2).all()
     pairs = pd.read_parquet(root / "data" / "results" / "sae_steering_pairs.parquet")
     assert len(pairs) == len(axes()) * len(FEATURE_PAIRS)
     settings = json.loads((root / "data" / "results" / "sae_steering_settings.json").read_text())
     assert all(found["fingerprint"] == tiny.fingerprint and found["split"] == "test" for found in settings.values())
+    choices = pd.read_parquet(root / "data" / "results" / "sae_steering_choices.parquet")
+    for concept, rows in choices.groupby("concept"):
+        for method, tried in rows.groupby("method"):
+            assert len(tried) == 7 and tried.loc[tried["chosen"], "auc"].item() == tried["auc"].max()
+            arm = settings[concept]["arms"][f"{method} tuned"]
+            assert arm["choice"] == tried.loc[tried["chosen"], "choice"].item()
+    assert choices["concept"].unique().tolist() == axes()
+
+
+def test_no_clip_of_that_comparison_starts_from_a_prompt_that_the_saes_learnt_from(root):
+    clips = pd.read_parquet(root / "data" / "results" / "sae_steering_clips.parquet", columns=["text"])
+    assert not set(clips["text"].astype(str)) & set(audioscope.concept_prompts())
 
 
 @pytest.mark.parametrize("concept", ["fast", "violin"])

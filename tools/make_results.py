@@ -1,5 +1,5 @@
-"""Rebuild what depends on the tiny model's weights: its evaluation, the shipped atlas and its further maps, SAEs, and the
-steering of all axes with its vectors (`make results`).
+"""Rebuild what depends on the tiny model's weights: its evaluation, the shipped atlas, its further maps and the table by step, SAEs, and
+the steering of all axes with its vectors (`make results`).
 
 When the weights changed, the impacts of the atlas before are kept in data/atlas/before.csv, to show what a training changes.
 """
@@ -20,6 +20,7 @@ from audioscope.patching import localize
 from audioscope.paths import write_whole
 from audioscope.sae_files import load_sae
 from audioscope.sae_results import report_saes, train_saes
+from audioscope.steps import patch_steps
 from audioscope.tiny.evaluate import as_table, evaluate
 from audioscope.vectors import SteeringVector
 
@@ -48,6 +49,9 @@ def main() -> None:
         changed: dict[str, Any] = {"patch": "output"} if name == "output" else {"when": name}
         found = localize(model, pairs=12, clips=False, out=chosen.work / f"map-{name}-{model.fingerprint}", **changed)
         print(found.save(ROOT / "data" / "maps" / name, shipped=True))
+    steps = patch_steps(model, out=chosen.work / f"steps-{model.fingerprint}")
+    steps = steps.round({name: 3 for name in steps if name.startswith("score")})
+    write_whole(ROOT / "data" / "results" / "steps.parquet", steps.to_parquet)
     sweeps = chosen.work / f"steering-{model.fingerprint}"
     steering = steer_all(model, ROOT / "data" / "results", sweeps)
     for axis in axes():
