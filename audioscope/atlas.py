@@ -26,6 +26,7 @@ Scale = Literal["raw", "clipped", "probability"]
 SCALES: tuple[Scale, ...] = ("raw", "clipped", "probability")
 THRESHOLD = 2.5  # over the number of sites: the paper's .10 at 24 layers
 OLD_CLIP = 6.0  # an older audioscope kept log-odds that were clipped here
+CENSORED = 0.5  # share of censored pairs beyond which the typical pair was not seen, and a cell is marked
 DRAWS = 2000  # of pairs and concepts, for how fragile the functional set is
 
 
@@ -43,7 +44,8 @@ class Functional(list[str]):
     """The module paths of the functional layers, as a list that also says how fragile the set is.
 
     fragility: one row per site: site, layer, impact, share (of the draws of pairs and concepts in which the site's mean impact reaches
-    the threshold and the control) and without: the concepts each of which, left out, changes whether it is functional.
+    the threshold and the control) and without: the concepts, and the whole groups ("all of genre"), each of which, left out, changes
+    whether it is functional.
     """
 
     def __init__(self, paths: list[str], fragility: pd.DataFrame):
@@ -251,7 +253,8 @@ class Atlas:
     def layer_means(self, scale: Scale | None = None) -> pd.DataFrame:
         """One row per site: impact averaged over defined concepts with intervals, control, and whether it is functional.
 
-        low, high: these concepts, other pairs. all_low, all_high: other pairs and other concepts of the same kind, which is wider.
+        low, high: these concepts, other pairs. all_low, all_high: other pairs and other concepts, drawn one by one, which is wider; where
+        whole groups of concepts share a layer, it is still too narrow, and `functional` says what each group decides.
         Functional: mean impact at least 2.5 / L, and low above the control (above 0 where there is none).
         """
         return self._layer_means(self.impacts(scale), scale)
@@ -288,7 +291,7 @@ class Atlas:
         return {}
 
     def _fragility(self, scale: Scale) -> pd.DataFrame:
-        """What `Functional.fragility` holds: a bootstrap of concepts, and of pairs within each, and each concept left out."""
+        """What `Functional.fragility` holds: a bootstrap of concepts, and of pairs within each, and each concept and group left out."""
         impacts = self.impacts(scale)
         means = self._layer_means(impacts, scale)
         names = [c for c in self.concepts if impacts.loc[impacts["concept"] == c, "defined"].all()]
@@ -307,8 +310,12 @@ class Atlas:
         bar = np.maximum(self.threshold, np.nan_to_num(means["control"].to_numpy(float)))
         share = (found >= bar).mean(0) if names else np.zeros(len(self.sites))
         changes: list[list[str]] = [[] for _ in self.sites]
-        for name in self.concepts if len(self.concepts) > 1 else ():
-            left = self._layer_means(impacts[impacts["concept"] != name], scale)["functional"].to_numpy()
+        left_out = {name: impacts["concept"] == name for name in self.concepts}
+        left_out |= {f"all of {group}": impacts["group"] == group for group in impacts["group"].unique() if group}
+        for name, gone in left_out.items():
+            if gone.all() or (name.startswith("all of ") and impacts.loc[gone, "concept"].nunique() == 1):
+                continue
+            left = self._layer_means(impacts[~gone], scale)["functional"].to_numpy()
             for i in np.flatnonzero(left != means["functional"].to_numpy()):
                 changes[i].append(name)
         return means[["site", "layer", "impact"]].assign(share=share, without=changes)
@@ -363,12 +370,15 @@ class Atlas:
         """Which cells hold on every scale and for every scorer: one row per concept and site.
 
         Columns: concept, group, site, layer; for each scorer, on the raw scale and on the clipped one where there is one, "impact ..."
-        and "p ...": the impact and the chance, corrected by Holm over the cells, of one as large in the direction of the first
-        if it did not exceed the control. holds: the same sign everywhere, and every p at most .05.
+        and "p ...": the impact and the chance, two-sided and corrected by Holm over the cells, of one as large if it did not exceed the
+        control. views: how many of these there are; two of one scorer are no second opinion. holds: the same sign everywhere, and every
+        p at most .05. holds_raw: the same of the raw scale alone. undecided: it holds raw, and does not where in most pairs both scores
+        lie beyond the calibrated range, so that the clipped scale can say nothing for it or against it.
         """
         found: pd.DataFrame | None = None
         columns: list[str] = []
         signs: np.ndarray | None = None
+        hidden = np.zeros(len(self.concepts) * len(self.sites))
         for name in self.scorers:
             view = self.heard_by(name)
             for scale in (each for each in view.scales if each != "probability"):
@@ -387,12 +397,20 @@ class Atlas:
                             else np.nan
                         )
                 label = f"{name}, {scale}"
-                found[f"impact {label}"], found[f"p {label}"] = impacts["impact"].to_numpy(), holm(np.array(chances))
+                hidden = np.maximum(hidden, impacts["censored"].to_numpy())
+                found[f"impact {label}"] = impacts["impact"].to_numpy()
+                found[f"p {label}"] = holm(np.minimum(1.0, 2 * np.array(chances)))  # the side was taken from the data
                 columns.append(label)
         assert found is not None
-        same = np.all([np.sign(found[f"impact {label}"]) == signs for label in columns], axis=0)
-        sure = np.all([found[f"p {label}"] <= 0.05 for label in columns], axis=0)
-        return found.assign(holds=same & sure)
+
+        def hold(labels: list[str]) -> np.ndarray:
+            same = np.all([np.sign(found[f"impact {label}"]) == signs for label in labels], axis=0)
+            return same & np.all([found[f"p {label}"] <= 0.05 for label in labels], axis=0)
+
+        everywhere, raw = hold(columns), hold([label for label in columns if label.endswith(", raw")] or columns)
+        return found.assign(
+            views=len(columns), holds=everywhere, holds_raw=raw, undecided=raw & ~everywhere & (hidden > CENSORED)
+        )
 
     def correlation(self, other: Atlas, scale: Scale | None = None, other_scale: Scale | None = None) -> dict[str, float]:
         """How alike two maps of the same concepts and layers are: Pearson's and Spearman's correlation over the defined cells.

@@ -10,12 +10,11 @@ import numpy as np
 import pandas as pd
 from scipy.cluster.hierarchy import leaves_list, linkage
 
-from audioscope.atlas import THRESHOLD, Atlas, ends
+from audioscope.atlas import CENSORED, THRESHOLD, Atlas, ends
 from audioscope.charts import chart_theme, reading
 
 ROW = 24  # height of a heatmap row, px
 STRIP = 120  # height of the strip of layer means, px
-CENSORED = 0.5  # share of censored pairs beyond which the typical pair was not seen, and a cell is marked
 CENSORED_SAID = " (censored: in {:.0%} of the pairs both scores lie beyond the calibrated range)"
 
 

@@ -15,10 +15,10 @@ from functools import lru_cache
 import numpy as np
 import pandas as pd
 
-from audioscope.atlas import Atlas, Scale
-from audioscope.atlas_charts import CENSORED
+from audioscope.atlas import CENSORED, Atlas, Scale
 from audioscope.axes import counts, over_axes, shipped_steering
 from audioscope.comparison import wins
+from audioscope.features import Negatives
 from audioscope.paper import published
 from audioscope.paths import data_folder
 from audioscope.sae_files import load_sae, shipped_saes
@@ -117,13 +117,28 @@ def atlas_claims() -> dict[str, str]:
         "atlas.top": with_interval(top["impact"], top["low"], top["high"]), "atlas.top.all": f"[{number(top['all_low'])}, {number(top['all_high'])}]",
         "atlas.next": str(next_), "atlas.next.mean": number(means.loc[next_, "impact"]),
     }  # fmt: skip
-    fragile = atlas.functional.fragility.set_index("layer").loc[int(means["impact"].idxmax())]
-    found |= {"atlas.top.share": f"{fragile['share']:.0%}".replace("%", " %"), "atlas.top.without": listed(fragile["without"])}
+    top_layer = int(means["impact"].idxmax())
+    views: dict[str, tuple[Atlas, Scale]] = {
+        f"{name}.{scale}": (atlas.heard_by(name), scale) for name in atlas.scorers for scale in ("raw", "clipped")
+    }
+    fragile = {
+        name: view.functional_on(scale).fragility.set_index("layer").loc[top_layer] for name, (view, scale) in views.items()
+    }
+    shares = {name: row["share"] for name, row in fragile.items()}
+    found |= {"atlas.top.share": _percent(shares["listener.raw"]), "atlas.top.share.least": _percent(min(shares.values())),
+              "atlas.top.without": listed(fragile["listener.raw"]["without"])}  # fmt: skip
+    by_group = impacts[(impacts["layer"] == top_layer) & impacts["defined"]].groupby("group")["impact"].mean()
+    found |= {f"atlas.top.{group}": number(value) for group, value in by_group.items()}
     false = atlas.false_cells()
     found |= {"atlas.beyond": str(false["beyond"]), "atlas.false": f"{false['expected']:.0f}"}
     holds = _agreement()[_agreement()["holds"]]
     found["atlas.holds"] = str(len(holds))
+    raw, undecided = (_agreement()[_agreement()[name]] for name in ("holds_raw", "undecided"))
+    found |= {"atlas.raw": str(len(raw)), "atlas.undecided": str(len(undecided))}
+    without = set(atlas.concepts) - set(holds["concept"])
+    found["atlas.undecided.none"] = str(int(undecided["concept"].isin(without).sum()))
     for concept in atlas.concepts:
+        found[f"atlas.raw.{concept}"] = listed(raw.loc[raw["concept"] == concept, "layer"])
         found[f"atlas.holds.{concept}"] = listed(holds.loc[holds["concept"] == concept, "layer"])
         found[f"atlas.own.{concept}"] = listed(_layers(atlas.own_layers(concept)))
     genres = {layer for concept in atlas.concepts if atlas.settings["groups"][concept]["group"] == "genre"
@@ -132,9 +147,15 @@ def atlas_claims() -> dict[str, str]:
     found["atlas.holds.none"] = listed(c for c in atlas.concepts if c not in set(holds["concept"]))
     found["atlas.holds.none.count"] = str(len(set(atlas.concepts) - set(holds["concept"])))
     ours = published("ace-step").concepts
-    ten = impacts[impacts["concept"].isin(ours) & (impacts["layer"] == means["impact"].idxmax())]["impact"]
-    found |= {"atlas.ten.count": str(len(ten)), "atlas.ten": number(float(ten.mean()))}
+    for name, (view, scale) in views.items():
+        cells = view.impacts(scale)
+        ten = cells[cells["concept"].isin(ours) & (cells["layer"] == top_layer)]["impact"]
+        found |= {"atlas.ten.count": str(len(ten)), f"atlas.ten.{name}": number(float(ten.mean()))}
     return found
+
+
+def _percent(share: float) -> str:
+    return f"{share:.0%}".replace("%", " %")
 
 
 def card_claims() -> dict[str, str]:
@@ -162,10 +183,15 @@ def scale_claims() -> dict[str, str]:
     clipped = atlas.impacts("clipped")
     found["scale.censored"] = str(int((clipped["censored"] > CENSORED).sum()))
     fragile = atlas.functional_on("clipped").fragility.query("layer == 0").iloc[0]
-    found |= {"scale.clipped.share": f"{fragile['share']:.0%}".replace("%", " %"), "scale.clipped.without": listed(fragile["without"]),
-              "scale.clipped.without.count": str(len(fragile["without"]))}  # fmt: skip
+    alone = [name for name in fragile["without"] if not name.startswith("all of ")]
+    found |= {
+        "scale.clipped.share": _percent(fragile["share"]),
+        "scale.clipped.without": listed(alone),
+        "scale.clipped.without.count": str(len(alone)),
+    }
     groups = {name: facts["group"] for name, facts in atlas.settings["groups"].items()}
     scales: tuple[Scale, ...] = ("raw", "clipped")
+    least = np.inf  # over all views
     for who, view in (("listener", atlas), ("judge", judge)):
         for scale in scales:
             sums = view.additivity(scale).set_index("concept")
@@ -174,7 +200,8 @@ def scale_claims() -> dict[str, str]:
             rest = sums.loc[[c for c in sums.index if groups[str(c)] != "percussion"], "sum_of_single"]
             found[f"sum.{who}.{scale}.least"], found[f"sum.{who}.{scale}.most"] = number(rest.min()), number(rest.max())
             beats = sums.loc[[c for c in sums.index if groups[str(c)] == "percussion"], "sum_of_single"]
-            found[f"sum.{who}.{scale}.percussion"] = number(beats.min())
+            least = min(least, float(beats.min()))
+    found["sum.percussion"] = number(least)
     before = pd.read_csv(data_folder() / "atlas" / "before.csv")
     both_maps = clipped.merge(before[before["defined"]], on=["concept", "layer", "group"], suffixes=("", "_before"))
     pair = both_maps[["impact", "impact_before"]]
@@ -298,11 +325,19 @@ def feature_claims() -> dict[str, str]:
         for name in ("fvu_per_level", "topk_pca_fvu", "tokens_fvu"):
             least, most = (round(100 * each(report[name])) for each in (min, max))
             found[f"{label}.{name}"] = f"{least} %" if least == most else f"{least} to {most} %"
+        ahead = [1 - mine / bar for mine, bar in zip(report["fvu_per_level"], report["tokens_fvu"], strict=True)]
+        found |= {
+            f"{label}.ahead.least": _percent(min(ahead)).replace("-", "−"),
+            f"{label}.ahead.most": _percent(max(ahead)).replace("-", "−"),
+        }
         found[f"{label}.passes"] = "passes" if report["passes"] else "fails"
         found[f"{label}.failed"] = str(len(sae.failed(report["sigmas"])))
         found[f"{label}.dead"] = f"{100 * report['dead_share']:.1f} %"
-    for row in wins(auroc_table(saes)).itertuples():
-        label = f"feature.{_short(row.site)}.{row.other.replace(' ', '_')}"
+    contrasts: dict[str, Negatives] = {"feature": "all", "feature.counterfactual": "counterfactual"}
+    for start, row in [
+        (start, row) for start, negatives in contrasts.items() for row in wins(auroc_table(saes, negatives)).itertuples()
+    ]:
+        label = f"{start}.{_short(row.site)}.{row.other.replace(' ', '_')}"
         found |= {
             f"{label}.better": str(row.better),
             f"{label}.worse": str(row.worse),

@@ -17,8 +17,8 @@ import pandas as pd
 from markupsafe import Markup
 from tqdm.auto import tqdm
 
-from audioscope.atlas import Atlas, Scale, ends
-from audioscope.atlas_charts import CENSORED, impact_table
+from audioscope.atlas import CENSORED, Atlas, Scale, ends
+from audioscope.atlas_charts import impact_table
 from audioscope.atlas_data import PATCHES, Piece, atlas_data, charts_of, names_of, scale_on, steering_data
 from audioscope.charts import chart_theme, reading
 from audioscope.feature_pages import FeatureSet

@@ -83,8 +83,10 @@ assert false["beyond"] == (impacts["low"] > impacts["control"]).sum() > 100 and 
 # A layer is *functional* when its impact, averaged over concepts, is at least 2.5 / L and its whole interval lies above the control. In the
 # paper's large models two to seven layers pass this rule. In `tiny` it is layer <!--=atlas.functional-->0<!--/--> alone, with <!--=atlas.top-->.25 [.24, .26]<!--/--> over a threshold of <!--=atlas.threshold-->.21<!--/-->.
 #
-# That interval answers: the same concepts, other pairs. Another question is wider: other concepts like these. The columns `all_low` and `all_high` answer it, <!--=atlas.top.all-->[.13, .39]<!--/-->, and reach far below the
-# threshold. Printed, `functional` says how fragile the set is: the share of draws of pairs and concepts in which the layer passes (<!--=atlas.top.share-->75 %<!--/-->), and which concepts change the set when left out.
+# That interval answers: the same concepts, other pairs. Another question is wider: other concepts. The columns `all_low` and `all_high` answer it for concepts drawn one by one, <!--=atlas.top.all-->[.13, .39]<!--/-->, and reach
+# far below the threshold. Printed, `functional` says how fragile the set is: the share of draws of pairs and concepts in which the layer passes (<!--=atlas.top.share-->75 %<!--/--> here, down to <!--=atlas.top.share.least-->56 %<!--/--> by the other network or scale), and which
+# concepts, or whole groups, change the set when left out. Here it is <!--=atlas.top.without-->all of genre and all of percussion<!--/-->: the layer carries these two (<!--=atlas.top.genre-->.63<!--/--> and <!--=atlas.top.percussion-->.59<!--/-->) and little else (lead <!--=atlas.top.lead-->.03<!--/-->, voice <!--=atlas.top.voice-->.07<!--/-->). "Shared by
+# the concepts" says more than is there.
 
 # %%
 means = atlas.layer_means()
@@ -154,18 +156,21 @@ assert alike["listener and judge, raw"]["pearson_low"] > 0.9
 judge.heatmap()
 
 # %% [markdown]
-# So a claim is made here where four views agree: listener and judge, raw and clipped; the same sign, and beyond the control in each after Holm's correction over the cells. <!--=atlas.holds-->24<!--/--> of <!--=atlas.cells-->252<!--/--> cells do.
+# So a claim is made here where four views agree: listener and judge, raw and clipped; the same sign, and beyond the control in each after Holm's correction over the cells. <!--=atlas.holds-->24<!--/--> of <!--=atlas.cells-->252<!--/--> cells do. On the raw scale
+# alone both networks agree on <!--=atlas.raw-->64<!--/-->. Of the rest, <!--=atlas.undecided-->34<!--/--> are *undecided*: most of their pairs are censored, so the clipped scale says nothing for them or against them.
 
 # %%
 agreement = atlas.agreement()
 holds = agreement[agreement["holds"]]
 print({concept: rows["layer"].tolist() for concept, rows in holds.groupby("concept", sort=False)})
-assert 15 < len(holds) < 40 and len(holds) < false["beyond"] / 3
+print("raw, by both networks, and undecided:", {c: rows["layer"].tolist() for c, rows in agreement[agreement["undecided"]].groupby("concept", sort=False)})
+assert 15 < len(holds) < 40 and len(holds) < false["beyond"] / 3 and agreement["undecided"].sum() > len(holds)
 
 # %% [markdown]
 # ## Groups of concepts have layers of their own
 # The mean over concepts hides who makes it up. Genre enters through layer <!--=atlas.holds.genre-->0<!--/-->; tempo through layer <!--=atlas.holds.fast-->2<!--/--> (on the raw scale through 1 about as much); percussion through several (drums <!--=atlas.holds.drums-->0, 2 and 6<!--/-->, bongos
-# <!--=atlas.holds.bongos-->0, 6 and 7<!--/-->, maracas <!--=atlas.holds.maracas-->0, 6 and 7<!--/-->), and never through layer 3; saxophone, cello and flute late, in 8 to 11. For <!--=atlas.holds.none-->male, happy, sad, violin, trumpet, harmonica, trombone and xylophone<!--/--> no single cell holds in all four views.
+# <!--=atlas.holds.bongos-->0, 6 and 7<!--/-->, maracas <!--=atlas.holds.maracas-->0, 6 and 7<!--/-->), and never through layer 3; saxophone, cello and flute late, in 8 to 11. For <!--=atlas.holds.none-->male, happy, sad, violin, trumpet, harmonica, trombone and xylophone<!--/--> no cell holds in all four views; that is the clip's doing: raw, both networks find the other
+# leads late, too (trumpet in <!--=atlas.raw.trumpet-->8 and 9<!--/-->), undecided.
 #
 # The rule of the functional layers, applied to one concept, gives its *own layers*: at these it will be steered in notebook 5.
 
@@ -185,10 +190,10 @@ assert all(found[genre] == {0} for genre in ("reggae", "metal", "opera", "jazz")
 assert all(min(found[late]) >= 8 for late in ("saxophone", "cello", "flute"))
 
 # %% [markdown]
-# ## When the text acts depends on how time is measured
+# ## On average the text acts in the middle of the denoising
 # Patch a layer only in one part of the denoising (`localize(..., when="middle")`). A part is an equal share of the log signal-to-noise ratio, which is what a denoiser goes through; here
 # that is steps 0 to 3, 4 to 6 and 7 to 9. (Equal shares of sigma would give the first three steps almost nothing: they cover a fortieth of it.) The middle part has the strongest layer
-# of the whole; early, another layer comes first. These maps ship with 12 pairs each.
+# of the whole; early, no layer leads. These maps ship with 12 pairs each.
 
 # %%
 thirds = {
@@ -201,13 +206,14 @@ by_third.assign(all_steps=means.set_index("layer")["impact"]).round(3)
 strongest = means.nlargest(2, "impact")["layer"].tolist()
 assert (by_third.loc[strongest].idxmax(axis=1) == "middle").all()
 assert thirds["middle"].loc[0, "low"] > max(thirds["early"].loc[0, "high"], thirds["late"].loc[0, "high"])
-assert by_third["middle"].idxmax() == means.set_index("layer")["impact"].idxmax() == 0 and by_third["early"].idxmax() != 0
+assert by_third["middle"].idxmax() == means.set_index("layer")["impact"].idxmax() == 0
+assert thirds["early"].loc[0, "low"] < by_third["early"].drop(index=0).max()  # early, layer 0 does not lead for sure
 print("layer 0, the thirds added up:", by_third.loc[0].sum().round(3), "and all steps at once:", means.loc[0, "impact"].round(3))
 
 # %% [markdown]
-# Finer: all layers at once, in one step only (`audioscope.steps.patch_steps`; the table ships, 12 pairs). In log signal-to-noise ratio the steps of this schedule are equally long but for the first, so they can be
-# compared. Steps 5 and 6 do the most, by every view: <!--=step.5-->.28 [.26, .30]<!--/--> and <!--=step.6-->.27 [.25, .29]<!--/--> by the listener, <!--=step.judge.5-->.23 [.21, .25]<!--/--> and <!--=step.judge.6-->.23 [.21, .26]<!--/--> by the judge. The first three do next to nothing (step 0: <!--=step.0-->.02 [.01, .02]<!--/-->): there
-# the clip is noise, and little is decided yet. The last two only polish. Concepts differ: percussion is settled early, a violin late.
+# Finer: all layers at once, in one step only (`audioscope.steps.patch_steps`; the table ships, 12 pairs). In log signal-to-noise ratio the steps of this schedule are equally long but for the first and the last, so they can be
+# compared. Steps 5 and 6 do the most, by every view: <!--=step.5-->.28 [.26, .30]<!--/--> and <!--=step.6-->.27 [.25, .29]<!--/--> by the listener, <!--=step.judge.5-->.23 [.21, .25]<!--/--> and <!--=step.judge.6-->.23 [.21, .26]<!--/--> by the judge. The first do least (step 0: <!--=step.0-->.02 [.01, .02]<!--/-->): there
+# the clip is noise, and little is decided yet. That is the mean; concepts differ. Bongos act from step 2 on, a violin up to the last step.
 
 # %%
 steps_table = shipped_steps()
@@ -234,7 +240,7 @@ for view, rows in by_step.items():
     assert of_step.loc[[5, 6], "low"].min() > of_step.loc[[0, 1, 2, 8, 9], "high"].max(), view
 each = by_step["listener, raw"].pivot(index="concept", columns="step", values="impact")
 assert each.loc["violin"].idxmax() == 7 and each.loc["violin", [8, 9]].min() > 0.2
-assert each.loc["bongos", 3] > 0.5 > each.drop(index="bongos")[3].max() and each.loc["maracas", 4] > 0.5
+assert each.loc["bongos", [2, 3]].min() > 0.4 > 2 * each.drop(index="bongos")[2].max()
 
 # %% [markdown]
 # ## A swap of other concepts should not move this one: the control
@@ -305,11 +311,11 @@ assert impacts.loc[~impacts["defined"], "impact"].isna().all()
 # %% [markdown]
 # ## Do single layers add up to one? That depends on who listens
 # All layers together reach 1 by construction (the swap at every site is the clean run). The sum of single layers tells how much they overlap (above 1: any of several layers will do) or need each other (below 1). Percussion
-# overlaps in every view (at least <!--=sum.judge.clipped.percussion-->1.99<!--/--> by the judge, <!--=sum.listener.raw.percussion-->1.72<!--/--> by the listener).
+# overlaps in every view (at least <!--=sum.percussion-->1.72<!--/-->).
 #
-# For the others the four views part. Clipped, trombone, sad and xylophone have next to nothing (<!--=sum.listener.clipped.trombone-->.01 [−.02, .09]<!--/-->, <!--=sum.listener.clipped.sad-->.04 [−.02, .16]<!--/-->, <!--=sum.listener.clipped.xylophone-->.04 [−.02, .15]<!--/-->), as if only many layers at once brought
+# For some of the others the four views part. Clipped, trombone, sad and xylophone have next to nothing (<!--=sum.listener.clipped.trombone-->.01 [−.02, .09]<!--/-->, <!--=sum.listener.clipped.sad-->.04 [−.02, .16]<!--/-->, <!--=sum.listener.clipped.xylophone-->.04 [−.02, .15]<!--/-->), as if only many layers at once brought
 # them. But those cells are censored. Raw, the listener finds most of the whole (<!--=sum.listener.raw.trombone-->.70 [.58, .83]<!--/-->, <!--=sum.listener.raw.sad-->.82 [.67, .97]<!--/-->, <!--=sum.listener.raw.xylophone-->.90 [.78, 1.02]<!--/-->), as if layers simply added up; raw, the judge finds less
-# (<!--=sum.judge.raw.trombone-->.31 [.23, .39]<!--/-->, <!--=sum.judge.raw.sad-->.38 [.29, .47]<!--/-->, <!--=sum.judge.raw.xylophone-->.44 [.28, .60]<!--/-->). Neither "many layers at once" nor "additive" may be said of these concepts. What may: each of their layers does little by itself, and not nothing.
+# (<!--=sum.judge.raw.trombone-->.31 [.23, .39]<!--/-->, <!--=sum.judge.raw.sad-->.38 [.29, .47]<!--/-->, <!--=sum.judge.raw.xylophone-->.44 [.28, .60]<!--/-->). Neither "many layers at once" nor "additive" may be said of these three. What may: no single layer brings much of them.
 
 # %%
 views = {

@@ -15,7 +15,7 @@ RESULT = re.compile(
 )
 # The layers whose SAEs ship are named in what is said of these; they are no finding.
 OF_SAES = {
-    "README.md": r"[Ii]n layer [06]|left over, layer 6|levels and layer 0",
+    "README.md": r"[Ii]n layer [06]|(second:|bar\);|\n) *layer [06]",
     "06": r"[Ii]n layer [06]",
     "07": r"([Ii]n|of) layer [06]",
 }

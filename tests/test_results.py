@@ -11,7 +11,21 @@ CELLS = [
     "caa shared", "caa own", "caa all", "caa all, natural lengths", "caa random layers 1", "caa random layers 2", "caa random layers 3",
     "random direction own", "fixed direction own", "shuffled labels own", "pci all",
 ]  # fmt: skip
-COLUMNS = {"concept", "method", "sites", "auc", "auc_low", "auc_high", "auc_repriced", "p_beyond", "p_rising", "share", "spearman", "prompts", "seeds"}
+COLUMNS = {
+    "concept",
+    "method",
+    "sites",
+    "auc",
+    "auc_low",
+    "auc_high",
+    "auc_repriced",
+    "p_beyond",
+    "p_rising",
+    "share",
+    "spearman",
+    "prompts",
+    "seeds",
+}
 
 
 def test_the_table_is_complete():

@@ -9,6 +9,7 @@ import pytest
 import audioscope
 from audioscope.atlas import Atlas
 from audioscope.atlas_charts import heatmap
+from audioscope.stats import holm
 
 LAYERS = 4
 
@@ -173,6 +174,23 @@ def test_what_two_networks_and_two_scales_agree_on():
     mine = found.query("concept == 'x1'").set_index("layer")
     assert mine.loc[1, "p listener, raw"] < 1e-6 < 0.05 < mine.loc[1, "p judge, raw"]
     assert mine.loc[2, "p judge, raw"] < 1e-6 < 0.05 < mine.loc[2, "p judge, clipped"]
+    # what clipping cannot see is not what is refuted: layer 2 is undecided, layer 1 is not
+    assert found.loc[found["holds_raw"], ["concept", "layer"]].to_numpy().tolist() == [["x1", 0], ["x1", 2]]
+    assert found.loc[found["undecided"], ["concept", "layer"]].to_numpy().tolist() == [["x1", 2]] and (found["views"] == 4).all()
+    alone = atlas_of(swaps, pairs=20, noise=0.2).agreement()
+    assert (alone["views"] == 2).all(), "two scales of one network"
+
+
+def test_a_side_taken_from_the_data_is_paid_for():
+    """p is two-sided: of cells that do nothing, hardly any has one below .05 before the correction, which is twice one side's."""
+    from audioscope.ratios import beyond
+
+    swaps = {("x1", "x1"): (-3.0, 3.0, [0.02, -0.02, 0.5, 0.0])}
+    atlas = atlas_of(swaps, noise=0.5)
+    shift, whole, _ = atlas._on("raw")["x1", "x1"]
+    found = atlas.agreement()["p listener, raw"].to_numpy()
+    sides = np.array([beyond(np.sign(shift[:, i].mean()) * shift[:, i], whole[:, i], 0.0) for i in range(4)])
+    assert found == pytest.approx(holm(np.minimum(1, 2 * sides)))
 
 
 def test_false_cells_are_those_that_chance_makes():
@@ -200,6 +218,11 @@ def test_a_functional_set_says_what_it_hangs_on():
     assert rows.loc[0, "share"] == pytest.approx(1 - 0.75**4, abs=0.05) and rows.loc[1, "share"] > 0.99
     said = repr(atlas.functional)
     assert "leaving out any of: a1" in said and "layer 1" in said
+    named = [f"{group}{number}" for group in "gh" for number in range(4)]
+    grouped = {(one, two): (-4.0, 4.0, [0, 0, 0, 0]) for one in named for two in named}
+    grouped |= {(name, name): (-4.0, 4.0, [0.85 if name[0] == "g" else 0.5, 0.7, 0.0, 0.0]) for name in named}
+    by_group = atlas_of(grouped, noise=0.05).functional.fragility.set_index("layer")
+    assert by_group.loc[0, "without"] == ["all of g"] and by_group.loc[1, "without"] == []
     means = atlas.layer_means().set_index("layer")
     assert means.loc[0, "all_high"] - means.loc[0, "all_low"] > 3 * (means.loc[0, "high"] - means.loc[0, "low"])
 
