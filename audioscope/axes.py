@@ -92,9 +92,11 @@ def steer_all_features(
     out; None is those that the shipped SAEs were trained on, so that no clip starts from one.
     """
     seen = set(concept_prompts() if without is None else without)
+    shared = ("steps", "guidance", "seconds", "scorer", "price", "batch", "progress")  # what is tuned is tuned as it is reported
+    alike = {name: keywords[name] for name in shared if name in keywords}
 
     def compared(concept: Concept, folder: Path) -> Sequence[Arm]:
-        return tuned_arms(model, concept, saes, folder, without=seen)
+        return tuned_arms(model, concept, saes, folder, without=seen, **alike)
 
     table = steer_all(model, out, work, arms=compared, name="sae_steering", without=seen, **keywords)
     choices = pd.concat(

@@ -43,7 +43,7 @@ def is_shipped(model: Model) -> bool:
 
 
 def shipped_maps() -> list[Atlas]:
-    """Further atlases of `tiny`, without sound: the swap in the early, middle and late third of the steps, and the output patch."""
+    """Further atlases of `tiny`, without sound: the swap in the early, middle and late third of the log signal-to-noise ratio, and the output patch."""
     return [Atlas.load(data_folder() / "maps" / name) for name in MAPS]
 
 

@@ -11,7 +11,7 @@ import pandas as pd
 import torch
 from scipy.special import expit
 
-from audioscope.atlas import Scale, score_column
+from audioscope.atlas import SCALES, Scale, score_column
 from audioscope.concepts import choose
 from audioscope.edits import PatchText
 from audioscope.model import Model
@@ -33,6 +33,7 @@ def patch_steps(
     steps: int | None = None,
     guidance: float | None = None,
     seconds: float | None = None,
+    batch: int | None = None,
     out: str | Path | None = None,
     progress: bool = True,
 ) -> pd.DataFrame:
@@ -40,8 +41,8 @@ def patch_steps(
 
     A unit is one pair: clean, corrupted, and a row for each step. One line per unit, row and step: concept, pair, seed, row ("clean",
     "corrupted", "patched"), step (-1 where nothing is patched), sigma and log_snr of the step, score of the concept by the scorer, in its
-    units and not clipped, "score of ..." by the second network where the model has one, and calibrated, the end of the scorer's range.
-    out: folder, resumed when it is there; a temporary one if None. Raises ValueError, or UnknownName, before anything is generated.
+    units and not clipped, "score of ..." by the second network where the model has one, and for each of them "calibrated ...", the end of
+    its range (NaN where it names none, or does not score in log-odds). batch: rows at a time; None is a unit's all at once. out: folder, resumed when it is there; a temporary one if None. Raises ValueError, or UnknownName, before anything is generated.
     """
     model.check_unsteered("a sweep")
     chosen, hears = choose(concepts), default_scorer(model) if scorer is None else scorer
@@ -61,7 +62,13 @@ def patch_steps(
         {"concept": c.name, "pair": p.number, "seed": seed_of(c.name, p.number, 0), "clean": p.clean, "corrupted": p.corrupted}
         for c in chosen for p in c.split(split)[:pairs]
     ]  # fmt: skip
-    calibrated = getattr(hears, "calibrated", None)
+    heard = {"score": hears, **{score_column(each.name): each for each in also}}
+    ends = {
+        f"calibrated {name}": getattr(each, "calibrated", np.nan) if each.units == "log-odds" else np.nan
+        for name, each in heard.items()
+    }
+    if batch is not None and batch < 1:
+        raise ValueError(f"batch is {batch}, expected at least 1 row, or None for all of a unit at once.")
     settings = {
         "model": model.name, "fingerprint": model.fingerprint, "split": split, "scorer": hears.name, "scorer_fingerprint": hears.fingerprint,
         "also": {each.name: each.fingerprint for each in also}, **run, "by": "step",
@@ -70,15 +77,20 @@ def patch_steps(
     def work(unit: dict[str, Any]) -> pd.DataFrame:
         clean, corrupted, seed = unit["clean"], unit["corrupted"], unit["seed"]
         patched = [Row(corrupted, seed, (PatchText("cross", clean, steps=(n, n + 1)),)) for n in range(run["steps"])]
-        found = model.run([Row(clean, seed), Row(corrupted, seed), *patched], **run)
-        assert found.audio is not None
+        rows = [Row(clean, seed), Row(corrupted, seed), *patched]
+        size = batch or len(rows)
+        runs = [model.run(rows[start : start + size], **run) for start in range(0, len(rows), size)]
+        audio, finite = (
+            torch.cat([each.audio for each in runs if each.audio is not None]),
+            torch.cat([each.finite for each in runs]),
+        )
         table = pd.DataFrame({"row": ["clean", "corrupted"] + ["patched"] * run["steps"], "step": [-1, -1, *range(run["steps"])]})
-        table["sigma"] = [np.nan, np.nan, *found.sigmas.tolist()]
-        table["log_snr"] = [np.nan, np.nan, *found.log_snr.tolist()]
-        for name, each in {"score": hears, **{score_column(s.name): s for s in also}}.items():
-            scores = each(torch.nan_to_num(found.audio), model.adapter.sampling_rate(model.pipe))
-            table[name] = scores[unit["concept"]].where(found.finite.numpy()).astype("float32")
-        return table.assign(concept=unit["concept"], pair=unit["pair"], seed=seed, calibrated=calibrated)
+        table["sigma"] = [np.nan, np.nan, *runs[0].sigmas.tolist()]
+        table["log_snr"] = [np.nan, np.nan, *runs[0].log_snr.tolist()]
+        for name, each in heard.items():
+            scores = each(torch.nan_to_num(audio), model.adapter.sampling_rate(model.pipe))
+            table[name] = scores[unit["concept"]].where(finite.numpy()).astype("float32")
+        return table.assign(concept=unit["concept"], pair=unit["pair"], seed=seed, **ends)
 
     folder = Path(out) if out is not None else Path(tempfile.mkdtemp(prefix="audioscope-steps-"))
     return run_units(folder, settings, units, work, progress, "steps")
@@ -94,13 +106,14 @@ def step_impacts(table: pd.DataFrame, scale: Scale = "raw", score: str = "score"
     """
     if score not in table:
         raise ValueError(f"score is {score!r}, expected one of {', '.join(c for c in table if str(c).startswith('score'))}.")
-    if scale not in ("raw", "clipped", "probability") or (scale == "clipped" and table["calibrated"].isna().any()):
+    end = table[f"calibrated {score}"]
+    if scale not in SCALES or (scale != "raw" and end.isna().any()):
         raise ValueError(
-            f"scale is {scale!r}, expected 'raw', 'probability', or 'clipped' where the scorer has a calibrated range."
+            f"scale is {scale!r}, expected 'raw', or 'clipped' or 'probability' where the scorer has a calibrated range of log-odds."
         )
     values = table[score].astype(float)
     if scale == "clipped":
-        values = values.clip(-table["calibrated"], table["calibrated"])
+        values = values.clip(-end, end)
     elif scale == "probability":
         values = pd.Series(expit(values), values.index)
     cell = table["row"].where(table["row"] != "patched", table["step"])

@@ -14,6 +14,7 @@ from operator import add
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
 
 from audioscope.arms import Arm, prompt_switch_arm, random_features_arm, vector_arm
@@ -23,6 +24,7 @@ from audioscope.gains import Steering
 from audioscope.model import Model
 from audioscope.paths import write_whole
 from audioscope.sae import SAE
+from audioscope.scorers import Scorer
 from audioscope.sites import Site
 from audioscope.steering import caa
 from audioscope.strengths import BATCH, GRID, calibrate
@@ -114,6 +116,8 @@ def tuned_arms(
     steps: int | None = None,
     guidance: float | None = None,
     seconds: float | None = None,
+    scorer: Scorer | None = None,
+    price: Scorer | None = None,
     batch: int = BATCH,
     progress: bool = True,
 ) -> list[Arm]:
@@ -122,7 +126,7 @@ def tuned_arms(
 
     A choice is the best by its area on `prompts` neutral prompts of the selection split, one seed each, up to the price of rewriting
     the prompt. folder: gets the vector, the clips' scores (choices/, resumed) and choices.parquet: concept, method, choice, auc, chosen,
-    and what each choice is. without: as for `calibrate`.
+    and what each choice is. without, scorer, price: as for `calibrate`.
     """
     folder = Path(folder)
     run: dict[str, Any] = {"steps": steps, "guidance": guidance, "seconds": seconds}
@@ -134,13 +138,13 @@ def tuned_arms(
     arms = [choice.arm for choices in tried.values() for choice in choices]
     rewritten = prompt_switch_arm(model.settings(**run)["steps"])
     calibrate(
-        model, concept, [*arms, rewritten], grid=WIDER, prompts=prompts, without=without, batch=batch, out=folder / "choices",
-        progress=progress, **run
+        model, concept, [*arms, rewritten], grid=WIDER, prompts=prompts, without=without, scorer=scorer, price=price, batch=batch,
+        out=folder / "choices", progress=progress, **run
     )  # fmt: skip
     areas = Steering.load(folder / "choices").areas()
     lines, best = [], {}
     for method, choices in tried.items():
-        top = max(choices, key=lambda choice: areas[choice.arm.cell])
+        top = max(choices, key=lambda choice: np.nan_to_num(areas[choice.arm.cell], nan=-np.inf))
         best[method] = top
         lines += [
             {"concept": concept.name, "method": method, "choice": c.arm.sites, "auc": areas[c.arm.cell], "chosen": c is top, **c.facts}

@@ -109,7 +109,7 @@ assert (alike.loc["tiny", "overlap"] == 0).all(), "tiny shares none with any of 
 
 # %% [markdown]
 # The paper's three models agree that few layers matter, and not on which: their functional layers do not overlap at all, and `tiny` shares none with Stable Audio 3 (rank correlation of the layer means
-# <!--=published.stable-audio-3.rank-->−.14<!--/-->), though it is built alike. (On the paper's ten concepts alone, `tiny`'s layer 0 has <!--=atlas.ten.listener.raw-->.26<!--/--> by the listener and <!--=atlas.ten.judge.raw-->.22<!--/--> by the judge, clipped <!--=atlas.ten.listener.clipped-->.20<!--/--> and <!--=atlas.ten.judge.clipped-->.19<!--/-->: above or
+# <!--=published.stable-audio-3.rank-->−.14<!--/-->), though it is built alike. (On the paper's ten concepts alone, `tiny`'s layer <!--=atlas.functional-->0<!--/--> has <!--=atlas.ten.listener.raw-->.26<!--/--> by the listener and <!--=atlas.ten.judge.raw-->.22<!--/--> by the judge, clipped <!--=atlas.ten.listener.clipped-->.20<!--/--> and <!--=atlas.ten.judge.clipped-->.19<!--/-->: above or
 # below the threshold of <!--=atlas.threshold-->.21<!--/-->, as one looks at it.) So an atlas is a fact about one set of weights, and the first thing to make for a new one.
 #
 # ## A number without an interval says little

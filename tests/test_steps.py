@@ -23,9 +23,22 @@ def by_hand(pairs=6, steps=3, seed=0):
             for cell, value in values.items():
                 step = cell if isinstance(cell, int) else -1
                 row = "patched" if step >= 0 else cell
-                lines.append((concept, pair, pair, row, step, 1 - step / steps, float(step), value, -value, 3.0))
+                lines.append((concept, pair, pair, row, step, 1 - step / steps, float(step), value, -value, 3.0, 2.0))
     return pd.DataFrame(
-        lines, columns=["concept", "pair", "seed", "row", "step", "sigma", "log_snr", "score", "score of judge", "calibrated"]
+        lines,
+        columns=[
+            "concept",
+            "pair",
+            "seed",
+            "row",
+            "step",
+            "sigma",
+            "log_snr",
+            "score",
+            "score of judge",
+            "calibrated score",
+            "calibrated score of judge",
+        ],
     )
 
 
@@ -34,8 +47,12 @@ def test_with_a_single_step_it_is_the_whole(tiny, tmp_path):
     table = patch_steps(tiny, ["fast"], 2, steps=1, out=tmp_path, progress=False)
     rows = table.pivot(index="pair", columns="row", values="score")
     assert (rows["patched"] == rows["clean"]).all() and (rows["clean"] != rows["corrupted"]).all()
-    assert {"score of judge", "sigma", "log_snr"} <= set(table.columns) and (table["calibrated"] == 6).all()
+    assert {"score of judge", "sigma", "log_snr"} <= set(table.columns) and (
+        table[["calibrated score", "calibrated score of judge"]] == 6
+    ).all(axis=None)
     again = patch_steps(tiny, ["fast"], 2, steps=1, out=tmp_path, progress=False)
+    parts = patch_steps(tiny, ["fast"], 1, steps=1, batch=1, progress=False)
+    np.testing.assert_allclose(parts["score"], table["score"][:3], atol=0.05)
     pd.testing.assert_frame_equal(table, again)
 
 
@@ -75,10 +92,14 @@ def test_scales_and_other_scores_change_it_and_nonsense_is_refused():
     with pytest.raises(ValueError, match="'score of nobody'.*score of judge"):
         step_impacts(table, score="score of nobody")
     with pytest.raises(ValueError, match="scale is 'clipped'"):
-        step_impacts(table.assign(calibrated=None), "clipped")
+        step_impacts(table.assign(**{"calibrated score": np.nan}), "clipped")
+    falls = step_impacts(table.assign(**{"score of judge": table["score"]}), "clipped", "score of judge").query(
+        "concept == 'mean'"
+    )
+    assert (falls["impact"].to_numpy() > clipped.to_numpy()).all(), "each network is cut at its own end, here 2"
 
 
 def test_bad_input_is_refused_before_any_work(tiny):
-    for keywords in ({"pairs": 0}, {"pairs": 10_000}, {"concepts": ["nothing"]}):
+    for keywords in ({"pairs": 0}, {"pairs": 10_000}, {"concepts": ["nothing"]}, {"batch": 0}):
         with pytest.raises((ValueError, KeyError)):
             patch_steps(tiny, **{"concepts": ["fast"], **keywords})
