@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import pandas as pd
 from scipy.stats import binomtest
@@ -63,13 +63,13 @@ def steer_all(
     network), steering_shuffled.parquet (how alike the vector and that of shuffled labels are), steering_clips.parquet and steering_settings.json, written anew after every axis; `name` stands for "steering" in theirs. concepts: None is all axes. arms: what is compared, from
     the concept and the axis's folder; None is the standard ones. keywords: those of `steering_sweep`.
     """
-    done: list[Steering] = []
+    done: list[_Found] = []
     alike: list[pd.DataFrame] = []
     for axis in axes() if concepts is None else list(concepts):
         folder = Path(work) / axis
-        compared = None if arms is None else arms(choose([axis])[0], folder)
-        done.append(steering_sweep(model, axis, compared, prompts=prompts, out=folder, **keywords))
-        write_results(done, out, name)
+        chosen = None if arms is None else arms(choose([axis])[0], folder)
+        done.append(_Found.of(steering_sweep(model, axis, chosen, prompts=prompts, out=folder, **keywords)))
+        _write(done, out, name)
         if arms is None:
             true, shuffled = (SteeringVector.load(folder / which) for which in ("vector", "shuffled"))
             alike.append(true.cosines(shuffled).assign(concept=axis))
@@ -106,22 +106,39 @@ def steer_all_features(
     return table
 
 
-def write_results(sweeps: list[Steering], out: str | Path, name: str = "steering") -> None:
+def write_results(sweeps: Iterable[Steering], out: str | Path, name: str = "steering") -> None:
     """The five files of finished sweeps; clips with scores of 3 decimals, without their sound."""
+    _write([_Found.of(sweep) for sweep in sweeps], out, name)
+
+
+class _Found(NamedTuple):
+    """What one sweep adds to the files."""
+
+    settings: dict[str, Any]
+    summary: pd.DataFrame
+    pairs: pd.DataFrame
+    seen: pd.DataFrame
+    clips: pd.DataFrame
+
+    @classmethod
+    def of(cls, sweep: Steering) -> _Found:
+        pairs = compared(sweep)
+        seen = [compared(other).assign(view=view) for view, other in views(sweep).items()]
+        return cls(sweep.settings, sweep.summary(), pairs, pd.concat([*seen, pairs.iloc[:0].assign(view="")]), sweep.table)
+
+
+def _write(found: Sequence[_Found], out: str | Path, name: str) -> None:
     out = Path(out)
     out.mkdir(parents=True, exist_ok=True)
-    summary = pd.concat([sweep.summary() for sweep in sweeps], ignore_index=True)
-    pairs = pd.concat([compared(sweep) for sweep in sweeps], ignore_index=True)
-    seen = [compared(other).assign(view=view) for sweep in sweeps for view, other in views(sweep).items()]
-    clips = pd.concat([sweep.table for sweep in sweeps], ignore_index=True).assign(clip="")
-    clips = clips.round({name: 3 for name in clips.select_dtypes("float32").columns} | {"lpaps": 5, "clipped": 5, "dc": 5})
+    summary, pairs, seen, clips = (pd.concat(each, ignore_index=True) for each in list(zip(*found, strict=True))[1:])
+    digits = {column: 5 if column.startswith("lpaps") else 3 for column in clips.select_dtypes("float32").columns}
+    clips = clips.assign(clip="").round(digits | {"clipped": 5, "dc": 5})
     texts = ["model", "concept", "opposite", "method", "sites", "cell", "text", "clip"]
     clips = clips.astype(dict.fromkeys(texts, "category") | {"prompt": "int16"})
-    settings = {sweep.concept: sweep.settings for sweep in sweeps}
+    settings = {each.settings["concept"]: each.settings for each in found}
     write_whole(out / f"{name}.parquet", summary.to_parquet)
     write_whole(out / f"{name}_pairs.parquet", pairs.to_parquet)
-    if seen:
-        write_whole(out / f"{name}_views.parquet", pd.concat(seen, ignore_index=True).to_parquet)
+    write_whole(out / f"{name}_views.parquet", seen.to_parquet)
     write_whole(out / f"{name}_clips.parquet", lambda path: clips.to_parquet(path, compression="zstd"))
     write_whole(out / f"{name}_settings.json", lambda path: path.write_text(json.dumps(settings, separators=(",", ":")) + "\n"))
 

@@ -163,7 +163,10 @@ judge.heatmap()
 agreement = atlas.agreement()
 holds = agreement[agreement["holds"]]
 print({concept: rows["layer"].tolist() for concept, rows in holds.groupby("concept", sort=False)})
-print("raw, by both networks, and undecided:", {c: rows["layer"].tolist() for c, rows in agreement[agreement["undecided"]].groupby("concept", sort=False)})
+print(
+    "raw, by both networks, and undecided:",
+    {c: rows["layer"].tolist() for c, rows in agreement[agreement["undecided"]].groupby("concept", sort=False)},
+)
 assert 15 < len(holds) < 40 and len(holds) < false["beyond"] / 3 and agreement["undecided"].sum() > len(holds)
 
 # %% [markdown]
