@@ -233,7 +233,7 @@ alt.Chart(shuffled_frame, title="What a vector of shuffled labels does, and how 
 
 # %%
 print(f"rank correlation: {left.corr(share, 'spearman'):.2f}")
-assert left.corr(share, "spearman") > 0.5 and left.abs().median() > 0.2
+assert left.corr(share, "spearman") > 0.5 and left.max() > 0.5 and left.min() < -0.2
 
 # %% [markdown]
 # ## A vector steers almost anywhere, a random direction does not
