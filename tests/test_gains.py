@@ -55,13 +55,19 @@ def test_the_criterion_passes_what_steers_and_fails_what_does_not():
 def test_each_part_of_the_criterion_is_needed():
     """A step that is there at once and then falls is beyond chance and does not rise; a tiny sure gain is no tenth of the rewritten."""
     sweep = sweep_of(
-        {"pci all": 40.0, "caa step": lambda alpha: (alpha > 0) * (6 - 3 * alpha), "caa tiny": 1.5, "random direction own": 0.0},
+        {
+            "pci all": 40.0,
+            "caa step": lambda alpha: (alpha > 0) * (20 - 10 * alpha),
+            "caa tiny": 1.5,
+            "random direction own": 0.0,
+        },
         noise=0.1,
     )
     rows = sweep.summary().assign(cell=lambda t: t["method"] + " " + t["sites"]).set_index("cell")
     assert (
         rows.loc["caa step", "p_beyond"] < 1e-4
         and rows.loc["caa step", "p_rising"] > 0.5
+        and rows.loc["caa step", "share"] > 0.1
         and not rows.loc["caa step", "steerable"]
     )
     assert (
