@@ -544,7 +544,7 @@ def test_a_sweep_without_clips_is_made_again(tiny):
     explorer = sweep.explore(tiny).wait(LIMIT)
     strengths = sorted(sweep.table.query("cell == 'caa own'")["alpha"].unique())
     text, seed = sweep.table[["text", "seed"]].iloc[0]
-    own = audioscope.shipped_vector("fast").only(sweep.settings["arms"]["caa own"]["at"])
+    own = audioscope.shipped_vector("fast").unit().only(sweep.settings["arms"]["caa own"]["at"])
     clips = together(tiny, *((text, int(seed), *([AddVector(own, float(alpha))] if alpha else [])) for alpha in strengths))
     assert [each["sound"] for each in explorer.strength.tracks[0]["sounds"]] == heard_as(*clips)
     features = audioscope.shipped_steering("fast", name="sae_steering").explore(tiny).wait(LIMIT)
