@@ -174,7 +174,7 @@ counts.round(4)
 # Where the text enters, the best feature beats the best neuron: surely on <!--=feature.0.cross.neuron.better-->18<!--/--> concepts in layer 0 and on <!--=feature.6.cross.neuron.better-->16<!--/--> in layer 6, and on none is it surely worse; the mean differences are <!--=feature.0.cross.neuron.mean-->.06 [.04, .08]<!--/--> and
 # <!--=feature.6.cross.neuron.mean-->.09 [.06, .12]<!--/-->. It beats the untrained SAE as clearly (<!--=feature.0.cross.random_SAE.better-->20<!--/--> and <!--=feature.6.cross.random_SAE.better-->17<!--/-->). A probe, which may use all 128 neurons, is still a little better.
 #
-# Told from the counterfactual alone, which is easier for all, the differences are smaller: <!--=feature.counterfactual.0.cross.neuron.mean-->.02<!--/--> and <!--=feature.counterfactual.6.cross.neuron.mean-->.04<!--/-->.
+# Told from the counterfactual alone, which is easier for all, the differences are smaller: <!--=feature.counterfactual.0.cross.neuron.mean-->.02 [.01, .04]<!--/--> and <!--=feature.counterfactual.6.cross.neuron.mean-->.04 [.02, .06]<!--/-->.
 #
 # In the sound's own part a single feature is on average no better than a single neuron in layer 6 (<!--=feature.6.self.neuron.mean-->.00 [−.03, .04]<!--/-->) and worse in layer 0 (<!--=feature.0.self.neuron.mean-->−.04 [−.07, −.01]<!--/-->), and the probe surely beats it on <!--=feature.6.self.probe.worse-->18<!--/--> and <!--=feature.0.self.probe.worse-->19<!--/--> concepts: there a concept is
 # spread over many features.

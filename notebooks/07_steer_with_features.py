@@ -185,13 +185,13 @@ print(table.groupby(["method", "sites"], sort=False).agg(auc=("auc", "mean"), sp
 counts.round(3)
 
 # %% [markdown]
-# Each at its best, features and CAA are about even: the mean difference is <!--=steer.sae_tuned-caa_tuned.mean-->?<!--/-->, surely better on <!--=steer.sae_tuned-caa_tuned.better-->?<!--/--> of <!--=steer.axes-->18<!--/--> axes after Holm's correction (<!--=steer.sae_tuned-caa_tuned.better_on-->?<!--/-->), worse on <!--=steer.sae_tuned-caa_tuned.worse-->?<!--/--> (<!--=steer.sae_tuned-caa_tuned.worse_on-->?<!--/-->). On metal one choice decides that only CAA had: layer 6 pulls
+# Each at its best, features and CAA are about even: the mean difference is <!--=steer.sae_tuned-caa_tuned.mean-->−.11 [−.39, .18]<!--/-->, surely better on <!--=steer.sae_tuned-caa_tuned.better-->1<!--/--> of <!--=steer.axes-->18<!--/--> axes after Holm's correction (<!--=steer.sae_tuned-caa_tuned.better_on-->jazz<!--/-->), worse on <!--=steer.sae_tuned-caa_tuned.worse-->1<!--/--> (<!--=steer.sae_tuned-caa_tuned.worse_on-->metal<!--/-->). On metal one choice decides that only CAA had: layer 6 pulls
 # away from metal, and CAA could leave it out.
 #
-# The settings matter more than the method. Tuned features gain <!--=steer.sae_tuned-sae_untuned.mean-->?<!--/--> more than the paper's twenty alike, tuned CAA <!--=steer.caa_tuned-caa_untuned.mean-->?<!--/--> more than both layers with equal lengths. Five features or fewer were chosen on <!--=choice.sae.few-->?<!--/--> axes, weights on <!--=choice.sae.weighted-->?<!--/-->. Twenty alike may be too many: the twenty best of a
+# The settings matter more than the method. Tuned features gain <!--=steer.sae_tuned-sae_untuned.mean-->.59 [.31, .88]<!--/--> more than the paper's twenty alike on the axes where the choice fell on something else; for CAA, whose untuned setting is better, the gain is not sure (<!--=steer.caa_tuned-caa_untuned.mean-->.32 [−.14, .78]<!--/-->). Five features or fewer were chosen on <!--=choice.sae.few-->10<!--/--> axes, weights on <!--=choice.sae.weighted-->8<!--/-->. Twenty alike may be too many: the twenty best of a
 # level are a handful that say the concept and many that are always there, which the sum weighs alike.
 #
-# Both beat random features (<!--=steer.sae_tuned-random_features_tuned.mean-->?<!--/--> and <!--=steer.caa_tuned-random_features_tuned.mean-->?<!--/-->), and nothing here beats rewriting the prompt late. By the criterion of notebook 5 tuned features steer <!--=steers.sae_tuned-->?<!--/--> axes <!--=steers.sae_tuned.interval-->?<!--/-->, tuned CAA <!--=steers.caa_tuned-->?<!--/--> <!--=steers.caa_tuned.interval-->?<!--/-->.
+# Both beat random features (<!--=steer.sae_tuned-random_features_tuned.mean-->.78 [.46, 1.10]<!--/--> and <!--=steer.caa_tuned-random_features_tuned.mean-->.88 [.57, 1.20]<!--/-->), and nothing here beats rewriting the prompt late. By the criterion of notebook 5 tuned features steer <!--=steers.sae_tuned-->14<!--/--> axes <!--=steers.sae_tuned.interval-->[9.4, 16.8]<!--/-->, tuned CAA <!--=steers.caa_tuned-->13<!--/--> <!--=steers.caa_tuned.interval-->[8.4, 16.3]<!--/-->.
 
 # %%
 best_of = counts.set_index(["one", "other"])
