@@ -185,7 +185,7 @@ print(table.groupby(["method", "sites"], sort=False).agg(auc=("auc", "mean"), sp
 counts.round(3)
 
 # %% [markdown]
-# Each at its best, features and CAA are about even: the mean difference is <!--=steer.sae_tuned-caa_tuned.mean-->−.11 [−.39, .18]<!--/-->, surely better on <!--=steer.sae_tuned-caa_tuned.better-->1<!--/--> of <!--=steer.axes-->18<!--/--> axes after Holm's correction (<!--=steer.sae_tuned-caa_tuned.better_on-->jazz<!--/-->), worse on <!--=steer.sae_tuned-caa_tuned.worse-->1<!--/--> (<!--=steer.sae_tuned-caa_tuned.worse_on-->metal<!--/-->). On metal one choice decides that only CAA had: layer 6 pulls
+# Each at its best, features and CAA are about even: the mean difference is <!--=steer.sae_tuned-caa_tuned.mean-->−.11 [−.39, .18]<!--/-->, surely better on <!--=steer.sae_tuned-caa_tuned.better-->1<!--/--> of <!--=steer.axes-->18<!--/--> axes after Holm's correction (<!--=steer.sae_tuned-caa_tuned.better_on-->jazz<!--/-->), worse on <!--=steer.sae_tuned-caa_tuned.worse-->1<!--/--> (<!--=steer.sae_tuned-caa_tuned.worse_on-->metal<!--/-->). On metal one choice decides that only CAA had: what is added in layer 6 pulls
 # away from metal, and CAA could leave it out.
 #
 # The settings matter more than the method. Tuned features gain <!--=steer.sae_tuned-sae_untuned.mean-->.59 [.31, .88]<!--/--> more than the paper's twenty alike on the axes where the choice fell on something else; for CAA, whose untuned setting is better, the gain is not sure (<!--=steer.caa_tuned-caa_untuned.mean-->.32 [−.14, .78]<!--/-->). Five features or fewer were chosen on <!--=choice.sae.few-->10<!--/--> axes, weights on <!--=choice.sae.weighted-->8<!--/-->. Twenty alike may be too many: the twenty best of a
