@@ -8,7 +8,9 @@ import threading
 import warnings
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from copy import deepcopy
 from dataclasses import dataclass, replace
+from functools import cached_property
 from numbers import Integral
 from pathlib import Path
 from typing import Any, overload
@@ -136,9 +138,14 @@ class Model:
 
     def unknown_words(self, prompt: str) -> list[str]:
         """The words of a prompt that the tokenizer does not know; none where it spells every word."""
-        unknown = getattr(self.pipe.tokenizer, "unk_token_id", None)
+        unknown = getattr(self._words, "unk_token_id", None)
         words = dict.fromkeys(prompt.replace(",", " ").split())
-        return [] if unknown is None else [word for word in words if unknown in self.pipe.tokenizer(word).input_ids]
+        return [] if unknown is None else [word for word in words if unknown in self._words(word).input_ids]
+
+    @cached_property
+    def _words(self) -> Any:
+        """A tokenizer of its own: a call changes how a fast one pads, and another thread may be in the middle of a generation."""
+        return deepcopy(self.pipe.tokenizer)
 
     def run(self, rows: Sequence[tracing.Row], **keywords: Any) -> tracing.Run:
         """One batch of rows through the pipeline; keywords are those of `audioscope.tracing.run`.

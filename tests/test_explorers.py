@@ -145,6 +145,15 @@ def test_a_widget_and_a_cell_take_turns_at_one_model(tiny):
     assert not told.errors and np.array_equal(told.results[-1][0].samples, tiny.generate("a slow song", seed=9).samples)
 
 
+def test_looking_up_words_leaves_the_tokenizer_of_a_running_generation_alone(tiny):
+    """A fast tokenizer keeps its padding between calls: a look-up from another thread, in the middle of a run, unpadded its prompts."""
+    tokenizer = tiny.pipe.tokenizer
+    tokenizer("a slow song", padding="max_length", max_length=9)
+    before = tokenizer.backend_tokenizer.padding
+    assert before is not None and tiny.unknown_words("a slow zither") == ["zither"]
+    assert tokenizer.backend_tokenizer.padding == before
+
+
 def test_a_result_that_is_being_shown_is_not_cancelled_and_a_late_error_is_not_told():
     told, showing, go = Told(), threading.Event(), threading.Event()
 
