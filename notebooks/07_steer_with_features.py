@@ -257,7 +257,7 @@ check(
 
 # %% [markdown]
 # ## Limits
-# One small model, two layers, one SAE each; features were scored on prompts of the selection split, and other SAEs of the same layer would split meaning otherwise. In the comparison the choice of layers was CAA's alone. Erasing the
+# One small model, two layers, one SAE each; features were scored on prompts of the selection split, and other SAEs of the same layer would split meaning otherwise. In the comparison the choice of layers was CAA's alone, and on flute the chosen CAA vector does not reach the price, so its area there is too small. Erasing the
 # features was tried by setting them to 0, not by retraining or by projecting whole subspaces out.
 #
 # ## Read next
