@@ -146,7 +146,7 @@ def _write(found: Sequence[_Found], out: str | Path, name: str) -> None:
 def views(sweep: Steering) -> dict[str, Steering]:
     """A sweep as it looks otherwise: scores "clipped", "repriced" by the gain's own network, and the two networks "exchanged"; those that it has."""
     found = {"clipped": sweep.on("clipped")} if sweep.settings.get("calibrated") else {}
-    if f"lpaps of {sweep.settings['scorer']}" in sweep.table:
+    if sweep.two_networks:
         found |= {"repriced": sweep.repriced(), "exchanged": sweep.swapped()}
     return found
 

@@ -74,6 +74,11 @@ class Steering:
     def cells(self) -> list[str]:
         return list(dict.fromkeys(self.table["cell"]))
 
+    @property
+    def two_networks(self) -> bool:
+        """Whether the gain's network measured the distance, too, beside the price's own."""
+        return f"lpaps of {self.settings.get('scorer')}" in self.table
+
     def on(self, scale: Scale) -> Steering:
         """The same sweep on another scale: "raw" as measured, "clipped" to the range in which the scorer was calibrated.
 
@@ -96,8 +101,9 @@ class Steering:
 
         Raises ValueError where one network did both.
         """
-        gain, price = self.settings["scorer"], self.settings.get("price", self.settings["scorer"])
-        if f"lpaps of {gain}" not in self.table:
+        gain = self.settings.get("scorer", "unknown")
+        price = self.settings.get("price", gain)
+        if not self.two_networks:
             raise ValueError(f"One network, the {gain}, measured both gain and price: there is nothing to exchange.")
         table = self.table.assign(lpaps=self.table[f"lpaps of {gain}"], **{f"lpaps of {price}": self.table["lpaps"]})
         return replace(
@@ -107,8 +113,8 @@ class Steering:
 
     def repriced(self) -> Steering:
         """The same gains over the price by the gain's own network, which may please itself: for comparison."""
-        gain = self.settings["scorer"]
-        if f"lpaps of {gain}" not in self.table:
+        gain = self.settings.get("scorer", "unknown")
+        if not self.two_networks:
             raise ValueError(f"One network, the {gain}, measured both gain and price: there is no other price.")
         return replace(self, table=self.table.assign(lpaps=self.table[f"lpaps of {gain}"]))
 
@@ -202,7 +208,7 @@ class Steering:
         named = self.table.drop_duplicates("cell").set_index("cell")
         units = self.table[["prompt", "seed"]].drop_duplicates()
         rewritten = float(aucs.loc[REWRITTEN, "auc"]) if REWRITTEN in self.cells else np.nan
-        repriced = self.repriced().areas() if f"lpaps of {self.settings['scorer']}" in self.table else {}
+        repriced = self.repriced().areas() if self.two_networks else {}
         lines = []
         for name in self.cells:
             area = aucs.loc[name]

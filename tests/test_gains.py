@@ -183,3 +183,12 @@ def test_specificity_counts_unrelated_concepts_either_way():
     for move in (1.0, -1.0):
         rows = sweep_of({"pci all": 4.0}, noise=0.0, others={"pci all": move}).summary()
         assert rows["specificity"].iloc[0] == pytest.approx(0.25)
+
+
+def test_a_sweep_that_does_not_name_its_networks_is_summed_up_all_the_same():
+    sweep = sweep_of({"pci all": 10.0, "caa own": 4.0})
+    older = Steering(sweep.table.drop(columns=["lpaps of judge"]), {k: v for k, v in sweep.settings.items() if k not in ("scorer", "price")}, None)  # fmt: skip
+    assert not older.two_networks and older.summary()["auc_repriced"].isna().all() and "caa own" in repr(older)
+    assert older.summary()["auc"].tolist() == sweep.summary()["auc"].tolist() and sweep.summary()["auc_repriced"].notna().all()
+    with pytest.raises(ValueError, match="nothing to exchange"):
+        older.swapped()
