@@ -311,9 +311,10 @@ class Atlas:
         share = (found >= bar).mean(0) if names else np.zeros(len(self.sites))
         changes: list[list[str]] = [[] for _ in self.sites]
         left_out = {name: impacts["concept"] == name for name in self.concepts}
-        left_out |= {f"all of {group}": impacts["group"] == group for group in impacts["group"].unique() if group}
+        many = impacts.groupby("group", sort=False)["concept"].nunique() > 1
+        left_out |= {f"all of {group}": impacts["group"] == group for group in many.index[many] if group}
         for name, gone in left_out.items():
-            if gone.all() or (name.startswith("all of ") and impacts.loc[gone, "concept"].nunique() == 1):
+            if gone.all():
                 continue
             left = self._layer_means(impacts[~gone], scale)["functional"].to_numpy()
             for i in np.flatnonzero(left != means["functional"].to_numpy()):

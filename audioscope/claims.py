@@ -276,10 +276,14 @@ def steering_claims() -> dict[str, str]:
 
 def _control_claims() -> dict[str, str]:
     """How much of the true vector is left in that of shuffled labels, at the layers where it acts, and whether that decides what it does."""
-    alike = pd.read_parquet(data_folder() / "results" / "steering_shuffled.parquet")
+    folder = data_folder() / "results"
+    alike, settings = (
+        pd.read_parquet(folder / "steering_shuffled.parquet"),
+        json.loads((folder / "steering_settings.json").read_text()),
+    )
     cosines, shares = [], []
     for concept, rows in shipped_steering().groupby("concept", sort=False):
-        at = shipped_steering(str(concept)).settings["arms"]["shuffled labels own"]["at"]
+        at = settings[concept]["arms"]["shuffled labels own"]["at"]
         mine = alike[(alike["concept"] == concept) & alike["site"].isin(at)]
         cosines.append(mine["cosine"].mean())
         shares.append(rows.loc[rows["method"] == "shuffled labels", "share"].item())
