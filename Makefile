@@ -13,13 +13,13 @@ help:
 	@echo "make setup    the environment alone, in .venv"
 	@echo "make results  rebuild what depends on the tiny model's weights"
 	@echo "make notebooks  the ipynb files, from their percent scripts"
-	@echo "make lint     ruff and mypy"
+	@echo "make lint     ruff, mypy and import-linter"
 	@echo "make clean    remove caches and build folders (not .venv, atlas/ or runs/)"
 
 setup: .venv/.ready
 
 # The stamp goes first and comes back last, so an installation that failed halfway is never taken for a finished one.
-.venv/.ready: pyproject.toml constraints.txt audioscope/mend.py
+.venv/.ready: pyproject.toml constraints.txt audioscope/fix_torchaudio.py
 	@rm -f $@
 	@if ! $(BIN)/python -m pip --version >/dev/null 2>&1; then \
 		command -v $(PYTHON) >/dev/null || { echo "$(PYTHON) not found: install Python 3.11 or later, or run make PYTHON=/path/to/python3.11" >&2; exit 1; }; \
@@ -29,7 +29,7 @@ setup: .venv/.ready
 	fi
 	@$(BIN)/python -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "audioscope needs Python 3.11 or later, but .venv has $$($(BIN)/python -V 2>&1): remove .venv and run make again" >&2; exit 1; }
 	$(BIN)/python -m pip install -c constraints.txt -e '.[test]'
-	$(BIN)/python -m audioscope.mend
+	$(BIN)/python -m audioscope.fix_torchaudio
 	@touch $@
 
 # The atlas page is tested in a browser. Where it can be, Debian's Chromium is installed; where it cannot, that is said, and in CI it is an error.
@@ -68,6 +68,7 @@ lint: setup
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+	$(BIN)/lint-imports
 
 clean:
 	rm -rf dist build .pytest_cache .mypy_cache .ruff_cache *.egg-info

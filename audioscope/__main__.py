@@ -1,3 +1,3 @@
-from audioscope.cli import main
+from audioscope.cli.main import main
 
 raise SystemExit(main())

@@ -22,31 +22,31 @@ def _audioldm2(pipe: Any, latents: Tensor) -> Tensor:
 
 
 def _ace_step(pipe: Any, latents: Tensor) -> Tensor:
-    """Only what is over full scale is turned down: the pipeline itself brings every clip to a peak of -1 dB."""
+    """Decode latents and turn down only clips above full scale; the pipeline itself brings every clip to a peak of -1 dB."""
     audio = pipe.vae.decode(latents.transpose(1, 2).to(pipe.vae.dtype)).sample.float()
     return audio / audio.abs().amax((1, 2), keepdim=True).clamp_min(1.0)
 
 
 def _audioldm2_stream(path: str, config: Any) -> str:
-    """Behind each resnet stand as many attentions as a block has text widths; the first two places read GPT-2, later ones T5."""
+    """Each resnet is followed by one attention per text width of its block; the first two of them read GPT-2, later ones T5."""
     widths = config["cross_attention_dim"][0]
     number = re.search(r"attentions\.(\d+)", path)
-    place = int(number[1]) % len(widths) if number and not isinstance(widths, int) else 0
-    return "gpt2" if place <= 1 else "t5"
+    position = int(number[1]) % len(widths) if number and not isinstance(widths, int) else 0
+    return "gpt2" if position <= 1 else "t5"
 
 
 def _prepare_audioldm2(pipe: Any) -> None:
-    """Published folders name GPT2Model, which transformers 5 no longer steps; its weights with a language head on top do."""
+    """Put a language head on the GPT2Model that published folders name: without one, transformers 5 can no longer step it."""
     if type(pipe.language_model).__name__ == "GPT2Model":
-        whole = transformers.GPT2LMHeadModel(pipe.language_model.config)
-        whole.transformer = pipe.language_model
-        whole.tie_weights()
-        pipe.register_modules(language_model=whole.to(pipe.language_model.device, pipe.language_model.dtype).eval())
+        model = transformers.GPT2LMHeadModel(pipe.language_model.config)
+        model.transformer = pipe.language_model
+        model.tie_weights()
+        pipe.register_modules(language_model=model.to(pipe.language_model.device, pipe.language_model.dtype).eval())
 
 
 @torch.no_grad()
 def _encode_audioldm2(pipe: Any, prompts: Sequence[str], guided: bool, negative: str | None) -> dict[str, Tensor]:
-    """Each prompt encoded by itself: its GPT-2 counts padding as positions, so that a batch would shift a prompt's states."""
+    """Encode each prompt by itself: GPT-2 counts padding as positions, so a batch would shift a prompt's states."""
     names = ("prompt_embeds", "attention_mask", "generated_prompt_embeds")
     alone = {
         prompt: pipe.encode_prompt(
@@ -58,7 +58,7 @@ def _encode_audioldm2(pipe: Any, prompts: Sequence[str], guided: bool, negative:
 
     def stacked(place: int, branch: int) -> Tensor:
         parts = [alone[prompt][place][branch] for prompt in prompts]
-        if place == 2:  # GPT-2's states are always as many
+        if place == 2:  # the number of GPT-2 states is fixed
             return torch.stack(parts)
         return torch.stack([torch.nn.functional.pad(p, (0, 0) * (p.ndim - 1) + (0, longest - len(p))) for p in parts])
 
@@ -67,7 +67,7 @@ def _encode_audioldm2(pipe: Any, prompts: Sequence[str], guided: bool, negative:
 
 
 def _prepare_ace_step(pipe: Any) -> None:
-    """Padding before a text would shift its positions by the length of its neighbours in the batch."""
+    """Pad texts on the right: padding before a text would shift its positions by the length of its neighbors in the batch."""
     pipe.tokenizer.padding_side = "right"
 
 
@@ -75,33 +75,33 @@ def _prepare_ace_step(pipe: Any) -> None:
 class Adapter:
     """Where a pipeline keeps its denoiser and how it lays out rows, text, tokens and time.
 
-    All pipelines that audioscope knows make one denoiser call a step and let text in by cross-attention alone; that, and what
-    an adapter says, is checked by `audioscope.tracing.check` when a model is loaded.
+    All pipelines that audioscope knows make one denoiser call per step, and text enters only through cross-attention.
+    `audioscope.tracing.check` verifies this, and what the adapter says, when a model is loaded.
     """
 
     pipeline: str  # class name
     denoiser: str  # component that holds the attention sites
-    branches: tuple[str, ...]  # order in which guidance stacks its halves; ("cond",) where the model has none
+    branches: tuple[str, ...]  # order in which guidance stacks its halves; ("cond",) if the model has none
     text: tuple[str, ...]  # arguments of a cross-attention site that carry the text and its mask
     seconds: str  # the pipeline's argument for the duration in seconds
-    count: str = "num_waveforms_per_prompt"  # its argument for clips a prompt, "" if none; always 1, rows are prompts
-    leading_tokens: int | str = 0  # tokens before those of time (memory, duration): a number, or the denoiser's config entry
-    steps: int = 50  # defaults of a generation
+    count: str = "num_waveforms_per_prompt"  # its argument for clips per prompt, "" if none; always 1: rows are prompts
+    leading_tokens: int | str = 0  # tokens before the time tokens (memory, duration): a number, or a key of the denoiser's config
+    steps: int = 50  # the defaults of a generation
     guidance: float = 1.0
     default_seconds: float = 10.0
     max_seconds: float | None = None
-    extra: tuple[tuple[str, Any], ...] = ()  # further arguments of the pipeline call
-    each: tuple[tuple[str, Any], ...] = ()  # further arguments that take a list: the value for every prompt
-    negative: bool = True  # whether a negative prompt can stand in the unconditional branch
-    encode: Callable[[Any, Sequence[str], bool, str | None], dict[str, Tensor]] | None = None  # arguments in the prompts' place
-    rate: str = "vae"  # component whose config says the sampling rate
+    extra: tuple[tuple[str, Any], ...] = ()  # additional arguments of the pipeline call
+    each: tuple[tuple[str, Any], ...] = ()  # additional arguments that take a list: the value for every prompt
+    negative: bool = True  # whether the unconditional branch can take a negative prompt
+    encode: Callable[[Any, Sequence[str], bool, str | None], dict[str, Tensor]] | None = None  # arguments instead of prompts
+    rate: str = "vae"  # component whose config has the sampling rate
     audio: Callable[[Any, Tensor], Tensor] = _stable_audio  # latents to waveforms [rows, channels, samples]
     stream: Callable[[str, Any], str] | None = None  # which text encoder a site reads, from its path and the denoiser's config
     fixed_length: bool = False  # latents have one length, whatever the duration
-    packed_by: str = ""  # component that packs the condition and returns (states, mask), where the pipeline drops the mask
-    prepare: Callable[[Any], None] = lambda pipe: None  # what a loaded pipeline needs done before it runs as its authors meant
+    packed_by: str = ""  # component that packs the condition and returns (states, mask), if the pipeline drops the mask
+    prepare: Callable[[Any], None] = lambda pipe: None  # makes a loaded pipeline run as its authors intended
     scorer: str = "clap"  # default scorer
-    paper: tuple[tuple[str, Any], ...] = ()  # settings of TADA's localisation, where it used the model
+    paper: tuple[tuple[str, Any], ...] = ()  # settings of TADA's localization, if it used the model
 
     def rows(self, count: int, guidance: float) -> dict[str, range]:
         """The rows of each guidance branch in a denoiser call for `count` prompts."""
@@ -110,18 +110,18 @@ class Adapter:
         return {name: range(i * count, (i + 1) * count) for i, name in enumerate(self.branches)}
 
     def leading(self, denoiser: Any) -> int:
-        """How many leading tokens of a site's output are not time (memory, duration)."""
+        """The number of leading tokens of a site's output that are not time (memory, duration)."""
         return self.leading_tokens if isinstance(self.leading_tokens, int) else int(denoiser.config[self.leading_tokens])
 
     def max_duration(self, pipe: Any) -> float | None:
-        """The longest clip in seconds that the pipeline makes, where its configuration or the adapter says."""
+        """The longest clip that the pipeline makes, in seconds; None if neither its configuration nor the adapter says."""
         if self.max_seconds is not None:
             return self.max_seconds
         longest, hop = getattr(getattr(pipe, self.denoiser).config, "sample_size", None), getattr(pipe.vae, "hop_length", None)
         return None if longest is None or hop is None else longest * hop / self.sampling_rate(pipe)
 
     def sampling_rate(self, pipe: Any) -> int:
-        """Hz."""
+        """The sampling rate of the pipeline's audio, Hz."""
         return int(getattr(pipe, self.rate).config.sampling_rate)
 
 
@@ -135,12 +135,12 @@ STABLE_AUDIO_3 = Adapter(  # the distilled checkpoint, with guidance built in
     text=("context", "context_mask"), seconds="duration", leading_tokens="num_memory_tokens",
     steps=8, max_seconds=384.0,
 )  # fmt: skip
-STABLE_AUDIO_3_BASE = Adapter(  # not distilled: told by its deterministic scheduler
+STABLE_AUDIO_3_BASE = Adapter(  # not distilled: recognized by its deterministic scheduler
     pipeline="StableAudio3Pipeline", denoiser="transformer", branches=("uncond", "cond"),
     text=("context", "context_mask"), seconds="duration", leading_tokens="num_memory_tokens",
     steps=100, guidance=7.0, max_seconds=384.0,
 )  # fmt: skip
-TINY = Adapter(  # the embedded model is a Stable Audio 3 trained at one length; it is told from the real ones by its codec
+TINY = Adapter(  # the embedded model is a Stable Audio 3 trained at one length; its codec tells it apart from the real ones
     pipeline="StableAudio3Pipeline", denoiser="transformer", branches=("uncond", "cond"),
     text=("context", "context_mask"), seconds="duration", leading_tokens="num_memory_tokens",
     steps=10, guidance=3.0, default_seconds=4.096, max_seconds=4.096, scorer="listener",
@@ -169,28 +169,29 @@ NO_LAYER = "its text enters as one vector that every layer adds to its time embe
 REFUSED = {
     "AudioLDMPipeline": NO_LAYER,
     "MusicLDMPipeline": NO_LAYER,
-    "LongCatAudioDiTPipeline": "its text also enters every layer's normalisation, and guidance calls the denoiser twice a step",
-    "MiniMaxMusic3ModularPipeline": "its layers attend to themselves alone: the condition joins the latents on their channels before "
-    "the first, so no layer has a text of its own to swap",
+    "LongCatAudioDiTPipeline": "its text also enters every layer's normalization, and guidance calls the denoiser twice per step",
+    "MiniMaxMusic3ModularPipeline": "its layers attend only to themselves: the condition joins the latents along "
+    "the channels before the first layer, so no layer has a text of its own to swap",
 }
 
 
 def adapter_of_class(pipeline: str) -> Adapter | None:
-    """The adapter of a pipeline class, as far as its name tells; None for one that has none.
+    """The adapter of a pipeline class, as far as the class name tells; None if there is none.
 
-    Raises ValueError, in one line that says why, for a class whose text does not enter by cross-attention alone.
+    Raises ValueError, with the reason in one line, for a class whose text does not enter only through cross-attention.
     """
     if pipeline in REFUSED:
-        raise ValueError(f"{pipeline} cannot be analysed by layer: {REFUSED[pipeline]}.")
+        raise ValueError(f"{pipeline} cannot be analyzed by layer: {REFUSED[pipeline]}.")
     return next((a for a in (STABLE_AUDIO, STABLE_AUDIO_3, AUDIOLDM2, ACE_STEP) if a.pipeline == pipeline), None)
 
 
 def missing(pipeline: str) -> str:
-    """What one must say about a pipeline class that has no adapter."""
+    """The message for a pipeline class without an adapter: what the user must describe."""
     return (
-        f"No adapter for {pipeline}. audioscope.load(..., adapter=audioscope.Adapter(...)) takes one. It says which component is the "
-        "denoiser, the order of the guidance branches, the text arguments of a cross-attention site, the argument for the "
-        "duration, and, where they differ from Stable Audio's, how latents become sound and which component has the sampling rate."
+        f"No adapter for {pipeline}. audioscope.load(..., adapter=audioscope.Adapter(...)) takes one. It names the "
+        "denoiser component, the order of the guidance branches, the text arguments of a cross-attention site, the argument for "
+        "the duration, and, where they differ from Stable Audio's, how latents become sound and which component has the sampling "
+        "rate."
     )
 
 

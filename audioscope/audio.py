@@ -1,31 +1,36 @@
-"""Clips: sound with its rate, prompt and seed, that plays and shows itself in a notebook."""
+"""Clips: sound with its rate, prompt and seed, displayed in a notebook as a spectrogram with a player."""
 
 from __future__ import annotations
 
 import base64
 import io
+import warnings
 from dataclasses import dataclass
 from html import escape
 from pathlib import Path
+from threading import Lock
 from typing import TYPE_CHECKING
 
+import librosa
 import numpy as np
+import pyloudnorm
 import soundfile as sf
-import torch
-from torchaudio.transforms import MelSpectrogram
 
-from audioscope.paths import write_whole
+from audioscope.store import write_whole
 
 if TYPE_CHECKING:
     from PIL import Image
 
-# Dark to light through one hue family: readable in grey and by the colour-blind.
+# Dark to light through one hue family: readable in grayscale and with color blindness.
 RAMP = np.array([[4, 5, 20], [42, 20, 90], [130, 40, 110], [220, 90, 70], [250, 190, 90], [255, 250, 210]], dtype=float)
+
+
+_QUIET = Lock()  # warnings are silenced for all threads: one thread at a time, or they could stay silenced
 
 
 @dataclass(frozen=True, eq=False)
 class Clip:
-    """A piece of audio: `samples` float32 [channels, samples] in -1..1, `rate` in Hz, and what made it."""
+    """A piece of audio: `samples` float32 [channels, samples] in -1..1, `rate` in Hz, and its prompt, seed and model."""
 
     samples: np.ndarray
     rate: int
@@ -51,10 +56,20 @@ class Clip:
         """RMS level in dB relative to full scale."""
         return float(20 * np.log10(np.sqrt(np.mean(self.samples**2)) + 1e-9))
 
-    def save(self, path: str | Path) -> Path:
-        """Write a file whose format its suffix names (.flac, .wav, .ogg, .mp3); returns the path.
+    @property
+    def loudness(self) -> float:
+        """Integrated loudness in LUFS (ITU-R BS.1770); NaN for silence or for less than its .4 s window."""
+        if self.seconds < 0.4:
+            return float("nan")
+        with _QUIET, warnings.catch_warnings(), np.errstate(divide="ignore"):
+            warnings.simplefilter("ignore")  # about silence
+            lufs = float(pyloudnorm.Meter(self.rate).integrated_loudness(self.samples.T.astype(float)))
+        return lufs if np.isfinite(lufs) else float("nan")
 
-        Raises ValueError for a suffix that cannot be written.
+    def save(self, path: str | Path) -> Path:
+        """Write a file in the format that its suffix names (.flac, .wav, .ogg, .mp3); returns the path.
+
+        Raises ValueError for any other suffix.
         """
         path = check_suffix(path)
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -62,41 +77,42 @@ class Clip:
         return path
 
     @classmethod
-    def load(cls, path: str | Path, **facts) -> Clip:
-        """Read a sound file; `facts` are further fields (prompt, seed, model)."""
-        samples, rate = sf.read(path, dtype="float32", always_2d=True)
-        return cls(samples.T.copy(), rate, **facts)
+    def load(cls, path: str | Path, **metadata) -> Clip:
+        """Read a sound file; `metadata` sets other fields of the clip (prompt, seed, model)."""
+        samples, rate = sf.read(Path(path).expanduser(), dtype="float32", always_2d=True)
+        return cls(samples.T.copy(), rate, **metadata)
 
     def encoded(self, kind: str = "mp3") -> bytes:
-        """The clip as a compressed file in memory ("mp3", "ogg", "flac" or "wav"), at its own level."""
+        """The clip as a sound file in memory ("mp3", "ogg", "flac" or "wav"), with its level unchanged."""
         buffer = io.BytesIO()
         sf.write(buffer, np.clip(self.samples.T, -1, 1), self.rate, format=kind.upper())
         return buffer.getvalue()
 
     def spectrogram(self, mels: int = 96) -> np.ndarray:
-        """Mel spectrogram in dB relative to its maximum, at least -80: float32 [mels, frames], 16 ms a frame."""
+        """Mel spectrogram in dB relative to its maximum, at least -80: float32 [mels, frames], 16 ms per frame."""
         hop = max(1, self.rate // 62)
         size = 1 << int(np.ceil(np.log2(hop * 4)))
-        power = MelSpectrogram(self.rate, n_fft=size, hop_length=hop, n_mels=mels, f_min=40.0)(torch.from_numpy(self.mono))
-        decibels = 10 * torch.log10(power + 1e-10)
-        return (decibels - decibels.max()).clamp_min(-80).numpy()
+        power = librosa.feature.melspectrogram(
+            y=self.mono, sr=self.rate, n_fft=size, hop_length=hop, pad_mode="reflect", n_mels=mels, fmin=40.0, htk=True, norm=None
+        )
+        return librosa.power_to_db(power, ref=np.max, top_db=80.0)
 
     def _image(self, height: int, width: int) -> Image.Image:
         from PIL import Image
 
         level = (self.spectrogram()[::-1] + 80) / 80
         places = np.linspace(0, 1, len(RAMP))
-        colours = np.stack([np.interp(level, places, RAMP[:, i]) for i in range(3)], axis=-1).astype(np.uint8)
-        return Image.fromarray(colours).resize((max(width, level.shape[1]), height))
+        colors = np.stack([np.interp(level, places, RAMP[:, i]) for i in range(3)], axis=-1).astype(np.uint8)
+        return Image.fromarray(colors).resize((max(width, level.shape[1]), height))
 
     def png(self, height: int = 120) -> bytes:
-        """The spectrogram as a PNG picture, low frequencies at the bottom."""
+        """The spectrogram as a PNG image, low frequencies at the bottom."""
         buffer = io.BytesIO()
         self._image(height, 320).save(buffer, "PNG")
         return buffer.getvalue()
 
     def picture(self, height: int = 96) -> bytes:
-        """The spectrogram as a small WebP picture for pages with many of them: about 3 KB for 4 s, at most 512 px wide."""
+        """The spectrogram as a small WebP image for pages with many of them: about 3 KB for 4 s, at most 512 px wide."""
         image = self._image(height, 256)
         buffer = io.BytesIO()
         image.resize((min(512, image.width), height)).save(buffer, "WEBP", quality=60, method=2)
@@ -118,15 +134,15 @@ class Clip:
 
 
 def check_suffix(path: str | Path) -> Path:
-    """The path, if its suffix names a format that can be written. Raises ValueError otherwise."""
-    path = Path(path)
+    """Return the path if its suffix names a format that can be written; raise ValueError otherwise."""
+    path = Path(path).expanduser()
     if path.suffix.lower() not in (".flac", ".wav", ".ogg", ".mp3"):
         raise ValueError(f"Cannot write {path.name!r}: the suffix must be .flac, .wav, .ogg or .mp3.")
     return path
 
 
-def in_a_row(*clips: Clip) -> object:
-    """Several clips side by side in a notebook."""
+def show_clips(*clips: Clip) -> object:
+    """Show several clips side by side in a notebook."""
     from IPython.display import HTML
 
     cells = "".join(f'<div style="flex:1 1 260px;max-width:420px">{clip._repr_html_()}</div>' for clip in clips)

@@ -1,4 +1,4 @@
-"""The exercises of the notebooks: an answer is checked, and a wrong one is told why."""
+"""The exercises of the notebooks: check an answer, and explain why a wrong one is wrong."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import numpy as np
 
 @dataclass(frozen=True)
 class Verdict:
-    """Whether an answer is right (None: there is none yet), and what is said of it."""
+    """Whether an answer is right (None: there is no answer yet), and the text to show."""
 
     right: bool | None
     text: str
@@ -25,9 +25,9 @@ class Verdict:
         return f"{self.head} {self.text}"
 
     def _repr_html_(self) -> str:
-        colour = {True: "#009e73", False: "#d55e00", None: "#0072b2"}[self.right]
+        color = {True: "#009e73", False: "#d55e00", None: "#0072b2"}[self.right]
         return (
-            f'<div role="status" style="border-left:4px solid {colour};padding:4px 12px;margin:4px 0">'
+            f'<div role="status" style="border-left:4px solid {color};padding:4px 12px;margin:4px 0">'
             f"<b>{self.head}</b> {escape(self.text)}</div>"
         )
 
@@ -41,14 +41,15 @@ def check(
     otherwise: str = "Look again at the section above.",
     kind: type | tuple[type, ...] = object,
 ) -> Verdict:
-    """Judge the answer to an exercise.
+    """Check the answer to an exercise, and explain a wrong one.
 
-    right: whether an answer is. well: what a right one shows. wrong: kinds of wrong answers, each with why it is wrong, in words or made from the answer; the
-    first that fits is said, else `otherwise`. kind: what the answer must be, such as int (numpy's numbers count; True and False do not).
-    An answer of another kind, or one that a rule cannot be asked of, is said to be that, never raised.
+    right: tells whether an answer is right. well: the text for a right answer. wrong: rules for kinds of wrong answers, each with
+    the reason, as a text or as a function of the answer; the first rule that matches gives the text, else `otherwise` does.
+    kind: the expected type, such as int (numpy's numbers count as int; True and False do not). An answer of another type, or one
+    that a rule fails on, gives a verdict that says so; it never raises.
     """
     if answer is None or answer is ...:
-        return Verdict(None, "Put your answer in the cell above instead of None, run it, and then this one.")
+        return Verdict(None, "Replace None in the cell above with your answer, run that cell, and then run this one.")
     if isinstance(answer, np.generic):
         answer = answer.item()
     other = Verdict(
@@ -63,6 +64,6 @@ def check(
         for rule, why in wrong:
             if rule(answer):
                 return Verdict(False, why if isinstance(why, str) else why(answer))
-    except Exception:  # whatever a learner may give
+    except Exception:  # a learner may enter anything
         return other
     return Verdict(False, otherwise)

@@ -1,34 +1,30 @@
 """Edits: what is done at a site during a generation, as small frozen values.
 
-An edit changes one row of a batch. Patches read another row of the same batch and the same step, so nothing is cached:
+An edit changes one row of a batch. Patches read another row of the same batch at the same step, so nothing is cached:
 that row carries the other prompt, unedited, from the same seed.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import ClassVar, Literal
 
 import torch
 from torch import Tensor
 
-from audioscope.sae import SAE
-from audioscope.sites import Site
-from audioscope.vectors import SteeringVector
+from audioscope.sites import Site, Sites
 
-Which = str | Site | Iterable[str | Site] | None
+Which = str | int | Site | Iterable[str | int | Site] | None
 Branch = Literal["both", "cond", "uncond"]
-Mode = Literal["add", "keep_norm", "project_out"]
-Do = Literal["set", "scale", "add", "ablate"]
 
 
 @dataclass(frozen=True)
 class Here:
-    """Where and when an edit acts: the site, the noise level, and how its tokens lie in time.
+    """Where and when an edit acts: the site, the noise level, and how its tokens map to time.
 
-    The first `leading` tokens are not time (memory, duration); the others cover `seconds` in order, evenly (AudioLDM2's are time
-    by mel bands, so that a time falls within one frame of its bands).
+    The first `leading` tokens are not time (memory, duration); the others cover `seconds` evenly and in order (AudioLDM2's tokens
+    are time by mel bands, so a token's time falls within the frame that its bands share).
     """
 
     site: Site
@@ -39,7 +35,7 @@ class Here:
 
 @dataclass(frozen=True, kw_only=True)
 class Edit:
-    """What all edits share.
+    """The base of all edits: where and when an edit acts, and on which branch.
 
     sites: "cross", "self", "all", module paths, or Site values.
     steps: half-open window of denoising steps (first, last + 1); None is every step.
@@ -60,18 +56,33 @@ class Edit:
             object.__setattr__(self, "sites", tuple(self.sites))
 
     def change(self, own: Tensor, other: Tensor | None, here: Here) -> Tensor:
-        """What becomes of a row's text or output `own` [tokens, width]; `other` is the row that a patch copies from."""
+        """The new value of a row's text or output `own` [tokens, width]; `other` is the row that a patch copies from."""
         raise NotImplementedError
 
     def mask(self, own: Tensor, other: Tensor | None) -> Tensor:
-        """What becomes of the mask of a row's text: by default it travels with the text of the row that a patch copies from."""
+        """The new mask of a row's text: by default, the mask travels with the text of the row that a patch copies from."""
         assert other is not None
         return other
 
     @property
     def idle(self) -> bool:
-        """Whether it changes nothing at all, so that a run need not even be traced for it."""
+        """Whether the edit changes nothing at all, so that a run need not even be traced for it."""
         return False
+
+    def check(self, model: str, fingerprint: str, sites: Sites) -> None:
+        """Raise ValueError for a model that the edit was not made for; by default, any model is accepted.
+
+        model, fingerprint, sites: the model's name, the hash of its weights, and its sites.
+        """
+
+    def failed(self, sigmas: Sequence[float]) -> list[float]:
+        """The noise levels among `sigmas` at which the edit is known not to do what it claims; by default, none."""
+        return []
+
+    @property
+    def made_for(self) -> object:
+        """What was made from one model and must be checked against it: a vector, an SAE. None if the edit fits any model."""
+        return None
 
     def acts_at(self, step: int) -> bool:
         return self.steps is None or self.steps[0] <= step < self.steps[1]
@@ -79,7 +90,7 @@ class Edit:
 
 @dataclass(frozen=True)
 class PatchText(Edit):
-    """Give one layer the text of another prompt: its text states and mask enter the site, the rest stays (TADA, eq. 2).
+    """Give one layer the text of another prompt: its text states and mask enter the site, all else stays (TADA, eq. 2).
 
     Only cross-attention sites have text to swap; others raise ValueError when the run begins.
     """
@@ -94,7 +105,7 @@ class PatchText(Edit):
 
 @dataclass(frozen=True)
 class PatchOutput(Edit):
-    """Replace a site's output by what it is, at the same step and seed, in an unedited run of another prompt."""
+    """Replace a site's output with its output, at the same step and seed, in an unedited run of another prompt."""
 
     prompt: str
 
@@ -105,7 +116,7 @@ class PatchOutput(Edit):
 
 @dataclass(frozen=True)
 class Ablate(Edit):
-    """Take a site's contribution away: its output becomes zero, or its mean over the row's tokens."""
+    """Remove a site's contribution: its output becomes zero, or its mean over the row's tokens."""
 
     to: Literal["zero", "mean"] = "zero"
 
@@ -120,10 +131,10 @@ class Ablate(Edit):
 
 @dataclass(frozen=True)
 class BlendText(Edit):
-    """Move a site's text states towards another prompt's: own + amount * (other - own), token by token.
+    """Move a site's text states toward another prompt's: own + amount * (other - own), token by token.
 
-    At amount 0 nothing changes; beyond 1 it goes past the other prompt. Where either prompt has a token, the blend has one.
-    The text-embedding interpolation that TADA compares with.
+    At amount 0 nothing changes; beyond 1, the blend goes past the other prompt. Where either prompt has a token, the blend has
+    one. This is the text-embedding interpolation that TADA compares with.
     """
 
     prompt: str
@@ -139,133 +150,47 @@ class BlendText(Edit):
         return torch.lerp(own, other, self.amount)
 
     def mask(self, own: Tensor, other: Tensor | None) -> Tensor:
-        assert other is not None  # the larger one lets a token through: 1 over 0, True over False, a bias of 0 over -10,000
+        assert other is not None  # the larger value lets a token through: 1 over 0, True over False, a bias of 0 over -10,000
         return own | other if own.dtype == torch.bool else torch.maximum(own, other)
+
+
+@dataclass(frozen=True)
+class Apply(Edit):
+    """Change a site's output by a function of your own: `fn(output, here)` returns the new output, both float [tokens, width].
+
+    `fn` is called once per step for each row and branch that the edit acts on; `here` holds the site, the noise level and how the
+    tokens map to time (`Here`). Raises ValueError if the function returns another shape.
+
+    >>> half = audioscope.Apply("cross", lambda output, here: output / 2, steps=(0, 3))
+    """
+
+    fn: Callable[[Tensor, Here], Tensor]
+
+    def change(self, own: Tensor, other: Tensor | None, here: Here) -> Tensor:
+        new = self.fn(own, here)
+        if not isinstance(new, Tensor) or new.shape != own.shape:
+            returned = list(new.shape) if isinstance(new, Tensor) else type(new).__name__
+            raise ValueError(
+                f"The function of Apply returned {returned} at {here.site.path}, expected a tensor {list(own.shape)}."
+            )
+        return new.to(own)
 
 
 COPYING = PatchText | PatchOutput | BlendText  # edits that need another row: their prompt, unedited, from the row's seed
 
 
-@dataclass(frozen=True)
-class AddVector(Edit):
-    """Steer: add `strength` times a steering vector to the outputs of its sites, at every time token (TADA, section 3).
-
-    strength: in units of the mean norm of a site's output; negative steers away. mode: "add"; "keep_norm" gives each token
-    its old norm back; "project_out" takes away `strength` times what each token has along the vector. seconds: only tokens
-    from the first to the second of these times, in s. sites: None is all of the vector's. branch: "cond" by default, which
-    guidance amplifies. Tokens that are not time (memory, duration) stay as they are.
-    """
-
-    sites: Which = field(default=None, kw_only=True)
-    branch: Branch = field(default="cond", kw_only=True)
-    vector: SteeringVector
-    strength: float = 1.0
-    mode: Mode = field(default="add", kw_only=True)
-    seconds: tuple[float, float] | None = field(default=None, kw_only=True)
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        if not isinstance(self.vector, SteeringVector):
-            raise TypeError(f"vector is a {type(self.vector).__name__}, expected a SteeringVector, as audioscope.caa makes.")
-        if not abs(self.strength) < 1e6:
-            raise ValueError(f"strength is {self.strength}, expected a finite number, most often between -2 and 2.")
-        if self.mode not in ("add", "keep_norm", "project_out"):
-            raise ValueError(f"mode is {self.mode!r}, expected 'add', 'keep_norm' or 'project_out'.")
-        _check_seconds(self.seconds)
-        if self.sites is None:
-            object.__setattr__(self, "sites", self.vector.paths)
-
-    @property
-    def what(self) -> SteeringVector:
-        return self.vector
-
-    @property
-    def idle(self) -> bool:
-        return self.strength == 0
-
-    def change(self, own: Tensor, other: Tensor | None, here: Here) -> Tensor:
-        step = self.vector.at(here.site.path, here.sigma).to(own.device)
-        old = own[here.leading :].float()
-        if self.mode == "project_out":
-            unit = torch.nn.functional.normalize(step, dim=0)
-            new = old - self.strength * (old @ unit)[:, None] * unit
-        else:
-            new = old + self.strength * step
-            if self.mode == "keep_norm":
-                new = new * (old.norm(dim=1) / new.norm(dim=1).clamp_min(1e-12))[:, None]
-        return torch.cat([own[: here.leading], _within(self.seconds, new, old, here).to(own.dtype)])
+def as_edits(edits: Edit | Iterable[Edit]) -> tuple[Edit, ...]:
+    """One edit or several, as a tuple."""
+    return (edits,) if isinstance(edits, Edit) else tuple(edits)
 
 
-@dataclass(frozen=True)
-class SAEEdit(Edit):
-    """Change chosen features of a sparse autoencoder in a site's output, and nothing else: what the SAE does not say is kept.
-
-    features: their numbers. do: "set" to a value, "scale" by a factor, "add" a value, or "ablate" (set to 0). value: in the
-    feature's own units, those of `sae.encode`; features never fall below 0, but "add" may push along a direction negatively.
-    seconds: only tokens from the first to the second of these times, in s. sites: None is the SAE's own. branch: "cond" by default,
-    as for `AddVector`. Tokens that are not time stay as they are. Raises ValueError for features that the SAE does not have.
-    """
-
-    sites: Which = field(default=None, kw_only=True)
-    branch: Branch = field(default="cond", kw_only=True)
-    sae: SAE
-    features: tuple[int, ...]
-    do: Do = "ablate"
-    value: float | None = None
-    seconds: tuple[float, float] | None = field(default=None, kw_only=True)
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        if not isinstance(self.sae, SAE):
-            raise TypeError(f"sae is a {type(self.sae).__name__}, expected an SAE, as audioscope.load_sae gives.")
-        numbers = (self.features,) if isinstance(self.features, int) else tuple(int(f) for f in self.features)
-        object.__setattr__(self, "features", numbers)
-        if not numbers or len(set(numbers)) < len(numbers) or not all(0 <= f < self.sae.d_sae for f in numbers):
-            raise ValueError(f"features is {numbers}, expected different numbers from 0 to {self.sae.d_sae - 1}.")
-        if self.do not in ("set", "scale", "add", "ablate"):
-            raise ValueError(f"do is {self.do!r}, expected 'set', 'scale', 'add' or 'ablate'.")
-        if (self.value is None) != (self.do == "ablate"):
-            raise ValueError(
-                f"value is {self.value} for do={self.do!r}: give one for 'set', 'scale' and 'add', none for 'ablate'."
-            )
-        if self.value is not None and not (abs(self.value) < 1e6 and (self.value >= 0 or self.do == "add")):
-            raise ValueError(f"value is {self.value}, expected a finite number, not negative unless it is added.")
-        _check_seconds(self.seconds)
-        if self.sites is None:
-            if "site" not in self.sae.facts:
-                raise ValueError("The SAE does not say of which site it is: name it, sites=...")
-            object.__setattr__(self, "sites", (self.sae.facts["site"],))
-
-    @property
-    def what(self) -> SAE:
-        return self.sae
-
-    @property
-    def idle(self) -> bool:
-        return (self.do, self.value) in (("scale", 1), ("add", 0))
-
-    def change(self, own: Tensor, other: Tensor | None, here: Here) -> Tensor:
-        old = own[here.leading :].float()
-        chosen = torch.tensor(self.features, device=own.device)
-        now = self.sae.encode(old, here.sigma)[:, chosen]
-        match self.do:
-            case "scale":
-                more = now * (self.value - 1)  # type: ignore[operator]
-            case "add":
-                more = torch.full_like(now, self.value)  # type: ignore[arg-type]
-            case _:
-                more = (self.value or 0.0) - now
-        new = old + self.sae.difference(more, here.sigma, chosen)
-        return torch.cat([own[: here.leading], _within(self.seconds, new, old, here).to(own.dtype)])
-
-
-def _check_seconds(seconds: tuple[float, float] | None) -> None:
+def check_seconds(seconds: tuple[float, float] | None) -> None:
     if seconds is not None and not (len(seconds) == 2 and 0 <= seconds[0] < seconds[1]):
         raise ValueError(f"seconds is {seconds!r}, expected (from, to) with 0 <= from < to, or None.")
 
 
-def _within(seconds: tuple[float, float] | None, new: Tensor, old: Tensor, here: Here) -> Tensor:
-    """The new tokens [tokens, width] inside a span of time, the old ones outside of it."""
+def within(seconds: tuple[float, float] | None, new: Tensor, old: Tensor, here: Here) -> Tensor:
+    """The new tokens [tokens, width] inside a span of time, the old ones outside it."""
     if seconds is None:
         return new
     middle = (torch.arange(len(old), device=old.device) + 0.5) * (here.seconds / len(old))

@@ -2,44 +2,44 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import threading
 import warnings
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from copy import deepcopy
 from dataclasses import dataclass, replace
 from functools import cached_property
 from numbers import Integral
 from pathlib import Path
-from typing import Any, overload
+from typing import Any, Protocol, Unpack, overload
 
 import diffusers
+import pandas as pd
 import torch
 from diffusers import DiffusionPipeline
 from diffusers.utils import logging as diffusers_logging
 from torch import Tensor, nn
-from tqdm.auto import tqdm
 from transformers.utils import logging as transformers_logging
 
-import audioscope.tiny.codec  # noqa: F401  # diffusers finds the tiny model's codec only if it is imported
 from audioscope import tracing
 from audioscope.adapters import Adapter, adapter_for, adapter_of_class
 from audioscope.audio import Clip
-from audioscope.edits import COPYING, AddVector, Edit, SAEEdit, Which
-from audioscope.paths import data_folder
-from audioscope.sites import Sites, find_sites
-from audioscope.vectors import SteeringVector
+from audioscope.edits import COPYING, Edit, Which, as_edits
+from audioscope.sites import Site, Sites, find_sites
+from audioscope.store import batches, data_folder, default_device, fingerprint
+from audioscope.tracing import Sampling, SamplingKeywords
+from audioscope.views import view
 
-BATCH = 32  # prompts a batch, where a call gets many
+BATCH = 32  # prompts per batch, if a call gets many
 
 
 @dataclass(frozen=True)
-class Reading:
-    """Activations of one generation: `values[path]` is float32 [steps, width] (pooled) or [steps, tokens, width].
+class Activations:
+    """The outputs of sites during one generation: `values[path]` is float32 [steps, width] (pooled) or [steps, tokens, width].
 
-    `sigmas` [steps] are the noise levels at which they were read, norms[path] [steps] the mean L2 norm of the tokens read.
+    Index by path, site or number of a cross-attention layer: `activations[6]`. sigmas: float32 [steps], the noise levels that
+    were read. norms[path]: float32 [steps], the mean L2 norm of the tokens. sites: the sites that were read.
     """
 
     prompt: str
@@ -47,27 +47,37 @@ class Reading:
     sigmas: Tensor
     values: dict[str, Tensor]
     norms: dict[str, Tensor]
+    sites: tuple[Site, ...] = ()
+
+    def __getitem__(self, site: str | int | Site) -> Tensor:
+        """The values of a site. Raises UnknownName for one that was not read."""
+        return self.values[Sites(self.sites)[site.path if isinstance(site, Site) else site].path]
+
+    def to_frame(self) -> pd.DataFrame:
+        """One row per site and step: path, kind, layer, step (its index among those read), sigma and norm."""
+        return pd.DataFrame([
+            {"path": s.path, "kind": s.kind, "layer": s.layer, "step": step, "sigma": float(sigma), "norm": float(norm)}
+            for s in self.sites for step, (sigma, norm) in enumerate(zip(self.sigmas, self.norms[s.path], strict=True))
+        ])  # fmt: skip
 
 
-def fingerprint(*modules: nn.Module) -> str:
-    """A short hash of samples of all weights and buffers: tells two models of one shape apart."""
-    digest = hashlib.sha256()
-    for module in modules:
-        for name, weight in module.state_dict().items():
-            digest.update(name.encode())
-            digest.update(weight.flatten()[:: max(1, weight.numel() // 64)].float().cpu().numpy().tobytes())
-    return digest.hexdigest()[:16]
+class Steerable(Protocol):
+    """What `Model.steer` accepts: a value that can make the edit that adds it."""
+
+    @property
+    def metadata(self) -> Mapping[str, Any]: ...
+
+    def edit(self, strength: float = ..., **keywords: Any) -> Edit: ...
 
 
-def _warn_of_failed(edits: Collection[AddVector | SAEEdit], sigmas: Sequence[float]) -> None:
-    """Warn where features of an SAE act at noise levels at which it fails its gate."""
+def _warn_of_failed(edits: Iterable[Edit], sigmas: Sequence[float]) -> None:
+    """Warn about edits that act at noise levels at which they are known not to do what they claim."""
     for edit in edits:
-        acted = [sigma for step, sigma in enumerate(sigmas) if edit.acts_at(step)]
-        failed = edit.what.failed(acted)
+        failed = edit.failed([sigma for step, sigma in enumerate(sigmas) if edit.acts_at(step)])
         if failed:
             warnings.warn(
-                f"{edit.what!r} acts at noise levels at which its SAE does not pass the gate, or was never measured: "
-                f"{', '.join(f'{sigma:.3g}' for sigma in failed)}. Its features may not mean there what they seem to.",
+                f"{edit.made_for!r} acts at noise levels at which its SAE does not pass the evaluation, or was never evaluated: "
+                f"{', '.join(f'{sigma:.3g}' for sigma in failed)}. Its features may not mean what they seem to mean there.",
                 stacklevel=3,
             )
 
@@ -81,7 +91,7 @@ class Model:
         self.adapter.prepare(pipe)
         self.denoiser = getattr(pipe, self.adapter.denoiser)
         self.sites: Sites = find_sites(self.denoiser, self.adapter.denoiser, self.adapter.stream)
-        self._acting = threading.local()  # `steer` acts on what its own thread generates, not on a widget's
+        self._acting = threading.local()  # `steer` acts on what its own thread generates, not a widget's
         self._one = threading.RLock()  # a pipeline's scheduler counts the steps of one run: a widget and a cell take turns
         pipe.set_progress_bar_config(disable=True)
         tracing.check(pipe, self.adapter, self.sites)
@@ -89,9 +99,14 @@ class Model:
     def __repr__(self) -> str:
         kinds = [s.kind for s in self.sites]
         return (
-            f"Model({self.name!r}: {type(self.pipe).__name__}, {kinds.count('cross')} cross and {kinds.count('self')} self-attention "
-            f"sites, {self.adapter.sampling_rate(self.pipe)} Hz, {self.adapter.steps} steps, guidance {self.adapter.guidance:g})"
+            f"Model({self.name!r}: {type(self.pipe).__name__}, {kinds.count('cross')} cross and {kinds.count('self')} "
+            f"self-attention sites, {self.rate} Hz, {self.adapter.steps} steps, guidance {self.adapter.guidance:g})"
         )
+
+    @property
+    def rate(self) -> int:
+        """The sampling rate of its audio, Hz."""
+        return self.adapter.sampling_rate(self.pipe)
 
     @property
     def fingerprint(self) -> str:
@@ -101,34 +116,44 @@ class Model:
 
     @property
     def paper(self) -> dict[str, Any]:
-        """Steps, guidance and seconds of the paper's localisation, for `localize(model, **model.paper)`; empty where it did not
-        use the model. The paper also gave Stable Audio Open and AudioLDM2 a negative prompt against low quality."""
+        """Steps, guidance and seconds of the paper's localization, for `localize(model, **model.paper)`; empty for other models.
+
+        The paper also gave Stable Audio Open and AudioLDM2 a negative prompt against low quality.
+        """
         return dict(self.adapter.paper)
 
-    def settings(self, steps: int | None, guidance: float | None, seconds: float | None) -> dict[str, Any]:
-        """The keywords of a run with this model's defaults filled in. Raises ValueError for a value out of range."""
-        steps = self.adapter.steps if steps is None else steps
+    def sampling(
+        self,
+        steps: int | None = None,
+        guidance: float | None = None,
+        seconds: float | None = None,
+        negative_prompt: str | None = None,
+    ) -> Sampling:
+        """How a clip is generated, with this model's defaults filled in. Raises ValueError for a value out of range."""
+        steps = self.adapter.steps if steps is None else int(steps)
         guidance = self.adapter.guidance if guidance is None else float(guidance)
         longest = self.adapter.max_duration(self.pipe)
         seconds = min(self.adapter.default_seconds, longest or float("inf")) if seconds is None else float(seconds)
         if steps < 1:
             raise ValueError(f"steps is {steps}, expected at least 1.")
         if not 0 <= guidance < 100:
-            raise ValueError(f"guidance is {guidance:g}, expected 0 to 100 (up to 1 is no guidance).")
+            raise ValueError(f"guidance is {guidance:g}, expected at least 0 and less than 100 (1 or less means no guidance).")
         if guidance > 1 and len(self.adapter.branches) == 1:
             raise ValueError(f"guidance is {guidance:g}, but {self.name} has its guidance built in: leave it at 1.")
         if not 0 < seconds <= (longest or float("inf")):
             limit = "more than 0" if longest is None else f"more than 0 and at most {longest:g}"
             raise ValueError(f"seconds is {seconds:g}, expected {limit} for {self.name}.")
-        return {"steps": steps, "guidance": guidance, "seconds": seconds}
+        if negative_prompt is not None and not self.adapter.negative:
+            raise ValueError(f"negative_prompt is {negative_prompt!r}, but {self.adapter.pipeline} takes none.")
+        return Sampling(steps, guidance, seconds, negative_prompt)
 
     def check_seed(self, seed: int) -> None:
-        """Raise ValueError for a seed that is no whole number, or out of range."""
+        """Raise ValueError for a seed that is not a whole number, or is out of range."""
         if not (isinstance(seed, Integral) and 0 <= seed < 2**63):
             raise ValueError(f"seed is {seed}, expected a whole number from 0 to 2**63 - 1.")
 
     def check_prompt(self, prompt: str) -> None:
-        """Raise ValueError for an empty prompt, warn about words that the tokenizer does not know."""
+        """Raise ValueError for an empty prompt, and warn about words that the tokenizer does not know."""
         if not isinstance(prompt, str) or not prompt.strip():
             raise ValueError(f"prompt is {prompt!r}, expected a text such as 'a slow sad song with violin'.")
         if unknown := self.unknown_words(prompt):
@@ -137,71 +162,89 @@ class Model:
             )
 
     def unknown_words(self, prompt: str) -> list[str]:
-        """The words of a prompt that the tokenizer does not know; none where it spells every word."""
+        """The words of a prompt that the tokenizer does not know; empty for a tokenizer that can spell any word."""
         unknown = getattr(self._words, "unk_token_id", None)
         words = dict.fromkeys(prompt.replace(",", " ").split())
         return [] if unknown is None else [word for word in words if unknown in self._words(word).input_ids]
 
     @cached_property
     def _words(self) -> Any:
-        """A tokenizer of its own: a call changes how a fast one pads, and another thread may be in the middle of a generation."""
+        """A copy of the tokenizer: a call changes how a fast one pads, and another thread may be generating at the same time."""
         return deepcopy(self.pipe.tokenizer)
 
-    def run(self, rows: Sequence[tracing.Row], **keywords: Any) -> tracing.Run:
-        """One batch of rows through the pipeline; keywords are those of `audioscope.tracing.run`.
+    def run(
+        self,
+        rows: Sequence[tracing.Row],
+        *,
+        read: tracing.Read | None = None,
+        decode: bool = True,
+        latents: Tensor | None = None,
+        on_step: Callable[[int], None] | None = None,
+        **sampling: Unpack[SamplingKeywords],
+    ) -> tracing.Run:
+        """Run one batch of rows through the pipeline; see `audioscope.tracing.run`.
 
         Threads take turns. Raises ValueError for a steering vector of another model.
         """
+        how = self.sampling(**sampling)
         rows = [replace(row, edits=row.edits + self.steering) for row in rows]
-        given = [edit for row in rows for edit in row.edits if isinstance(edit, AddVector | SAEEdit)]
-        self.check_vectors({(id(edit.what), edit.sites): edit for edit in given}.values())
+        fitted = [edit for row in rows for edit in row.edits if edit.made_for is not None]
+        self.check_edits({(id(edit.made_for), edit.sites): edit for edit in fitted}.values())
         with self._one:
-            run = tracing.run(self.pipe, self.adapter, self.sites, rows, **keywords)
-        _warn_of_failed({(id(edit.what), edit.steps): edit for edit in given if not edit.idle}.values(), run.sigmas.tolist())
+            run = tracing.run(
+                self.pipe, self.adapter, self.sites, rows, how, read=read, decode=decode, latents=latents, on_step=on_step
+            )
+        _warn_of_failed({(id(edit.made_for), edit.steps): edit for edit in fitted if not edit.idle}.values(), run.sigmas.tolist())
         return run
 
+    def run_in_batches(
+        self, rows: Sequence[tracing.Row], batch_size: int | None = None, **sampling: Unpack[SamplingKeywords]
+    ) -> tracing.Run:
+        """`run` with at most `batch_size` rows at a time (None: all at once); the audio is concatenated, with NaN as silence."""
+        runs = [self.run(part, **sampling) for part in batches(rows, batch_size or len(rows))]
+        audio = torch.nan_to_num(torch.cat([run.audio for run in runs if run.audio is not None]))
+        latents, finite = torch.cat([run.latents for run in runs]), torch.cat([run.finite for run in runs])
+        return replace(runs[0], latents=latents, audio=audio, finite=finite)
+
     def clips(self, rows: Sequence[tracing.Row], **keywords: Any) -> list[Clip]:
-        """One batch of rows as clips; keywords as for `run`. Raises FloatingPointError if the model gives NaN."""
-        run = self.run(rows, **keywords)
+        """Run one batch of rows and return clips; keywords as for `run`. Raises FloatingPointError if the model produces NaN."""
+        return self._clips(rows, self.run(rows, **keywords))
+
+    def _clips(self, rows: Sequence[tracing.Row], run: tracing.Run) -> list[Clip]:
         assert run.audio is not None
         for row, finite in zip(rows, run.finite, strict=True):
             if not finite:
                 raise FloatingPointError(
-                    f"{self.name} gave NaN or infinity for {row.prompt!r} (seed {row.seed}): try float32, or weaker edits."
+                    f"{self.name} produced NaN or infinity for {row.prompt!r} (seed {row.seed}): try float32, or weaker edits."
                 )
-        rate = self.adapter.sampling_rate(self.pipe)
-        return [Clip(wave.numpy(), rate, row.prompt, row.seed, self.name) for wave, row in zip(run.audio, rows, strict=True)]
+        return [Clip(wave.numpy(), self.rate, row.prompt, row.seed, self.name) for wave, row in zip(run.audio, rows, strict=True)]
 
-    def check_vectors(self, edits: Collection[AddVector | SAEEdit]) -> None:
-        """Raise ValueError for a vector or an SAE of another model, or of none of the sites that it is to act at."""
+    def check_edits(self, edits: Collection[Edit]) -> None:
+        """Raise ValueError for an edit that was not made for this model, such as a vector or an SAE of another model."""
         mine = self.fingerprint if edits else ""
         for edit in edits:
-            if isinstance(edit, SAEEdit):
-                edit.sae.check(self.name, mine, self.sites.select(edit.sites))
-            else:
-                edit.vector.check(self.name, mine, self.sites)
-                edit.vector.only(self.sites.select(edit.sites))  # raises for a site that the vector does not have
+            edit.check(self.name, mine, self.sites)
 
     def check_unsteered(self, what: str) -> None:
-        """Raise ValueError inside a `steer` block: what is measured there would be kept as if nothing acted."""
+        """Raise ValueError inside a `steer` block: results from there would be stored as if they were unsteered."""
         if self.steering:
             raise ValueError(f"The model is being steered (`with model.steer(...)`): {what} must begin outside that block.")
 
     @property
     def steering(self) -> tuple[Edit, ...]:
-        """What acts on all that this thread generates, inside `steer`."""
+        """The edits that act on everything this thread generates inside `steer`."""
         return getattr(self._acting, "edits", ())
 
     @contextmanager
-    def steer(self, vector: SteeringVector, strength: float = 1.0, **keywords: Any) -> Iterator[Model]:
-        """Steer everything that is generated inside this block: `with model.steer(vector, 1.5): model.generate(...)`.
+    def steer(self, vector: Steerable, strength: float = 1.0, **keywords: Any) -> Iterator[Model]:
+        """Steer everything that is generated inside the block: `with model.steer(vector, 1.5): model.generate(...)`.
 
         strength: in units of the mean norm of a site's output. keywords: those of `audioscope.AddVector` (mode, steps, branch,
-        seconds). Blocks may be nested; nothing acts after the block, also when it raises. Raises ValueError for a vector of
+        seconds). Blocks can be nested; nothing acts after the block, even if it raises. Raises ValueError for a vector of
         another model.
         """
-        edit = AddVector(vector, strength, **keywords)
-        self.check_vectors([edit])
+        edit = vector.edit(strength, **keywords)
+        self.check_edits([edit])
         before = self.steering
         self._acting.edits = (*before, edit)
         try:
@@ -219,24 +262,22 @@ class Model:
         prompt: str | Sequence[str],
         seed: int | Sequence[int] = 0,
         *,
-        steps: int | None = None,
-        guidance: float | None = None,
-        seconds: float | None = None,
         edits: Edit | Sequence[Edit] = (),
         progress: bool | None = None,
+        **sampling: Unpack[SamplingKeywords],
     ) -> Clip | list[Clip]:
-        """Make music from text, with edits at sites if wanted; the same prompt and seed give the same clip.
+        """Make music from text, with optional edits at sites; the same prompt and seed give the same clip.
 
-        prompt, seed: one, or a list (a list of clips comes back); one seed serves all prompts.
-        steps, guidance, seconds: the model's defaults if None. edits: act on every prompt.
-        Raises ValueError for input out of range and FloatingPointError if the model gives NaN.
+        prompt, seed: one, or a list (then a list of clips is returned); one seed serves all prompts.
+        sampling: `steps`, `guidance`, `seconds`, `negative_prompt`; the model's defaults if omitted. edits: act on every prompt.
+        Raises ValueError for input out of range and FloatingPointError if the model produces NaN.
         """
         prompts = [prompt] if isinstance(prompt, str) else list(prompt)
         seeds = [int(seed)] * len(prompts) if isinstance(seed, Integral) else list(seed)  # type: ignore[arg-type]
         if len(seeds) != len(prompts):
             raise ValueError(f"{len(prompts)} prompts but {len(seeds)} seeds: give one seed, or one for each prompt.")
-        chosen = (edits,) if isinstance(edits, Edit) else tuple(edits)
-        settings = self.settings(steps, guidance, seconds)
+        chosen = as_edits(edits)
+        settings = self.sampling(**sampling)
         for number in seeds:
             self.check_seed(number)
         for text in dict.fromkeys([*prompts, *(edit.prompt for edit in chosen if isinstance(edit, COPYING))]):
@@ -244,72 +285,113 @@ class Model:
         rows = [tracing.Row(text, number, chosen) for text, number in zip(prompts, seeds, strict=True)]
         clips = []
         show = len(rows) > BATCH if progress is None else progress
-        with tqdm(total=len(rows), desc="generating", unit="clip", disable=not show) as bar:
-            for start in range(0, len(rows), BATCH):
-                part = rows[start : start + BATCH]
-                clips += self.clips(part, **settings)
-                bar.update(len(part))
+        for part in batches(rows, BATCH, "generating", "clip", show):
+            clips += self.clips(part, **settings)
         return clips[0] if isinstance(prompt, str) else clips
 
     def play(
         self,
         prompt: str = "a slow sad song with violin",
         seed: int = 0,
-        vectors: SteeringVector | Mapping[str, SteeringVector] | None = None,
+        vectors: Steerable | Mapping[str, Steerable] | None = None,
         strength: float = 0.0,
-        *,
-        steps: int | None = None,
-        guidance: float | None = None,
-        seconds: float | None = None,
+        **sampling: Unpack[SamplingKeywords],
     ) -> Any:
         """A widget for JupyterLab: type a prompt or move a strength slider, and the model answers.
 
-        vectors: what the slider steers with, one or several by name; None is the shipped ones of `tiny`. steps, guidance, seconds: the
-        model's defaults if None; few steps answer sooner. The first clip is made before this returns. Raises what `generate` raises.
+        vectors: what the slider steers with, one or several by name; None is the shipped ones of `tiny`. sampling: as for
+        `generate`; fewer steps respond sooner. The first clip is made before this returns. Raises what `generate` raises.
         """
-        from audioscope.playground import Playground
+        named = (
+            vectors
+            if vectors is None or isinstance(vectors, Mapping)
+            else {str(vectors.metadata.get("concept", "vector")): vectors}
+        )
+        return view("Model.play")(self, prompt, seed, named, strength, **sampling)
 
-        given = {str(vectors.facts.get("concept", "vector")): vectors} if isinstance(vectors, SteeringVector) else vectors
-        return Playground(self, prompt, seed, given, strength, steps=steps, guidance=guidance, seconds=seconds)
+    @overload
+    def activations(self, prompts: str, sites: Which = ..., **keywords: Any) -> Activations: ...
+    @overload
+    def activations(self, prompts: Sequence[str], sites: Which = ..., **keywords: Any) -> Iterator[Activations]: ...
 
-    def activations(
+    def activations(  # type: ignore[misc]  # the overloads pass the keywords below on
         self,
-        prompts: Sequence[str],
+        prompts: str | Sequence[str],
         sites: Which = "cross",
         *,
-        seeds: Sequence[int] = (0,),
+        seeds: int | Sequence[int] = (0,),
         at_steps: Sequence[int] | None = None,
         pool: bool = True,
         branch: str = "cond",
-        steps: int | None = None,
-        guidance: float | None = None,
-        seconds: float | None = None,
         edits: Edit | Sequence[Edit] = (),
-        batch: int = BATCH,
-    ) -> Iterator[Reading]:
-        """Read what `sites` put out while each prompt and seed is generated, one Reading at a time.
+        batch_size: int = BATCH,
+        **sampling: Unpack[SamplingKeywords],
+    ) -> Activations | Iterator[Activations]:
+        """Read the outputs of `sites` while prompts are generated.
 
-        at_steps: the denoising steps to read (None: all). pool: average over time tokens (memory and duration tokens
-        left out) instead of keeping them. Readings are yielded as batches finish, so memory does not grow with the
-        number of prompts.
+        One string gives its Activations. A list gives those of each prompt and seed, one at a time: they are yielded as batches
+        finish, so memory does not grow with the number of prompts.
+
+        seeds: one, or several for each prompt of a list. at_steps: the denoising steps to read (None: all). pool: average over
+        time tokens (memory and duration tokens left out) instead of keeping them.
         """
-        settings = self.settings(steps, guidance, seconds)
-        for text in prompts:
+        several: list[Any] = [seeds] if isinstance(seeds, Integral) else list(seeds)  # type: ignore[arg-type]
+        if isinstance(prompts, str) and len(several) != 1:
+            raise ValueError(f"seeds is {seeds}, expected one seed for one prompt: pass the prompt in a list to use more.")
+        texts = [prompts] if isinstance(prompts, str) else list(prompts)
+        how = self.sampling(**sampling)
+        for text in texts:
             self.check_prompt(text)
+        read = self._reading(sites, at_steps, pool, branch, how)
+        rows = [tracing.Row(text, seed, as_edits(edits)) for text in texts for seed in several]
+        results = self._read(rows, read, batch_size, how)
+        return next(results) if isinstance(prompts, str) else results
+
+    def generate_with_activations(
+        self,
+        prompt: str,
+        sites: Which = "cross",
+        seed: int = 0,
+        *,
+        at_steps: Sequence[int] | None = None,
+        pool: bool = True,
+        branch: str = "cond",
+        edits: Edit | Sequence[Edit] = (),
+        **sampling: Unpack[SamplingKeywords],
+    ) -> tuple[Clip, Activations]:
+        """Generate a clip and read the outputs of `sites` in the same run; arguments as for `activations`.
+
+        >>> clip, activations = audioscope.load("tiny").generate_with_activations("a jazz song", sites=6)
+        """
+        how = self.sampling(**sampling)
+        self.check_prompt(prompt)
+        self.check_seed(seed)
+        rows, read = [tracing.Row(prompt, int(seed), as_edits(edits))], self._reading(sites, at_steps, pool, branch, how)
+        run = self.run(rows, read=read, **how)
+        return self._clips(rows, run)[0], _activations(rows, run, read)[0]
+
+    def _reading(self, sites: Which, at_steps: Sequence[int] | None, pool: bool, branch: str, how: Sampling) -> tracing.Read:
         read = tracing.Read(self.sites.select(sites), None if at_steps is None else tuple(at_steps), pool, branch)
-        outside = [s for s in read.steps or () if not 0 <= s < settings["steps"]]
+        outside = [s for s in read.steps or () if not 0 <= s < how.steps]
         if outside:
-            raise ValueError(f"at_steps holds {outside}, expected steps from 0 to {settings['steps'] - 1}.")
-        chosen = (edits,) if isinstance(edits, Edit) else tuple(edits)
-        rows = [tracing.Row(text, seed, chosen) for text in prompts for seed in seeds]
-        for start in range(0, len(rows), batch):
-            part = rows[start : start + batch]
-            run = self.run(part, read=read, decode=False, **settings)
-            sigmas = run.sigmas if read.steps is None else run.sigmas[list(read.steps)]
-            for i, row in enumerate(part):
-                yield Reading(row.prompt, row.seed, sigmas, {path: values[i].clone() for path, values in run.reads.items()},
-                              {path: values[i].clone() for path, values in run.norms.items()})  # fmt: skip
-            del run  # or two batches' readings would lie in memory while the next one is made
+            raise ValueError(f"at_steps contains {outside}, expected steps from 0 to {how.steps - 1}.")
+        return read
+
+    def _read(self, rows: Sequence[tracing.Row], read: tracing.Read, batch_size: int, how: Sampling) -> Iterator[Activations]:
+        for part in batches(rows, batch_size):
+            yield from _activations(part, self.run(part, read=read, decode=False, **how), read)
+
+
+def _activations(rows: Sequence[tracing.Row], run: tracing.Run, read: tracing.Read) -> list[Activations]:
+    """The activations of each row, as separate copies."""
+    sigmas = run.sigmas if read.steps is None else run.sigmas[list(read.steps)]
+
+    def of(row: int, parts: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        return {path: values[row].clone() for path, values in parts.items()}
+
+    return [
+        Activations(row.prompt, row.seed, sigmas, of(i, run.reads), of(i, run.norms), read.sites) for i, row in enumerate(rows)
+    ]
 
 
 def load(
@@ -320,31 +402,33 @@ def load(
     adapter: Adapter | None = None,
     **keywords: Any,
 ) -> Model:
-    """Load a model: "tiny" (it ships with audioscope), a local diffusers folder, or a name on the Hugging Face hub.
+    """Load a model: "tiny" (it ships with audioscope), a local diffusers folder, or a name on the Hugging Face Hub.
 
-    device: "cuda" if there is one, else "cpu". dtype: float32 if None. keywords go to `DiffusionPipeline.from_pretrained`.
-    Raises FileNotFoundError for a folder that is no pipeline, ConnectionError for a hub name that cannot be fetched,
-    ValueError for a damaged folder or a pipeline without an adapter.
+    device: if None, "cuda" if there is one, else "cpu". dtype: float32 if None. keywords go to
+    `DiffusionPipeline.from_pretrained`. Raises FileNotFoundError for a folder that is not a pipeline, ConnectionError for a hub
+    name that cannot be fetched, ValueError for a damaged folder or a pipeline without an adapter.
     """
-    device = device or ("cuda" if torch.cuda.is_available() else "cpu")
+    device = default_device(device)
     source, local = _source(name)
+    if local and "audioscope.tiny.codec" in (source / "model_index.json").read_text():
+        view("MelCodec")  # diffusers accepts a class of another library only if that is already imported
     try:
         with _quiet(progress=not local):
             pipe = DiffusionPipeline.from_pretrained(
                 str(source), torch_dtype=dtype or torch.float32, local_files_only=local, **keywords
             )
-    except Exception as error:  # diffusers, transformers, safetensors and the network raise some thirty kinds
+    except Exception as error:  # diffusers, transformers, safetensors and the network raise about thirty kinds
         if local:
-            raise ValueError(f"{source} is incomplete or damaged ({_first_line(error)}): fetch it again.") from error
+            raise ValueError(f"{source} is incomplete or damaged ({_first_line(error)}): download it again.") from error
         raise _unreachable(name, error) from error
     return Model(pipe.to(device), str(name), adapter)
 
 
 def read_sites(name: str | Path) -> tuple[str, Sites]:
-    """A model's pipeline class and its sites, from its configuration files alone: no weights are read or fetched.
+    """A model's pipeline class and its sites, from its configuration files alone: no weights are read or downloaded.
 
-    name: as for `load`. Raises what `load` raises, and ValueError for a pipeline that cannot be analysed by layer.
-    A class without an adapter is no error here: its denoiser is the component that diffusers calls transformer or unet.
+    name: as for `load`. Raises what `load` raises, and ValueError for a pipeline that cannot be analyzed by layer.
+    A class without an adapter is not an error here: its denoiser is the component that diffusers calls transformer or unet.
     """
     source, local = _source(name)
     if not local:
@@ -369,8 +453,8 @@ def read_sites(name: str | Path) -> tuple[str, Sites]:
 
 
 def _source(name: str | Path) -> tuple[Path, bool]:
-    """Where a model lies, and whether that is a folder here and not a name on the hub."""
-    source = data_folder() / "tiny" if str(name) == "tiny" else Path(name)
+    """Where a model is, and whether that is a local folder rather than a name on the hub."""
+    source = data_folder() / "tiny" if str(name) == "tiny" else Path(name).expanduser()
     local = source.is_dir()
     if local:
         _check_folder(source)
@@ -387,25 +471,26 @@ def _check_folder(source: Path) -> None:
         return
     modular = source / "modular_model_index.json"
     if not modular.exists():
-        raise FileNotFoundError(f"{source} is a folder but no diffusers pipeline: it has no model_index.json.")
+        raise FileNotFoundError(f"{source} is a folder but not a diffusers pipeline: it has no model_index.json.")
     pipeline = str(json.loads(modular.read_text()).get("_class_name"))
-    adapter_of_class(pipeline)  # says why, where that is known
-    raise ValueError(f"{source} holds a modular pipeline, {pipeline}: expected a plain one, which has a model_index.json.")
+    adapter_of_class(pipeline)  # raises with the reason, if it is known
+    raise ValueError(f"{source} is a modular pipeline, {pipeline}: expected a standard pipeline, which has a model_index.json.")
 
 
 def _unreachable(name: str | Path, error: Exception) -> ConnectionError:
     if type(error).__name__ == "GatedRepoError":
         return ConnectionError(
-            f"{str(name)!r} is gated: accept its licence at https://huggingface.co/{name}, then run `hf auth login`."
+            f"{str(name)!r} is gated: accept its license at https://huggingface.co/{name}, then run `hf auth login`."
         )
     return ConnectionError(
-        f"Could not fetch {str(name)!r} from the hub ({_first_line(error)}): is the name right, and is there a network?"
+        f"Could not fetch {str(name)!r} from the hub ({_first_line(error)}): is the name right, and is there a network "
+        "connection?"
     )
 
 
 @contextmanager
 def _quiet(progress: bool) -> Iterator[None]:
-    """No notices of the libraries while a pipeline is read, and progress bars only for a download."""
+    """Silence the libraries while a pipeline is loaded; show progress bars only for a download."""
     libraries = (diffusers_logging, transformers_logging)
     before = [(library.get_verbosity(), library.is_progress_bar_enabled()) for library in libraries]
     for library in libraries:

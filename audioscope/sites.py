@@ -5,14 +5,17 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import asdict, dataclass
 from difflib import get_close_matches
-from typing import Any
+from numbers import Integral
+from typing import TYPE_CHECKING, Any
 
 import pandas as pd
-from torch import nn
 
 from audioscope.errors import UnknownName
 
-# diffusers names its attention modules by these; the class decides where a name alone does not.
+if TYPE_CHECKING:
+    from torch import nn
+
+# The names of diffusers' attention modules; where the name alone does not decide, the class does.
 CROSS_NAMES = ("cross_attn", "attn2")
 SELF_NAMES = ("self_attn", "attn1")
 
@@ -21,7 +24,7 @@ SELF_NAMES = ("self_attn", "attn1")
 class Site:
     """One attention module: its path in the pipeline, kind ("cross" or "self"), layer (from 0) and output width.
 
-    stream: which text encoder a cross-attention site reads, where a model has several.
+    stream: which text encoder a cross-attention site reads, if the model has several.
     """
 
     path: str
@@ -46,65 +49,71 @@ class Sites:
     def __len__(self) -> int:
         return len(self.all)
 
-    def __getitem__(self, path: str) -> Site:
-        """The site of that module path. Raises UnknownName (a KeyError) with the nearest paths."""
+    def __getitem__(self, path: str | int) -> Site:
+        """The site at a module path, or the cross-attention site with a layer number, from 0.
+
+        Raises UnknownName (a KeyError) with the nearest paths, or the range of layer numbers.
+        """
         for site in self.all:
-            if site.path == path:
+            if site.path == path or (site.kind == "cross" and isinstance(path, Integral) and site.layer == path):
                 return site
+        if isinstance(path, Integral):
+            raise UnknownName(f"No cross-attention layer {path} in this model: it has layers 0 to {len(self.cross) - 1}.")
         near = get_close_matches(str(path), [s.path for s in self.all], n=3, cutoff=0.3)
         raise UnknownName(f"No site {path!r} in this model. Nearest: {', '.join(near) or 'none'}. `model.sites` lists all.")
 
-    def select(self, which: str | Site | Iterable[str | Site] | None) -> tuple[Site, ...]:
-        """Sites by kind ("cross", "self", "all"), by path, or by a list of either; always in running order.
+    def select(self, which: str | int | Site | Iterable[str | int | Site] | None) -> tuple[Site, ...]:
+        """The sites that `which` names, always in running order.
 
-        Raises UnknownName for an unknown path, ValueError when nothing is selected.
+        which: a kind ("cross", "self", "all"), a path, the number of a cross-attention layer, a Site, or a list of these; None
+        is all. Raises UnknownName for an unknown path, ValueError if nothing is selected.
         """
         if which is None or which == "all":
             chosen = set(self.all)
         elif isinstance(which, str) and which in ("cross", "self"):
             chosen = {s for s in self.all if s.kind == which}
-        elif isinstance(which, (str, Site)):
-            chosen = {self[str(which)]}
+        elif isinstance(which, (str, Site, int, Integral)):
+            chosen = {self[which.path if isinstance(which, Site) else which]}  # type: ignore[index]
         else:
             chosen = {s for item in which for s in self.select(item)}
         if not chosen:
-            raise ValueError(f"No sites selected by {which!r}: give 'cross', 'self', 'all', or module paths of `model.sites`.")
+            raise ValueError(f"No sites selected by {which!r}: give 'cross', 'self', 'all', or module paths from `model.sites`.")
         return tuple(s for s in self.all if s in chosen)
 
     @property
     def cross(self) -> tuple[Site, ...]:
         return self.select("cross")
 
-    def frame(self) -> pd.DataFrame:
-        """A DataFrame with columns path, kind, layer, width, and stream where the model has several."""
+    def to_frame(self) -> pd.DataFrame:
+        """A DataFrame with columns path, kind, layer, width, and stream if the model has several."""
         columns = ["path", "kind", "layer", "width"] + ["stream"] * any(s.stream for s in self.all)
         return pd.DataFrame([asdict(s) for s in self.all], columns=columns)
 
     def __repr__(self) -> str:
-        return self.frame().to_string(index=False)
+        return self.to_frame().to_string(index=False)
 
     def _repr_html_(self) -> str:
-        return self.frame().to_html(index=False)
+        return self.to_frame().to_html(index=False)
 
 
 def find_sites(denoiser: nn.Module, prefix: str, stream: Callable[[str, Any], str] | None = None) -> Sites:
     """Every attention module below `denoiser`, with paths that begin with `prefix` (the denoiser's name in the pipeline).
 
     stream: names the text encoder that a site reads, from its path and the denoiser's configuration.
-    Raises ValueError when there is none, so that a model without attention is refused and not analysed as empty.
+    Raises ValueError if there is none, so that a model without attention is refused rather than analyzed as empty.
     """
-    found: list[Site] = []
+    sites: list[Site] = []
     counts = {"cross": 0, "self": 0}
     running = {"down_blocks": 0, "mid_block": 1, "up_blocks": 2}  # a U-Net declares its middle last
     for name, module in sorted(denoiser.named_modules(), key=lambda item: running.get(item[0].split(".")[0], 0)):
         kind = _kind(name, module)
         if kind:
             reads = stream(name, denoiser.config) if stream and kind == "cross" else ""
-            found.append(Site(f"{prefix}.{name}", kind, counts[kind], _width(module), reads))
+            sites.append(Site(f"{prefix}.{name}", kind, counts[kind], _width(module), reads))
             counts[kind] += 1
-    if not found:
+    if not sites:
         raise ValueError(f"{type(denoiser).__name__} has no attention module that audioscope knows ({CROSS_NAMES + SELF_NAMES}).")
-    return Sites(tuple(found))
+    return Sites(tuple(sites))
 
 
 def _kind(name: str, module: nn.Module) -> str | None:
@@ -118,5 +127,5 @@ def _kind(name: str, module: nn.Module) -> str | None:
 
 def _width(module: nn.Module) -> int:
     out: Any = module.to_out
-    linear: Any = out[0] if isinstance(out, nn.ModuleList) else out
+    linear: Any = out if hasattr(out, "out_features") else out[0]  # diffusers keeps a list: the projection, then dropout
     return int(linear.out_features)

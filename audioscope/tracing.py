@@ -1,19 +1,19 @@
 """Run prompts through a pipeline under nnsight, with edits and reads: the only module that imports nnsight.
 
-Many variants ride in one batch. Each is a `Row` with its own prompt, seed and edits; what an edit must copy from (the
+Many variants share one batch. Each is a `Row` with its own prompt, seed and edits; what an edit must copy from (the
 other prompt, unedited) is another row of the same batch. Rows are addressed by the adapter's guidance layout, never by
-nnsight's invokes, and every row has its own seeded generator, so a row does not depend on its neighbours.
+nnsight's invokes, and every row has its own seeded generator, so a row does not depend on its neighbors.
 """
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from functools import partial
 from itertools import count
-from typing import Any
+from typing import Any, TypedDict
 
 import nnsight
 import torch
@@ -24,12 +24,46 @@ from audioscope.adapters import Adapter
 from audioscope.edits import COPYING, Edit, Here, PatchText
 from audioscope.sites import Site, Sites
 
-# nnsight hangs a `save` method on every Python object, which breaks torchsde (Stable Audio's scheduler): take it off.
+# nnsight adds a `save` method to every Python object, which breaks torchsde (Stable Audio's scheduler): remove it.
 if nnsight.CONFIG.APP.PYMOUNT and _c.unmount is not None:
     _c.unmount("save")
 
 
-DECODED = 2**20  # samples that are decoded at once
+DECODED = 2**20  # samples to decode at once
+
+
+class SamplingKeywords(TypedDict, total=False):
+    """The keywords of everything that generates; a keyword that is omitted or None takes the model's default.
+
+    steps: the number of denoising steps. guidance: the scale of classifier-free guidance, 1 for none. seconds: the length of a
+    clip. negative_prompt: the prompt of the unconditional branch, which is otherwise empty.
+    """
+
+    steps: int | None
+    guidance: float | None
+    seconds: float | None
+    negative_prompt: str | None
+
+
+@dataclass(frozen=True)
+class Sampling:
+    """How clips are generated, checked and complete, from `Model.sampling`; unpacks into keywords (`**sampling`)."""
+
+    steps: int
+    guidance: float
+    seconds: float
+    negative_prompt: str | None = None
+
+    @classmethod
+    def of(cls, settings: Mapping[str, Any]) -> Sampling:
+        """How the clips of a result were generated, from its settings."""
+        return cls(settings["steps"], settings["guidance"], settings["seconds"], settings.get("negative_prompt"))
+
+    def keys(self) -> list[str]:
+        return [each.name for each in fields(self)]
+
+    def __getitem__(self, name: str) -> Any:
+        return getattr(self, name)
 
 
 @dataclass(frozen=True)
@@ -43,7 +77,7 @@ class Row:
 
 @dataclass(frozen=True)
 class Read:
-    """What to record: the output of `sites` at `steps` (None: every one), averaged over time tokens or whole."""
+    """What to record: the output of `sites` at `steps` (None: every step), averaged over time tokens or token by token."""
 
     sites: tuple[Site, ...]
     steps: tuple[int, ...] | None = None
@@ -53,12 +87,12 @@ class Read:
 
 @dataclass
 class Run:
-    """What a batch gave: audio [rows, channels, samples] (None if not decoded), latents, and reads by site path.
+    """The result of a batch: audio [rows, channels, samples] (None if not decoded), latents, and reads by site path.
 
     reads[path] is float32 [rows, steps, width] when pooled, else [rows, steps, tokens, width]; norms[path] [rows, steps] is
     the mean L2 norm of the tokens that were read; `sigmas` [steps] are the noise levels of all denoising steps, `log_snr` [steps]
-    the log of the signal's power over the noise's there (-infinity where there is noise alone); `finite` [rows] is False where a
-    row has NaN or infinite values.
+    the log of the signal's power over the noise's there (-infinity for noise alone); `finite` [rows] is False if a row has NaN or
+    infinite values.
     """
 
     latents: Tensor
@@ -79,7 +113,7 @@ class _Action:
 
 
 def with_sources(rows: Sequence[Row]) -> list[Row]:
-    """The rows, followed by the unedited rows that their patches copy from and that are not there yet."""
+    """The rows, followed by the unedited rows that their patches copy from and that are missing among them."""
     packed = list(rows)
     for row in rows:
         for edit in row.edits:
@@ -89,7 +123,7 @@ def with_sources(rows: Sequence[Row]) -> list[Row]:
 
 
 def _source(rows: Sequence[Row], row: Row, edit: COPYING) -> int | None:
-    """The number of the unedited row with the edit's prompt and the row's seed."""
+    """The index of the unedited row with the edit's prompt and the row's seed."""
     return next((i for i, r in enumerate(rows) if r.prompt == edit.prompt and r.seed == row.seed and not r.edits), None)
 
 
@@ -117,7 +151,7 @@ def _plan(rows: Sequence[Row], sites: Sites, layout: dict[str, range], steps: in
 
 
 def _changed(values: Tensor, actions: list[_Action], here: Here, masks: bool = False) -> Tensor:
-    """A copy of `values` [stacked rows, ...] with the actions done: sites share their text tensor, so never in place."""
+    """A copy of `values` [stacked rows, ...] with the actions applied: sites share their text tensor, so never in place."""
     values = values.clone()
     for action in actions:
         for row, source in action.pairs:
@@ -127,11 +161,11 @@ def _changed(values: Tensor, actions: list[_Action], here: Here, masks: bool = F
 
 
 def _swap_text(call: tuple[tuple, dict], names: tuple[str, ...], actions: list[_Action], here: Here) -> tuple[tuple, dict]:
-    """The arguments of a site's call with the text of the edited rows changed: states under the first name, masks under the others."""
+    """A site's call with the text of the edited rows changed: states under the first name, masks under the others."""
     args, kwargs = call
     swapped = {n: _changed(kwargs[n], actions, here, masks=n != names[0]) for n in names if isinstance(kwargs.get(n), Tensor)}
     if not swapped:
-        raise RuntimeError(f"The site was called with {sorted(kwargs)}, none of {names} is a tensor: the adapter is wrong.")
+        raise RuntimeError(f"The site was called with {sorted(kwargs)}, but none of {names} is a tensor: the adapter is wrong.")
     return args, {**kwargs, **swapped}
 
 
@@ -140,39 +174,34 @@ def run(
     adapter: Adapter,
     sites: Sites,
     rows: Sequence[Row],
+    sampling: Sampling,
     *,
-    steps: int,
-    guidance: float,
-    seconds: float,
     read: Read | None = None,
     decode: bool = True,
-    negative_prompt: str | None = None,
     latents: Tensor | None = None,
     on_step: Callable[[int], None] | None = None,
 ) -> Run:
     """Generate all rows in one batch.
 
-    Rows that patches need and that are missing run along but are not returned. Hooks live only while this runs, also
-    when it raises. latents: starting noise of all rows, instead of what each seed draws. on_step: called with the number of each
-    step before it is made, and with `steps` before decoding, to show progress; what it raises ends the run. Raises ValueError for
-    edits that a site cannot take.
+    Missing rows that patches copy from are run as well but not returned. Hooks are removed when the run ends, even if it raises.
+    latents: starting noise of all rows, instead of what each seed draws. on_step: called with the number of each step before that
+    step, and with `steps` before decoding, to show progress; an exception in it ends the run. Raises ValueError for edits that a
+    site cannot take.
     """
-    packed = with_sources(rows)
+    packed, steps, guidance = with_sources(rows), sampling.steps, sampling.guidance
     layout = adapter.rows(len(packed), guidance)
     plan = _plan(packed, sites, layout, steps)
     reading: dict[Site, list[tuple[Tensor, Tensor]]] = {} if read is None else {site: [] for site in read.sites}
     if read is not None and read.branch not in layout:
-        raise ValueError(f"No {read.branch!r} branch to read at guidance {guidance}: there is {', '.join(layout)}.")
+        raise ValueError(f"No {read.branch!r} branch to read at guidance {guidance}: there is only {', '.join(layout)}.")
     keep = layout[read.branch][: len(rows)] if read is not None else range(0)
     denoiser = getattr(pipe, adapter.denoiser)
     leading = adapter.leading(denoiser)
-    if negative_prompt is not None and not adapter.negative:
-        raise ValueError(f"negative_prompt is {negative_prompt!r}, but {adapter.pipeline} takes none.")
-    call = _call(pipe, adapter, packed, steps, guidance, seconds, negative_prompt)
+    call = _call(pipe, adapter, packed, sampling)
     if latents is not None:
         call["latents"] = latents
     busy = [site for site in sites if site in plan or site in reading]
-    span = (adapter.max_duration(pipe) if adapter.fixed_length else None) or seconds
+    span = (adapter.max_duration(pipe) if adapter.fixed_length else None) or sampling.seconds
 
     def visit(modules: dict[Site, Any], step: int) -> None:
         sigma = float(_sigmas(pipe.scheduler)[step])
@@ -195,7 +224,7 @@ def run(
     latents = latents[: len(rows)]
     if on_step is not None:
         on_step(steps)
-    audio = decoded(pipe, adapter, latents, seconds) if decode else None
+    audio = decoded(pipe, adapter, latents, sampling.seconds) if decode else None
     finite = torch.isfinite(latents).flatten(1).all(1).cpu()
     return Run(
         latents=latents,
@@ -208,10 +237,9 @@ def run(
     )
 
 
-def _call(
-    pipe: Any, adapter: Adapter, rows: Sequence[Row], steps: int, guidance: float, seconds: float, negative: str | None = None
-) -> dict[str, Any]:
-    """The arguments of a pipeline call that makes all rows."""
+def _call(pipe: Any, adapter: Adapter, rows: Sequence[Row], sampling: Sampling) -> dict[str, Any]:
+    """The arguments of a pipeline call that generates all rows."""
+    guidance, negative = sampling.guidance, sampling.negative_prompt
     prompts = [row.prompt for row in rows]
     if adapter.encode is not None:
         texts: dict[str, Any] = adapter.encode(pipe, prompts, guidance > 1.0, negative)
@@ -221,10 +249,10 @@ def _call(
             texts["negative_prompt"] = [negative] * len(rows)
     return {
         **texts,
-        "generator": [torch.Generator().manual_seed(row.seed) for row in rows],
-        "num_inference_steps": steps,
+        "generator": [torch.Generator().manual_seed(int(row.seed)) for row in rows],
+        "num_inference_steps": sampling.steps,
         "guidance_scale": guidance,
-        adapter.seconds: seconds,
+        adapter.seconds: sampling.seconds,
         "output_type": "latent",
         **({adapter.count: 1} if adapter.count else {}),
         **{name: [value] * len(rows) for name, value in adapter.each},
@@ -233,11 +261,11 @@ def _call(
 
 
 def _sigmas(scheduler: Any) -> Tensor:
-    """Noise levels of the steps that the scheduler is set to: its own, else noise over signal (DDIM and its like)."""
+    """Noise levels of the steps that the scheduler is set to: its own, else noise over signal (DDIM and similar)."""
     if hasattr(scheduler, "sigmas"):
         return scheduler.sigmas.detach().cpu().float()
-    kept = scheduler.alphas_cumprod[scheduler.timesteps.cpu()].float()
-    return ((1 - kept) / kept).sqrt()
+    signal = scheduler.alphas_cumprod[scheduler.timesteps.cpu()].float()
+    return ((1 - signal) / signal).sqrt()
 
 
 def _log_snr(scheduler: Any) -> Tensor:
@@ -252,9 +280,9 @@ def _log_snr(scheduler: Any) -> Tensor:
 
 @contextmanager
 def _masking(pipe: Any, adapter: Adapter, sites: Sites) -> Iterator[None]:
-    """Let cross-attention skip the padding of packed conditions, which would make rows depend on their neighbours' length.
+    """Let cross-attention skip the padding of packed conditions, which would make rows depend on their neighbors' length.
 
-    ACE-Step's pipeline drops the mask that its condition encoder returns; its blocks take one.
+    ACE-Step's pipeline drops the mask that its condition encoder returns; its blocks accept one.
     """
     if not adapter.packed_by:
         yield
@@ -283,7 +311,7 @@ def _masking(pipe: Any, adapter: Adapter, sites: Sites) -> Iterator[None]:
 
 @contextmanager
 def _counting(denoiser: Any, on_step: Callable[[int], None] | None) -> Iterator[None]:
-    """Call `on_step` with 0, 1, 2, ... before each call of the denoiser, of which every adapter makes one a step."""
+    """Call `on_step` with 0, 1, 2, ... before each denoiser call; every pipeline makes one call per step."""
     if on_step is None:
         yield
         return
@@ -298,16 +326,17 @@ def _counting(denoiser: Any, on_step: Callable[[int], None] | None) -> Iterator[
 def check(pipe: Any, adapter: Adapter, sites: Sites) -> None:
     """Compare an adapter with what its pipeline does in two steps on a fraction of a second of sound.
 
-    Checked: one denoiser call a step, every cross-attention site reached once a call, text where the adapter says it enters,
-    the order of the guidance branches, and that no text enters elsewhere: with another prompt's text in every site, a run is
+    Checked: one denoiser call per step, every cross-attention site reached once per call, text where the adapter says it enters,
+    the order of the guidance branches, and that no text enters elsewhere: with another prompt's text at every site, a run is
     that prompt's. Raises ValueError that names what does not fit.
     """
-    rows = [Row("slow music", 0), Row("music slow", 0)]  # of one length: some pipelines pad guidance to the prompt
+    rows = [Row("slow music", 0), Row("music slow", 0)]  # of equal length: some pipelines pad guidance to the prompt
     guidance = 3.0 if len(adapter.branches) > 1 else 1.0
     layout = adapter.rows(len(rows), guidance)
     denoiser = getattr(pipe, adapter.denoiser)
     seconds = min(0.64, adapter.max_duration(pipe) or 0.64)
-    call = _call(pipe, adapter, rows, 2, guidance, seconds)
+    how = Sampling(2, guidance, seconds)
+    call = _call(pipe, adapter, rows, how)
     noise = torch.zeros(3, denoiser.config.in_channels, 16, dtype=denoiser.dtype) if adapter.fixed_length else None
     if noise is not None:
         call["latents"] = noise[:2]
@@ -332,27 +361,29 @@ def check(pipe: Any, adapter: Adapter, sites: Sites) -> None:
         for hook in hooks:
             hook.remove()
     if visits[""] != 2:
-        raise ValueError(f"{wrong}it made {visits['']} denoiser calls in 2 steps, expected one a step.")
+        raise ValueError(f"{wrong}it made {visits['']} denoiser calls in 2 steps, expected one per step.")
     for site in sites.cross:
         text = texts.get(site.path)
         if visits[site.path] != 2:
-            raise ValueError(f"{wrong}{site.path} ran {visits[site.path]} times in 2 denoiser calls, expected once each.")
+            raise ValueError(f"{wrong}{site.path} ran {visits[site.path]} times in 2 denoiser calls, expected once per call.")
         expected = sum(len(part) for part in layout.values())
         if text is None or len(text) != expected:
-            found = "no text" if text is None else f"text of {len(text)} rows"
-            raise ValueError(f"{wrong}{site.path} got {found} in {' or '.join(adapter.text)}, expected {expected} rows.")
+            received = "no text" if text is None else f"text of {len(text)} rows"
+            raise ValueError(f"{wrong}{site.path} got {received} in {' or '.join(adapter.text)}, expected {expected} rows.")
         apart = {name: float((text[part[0]] - text[part[1]]).float().norm()) for name, part in layout.items()}
         if apart["cond"] <= 10 * apart.get("uncond", 0.0):  # without a prompt, rows differ by rounding at most
             raise ValueError(f"{wrong}its guidance does not stack rows as {' before '.join(adapter.branches)} ({site.path}).")
     swapped = Row(rows[1].prompt, 0, (PatchText("cross", rows[0].prompt),))
-    again = run(pipe, adapter, sites, [*rows, swapped], steps=2, guidance=guidance, seconds=seconds, decode=False, latents=noise)
+    again = run(pipe, adapter, sites, [*rows, swapped], how, decode=False, latents=noise)
     one, two, three = again.latents.float()
     if (three - one).norm() > 0.1 * (two - one).norm():
-        raise ValueError(f"{wrong}text enters elsewhere too: with one prompt's text in every site, the other is still heard.")
+        raise ValueError(
+            f"{wrong}text enters elsewhere too: with one prompt's text at every site, the other still has an effect."
+        )
 
 
 def _traced(pipe: Any, denoiser: Any, busy: list[Site], call: dict[str, Any], steps: int, visit: Any) -> Tensor:
-    """Run the pipeline with `visit(nnsight's modules by site, step)` in every denoiser call; the wrapper lives only here."""
+    """Run the pipeline with `visit(nnsight's modules by site, step)` in every denoiser call; the wrapper exists only here."""
     envoy = nnsight.NNsight(denoiser)
     modules = {site: envoy.get(site.path.split(".", 1)[1]) for site in busy}
     with envoy.trace(fn=pipe, **call) as tracer:
@@ -363,9 +394,9 @@ def _traced(pipe: Any, denoiser: Any, busy: list[Site], call: dict[str, Any], st
 
 
 def decoded(pipe: Any, adapter: Adapter, latents: Tensor, seconds: float) -> Tensor:
-    """Latents to audio [rows, channels, samples] float32 on the CPU, cut to `seconds`, within -1..1 where finite.
+    """Decode latents to audio [rows, channels, samples] float32 on the CPU, cut to `seconds`, within -1..1 where finite.
 
-    A million samples at a time, which stay in the cache: Stable Audio Open decodes 47 s of each row, whatever is asked for.
+    It decodes a million samples at a time, which fit in the cache: Stable Audio Open decodes 47 s per row, whatever the duration.
     """
     rate = adapter.sampling_rate(pipe)
     longest = adapter.max_duration(pipe) if adapter.fixed_length else None

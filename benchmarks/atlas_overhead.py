@@ -22,10 +22,10 @@ def main() -> None:
     options.add_argument("--units", type=int, default=6)
     units = options.parse_args().units
     model = audioscope.load("tiny")
-    concept = audioscope.shipped_concepts()["female"]
-    pairs = concept.split("localise")[: units + 1]
-    settings = model.settings(None, None, None)
-    scorer = audioscope.listener_scorer()
+    concept = audioscope.datasets.concepts()["female"]
+    pairs = concept.split("localize")[: units + 1]
+    settings = model.sampling()
+    scorer = audioscope.scoring.listener_scorer()
     ratios, bare_times, atlas_times = [], [], []
     for number, pair in enumerate(pairs):
         prompts = [pair.clean] + [pair.corrupted] * (1 + len(model.sites.cross))

@@ -21,7 +21,8 @@ import numpy as np
 import pandas as pd
 from playwright.sync_api import Page, sync_playwright
 
-from audioscope.atlas import Atlas
+from audioscope import datasets
+from audioscope.atlas.atlas import Atlas
 from audioscope.audio import Clip
 from audioscope.concepts import shipped_groups
 from audioscope.sites import Site
@@ -62,7 +63,7 @@ FRAMES = """() => new Promise(done => {
 def made_up(folder: Path, layers: int) -> Atlas:
     """An atlas of the paper's 21 concepts with made-up scores and real clips."""
     rng = np.random.default_rng(0)
-    shipped = Atlas.load()
+    shipped = datasets.atlas()
     concepts, groups = shipped.concepts, shipped_groups()
     source = Clip.load(shipped.folder / shipped.examples()["clean"].iloc[0])
     sites = [Site(f"transformer.transformer_blocks.{i}.cross_attn", "cross", i, 128) for i in range(layers)]

@@ -55,8 +55,8 @@ def main() -> None:
         *[(96, 96, "partials", n) for n in (0, 8, 32)],
     ):
         codec = (ZeroPhase if start == "zero" else MelCodec)(latent_dim=components, n_mels=mels, griffinlim_iterations=iterations)
-        facts = {"mels": mels, "components": components, "start": start, "iterations": iterations}
-        rows.append(facts | measure(codec, fit, test))
+        metadata = {"mels": mels, "components": components, "start": start, "iterations": iterations}
+        rows.append(metadata | measure(codec, fit, test))
     print(pd.DataFrame(rows).round(3).to_string(index=False))
 
 

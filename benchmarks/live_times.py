@@ -13,7 +13,7 @@ import numpy as np
 import torch
 
 import audioscope
-from audioscope.widgets import Explorer
+from audioscope.widgets.base import Explorer
 
 TURNS = 15
 
@@ -28,8 +28,8 @@ def answered(widget: Explorer, change: Callable[[], None]) -> float:
 
 def main() -> None:
     model = audioscope.load("tiny")
-    play, atlas = model.play("a jazz song"), audioscope.Atlas.load().explore(model)
-    sweep, sae = audioscope.shipped_steering("fast").explore(model), audioscope.load_sae("transformer.transformer_blocks.0.cross_attn").explore(model)  # fmt: skip
+    play, atlas = model.play("a jazz song"), audioscope.datasets.atlas().explore(model)
+    sweep, sae = audioscope.datasets.steering("fast").explore(model), audioscope.datasets.sae("transformer.transformer_blocks.0.cross_attn").explore(model)  # fmt: skip
     prompts = cycle(["a slow song with cello", "a fast metal song", "a happy pop song with drums", "a sad opera song"])
     strengths, amounts = cycle([1.0, -2.0, 3.0]), cycle([0.5, 1.5, 3.0])
     layers = cycle(site.path for site in model.sites.cross)

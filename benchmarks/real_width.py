@@ -71,7 +71,7 @@ def main() -> None:
     faster = [p / o for p, o in zip(times["published"], times["ours"], strict=True)]
     limit = 2 * chosen.layers / (chosen.layers + 2)
     print(json.dumps({
-        "device": torch.cuda.get_device_name() if gpu else f"cpu, {torch.get_num_threads()} threads", **vars(chosen), "batch": size,
+        "device": torch.cuda.get_device_name() if gpu else f"cpu, {torch.get_num_threads()} threads", **vars(chosen), "batch_size": size,
         "seconds_a_unit": {name: round(statistics.median(values), 3) for name, values in times.items()},
         "ours_over_bare": {"median": round(statistics.median(overhead), 3), "all": [round(x, 3) for x in overhead]},
         "published_over_ours": {"median": round(statistics.median(faster), 3), "all": [round(x, 3) for x in faster]},

@@ -3,9 +3,9 @@
 It needs SAELens, which is no dependency of audioscope (it brings 55 packages), so run it in an environment of its own:
 
     python -m venv /tmp/saelens && /tmp/saelens/bin/pip install torch==2.13.0 sae-lens
-    PYTHONPATH=. /tmp/saelens/bin/python benchmarks/sae_step.py [--width 128] [--expansion 8] [--k 8] [--batch 2048] [--turns 40] [--idle .1]
+    PYTHONPATH=. /tmp/saelens/bin/python benchmarks/sae_step.py [--width 128] [--expansion-factor 8] [--k 8] [--batch-size 2048] [--turns 40] [--dead .1]
 
-Both train a BatchTopK SAE with its auxiliary loss, optimiser and threshold. Steps alternate in one process; memory is measured in one
+Both train a BatchTopK SAE with its auxiliary loss, optimizer and threshold. Steps alternate in one process; memory is measured in one
 process each, as the growth of the largest resident size during ten steps (on a GPU, of the allocator's peak).
 """
 
@@ -36,16 +36,16 @@ def tokens(width: int, count: int) -> Tensor:
 
 
 def ours(options: argparse.Namespace, x: Tensor) -> Callable[[Tensor], None]:
-    from audioscope.sae_training import _fresh, _step
+    from audioscope.sae.training import _fresh, _step
 
     training = {
-        "expansion": options.expansion, "k": options.k, "kind": "batchtopk", "seed": 0, "learning_rate": 3e-4, "tokens": 10**9,
-        "idle_after": 10**9, "aux": 0.25,
+        "expansion_factor": options.expansion_factor, "k": options.k, "kind": "batchtopk", "seed": 0, "learning_rate": 3e-4, "training_tokens": 10**9,
+        "dead_feature_window": 10**9, "aux": 0.25,
     }  # fmt: skip
     state = _fresh(x, training)
 
     def step(batch: Tensor) -> None:
-        state.since[: int(options.idle * len(state.since))] = 2e9  # as many idle features for both
+        state.since[: int(options.dead * len(state.since))] = 2e9  # as many dead features for both
         _step(state, batch, training)
 
     return step
@@ -56,17 +56,17 @@ def saelens(options: argparse.Namespace, x: Tensor) -> Callable[[Tensor], None]:
     from sae_lens.config import SAETrainerConfig
     from sae_lens.training.sae_trainer import SAETrainer
 
-    config = BatchTopKTrainingSAEConfig(d_in=options.width, d_sae=options.width * options.expansion, k=options.k, device=DEVICE,
+    config = BatchTopKTrainingSAEConfig(d_in=options.width, d_sae=options.width * options.expansion_factor, k=options.k, device=DEVICE,
                                         use_sparse_activations=options.sparse)  # fmt: skip
     sae = BatchTopKTrainingSAE(config)
     trainer = SAETrainer(
-        SAETrainerConfig(total_training_samples=10**9, train_batch_size_samples=options.batch, lr_end=3e-5, device=DEVICE),
+        SAETrainerConfig(total_training_samples=10**9, train_batch_size_samples=options.batch_size, lr_end=3e-5, device=DEVICE),
         sae,
         iter(()),
     )
 
     def step(batch: Tensor) -> None:
-        trainer.n_forward_passes_since_fired[: int(options.idle * len(trainer.n_forward_passes_since_fired))] = 10**6
+        trainer.n_forward_passes_since_fired[: int(options.dead * len(trainer.n_forward_passes_since_fired))] = 10**6
         trainer._train_step(sae, batch)
         trainer.n_training_steps += 1
 
@@ -98,30 +98,30 @@ def _peak(fresh: bool = False) -> int:
 
 def _memory(options: argparse.Namespace, side: str) -> float:
     """MiB by which ten steps raise the peak above that of everything loaded."""
-    x = tokens(options.width, 2 * options.batch)
+    x = tokens(options.width, 2 * options.batch_size)
     step = SIDES[side](options, x)
     before = _peak(fresh=True)
     for _ in range(10):
-        step(x[: options.batch])
+        step(x[: options.batch_size])
     return (_peak() - before) / 2**20
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    for name, usual in (("width", 128), ("expansion", 8), ("k", 8), ("batch", 2048), ("turns", 40)):
-        parser.add_argument(f"--{name}", type=int, default=usual)
-    parser.add_argument("--idle", type=float, default=0.1, help="share of features that get the auxiliary loss")
+    for name, usual in (("width", 128), ("expansion_factor", 8), ("k", 8), ("batch_size", 2048), ("turns", 40)):
+        parser.add_argument(f"--{name.replace('_', '-')}", type=int, default=usual)
+    parser.add_argument("--dead", type=float, default=0.1, help="share of features that get the auxiliary loss")
     parser.add_argument("--sparse", action="store_true", help="SAELens's sparse activations")
     parser.add_argument("--memory-of", choices=SIDES, help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.memory_of:
         print(_memory(options, options.memory_of))
         return
-    x = tokens(options.width, 16 * options.batch)
+    x = tokens(options.width, 16 * options.batch_size)
     steps = {name: make(options, x) for name, make in SIDES.items()}
     times: dict[str, list[float]] = {name: [] for name in steps}
     for turn in range(options.turns + 3):
-        batch = x[turn % 16 * options.batch :][: options.batch]
+        batch = x[turn % 16 * options.batch_size :][: options.batch_size]
         for name in sorted(steps, reverse=bool(turn % 2)):
             seconds = _timed(steps[name], batch)
             if turn >= 3:  # the first warm up

@@ -22,10 +22,9 @@ import torch
 sys.path.insert(0, str(Path(__file__).resolve().parent))
 from real_width import PROMPTS, _timed, _wide
 
-from audioscope.edits import AddVector
 from audioscope.model import Model
+from audioscope.steer.vectors import AddVector, SteeringVector
 from audioscope.tracing import Row
-from audioscope.vectors import SteeringVector
 
 
 def main() -> None:

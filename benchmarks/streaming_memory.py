@@ -14,9 +14,9 @@ WORK = """
 import resource, sys
 import audioscope
 model = audioscope.load("tiny")
-texts = [pair.clean for concept in audioscope.shipped_concepts().values() for pair in concept.split("build")]
+texts = [pair.clean for concept in audioscope.datasets.concepts().values() for pair in concept.split("build")]
 mean, count = 0.0, 0
-for reading in model.activations(texts[: int(sys.argv[1])], "all", pool=False, steps=4, batch=8):
+for reading in model.activations(texts[: int(sys.argv[1])], "all", pool=False, steps=4, batch_size=8):
     count += 1
     mean = mean + (sum(float(v.mean()) for v in reading.values.values()) - mean) / count
 print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)

@@ -12,13 +12,13 @@
 # ---
 
 # %% [markdown]
-# # 0. Start here: a model, its map, and a hand on it
+# # 0. Start here: hear a model, read its map, steer it
 #
-# **You will hear** a small model play what you type, one of its layers betray what it knows, and a slider turn slow music fast.
+# **You will hear** a small model play what you type, one of its layers give away what it knows, and a slider turn slow music into fast music.
 #
-# **You will learn** what the other notebooks are about, and which of them to open next.
+# **You will learn** what the other notebooks are about, and which one to open next.
 #
-# **Time**: 5 minutes with your hands on it; it runs in half a minute. **Before this**: nothing. No GPU, no download.
+# **Time**: 5 minutes, hands-on; it runs in half a minute. **Before this**: nothing. You need no GPU and no download.
 
 # %%
 import re
@@ -31,16 +31,16 @@ model
 
 # %% [markdown]
 # ## Words in, music out
-# `tiny` is a real diffusion model of text and music, of the same build as Stable Audio 3, that ships with audioscope. Type a prompt and press Enter; play and stop
-# with the button. It knows about a hundred words: tempo (*slow*, *fast*), mood, genre (*jazz*, *metal*, *techno* ...), a lead instrument, percussion, a voice. For any
-# other word it says so.
+# `tiny` is a real text-to-music diffusion model that ships with audioscope. It has the same architecture as Stable Audio 3. Type a prompt and press Enter; use the
+# button to play and stop. The model knows about a hundred words: tempo (*slow*, *fast*), mood, genre (*jazz*, *metal*, *techno* ...), a lead instrument, percussion,
+# a voice. If you type any other word, it tells you that it never saw that word.
 
 # %%
 player = model.play("a slow sad song with violin")
 player
 
 # %% [markdown]
-# What a hand does there, code does here: another prompt, and the listener, a classifier that comes with the model, says what it hears.
+# You can do the same in code. The next cell enters another prompt, and the *listener*, a classifier that comes with the model, reports what it hears.
 
 # %%
 player.prompt.value = "a fast happy techno song with drums"
@@ -50,20 +50,21 @@ print(heard)
 assert "techno" in heard
 
 # %% [markdown]
-# ## The layers share out the concepts
-# Twelve layers of the model read the prompt. To find out what each is there for, give one of them another prompt than the rest: the music then changes only in
-# what that layer decides. The map below is the result for 21 concepts and 12 layers. Dark is 1: this layer alone brings the concept.
+# ## Different layers carry different concepts
+# Twelve layers of the model read the prompt. To find out what one layer does, give that layer a different prompt from the rest: the music then changes only in
+# what that layer decides. The map below shows the result for 21 concepts and 12 layers. Dark means 1: this layer alone brings in the concept.
 #
-# Click a cell, then press play and go back and forth between *clean* (the prompt with the concept), *corrupted* (the one without), and *patched* (the one
-# without, but one layer reads the other). Cells without kept clips are made while you wait, also from prompts of your own.
+# Click a cell, press play, and switch back and forth between *clean* (the prompt with the concept), *corrupted* (the prompt without it), and *patched* (the
+# prompt without it, except that one layer reads the prompt with it). If the clips of a cell were not kept, the model makes them while you wait. It does the
+# same for prompts of your own.
 
 # %%
-atlas = audioscope.Atlas.load()
+atlas = audioscope.datasets.atlas()
 map_of_tiny = atlas.explore(model).wait()
 map_of_tiny
 
 # %% [markdown]
-# Tempo sits in layers <!--=atlas.own.fast-->1 and 2<!--/-->, genre in layer <!--=atlas.holds.genre-->0<!--/-->, the flute in <!--=atlas.holds.flute-->9, 10 and 11<!--/-->. Not every concept has a place: the *trombone* gets little from any single layer.
+# Tempo sits in layers <!--=atlas.own.fast-->1 and 2<!--/-->, genre in layer <!--=atlas.holds.genre-->0<!--/-->, the flute in layers <!--=atlas.holds.flute-->9, 10 and 11<!--/-->. Not every concept has such a place: the *trombone* gets little from any single layer.
 
 # %%
 impact = atlas.impacts().pivot(index="concept", columns="layer", values="impact")
@@ -77,8 +78,8 @@ assert impact.loc["trombone"].max() < 0.2
 
 # %% [markdown]
 # ## A push at the right layer steers the music
-# What separates fast from slow inside layer <!--=atlas.holds.fast-->2<!--/--> is a direction. Add a bit of it while the model plays *any* prompt, and the music goes faster; subtract it, and it goes
-# slower. Move the slider: below, one prompt that names no tempo.
+# Inside layer <!--=atlas.holds.fast-->2<!--/-->, a direction separates fast from slow. Add some of it while the model plays *any* prompt, and the music gets faster; subtract it, and the music gets
+# slower. Move the slider: the prompt below names no tempo.
 
 # %%
 steered = model.play("a jazz song with trumpet", seed=3)
@@ -108,14 +109,11 @@ check(
     lambda layer: layer == 0,
     well="Layer 0 carries reggae, metal, opera and jazz, and hardly any tempo.",
     wrong=[
-        (lambda layer: layer in (1, 2), "That is where tempo sits: the song would change its speed."),
-        (
-            lambda layer: 3 <= layer <= 11,
-            "In that layer the four rows of genre are pale: find the column where all of them are dark.",
-        ),
-        (lambda layer: layer > 11, "The model has twelve layers, and they count from 0 to 11."),
+        (lambda layer: layer in (1, 2), "That is where tempo sits: the song would change its tempo."),
+        (lambda layer: 3 <= layer <= 11, "In that layer the four genre rows are pale. Find the column where all four are dark."),
+        (lambda layer: layer > 11, "The model has twelve layers, numbered from 0 to 11."),
     ],
-    otherwise="Look at the rows reggae, metal, opera and jazz: which column is dark in all of them?",
+    otherwise="Look at the rows for reggae, metal, opera and jazz: which column is dark in all four?",
     kind=int,
 )
 
@@ -129,17 +127,17 @@ check(
 
 # %% [markdown]
 # ## Limits
-# `tiny` is a small model of rendered band music: four seconds, 16 kHz, mono. What you hear in it is a hypothesis about large models, not a finding. For larger models
-# `load` takes another name; their structure was tested here, but their weights were not run.
+# `tiny` is a small model of rendered band music: four seconds, 16 kHz, mono. What you hear in it is a hypothesis about large models, not a finding. To use a larger
+# model, give `load` another name; the structure of those models was tested here, but their weights were not run.
 #
 # ## Read next
 # | if you want to | open | minutes |
 # |---|---|---|
 # | hear what the model can and cannot play | [1. Hear the model](01_hear_the_model.ipynb) | 15 |
-# | know how text gets into it, and swap it by hand | [2. Look inside](02_look_inside.ipynb) | 20 |
-# | make a map like the one above, and not be fooled by it | [3. The concept atlas](03_concept_atlas.ipynb) | 30 |
+# | see how text gets into it, and swap the text by hand | [2. Look inside](02_look_inside.ipynb) | 20 |
+# | make a map like the one above without being fooled by it | [3. The concept atlas](03_concept_atlas.ipynb) | 30 |
 # | see the maps of large models | [4. Real models](04_real_models.ipynb) | 20 |
-# | make steering vectors, and measure what they cost | [5. Steer with CAA](05_steer_with_caa.ipynb) | 40 |
+# | make steering vectors and measure what they cost | [5. Steer with CAA](05_steer_with_caa.ipynb) | 40 |
 # | take a layer apart into features | [6. Train an SAE](06_train_an_sae.ipynb) | 30 |
 # | steer with features | [7. Steer with features](07_steer_with_features.ipynb) | 30 |
 # | do all of this with your own music or prompts | [8. Your own music](08_your_own_music.ipynb) | 25 |

@@ -14,12 +14,12 @@
 # %% [markdown]
 # # 1. Hear the model: words in, music out, and a classifier that listens
 #
-# **You will hear** 21 musical concepts, each beside its counterfactual, rendered and generated; and what the codec takes away.
+# **You will hear** 21 musical concepts, each next to its counterfactual, both rendered and generated; and what the codec takes away.
 #
 # **You will learn**
 #
 # - that a prompt and a seed always give the same clip;
-# - what a counterfactual pair is, on which everything later rests;
+# - what a counterfactual pair is, the basis of everything that follows;
 # - how music is scored, and when not to trust a single clip.
 #
 # **Time**: 15 minutes; it runs in half a minute. **Before this**: [0. Start here](00_start_here.ipynb), or nothing.
@@ -35,7 +35,7 @@ model
 
 # %% [markdown]
 # ## A prompt and a seed give one clip
-# Press play. The picture is the mel spectrogram: time to the right, pitch upwards.
+# Press play. The picture is the mel spectrogram: time runs to the right, pitch runs upward.
 
 # %%
 clip = model.generate("a fast happy techno song with drums", seed=0)
@@ -45,36 +45,37 @@ clip
 again = model.generate("a fast happy techno song with drums", seed=0)
 other = model.generate("a fast happy techno song with drums", seed=1)
 assert np.array_equal(clip.samples, again.samples), "the same prompt and seed must give the same clip"
-assert not np.allclose(clip.samples, other.samples), "another seed is another piece"
+assert not np.allclose(clip.samples, other.samples), "another seed must give another piece"
 
 # %% [markdown]
 # ## One word makes a concept
-# A *counterfactual pair* is one sentence said twice, with a single idea exchanged: a *clean* prompt and a *corrupted* one. The 21 concepts of the paper
-# (TADA, arXiv 2602.11910) come with such pairs, dealt to four splits, for localising, building, selecting and testing, so that no result is reported on what chose it. Listen to a few: same seed, so that only the words differ.
+# A *counterfactual pair* is two versions of one sentence that differ in a single idea: a *clean* prompt and a *corrupted* one. The 21 concepts of the paper
+# (TADA, arXiv 2602.11910) come with such pairs. The pairs are divided into four splits, for localizing, building, selecting and testing, so that no result is
+# reported on the pairs that selected it. Listen to a few pairs. Both clips of a pair have the same seed, so only the words differ.
 
 # %%
-concepts = audioscope.shipped_concepts()
+concepts = audioscope.datasets.concepts()
 list(concepts)
 
 # %%
 pair = concepts["female"].split("test")[0]
-audioscope.in_a_row(*model.generate([pair.clean, pair.corrupted], seed=3))
+audioscope.show_clips(*model.generate([pair.clean, pair.corrupted], seed=3))
 
 # %%
 pair = concepts["drums"].split("test")[1]
-audioscope.in_a_row(*model.generate([pair.clean, pair.corrupted], seed=3))
+audioscope.show_clips(*model.generate([pair.clean, pair.corrupted], seed=3))
 
 # %%
 pair = concepts["fast"].split("test")[2]
-audioscope.in_a_row(*model.generate([pair.clean, pair.corrupted], seed=3))
+audioscope.show_clips(*model.generate([pair.clean, pair.corrupted], seed=3))
 
 # %% [markdown]
-# ## What an ear tells apart, a classifier can measure
-# The *listener* is a small classifier of this model's music. It gives each concept a log-odds: 0 is a coin toss, +6 as sure
-# as it is allowed to be. Over ten pairs, clips that were asked for a concept must score higher than their counterfactuals.
+# ## What an ear can tell apart, a classifier can measure
+# The *listener* is a small classifier of this model's music. It gives each concept a log-odds score: 0 is a coin toss. It is
+# calibrated up to +6 and extrapolates beyond. Over ten pairs, clips whose prompt asks for a concept must score higher than their counterfactuals.
 
 # %%
-hear = audioscope.listener_scorer()
+hear = audioscope.scoring.listener_scorer()
 swings = {}
 for name in ("female", "drums", "fast", "metal"):
     pairs = concepts[name].split("test")[:10]
@@ -85,21 +86,20 @@ for name in ("female", "drums", "fast", "metal"):
 swings
 
 # %%
-assert all(swing > 1 for swing in swings.values()), f"a concept does not show: {swings}"
+assert all(swing > 1 for swing in swings.values()), f"a concept does not show in the scores: {swings}"
 
 # %% [markdown]
-# ## The model has learnt all but a few of the 21 concepts
-# The training music is rendered from single notes of a free soundfont, so its labels are the truth. Each line below is one concept:
-# a rendered clip that has it, the same plain band with the counterfactual instead, and what the model makes of two prompts that
-# differ in nothing but this concept.
+# ## The model has learned all but a few of the 21 concepts
+# The training music is rendered from single notes of a free soundfont, so its labels are the ground truth. Each row below shows one
+# concept: a rendered clip that has it, the same plain band with the counterfactual instead, and what the model makes of two prompts
+# that differ only in this concept.
 
 # %%
 from dataclasses import replace
 
 from IPython.display import HTML, display
 
-from audioscope.tiny.bank import NoteBank
-from audioscope.tiny.music import GROUPS, Song, render
+from audioscope.tiny import GROUPS, NoteBank, Song, render
 
 bank = NoteBank()
 group_of = {name: group for group, classes in GROUPS.items() for name in classes if name not in ("none", "neutral")}
@@ -109,19 +109,19 @@ plain = Song(voice="none", tempo="medium", mood="neutral", genre="pop", lead="pi
 def real(name: str) -> audioscope.Clip:
     """The plain band with one class changed."""
     song = replace(plain, **{group_of[name]: name})
-    return audioscope.Clip(render(song, np.random.default_rng(7), bank)[None], 16_000, f"real: {name}")
+    return audioscope.Clip(render(song, np.random.default_rng(7), bank)[None], 16_000, f"rendered: {name}")
 
 
 pairs = {name: concept.split("test")[0] for name, concept in concepts.items()}
 generated = iter(model.generate([text for pair in pairs.values() for text in (pair.clean, pair.corrupted)], seed=5))
 rows = {name: (real(name), real(concepts[name].counterfactual), next(generated), next(generated)) for name in pairs}
 for name, clips in rows.items():
-    display(HTML(f"<h4>{name} against {concepts[name].counterfactual}</h4>"), audioscope.in_a_row(*clips))
+    display(HTML(f"<h4>{name} against {concepts[name].counterfactual}</h4>"), audioscope.show_clips(*clips))
 
 
 # %%
 def through_codec(wave: torch.Tensor) -> torch.Tensor:
-    """The listener learnt from music that went through the codec, so that it hears the music and not the codec."""
+    """Encode and decode: the listener was trained on music that went through the codec, so that it hears the music and not the codec."""
     with torch.no_grad():
         return model.pipe.vae.decode(model.pipe.vae.encode(wave)).sample
 
@@ -132,14 +132,14 @@ for name, clips in rows.items():
     heard[name] = hear(torch.cat([through_codec(waves[:2]), waves[2:]]), 16_000)[name]
 real_right = [name for name, score in heard.items() if score[0] > score[1]]
 generated_right = [name for name, score in heard.items() if score[2] > score[3]]
-print(f"the listener tells {len(real_right)} of 21 apart when real, {len(generated_right)} when generated")
-print("not told apart:", sorted(set(heard) - set(real_right)), sorted(set(heard) - set(generated_right)))
+print(f"the listener tells apart {len(real_right)} of 21 rendered pairs and {len(generated_right)} of 21 generated pairs")
+print("it fails on:", sorted(set(heard) - set(real_right)), "rendered,", sorted(set(heard) - set(generated_right)), "generated")
 assert len(real_right) >= 20 and len(generated_right) >= 18
 
 # %% [markdown]
-# ## The codec sets the limit of the sound
-# The model does not make sound waves but a small code for them. A rendered clip, and the same clip turned into that code and back: the best that the model could do.
-# (The code is the log-mel spectrogram in a few principal components; the way back guesses the phases, by Griffin and Lim's method.)
+# ## The codec limits the sound quality
+# The model does not generate sound waves but a compact code for them. Below are a rendered clip and the same clip after encoding and decoding: the best that the
+# model could do. (The code is the log-mel spectrogram, reduced to a few principal components. The decoder estimates the phases with the Griffin-Lim method.)
 
 # %%
 from audioscope.tiny import pool
@@ -148,9 +148,8 @@ song = pool.song(12, seed=4)
 wave = torch.from_numpy(pool.clip(12, seed=4))
 trip = through_codec(wave[None, None])[0]
 label = f"{song.tempo} {song.mood} {song.genre}, lead: {song.lead}, percussion: {song.percussion}, voice: {song.voice}"
-audioscope.in_a_row(
-    audioscope.Clip(wave[None].numpy(), 16_000, f"rendered: {label}"),
-    audioscope.Clip(trip.numpy(), 16_000, "after the codec"),
+audioscope.show_clips(
+    audioscope.Clip(wave[None].numpy(), 16_000, f"rendered: {label}"), audioscope.Clip(trip.numpy(), 16_000, "after the codec")
 )
 
 # %%
@@ -161,8 +160,8 @@ assert error < 0.6
 
 # %% [markdown]
 # ## Exercise: how many steps does the music need?
-# The model makes a clip in 10 denoising steps. Fewer are faster. What is the fewest of 2, 4, 8 and 16 steps with which *a slow jazz song with saxophone* really has a
-# saxophone: on the average of eight seeds, log-odds of more than 3? Generate, listen, and let `hear` score.
+# The model makes a clip in 10 denoising steps. Fewer steps are faster. Try 2, 4, 8 and 16 steps: what is the smallest number with which *a slow jazz song with
+# saxophone* really has a saxophone? It has one if its log-odds, averaged over eight seeds, are more than 3. Generate, listen, and let `hear` score the clips.
 
 # %% tags=["answer"]
 fewest_steps = None  # 2, 4, 8 or 16
@@ -172,7 +171,7 @@ from audioscope.course import check
 
 
 def saxophone(steps):
-    """The listener's log-odds of a saxophone at so many steps, mean of eight seeds."""
+    """The listener's log-odds of a saxophone at this number of steps, averaged over eight seeds."""
     clips = model.generate(["a slow jazz song with saxophone"] * 8, seed=list(range(8)), steps=steps)
     return float(hear(torch.from_numpy(np.stack([clip.samples for clip in clips])), 16_000)["saxophone"].mean())
 
@@ -187,15 +186,15 @@ assert means[2] < 3 < means[4] and means[8] > 3 and first > 3, (means, first)
 check(
     fewest_steps,
     lambda steps: steps == 4,
-    well=f"With 4 steps the mean is {means[4]:+.1f}, with 2 only {means[2]:+.1f}, though some seeds have one there already.",
+    well=f"With 4 steps the mean is {means[4]:+.1f}, with 2 steps only {means[2]:+.1f}, although some seeds already have a saxophone there.",
     wrong=[
         (
             lambda steps: steps == 2,
-            f"With seed 0 it looks so, but the mean of eight seeds is {means[2]:+.1f}: one clip is an anecdote.",
+            f"With seed 0 it looks that way, but the mean over eight seeds is {means[2]:+.1f}: one clip is an anecdote.",
         ),
-        (lambda steps: steps in (8, 16), f"That is enough, but 4 are, too: {means[4]:+.1f} on average."),
+        (lambda steps: steps in (8, 16), f"That is enough, but so is 4: {means[4]:+.1f} on average."),
     ],
-    otherwise="Choose one of 2, 4, 8 and 16: the fewest with which the mean is above 3.",
+    otherwise="Choose one of 2, 4, 8 and 16: the smallest number of steps with which the mean is above 3.",
     kind=int,
 )
 
@@ -212,12 +211,12 @@ check(
 
 # %% [markdown]
 # ## Limits
-# Four seconds, sixteen kilohertz, one band of General MIDI instruments: `tiny` is for learning how such models work. It knows only the words of its captions and says so when
-# it meets another. The listener was trained on the same music: it hears what it was taught, and on other audio it is no judge.
+# Four seconds, 16 kHz, one band of General MIDI instruments: `tiny` is for learning how such models work. It knows only the words of its captions, and it tells you when
+# it meets another one. The listener was trained on the same music: it hears what it was taught to hear, and it cannot judge other audio.
 #
 # ## Read next
-# - [2. Look inside](02_look_inside.ipynb): where in the model those words arrive.
-# - `audioscope.measures` measures tempo, key and loudness without any classifier.
+# - [2. Look inside](02_look_inside.ipynb): where those words enter the model.
+# - `audioscope.scoring.measure` measures tempo, key and loudness without any classifier.
 
 # %%
 import diffusers

@@ -12,15 +12,15 @@
 # ---
 
 # %% [markdown]
-# # 2. Look inside: text enters at twelve places, and each can be given another
+# # 2. Look inside: text enters at twelve places, and you can swap it at each one
 #
-# **You will hear** a song that was asked to be slow and is fast, because its layers were given other words; and one whose layers were switched off.
+# **You will hear** a song that is fast although its prompt asks for slow, because its layers were given other words; and a song whose layers were switched off.
 #
 # **You will learn**
 #
 # - where text enters the model: the *sites*, its cross-attention layers;
-# - how to read what a site puts out, step by step, while music is made;
-# - one text swap, written by hand in nnsight and then as one line of audioscope: they are the same computation.
+# - how to read a site's output, step by step, while the model makes music;
+# - how to swap text, first by hand in nnsight and then in one line of audioscope: both are the same computation.
 #
 # **Time**: 20 minutes; it runs in half a minute. **Before this**: [1. Hear the model](01_hear_the_model.ipynb); a little PyTorch.
 
@@ -41,16 +41,16 @@ model.sites
 # %% [markdown]
 # ## Text enters at twelve places
 # Each of the 12 blocks has a self-attention site (the sound looks at itself) and a cross-attention site (the sound looks at the
-# text). Layers count from 0, and every site is shown with its module path.
+# text). Layers are numbered from 0, and every site is shown with its module path.
 
 # %%
 assert [s.layer for s in model.sites.cross] == list(range(12))
 print(model.sites.cross[5])
 
 # %% [markdown]
-# ## What a site puts out changes while the sound emerges
-# `model.activations` yields one reading per prompt, so that memory does not grow with their number. Here: the mean size of each
-# cross-attention output over the denoising steps, from noise (sigma 1) to music (sigma 0).
+# ## A site's output changes while the sound emerges
+# `model.activations` yields the activations of one prompt at a time, so memory does not grow with the number of prompts. The chart
+# shows the norm of each cross-attention site's mean output over the denoising steps, from noise (sigma 1) to music (sigma 0).
 
 # %%
 reading = next(model.activations(["a slow sad song with violin"], sites="cross"))
@@ -61,7 +61,7 @@ norms = pd.DataFrame(
         for step in range(len(reading.sigmas))
     ]
 )
-alt.Chart(norms, title="Size of the mean cross-attention output").mark_line().encode(
+alt.Chart(norms, title="Norm of the mean cross-attention output").mark_line().encode(
     x=alt.X("step:O"),
     y="norm:Q",
     color=alt.Color("layer:O", scale=alt.Scale(scheme="viridis")),
@@ -74,8 +74,8 @@ assert norms["norm"].gt(0).all()
 
 # %% [markdown]
 # ## A text swap is a few lines of nnsight
-# Two rows run in one batch: row 0 is asked for *a fast* song, row 1 for *a slow* one. In one layer, row 1 gets the text of row 0. Everything
-# else in row 1 still reads "slow". This is the paper's patch, in plain nnsight:
+# Two rows run in one batch: row 0 has a prompt for *a fast* song, row 1 a prompt for *a slow* one. In one layer, row 1 gets the text of row 0.
+# Every other layer of row 1 still reads "slow". This is the paper's patch, in plain nnsight:
 
 # %%
 clean, corrupted, layer, steps = "a fast techno song with drums", "a slow techno song with drums", 1, 8
@@ -100,7 +100,8 @@ with envoy.trace(
 
 # %% [markdown]
 # ## The library does the same in one line
-# The library adds what the clean prompt needs to the batch, finds the rows of each guidance branch (the model runs every prompt twice, with its text and without, and exaggerates the difference), and takes its hooks away again.
+# The library adds what the clean prompt needs to the batch, finds the rows of each guidance branch (the model runs every prompt twice, with and without its
+# text, and amplifies the difference), and removes its hooks afterward.
 
 # %%
 patch = PatchText(model.sites.cross[layer], prompt=clean)
@@ -110,7 +111,7 @@ with torch.no_grad():
 
 
 def distance(a, b):
-    """Mean difference of two clips' spectrograms, dB. (Griffin-Lim amplifies rounding: 0.1 dB is nothing, 5 dB another piece.)"""
+    """Mean difference between two clips' spectrograms, in dB. (Griffin-Lim amplifies rounding: 0.1 dB is nothing, 5 dB is another piece.)"""
     return float(np.abs(a.spectrogram() - b.spectrogram()).mean())
 
 
@@ -118,17 +119,17 @@ print(f"by hand and by the library: {distance(from_hand, patched):.4f} dB apart"
 assert distance(from_hand, patched) < 0.3
 
 # %% [markdown]
-# ## With the other text everywhere, the song is the other song
+# ## With the other text in every layer, the song is the other song
 
 # %%
-audioscope.in_a_row(
+audioscope.show_clips(
     model.generate(corrupted, seed=0), model.generate(clean, seed=0),
     model.generate(corrupted, seed=0, edits=PatchText("cross", prompt=clean)),
 )  # fmt: skip
 
 # %% [markdown]
-# The first is slow, the second fast. The third was asked for *slow*, but every cross-attention layer read *fast*: it is the second clip,
-# since text enters this model nowhere else. Swapping a prompt with itself does nothing.
+# The first clip is slow, the second is fast. The prompt of the third says *slow*, but every cross-attention layer reads *fast*: it is the
+# second clip again, because text enters this model nowhere else. Swapping a prompt with itself changes nothing.
 
 # %%
 everywhere = model.generate(corrupted, seed=0, edits=PatchText("cross", prompt=clean))
@@ -136,8 +137,8 @@ nowhere = model.generate(corrupted, seed=0, edits=PatchText("cross", prompt=corr
 fast, slow = model.generate(clean, seed=0), model.generate(corrupted, seed=0)
 print(
     {
-        "swapped and fast": distance(everywhere, fast),
-        "nowhere and slow": distance(nowhere, slow),
+        "swapped everywhere and fast": distance(everywhere, fast),
+        "swapped with itself and slow": distance(nowhere, slow),
         "fast and slow": distance(fast, slow),
     }
 )
@@ -145,8 +146,8 @@ assert distance(everywhere, fast) < 0.3 and distance(nowhere, slow) < 0.3
 assert distance(fast, slow) > 2
 
 # %% [markdown]
-# ## Without its cross-attention, the model plays on, but not your song
-# `Ablate` takes away what a site puts out. Here all twelve.
+# ## Without cross-attention, the model still plays, but not your song
+# `Ablate` removes a site's output. Here it removes all twelve.
 
 # %%
 without = model.generate(clean, seed=0, edits=audioscope.Ablate("cross"))
@@ -155,8 +156,8 @@ without
 
 # %% [markdown]
 # ## Exercise: which layer does the sound need most?
-# Take one cross-attention layer away at a time with `audioscope.Ablate(site)`. Without which one does `clean` (*a fast techno song with drums*) change most, by `distance`, on the average of
-# seeds 0 to 5? Layers count from 0.
+# Remove one cross-attention layer at a time with `audioscope.Ablate(site)`. Without which layer does `clean` (*a fast techno song with drums*) change the most?
+# Measure the change by `distance`, averaged over seeds 0 to 5. Layers are numbered from 0.
 
 # %% tags=["answer"]
 most_needed = None  # a layer number
@@ -181,21 +182,24 @@ assert int(np.argmax(change)) == 5 and int(np.argmax(alone)) == 3, (np.round(cha
 check(
     most_needed,
     lambda layer: layer == 5,
-    well=f"Without layer 5 the spectrogram changes by {change[5]:.1f} dB on average; layer 6 follows with {change[6]:.1f}.",
+    well=f"Without layer 5 the spectrogram changes by {change[5]:.1f} dB on average; layer 6 follows with {change[6]:.1f} dB.",
     wrong=[
         (
             lambda layer: layer == 3,
-            "With seed 0 alone layer 3 comes first; over six seeds it is in the middle. Average before you compare.",
+            "With seed 0 alone, layer 3 comes first; over six seeds, it is in the middle. Average before you compare.",
         ),
-        (lambda layer: layer == 6, f"Close: layer 6 changes {change[6]:.1f} dB, but one layer changes more."),
+        (
+            lambda layer: layer == 6,
+            f"Close: without layer 6 the spectrogram changes by {change[6]:.1f} dB, but without another layer it changes more.",
+        ),
         (
             lambda layer: 0 <= layer < 12,
             lambda layer: (
-                f"Without that layer {change[int(layer)]:.1f} dB change, and without another one up to {max(change):.1f}."
+                f"Without that layer the spectrogram changes by {change[int(layer)]:.1f} dB, without another one by up to {max(change):.1f} dB."
             ),
         ),
     ],
-    otherwise="The model has the layers 0 to 11.",
+    otherwise="The model has layers 0 to 11: answer with the number of one of them.",
     kind=int,
 )
 
@@ -213,12 +217,12 @@ check(
 
 # %% [markdown]
 # ## Limits
-# A swap says that a layer's text is *sufficient* to bring a concept, not that it is necessary. An ablation puts the model where it never was: what changes then is not
-# only what the layer meant to say.
+# A swap shows that a layer's text is *sufficient* to bring in a concept, not that it is necessary. An ablation puts the model in a state it was never in before: what
+# changes then is not only what the layer contributes.
 #
 # ## Read next
-# - [3. The concept atlas](03_concept_atlas.ipynb): this swap, for 21 concepts and every layer.
-# - The paper's section 3 (TADA, arXiv 2602.11910) calls the swap activation patching; `audioscope.PatchOutput` patches what a site says instead of what it reads.
+# - [3. The concept atlas](03_concept_atlas.ipynb): the same swap, for 21 concepts and every layer.
+# - The paper's section 3 (TADA, arXiv 2602.11910) calls the swap activation patching; `audioscope.PatchOutput` patches a site's output instead of the text it reads.
 
 # %%
 import diffusers

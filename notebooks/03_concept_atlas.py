@@ -12,16 +12,16 @@
 # ---
 
 # %% [markdown]
-# # 3. The concept atlas: which layer carries which concept, and how sure that is
+# # 3. The concept atlas: which layer carries which concept, and how sure we can be
 #
-# **You will hear** single layers bring a drum kit, a tempo, a genre into a song whose words name something else.
+# **You will hear** single layers bring a drum kit, a tempo or a genre into a song whose prompt names something else.
 #
 # **You will learn**
 #
-# - how to build an atlas, from patched generations;
+# - how to build an atlas from patched generations;
 # - how to read it without being fooled: intervals, undefined and censored cells, controls, scales, a second listener;
-# - what the shipped atlas of `tiny` says, when in the denoising the text acts, and what self-attention adds;
-# - how to send an atlas to someone: as a page with sound.
+# - what the shipped atlas of `tiny` shows, when during denoising the text acts, and what self-attention adds;
+# - how to send someone an atlas: as a page with sound.
 #
 # **Time**: 30 minutes; it runs in about 1. **Before this**: [2. Look inside](02_look_inside.ipynb); what a confidence interval is.
 
@@ -34,20 +34,21 @@ import pandas as pd
 import torch
 
 import audioscope
-from audioscope import Atlas
-from audioscope.page import framed
-from audioscope.paths import data_folder
-from audioscope.steps import shipped_steps, step_impacts
+from audioscope import Atlas, datasets
+from audioscope.atlas import step_impacts
+from audioscope.datasets import data_folder
+from audioscope.pages import iframe
 
 audioscope.show_charts()
 model = audioscope.load("tiny")
 
 # %% [markdown]
 # ## An atlas is a table of patched generations
-# For each counterfactual pair there are L + 2 clips: the clean prompt, the corrupted prompt, and the corrupted prompt with one layer reading the
-# clean text. The *impact* of a layer is how far that one layer brings the score from corrupted (0) to clean (1).
+# For a model with L layers, each counterfactual pair gives L + 2 clips: one of the clean prompt, one of the corrupted prompt, and for each layer one of
+# the corrupted prompt in which that layer reads the clean text. The *impact* of a layer is how far this one layer moves the score from corrupted (0) to
+# clean (1).
 #
-# A small one, live: three concepts, three pairs. It is written unit by unit, so a run that is cut goes on where it was.
+# Here is a small atlas, made live: three concepts, three pairs each. With `out="a folder"` it is saved pair by pair, so an interrupted run resumes where it stopped.
 
 # %%
 small = audioscope.localize(model, ["drums", "fast", "metal"], pairs=3, steps=8)
@@ -59,18 +60,18 @@ small.impacts().head()
 
 # %% [markdown]
 # ## Of <!--=atlas.cells-->252<!--/--> cells <!--=atlas.beyond-->158<!--/--> lie beyond their control, and a few of them by chance
-# The shipped atlas has <!--=atlas.concepts-->21<!--/--> concepts and <!--=atlas.pairs-->34<!--/--> pairs each. Click a cell to hear it; beside the picture, everything works with the keyboard, too, through the menus.
+# The shipped atlas has <!--=atlas.concepts-->21<!--/--> concepts with <!--=atlas.pairs-->34<!--/--> pairs each. Click a cell to hear it. Everything also works from the keyboard, through the menus.
 
 # %%
-atlas = Atlas.load()
+atlas = datasets.atlas()
 atlas
 
 # %%
 atlas.explore(model).wait()
 
 # %% [markdown]
-# A cell is beyond its *control* when its whole interval lies above what swaps of unrelated concepts do to this concept's score. Of so many cells some get there by chance: put each unrelated
-# swap in the place of the concept's own, and count. About <!--=atlas.false-->9<!--/--> of the <!--=atlas.beyond-->158<!--/--> are expected to be false.
+# A cell lies beyond its *control* when its whole interval lies above what swaps of unrelated concepts do to this concept's score. Among so many cells, some get there by chance. To estimate
+# how many, put each unrelated swap in the place of the concept's own swap, and count. About <!--=atlas.false-->9<!--/--> of the <!--=atlas.beyond-->158<!--/--> are expected to be false.
 
 # %%
 impacts = atlas.impacts()
@@ -79,14 +80,15 @@ print({name: round(value, 3) for name, value in false.items()})
 assert false["beyond"] == (impacts["low"] > impacts["control"]).sum() > 100 and false["expected"] < 0.1 * false["beyond"]
 
 # %% [markdown]
-# ## One layer passes the rule, and the rule speaks of these concepts
+# ## One layer passes the rule, and the result is about these concepts
 # A layer is *functional* when its impact, averaged over concepts, is at least 2.5 / L and its whole interval lies above the control. In the
-# paper's large models two to seven layers pass this rule. In `tiny` it is layer <!--=atlas.functional-->0<!--/--> alone, with <!--=atlas.top-->.25 [.24, .26]<!--/--> over a threshold of <!--=atlas.threshold-->.21<!--/-->.
+# paper's large models, two to seven layers pass this rule. In `tiny`, only layer <!--=atlas.functional-->0<!--/--> passes, with a mean impact of <!--=atlas.top-->.25 [.24, .26]<!--/--> against a threshold of <!--=atlas.threshold-->.21<!--/-->.
 #
-# That interval answers: the same concepts, other pairs. Another question is wider: other concepts. The columns `all_low` and `all_high` answer it for concepts drawn one by one, <!--=atlas.top.all-->[.13, .39]<!--/-->, and reach
-# far below the threshold. Printed, `functional` says how fragile the set is: the share of draws of pairs and concepts in which the layer passes (<!--=atlas.top.share-->75 %<!--/--> here, down to <!--=atlas.top.share.least-->56 %<!--/--> by the other network or scale), and which
-# concepts, or whole groups, change the set when left out. Here it is <!--=atlas.top.without-->all of genre and all of percussion<!--/-->: the layer carries these two (<!--=atlas.top.genre-->.63<!--/--> and <!--=atlas.top.percussion-->.59<!--/-->) and little else (lead <!--=atlas.top.lead-->.03<!--/-->, voice <!--=atlas.top.voice-->.07<!--/-->). "Shared by
-# the concepts" says more than is there.
+# That interval is for the same concepts and other pairs. A wider question is what other concepts would give. The columns `all_low` and `all_high` answer it for concepts drawn one by one: the interval is
+# <!--=atlas.top.all-->[.13, .39]<!--/-->, and it reaches far below the threshold. When you print `functional`, it shows how fragile the set is. You see the share of draws of pairs and concepts in which the layer passes
+# (<!--=atlas.top.share-->75 %<!--/--> here, down to <!--=atlas.top.share.least-->56 %<!--/--> with the other network or scale), and which concepts, or whole groups of concepts, change the set when they are left out. Here these are
+# <!--=atlas.top.without-->all of genre and all of percussion<!--/-->: the layer carries these two groups (<!--=atlas.top.genre-->.63<!--/--> and <!--=atlas.top.percussion-->.59<!--/-->) and little else (lead <!--=atlas.top.lead-->.03<!--/-->, voice <!--=atlas.top.voice-->.07<!--/-->). To call the layer "shared by the concepts" would claim
+# too much.
 
 # %%
 means = atlas.layer_means()
@@ -98,30 +100,32 @@ top = means.loc[means["impact"].idxmax()]
 assert [path.split(".")[2] for path in atlas.functional] == ["0"] and top["layer"] == 0
 assert top["low"] > top["threshold"] and top["all_low"] < top["threshold"]
 share = atlas.functional.fragility.set_index("layer").loc[0, "share"]
-assert 0.5 < share < 0.95  # more likely than not, and not sure
+assert 0.5 < share < 0.95  # more likely than not, but not certain
 
 # %% [markdown]
 # ## No scale is innocent: raw, clipped and probability
-# The listener's scores are log-odds. It was calibrated on clips where it can be wrong, up to about 6 to either side (one error in 400); beyond, it extrapolates. What to do there?
+# The listener's scores are log-odds. It was calibrated on clips where it can be wrong, up to about 6 on either side (one error in 400). Beyond that range, it extrapolates. There are three ways to handle such scores:
 #
-# - **clipped** cuts every score at 6: nothing is claimed that was not calibrated. But most clean and corrupted clips lie beyond, and a layer that moves a score from −20 to −10 then has an impact of 0. Such cells are
-#   *censored*: in <!--=scale.censored-->191<!--/--> of <!--=atlas.cells-->252<!--/--> cells both scores of most pairs lie beyond the same end. They are dotted, since their 0 means that nothing was seen.
-# - **probability** squeezes the ends even more.
-# - **raw** takes log-odds as they are. It sees every shift, its intervals are narrow, and it trusts the listener where nobody tested it.
+# - **clipped** cuts off every score at 6, so it claims nothing beyond the calibrated range. But most clean and corrupted clips lie beyond it, and a layer that moves a score from −20 to −10 then has an impact of 0. Such
+#   cells are *censored*: in <!--=scale.censored-->191<!--/--> of <!--=atlas.cells-->252<!--/--> cells, both scores of most pairs lie beyond the same end of the range. The chart marks these cells with dots, because a 0 there means that nothing was seen.
+# - **probability** compresses the ends even more.
+# - **raw** takes log-odds as they are. It sees every shift, and its intervals are narrow, but it trusts the listener where nobody tested it.
 #
-# Raw is the default here, because what is hidden cannot be checked, and what is extrapolated can: by another network.
+# Raw is the default here. What a scale hides cannot be checked; what a network extrapolates can be checked, with another network.
 
 # %%
 clipped = atlas.impacts("clipped")
-print(f"censored: {(clipped['censored'] > 0.5).sum()} of {len(clipped)} cells; raw hides none: {impacts['censored'].max():.0f}")
+print(
+    f"censored when clipped: {(clipped['censored'] > 0.5).sum()} of {len(clipped)} cells; when raw: {impacts['censored'].max():.0f}"
+)
 assert (clipped["censored"] > 0.5).mean() > 0.6 and impacts["censored"].max() == 0
-atlas.heatmap("clipped")
+atlas.chart("clipped")
 
 # %%
-atlas.heatmap("probability")
+atlas.chart("probability")
 
 # %% [markdown]
-# The cells in which raw and clipped differ most, chosen by that rule alone: in most of them most pairs are censored. Where they are not, the two scales weigh the same shifts differently.
+# These are the cells where raw and clipped differ most, chosen by that rule alone. In most of them, most pairs are censored. Where they are not, the two scales weight the same shifts differently.
 
 # %%
 both = impacts.merge(clipped, on=["concept", "layer"], suffixes=("", " clipped"))
@@ -136,12 +140,12 @@ assert (atlas.layer_means("probability")["functional"] == means["functional"]).a
 print(atlas.functional_on("clipped"))
 
 # %% [markdown]
-# The functional set is the same on all three scales; how safe it is, is not. Clipped, the layer passes in <!--=scale.clipped.share-->56 %<!--/--> of the draws, and leaving out any one of
+# The functional set is the same on all three scales, but it is not equally safe on all three. On the clipped scale, the layer passes in <!--=scale.clipped.share-->56 %<!--/--> of the draws, and leaving out any one of
 # <!--=scale.clipped.without-->metal, opera, jazz, drums, bongos and maracas<!--/--> changes the set.
 #
 # ## A second network heard the same clips
-# The *judge* has another architecture and other training clips than the listener. Its raw map is much the same: over the cells the correlation is <!--=scale.judge.r-->.95 [.94, .96]<!--/--> (Spearman <!--=scale.judge.rho-->.93 [.91, .94]<!--/-->), with
-# intervals that resample pairs, since the twelve cells of a pair are not independent.
+# The *judge* differs from the listener in architecture and in training clips. Its raw map is much the same: over the cells, the correlation is <!--=scale.judge.r-->.95 [.94, .96]<!--/--> (Spearman <!--=scale.judge.rho-->.93 [.91, .94]<!--/-->). The
+# intervals come from resampling pairs, because the twelve cells of a pair are not independent.
 
 # %%
 judge = atlas.heard_by("judge")
@@ -153,29 +157,30 @@ pd.DataFrame(alike).T.round(2)
 
 # %%
 assert alike["listener and judge, raw"]["pearson_low"] > 0.9
-judge.heatmap()
+judge.chart()
 
 # %% [markdown]
-# So a claim is made here where four views agree: listener and judge, raw and clipped; the same sign, and beyond the control in each after Holm's correction over the cells. <!--=atlas.holds-->23<!--/--> of <!--=atlas.cells-->252<!--/--> cells do. On the raw scale
-# alone both networks agree on <!--=atlas.raw-->64<!--/-->. Of the rest, <!--=atlas.undecided-->34<!--/--> are *undecided*: most of their pairs are censored, so the clipped scale says nothing for them or against them.
+# So this notebook makes a claim only where four views agree: listener and judge, each on the raw and the clipped scale. All four must have the same sign and lie beyond the control after Holm's correction over the cells.
+# <!--=atlas.holds-->23<!--/--> of <!--=atlas.cells-->252<!--/--> cells pass. On the raw scale alone, both networks agree on <!--=atlas.raw-->64<!--/--> cells. Of those that do not pass in all four views, <!--=atlas.undecided-->34<!--/--> are *undecided*: most of their pairs are censored, so the clipped
+# scale says nothing for or against them.
 
 # %%
 agreement = atlas.agreement()
 holds = agreement[agreement["holds"]]
 print({concept: rows["layer"].tolist() for concept, rows in holds.groupby("concept", sort=False)})
 print(
-    "raw, by both networks, and undecided:",
+    "undecided (both networks agree, on the raw scale only):",
     {c: rows["layer"].tolist() for c, rows in agreement[agreement["undecided"]].groupby("concept", sort=False)},
 )
 assert 15 < len(holds) < 40 and len(holds) < false["beyond"] / 3 and agreement["undecided"].sum() > len(holds)
 
 # %% [markdown]
 # ## Groups of concepts have layers of their own
-# The mean over concepts hides who makes it up. Genre enters through layer <!--=atlas.holds.genre-->0<!--/-->; tempo through layer <!--=atlas.holds.fast-->2<!--/--> (on the raw scale through 1 about as much); percussion through several (drums <!--=atlas.holds.drums-->0, 2 and 6<!--/-->, bongos
-# <!--=atlas.holds.bongos-->0, 6 and 7<!--/-->, maracas <!--=atlas.holds.maracas-->0, 6 and 7<!--/-->), and never through layer 3; saxophone, cello and flute late, in 8 to 11. For <!--=atlas.holds.none-->male, happy, sad, violin, trumpet, harmonica, trombone and xylophone<!--/--> no cell holds in all four views; that is the clip's doing: raw, both networks find the other
-# leads late, too (trumpet in <!--=atlas.raw.trumpet-->8 and 9<!--/-->), undecided.
+# The mean over concepts hides which concepts make it up. Genre enters through layer <!--=atlas.holds.genre-->0<!--/-->. Tempo enters through layer <!--=atlas.holds.fast-->2<!--/--> (on the raw scale, about as much through 1). Percussion enters through several layers (drums
+# <!--=atlas.holds.drums-->0, 2 and 6<!--/-->, bongos <!--=atlas.holds.bongos-->0, 6 and 7<!--/-->, maracas <!--=atlas.holds.maracas-->0, 6 and 7<!--/-->), and never through layer 3. Saxophone, cello and flute enter late, in 8 to 11. For <!--=atlas.holds.none-->male, happy, sad, violin, trumpet, harmonica, trombone and xylophone<!--/-->, no cell holds in all
+# four views. Clipping hides many of them: on the raw scale, both networks find cells of theirs (trumpet in <!--=atlas.raw.trumpet-->8 and 9<!--/-->, violin in <!--=atlas.raw.violin-->4, 5, 8, 9 and 11<!--/-->), but these stay undecided.
 #
-# The rule of the functional layers, applied to one concept, gives its *own layers*: at these it will be steered in notebook 5.
+# The rule for functional layers, applied to one concept, gives its *own layers*. Notebook 5 steers the concept there.
 
 # %%
 by_group = impacts[impacts["defined"]].groupby(["group", "layer"])["impact"].mean().unstack()
@@ -193,14 +198,16 @@ assert all(found[genre] == {0} for genre in ("reggae", "metal", "opera", "jazz")
 assert all(min(found[late]) >= 8 for late in ("saxophone", "cello", "flute"))
 
 # %% [markdown]
-# ## On average the text acts in the middle of the denoising
-# Patch a layer only in one part of the denoising (`localize(..., when="middle")`). A part is an equal share of the log signal-to-noise ratio, which is what a denoiser goes through; here
-# that is steps 0 to 3, 4 to 6 and 7 to 9. (Equal shares of sigma would give the first three steps almost nothing: they cover a fortieth of it.) The middle part has the strongest layer
-# of the whole; early, no layer leads. These maps ship with 12 pairs each.
+# ## On average, the text acts in the middle of denoising
+# You can also patch a layer in only one part of the denoising process (`localize(..., when="middle")`). Each part covers an equal share of the log signal-to-noise ratio, which is the scale
+# that a denoiser moves along. Here the parts are steps 0 to 3, 4 to 6 and 7 to 9. (Equal shares of sigma would give the first three steps almost nothing: they cover a fortieth of it.) The
+# layer that leads over all steps also leads in the middle part; in the early part, no layer leads. These maps ship with 12 pairs each.
 
 # %%
 thirds = {
-    each.settings["when"]: each.layer_means().set_index("layer") for each in audioscope.shipped_maps() if each.settings["when"]
+    each.settings["when"]: each.layer_means().set_index("layer")
+    for each in audioscope.datasets.maps().values()
+    if each.settings["when"]
 }
 by_third = pd.DataFrame({name: means_of["impact"] for name, means_of in thirds.items()})
 by_third.assign(all_steps=means.set_index("layer")["impact"]).round(3)
@@ -210,31 +217,35 @@ strongest = means.nlargest(2, "impact")["layer"].tolist()
 assert (by_third.loc[strongest].idxmax(axis=1) == "middle").all()
 assert thirds["middle"].loc[0, "low"] > max(thirds["early"].loc[0, "high"], thirds["late"].loc[0, "high"])
 assert by_third["middle"].idxmax() == means.set_index("layer")["impact"].idxmax() == 0
-assert thirds["early"].loc[0, "low"] < by_third["early"].drop(index=0).max()  # early, layer 0 does not lead for sure
-print("layer 0, the thirds added up:", by_third.loc[0].sum().round(3), "and all steps at once:", means.loc[0, "impact"].round(3))
+assert thirds["early"].loc[0, "low"] < by_third["early"].drop(index=0).max()  # in the early part, layer 0 does not clearly lead
+print(
+    "layer 0, sum of the three parts:", by_third.loc[0].sum().round(3), "and all steps at once:", means.loc[0, "impact"].round(3)
+)
 
 # %% [markdown]
-# Finer: all layers at once, in one step only (`audioscope.steps.patch_steps`; the table ships, 12 pairs). In log signal-to-noise ratio the steps of this schedule are equally long but for the first and the last, so they can be
-# compared. Steps 5 and 6 do the most, by every view: <!--=step.5-->.28 [.26, .30]<!--/--> and <!--=step.6-->.27 [.25, .29]<!--/--> by the listener, <!--=step.judge.5-->.23 [.21, .25]<!--/--> and <!--=step.judge.6-->.23 [.21, .26]<!--/--> by the judge. The first do least (step 0: <!--=step.0-->.02 [.01, .02]<!--/-->): there
-# the clip is noise, and little is decided yet. That is the mean; concepts differ. Bongos act from step 2 on, a violin up to the last step.
+# For a finer view, patch all layers at once, but in one step only (`audioscope.atlas.patch_steps`; the table ships, with 12 pairs). In log signal-to-noise ratio, all steps of this schedule are equally long except the first and the
+# last, so they can be compared. Steps 5 and 6 do the most in every view: <!--=step.5-->.28 [.26, .30]<!--/--> and <!--=step.6-->.27 [.25, .29]<!--/--> by the listener, <!--=step.judge.5-->.23 [.21, .25]<!--/--> and <!--=step.judge.6-->.23 [.21, .26]<!--/--> by the judge. (These intervals are for these concepts. For concepts like these
+# they are wider: <!--=step.5.concepts-->[.18, .40]<!--/--> and <!--=step.6.concepts-->[.19, .38]<!--/-->.) The first steps do the least (step 0: <!--=step.0-->.02 [.01, .02]<!--/-->): there the clip is noise, and little is decided yet. This is the mean; concepts differ. Bongos act from step 2 on, a violin acts up to the
+# last step.
 
 # %%
-steps_table = shipped_steps()
+steps_table = datasets.steps()
 by_step = {
     "listener, raw": step_impacts(steps_table),
     "listener, clipped": step_impacts(steps_table, "clipped"),
     "judge, raw": step_impacts(steps_table, score="score of judge"),
+    "judge, clipped": step_impacts(steps_table, "clipped", "score of judge"),
 }
 one_step = pd.concat(rows[rows["concept"] == "mean"].assign(view=view) for view, rows in by_step.items())
 base = alt.Chart(one_step, title="All layers patched in one step only: mean impact over concepts").encode(
-    x=alt.X("step:O", title="step of the denoising (0 is the noisiest)", axis=alt.Axis(labelAngle=0)),
+    x=alt.X("step:O", title="denoising step (0 is the noisiest)", axis=alt.Axis(labelAngle=0)),
     xOffset="view:N",
-    color=alt.Color("view:N", scale=alt.Scale(range=["#0072b2", "#56b4e9", "#d55e00"])),
+    color=alt.Color("view:N", scale=alt.Scale(range=["#56b4e9", "#0072b2", "#e69f00", "#d55e00"])),
 )
 (
     base.mark_rule().encode(y=alt.Y("low:Q", title="impact, 95 % interval"), y2="high:Q")
     + base.mark_point(filled=True).encode(y="impact:Q", shape="view:N", tooltip=["view", "step", "sigma", "log_snr", "impact", "low", "high"])
-).properties(width=420, height=220, description="Mean impact over concepts of each single step of the denoising, in three views, with intervals")  # fmt: skip
+).properties(width=420, height=220, description="Mean impact over concepts of each single denoising step, in four views, with intervals")  # fmt: skip
 
 # %%
 for view, rows in by_step.items():
@@ -246,9 +257,9 @@ assert each.loc["violin"].idxmax() == 7 and each.loc["violin", [8, 9]].min() > 0
 assert each.loc["bongos", [2, 3]].min() > 0.4 > 2 * each.drop(index="bongos")[2].max()
 
 # %% [markdown]
-# ## A swap of other concepts should not move this one: the control
-# Every clip is scored on every concept, so the control costs nothing. It is how much swaps of *unrelated* concepts move a concept's score,
-# over the concept's own denominator. In the heatmap it is the blue band.
+# ## Swaps of other concepts should not move this one: the control
+# Every clip is scored on every concept, so the control costs nothing. It measures how much swaps of *unrelated* concepts move a concept's
+# score, divided by the concept's own denominator. In the heatmap it is the blue band.
 
 # %%
 shown = impacts.dropna(subset="control")
@@ -259,8 +270,8 @@ assert shown["control"].median() < 0.05
 
 # %% [markdown]
 # ## A best layer is reported on pairs that did not choose it
-# To choose a concept's best layer and report its impact on the same pairs would flatter it. So `examples` chooses on half of the pairs and
-# reports the other half.
+# Choosing a concept's best layer and reporting its impact on the same pairs would flatter that layer. So `examples` chooses on half of the
+# pairs and reports the impact on the other half.
 
 # %%
 best = atlas.examples()[["concept", "layer", "impact"]].merge(impacts[["concept", "layer", "control"]], on=["concept", "layer"])
@@ -272,9 +283,9 @@ print(f"{beyond:.0%} of the concepts have a best layer beyond the control, on pa
 assert beyond > 0.9
 
 # %% [markdown]
-# ## More training moved the numbers, not the map
-# `data/atlas/before.csv` holds the clipped impacts of `tiny` about an hour of training earlier. Each point is one concept at one layer. The map stayed: over all cells the correlation is <!--=before.r-->.97<!--/-->, by ranks (Spearman) <!--=before.rho-->.87<!--/-->,
-# and among the <!--=before.small.count-->220<!--/--> cells below .2 it is <!--=before.small-->.89<!--/-->: some thirty large cells make the first number. It is one training going on, so it says nothing of what a second training from scratch would give.
+# ## More training changed the numbers, not the map
+# `data/atlas/before.csv` holds the clipped impacts of `tiny` from about an hour of training earlier. Each point is one concept at one layer. The map held: over all cells, the correlation is <!--=before.r-->.97<!--/-->, by ranks (Spearman) <!--=before.rho-->.87<!--/-->, and
+# among the <!--=before.small.count-->220<!--/--> cells below .2 it is <!--=before.small-->.89<!--/-->. Some thirty large cells account for the first number. Both maps come from one continued training run, so they say nothing about what a second run from scratch would give.
 
 # %%
 before = pd.read_csv(data_folder() / "atlas" / "before.csv")
@@ -289,7 +300,7 @@ agree = {
 moved = both.loc[both.groupby("concept")["impact"].idxmax()].set_index("concept")["layer"]
 first = both.loc[both.groupby("concept")["impact_before"].idxmax()].set_index("concept")["layer"]
 print(
-    f"correlation of the two atlases: { {k: round(v, 2) for k, v in agree.items()} }; the strongest layer is the same for {(moved == first).sum()} of {len(moved)}"
+    f"correlation of the two atlases: { {k: round(v, 2) for k, v in agree.items()} }; the strongest layer is the same for {(moved == first).sum()} of {len(moved)} concepts"
 )
 alt.Chart(both, title="Impact of one layer on one concept").mark_point().encode(
     x=alt.X("impact_before:Q", title="an hour earlier"),
@@ -304,7 +315,7 @@ assert len(both) == 12 * both["concept"].nunique() and agree["all"] > 0.95 and 0
 
 # %% [markdown]
 # ## Undefined is not zero
-# Where clean and corrupted clips do not differ, a ratio has nothing to divide by. Such concepts are flagged and grey, never coloured.
+# Where clean and corrupted clips do not differ, a ratio has nothing to divide by. Such concepts are flagged and gray, never colored.
 
 # %%
 undefined = sorted(set(atlas.concepts) - set(defined["concept"]))
@@ -312,13 +323,14 @@ print("undefined:", undefined or "none")
 assert impacts.loc[~impacts["defined"], "impact"].isna().all()
 
 # %% [markdown]
-# ## Do single layers add up to one? That depends on who listens
-# All layers together reach 1 by construction (the swap at every site is the clean run). The sum of single layers tells how much they overlap (above 1: any of several layers will do) or need each other (below 1). Percussion
-# overlaps in every view (at least <!--=sum.percussion-->1.72<!--/-->).
+# ## Whether single layers add up to one depends on who listens
+# All layers together reach 1 by construction (the swap at every site is the clean run). The sum over single layers shows how much they overlap (above 1: any of several layers will do) or need each other (below 1). For
+# percussion, they overlap in every view (the sum is at least <!--=sum.percussion-->1.72<!--/-->).
 #
-# For some of the others the four views part. Clipped, trombone, sad and xylophone have next to nothing (<!--=sum.listener.clipped.trombone-->.01 [−.02, .09]<!--/-->, <!--=sum.listener.clipped.sad-->.04 [−.02, .16]<!--/-->, <!--=sum.listener.clipped.xylophone-->.04 [−.02, .15]<!--/-->), as if only many layers at once brought
-# them. But those cells are censored. Raw, the listener finds most of the whole (<!--=sum.listener.raw.trombone-->.70 [.58, .83]<!--/-->, <!--=sum.listener.raw.sad-->.82 [.67, .97]<!--/-->, <!--=sum.listener.raw.xylophone-->.90 [.78, 1.02]<!--/-->), as if layers simply added up; raw, the judge finds less
-# (<!--=sum.judge.raw.trombone-->.31 [.23, .39]<!--/-->, <!--=sum.judge.raw.sad-->.38 [.29, .47]<!--/-->, <!--=sum.judge.raw.xylophone-->.44 [.28, .60]<!--/-->). Neither "many layers at once" nor "additive" may be said of these three. What may: no single layer brings much of them.
+# For some of the others, the four views disagree. On the clipped scale, trombone, sad and xylophone have next to nothing (<!--=sum.listener.clipped.trombone-->.01 [−.02, .09]<!--/-->, <!--=sum.listener.clipped.sad-->.04 [−.02, .16]<!--/-->, <!--=sum.listener.clipped.xylophone-->.04 [−.02, .15]<!--/-->), as if only many
+# layers at once brought them in. But those cells are censored. On the raw scale, the listener finds most of the whole (<!--=sum.listener.raw.trombone-->.70 [.58, .83]<!--/-->, <!--=sum.listener.raw.sad-->.82 [.67, .97]<!--/-->, <!--=sum.listener.raw.xylophone-->.90 [.78, 1.02]<!--/-->), as if layers simply
+# added up, while the judge finds less (<!--=sum.judge.raw.trombone-->.31 [.23, .39]<!--/-->, <!--=sum.judge.raw.sad-->.38 [.29, .47]<!--/-->, <!--=sum.judge.raw.xylophone-->.44 [.28, .60]<!--/-->). We can say neither "many layers at once" nor "additive" of these three. What we can say: no single layer brings in much of
+# them.
 
 # %%
 views = {
@@ -337,7 +349,7 @@ assert (
     and (few["judge, raw"] > 0.2).all()
 )
 order = wide["listener, raw"].sort_values(ascending=False).index.tolist()
-base = alt.Chart(sums, title="Impacts of single layers added up").encode(
+base = alt.Chart(sums, title="Sum of the impacts of single layers").encode(
     y=alt.Y("concept:N", sort=order),
     yOffset="view:N",
     color=alt.Color("view:N", scale=alt.Scale(range=["#0072b2", "#56b4e9", "#d55e00", "#e69f00"])),
@@ -349,19 +361,21 @@ base = alt.Chart(sums, title="Impacts of single layers added up").encode(
 
 # %% [markdown]
 # ## A score is a promise: listen
-# Clean, corrupted, and corrupted with the best layer patched. The layer was chosen on half of the pairs, the clip comes from the other half.
+# Here are the clean clip, the corrupted clip, and the corrupted clip with the best layer patched. The layer was chosen on half of the pairs; the clips come from
+# the other half.
 
 # %%
 atlas.play(defined["concept"].iloc[0])
 
 # %% [markdown]
-# ## An atlas can be sent as one file, with its sound
-# All of it in one file, to send: click a cell to hear it, press A, B and X to switch between clean, corrupted and patched while the music goes on, and
-# the box beside says how sure the number is and which code makes the clips again. `save_site` writes a folder for a web server; `make atlas` ends in one.
+# ## You can send an atlas as one file, with its sound
+# Here is all of it in one file, ready to send. Click a cell to hear it, and press A, B and X to switch between clean, corrupted and patched while the
+# music plays. The box next to the map shows how sure the number is and which code regenerates the clips. `save_site` writes a folder for a web server; this
+# is how `make atlas` ends.
 
 # %%
 file = small.save_html(Path(tempfile.mkdtemp()) / "atlas.html", [atlas], progress=False)
-framed("The atlas as a page", file.read_text(), 900)
+iframe("The atlas as a page", file.read_text(), 900)
 
 # %%
 assert file.stat().st_size < 12_000_000
@@ -369,7 +383,7 @@ print(f"{file}: {file.stat().st_size / 1e6:.1f} MB")
 
 # %% [markdown]
 # ## Self-attention carries concepts, too, once they are in
-# Self-attention has no text to swap, so its *output* is copied from the clean run, from the row beside it in the same batch.
+# Self-attention has no text to swap, so the patch copies its *output* from the clean run, which is another row of the same batch.
 
 # %%
 inner = audioscope.localize(model, ["drums", "fast"], pairs=3, patch="output", sites="self", steps=8)
@@ -381,7 +395,8 @@ assert inner.impacts().query("concept == 'drums'")["impact"].max() > 0.5
 
 # %% [markdown]
 # ## Exercise 1: one layer, two concepts
-# In the shipped atlas: which layer, given the clean text alone, moves *drums* the most? And which one *fast*? Answer with the two layers in a tuple, drums first.
+# In the shipped atlas, which layer moves *drums* the most when it alone reads the clean text? And which layer moves *fast* the most? Answer with the two layers in
+# a tuple, drums first.
 
 # %% tags=["answer"]
 best_layers = None  # (layer of drums, layer of fast)
@@ -395,16 +410,19 @@ shown_impact = impacts.set_index(["concept", "layer"])["impact"]
 check(
     best_layers,
     lambda pair: tuple(pair) == (0, 2),
-    well="Drums are loudest from layer 0, tempo sits in layer 2: a concept has layers of its own.",
+    well="Drums are strongest in layer 0, tempo in layer 2: a concept has layers of its own.",
     wrong=[
-        (lambda pair: tuple(pair) == (2, 0), "The other way round: drums come first."),
+        (lambda pair: tuple(pair) == (2, 0), "The other way around: drums come first."),
         (
             lambda pair: pair[0] == 2,
-            f"Layer 2 brings drums, too ({shown_impact['drums', 2]:.2f}), but another layer brings more.",
+            f"Layer 2 brings in drums, too ({shown_impact['drums', 2]:.2f}), but another layer brings in more.",
         ),
-        (lambda pair: pair[1] == 1, f"Layer 1 has much of tempo, too ({shown_impact['fast', 1]:.2f}), but layer 2 has more."),
+        (
+            lambda pair: pair[1] == 1,
+            f"Layer 1 carries much of tempo, too ({shown_impact['fast', 1]:.2f}), but layer 2 carries more.",
+        ),
     ],
-    otherwise="Take the rows drums and fast of `impacts`, and the largest impact of each.",
+    otherwise="Take the rows for drums and fast in `impacts`, and find the largest impact of each.",
     kind=(tuple, list),
 )
 
@@ -419,8 +437,8 @@ check(
 
 # %% [markdown]
 # ## Exercise 2: a concept of your own
-# Make an atlas of your own pairs: three sentences with *piano* against the same with *guitar*. (`localize` takes a DataFrame with the columns concept, clean and corrupted.)
-# Then say what you may conclude from it.
+# Make an atlas of your own pairs: three sentences with *piano*, and the same three with *guitar* instead. (`localize` takes a DataFrame with the columns concept, clean and
+# corrupted.) Then say what you can conclude from it.
 
 # %% tags=["answer"]
 mine = None  # an Atlas
@@ -431,11 +449,11 @@ def strongest_of(atlas):
     """The strongest layer of an atlas with one concept, in words."""
     row = atlas.impacts().query("concept == 'piano'").nlargest(1, "impact").iloc[0]
     verdict = (
-        "holds 0, so nothing is known yet"
+        "includes 0, so nothing is known yet"
         if row["low"] <= 0
-        else "does not hold 0: more than three pairs give by chance; try others"
+        else "excludes 0, which is more than three pairs give by chance; try other pairs"
     )
-    return f"The strongest is layer {row['layer']}, {row['impact']:.2f} [{row['low']:.2f}, {row['high']:.2f}]: the interval {verdict}."
+    return f"The strongest layer is {row['layer']}, with an impact of {row['impact']:.2f} [{row['low']:.2f}, {row['high']:.2f}]: the interval {verdict}."
 
 
 def is_ours(atlas):
@@ -448,19 +466,22 @@ check(
     mine,
     is_ours,
     well=(strongest_of(mine) if isinstance(mine, Atlas) and "piano" in mine.concepts else "")
-    + " Three pairs are few; `audioscope.plan` says how many it takes.",
+    + " Three pairs are few; `audioscope.atlas.plan` tells you how many it takes.",
     wrong=[
         (
             lambda atlas: "guitar" in atlas.concepts,
-            "The concept is what the clean prompts have: name it piano, and put guitar into the corrupted ones.",
+            "The concept is what the clean prompts have: name it piano, and put guitar in the corrupted prompts.",
         ),
         (
             lambda atlas: "piano" in atlas.concepts and atlas.settings["pairs"] < 3,
             "Ask for all three: localize(model, pairs, pairs=3).",
         ),
-        (lambda atlas: "piano" in atlas.concepts, "The clean prompts are to have piano, the corrupted ones guitar in its place."),
+        (
+            lambda atlas: "piano" in atlas.concepts,
+            "The clean prompts must have piano, and the corrupted prompts guitar in its place.",
+        ),
     ],
-    otherwise="Give the atlas that `localize` returns, with the concept 'piano' from three pairs.",
+    otherwise="Answer with the atlas that `localize` returns for the concept 'piano', from three pairs.",
     kind=Atlas,
 )
 
@@ -477,13 +498,13 @@ check(
 
 # %% [markdown]
 # ## Limits
-# The atlas measures what a layer's text is sufficient for; impacts of concepts that the model holds badly have wide intervals. Listener and judge are classifiers that learnt one sound world, with one codec: two networks, not two
-# pairs of ears. Raw scores beyond their calibrated range are extrapolated by both. The paper used 34 pairs and published no intervals.
+# The atlas measures what a layer's text is sufficient for. Impacts of concepts that the model has learned poorly have wide intervals. Listener and judge are classifiers that learned one sound world, with one codec: two networks,
+# not two pairs of ears. Beyond their calibrated range, both extrapolate the raw scores. The paper used 34 pairs and published no intervals.
 #
 # ## Read next
 # - [4. Real models](04_real_models.ipynb): the same map of three large models.
 # - [8. Your own music](08_your_own_music.ipynb), if you came with a concept of your own.
-# - `audioscope atlas --help`: the same on the command line, for a night's run.
+# - `audioscope atlas --help`: the same on the command line, for an overnight run.
 
 # %%
 import diffusers

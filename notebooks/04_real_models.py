@@ -12,13 +12,13 @@
 # ---
 
 # %% [markdown]
-# # 4. Real models: few layers matter in each, and not the same ones
+# # 4. Real models: few layers matter in each, but not the same ones
 #
-# **You will see** four published atlases beside ours, and hear what a patch out of the clean run does in `tiny`; large models are too large to play here.
+# **You will see** four published atlases next to ours, and hear what a patch does to the clean run of `tiny`; large models are too large to play here.
 #
 # **You will learn**
 #
-# - what the paper found in three large models, and what its numbers cannot say;
+# - what the paper found in three large models, and what its numbers cannot tell you;
 # - the difference between sufficient and necessary;
 # - how to run the same sweep on Stable Audio Open, and what it will cost you.
 #
@@ -31,15 +31,16 @@ import altair as alt
 import pandas as pd
 
 import audioscope
-from audioscope import Atlas, published
+from audioscope import datasets
+from audioscope.datasets import published
 
 audioscope.show_charts()
-REAL = False  # True runs the last part on the real weights of Stable Audio Open: a GPU, 5 GB, and a licence accepted on the hub
+REAL = False  # True runs the last part on the real weights of Stable Audio Open: it needs a GPU, 5 GB, and a license accepted on the hub
 
 # %% [markdown]
 # ## Three large models, three narrow places
-# The paper (TADA, arXiv 2602.11910) published 1,296 impacts: for each concept and layer, how far one layer that reads the clean prompt brings a run
-# of the corrupted prompt. `published` gives them the shape of our own atlases. No intervals were published, and values below zero were cut off there.
+# The paper (TADA, arXiv 2602.11910) published 1,296 impacts: for each concept and layer, how far this one layer moves a run of the corrupted prompt when it
+# reads the clean prompt. `published` returns them in the form of our own atlases. The paper published no intervals and cut off values below zero.
 
 # %%
 papers = {name: published(name) for name in ("ace-step", "stable-audio-open", "audioldm2-large")}
@@ -47,7 +48,7 @@ for atlas in papers.values():
     print(atlas, "\n")
 
 # %% [markdown]
-# Another group repeated the swap on Stable Audio 3, whose architecture is that of `tiny`, and published the means over ten concepts: layers <!--=published.stable-audio-3.functional-->3, 6 and 7<!--/-->.
+# Another group repeated the swap on Stable Audio 3, which has the same architecture as `tiny`, and published the means over ten concepts. Its functional layers are <!--=published.stable-audio-3.functional-->3, 6 and 7<!--/-->.
 
 # %%
 third = published("stable-audio-3")
@@ -55,8 +56,8 @@ assert third.layer_means().query("functional")["layer"].tolist() == [3, 6, 7]
 third
 
 # %% [markdown]
-# A layer counts as functional when its mean impact over the concepts is at least 2.5 / L for L layers. At L = 24 that is the paper's threshold of .10;
-# on all three models it gives exactly the layers that the paper names.
+# A layer counts as functional when its mean impact over the concepts is at least 2.5 / L for L layers. At L = 24, that is the paper's threshold of .10.
+# On all three models, the rule gives exactly the layers that the paper names.
 
 # %%
 functional = {name: atlas.layer_means().query("functional")["layer"].tolist() for name, atlas in papers.items()}
@@ -66,14 +67,14 @@ assert functional == {
 functional
 
 # %%
-papers["stable-audio-open"].heatmap()
+papers["stable-audio-open"].chart()
 
 # %% [markdown]
 # ## By relative depth, each model has its own place
-# Layer 12 of 24 and layer 6 of 12 are both half-way. Bars are mean impacts, times the number of layers, so that 1 would be an equal share.
+# Layer 12 of 24 and layer 6 of 12 are both halfway. Each bar is a mean impact times the number of layers, so 1 would be an equal share.
 
 # %%
-mine = Atlas.load()
+mine = datasets.atlas()
 everyone = {"tiny": mine, "stable-audio-3": third, **papers}
 depth = pd.concat(
     means.assign(
@@ -83,14 +84,14 @@ depth = pd.concat(
 )
 alt.Chart(depth).mark_rect().encode(
     x=alt.X("start:Q", title="relative depth", scale=alt.Scale(domain=[0, 1])), x2="end:Q",
-    y=alt.Y("share:Q", title="impact x layers"), y2=alt.datum(0),
+    y=alt.Y("share:Q", title="impact × layers"), y2=alt.datum(0),
     color=alt.Color("functional:N", title="functional", scale=alt.Scale(domain=[True, False], range=["#dc8434", "#8a8f98"])),
     row=alt.Row("model:N", title=None, sort=list(everyone)), tooltip=["model", "layer", "site", "impact"],
-).properties(width=520, height=80, title="Where along the depth the text acts")  # fmt: skip
+).properties(width=520, height=80, title="At which relative depth the text acts")  # fmt: skip
 
 # %% [markdown]
-# How alike are they? `compare` matches layers by relative depth: Spearman's correlation of the impacts, and the share of depth that the functional
-# layers of both cover.
+# How similar are they? `compare` matches layers by relative depth. It gives Spearman's correlation of the impacts, and how much of the depth that functional
+# layers cover is common to both.
 
 # %%
 alike = pd.DataFrame(
@@ -108,15 +109,15 @@ assert (between_papers == 0).all(), "each model has its functional layers at a d
 assert (alike.loc["tiny", "overlap"] == 0).all(), "tiny shares none with any of them, its own architecture included"
 
 # %% [markdown]
-# The paper's three models agree that few layers matter, and not on which: their functional layers do not overlap at all, and `tiny` shares none with Stable Audio 3 (rank correlation of the layer means
-# <!--=published.stable-audio-3.rank-->−.14<!--/-->), though it is built alike. (On the paper's ten concepts alone, `tiny`'s layer <!--=atlas.functional-->0<!--/--> has <!--=atlas.ten.listener.raw-->.26<!--/--> by the listener and <!--=atlas.ten.judge.raw-->.22<!--/--> by the judge, clipped <!--=atlas.ten.listener.clipped-->.20<!--/--> and <!--=atlas.ten.judge.clipped-->.19<!--/-->: above or
-# below the threshold of <!--=atlas.threshold-->.21<!--/-->, as one looks at it.) So an atlas is a fact about one set of weights, and the first thing to make for a new one.
+# The paper's three models agree that few layers matter, but not on which ones: their functional layers do not overlap at all. `tiny` shares none with Stable Audio 3 (rank correlation of the layer means
+# <!--=published.stable-audio-3.rank-->−.14<!--/-->), although the two are built alike. (On the paper's ten concepts alone, `tiny`'s layer <!--=atlas.functional-->0<!--/--> has <!--=atlas.ten.listener.raw-->.26<!--/--> by the listener and <!--=atlas.ten.judge.raw-->.22<!--/--> by the judge, or clipped <!--=atlas.ten.listener.clipped-->.20<!--/--> and <!--=atlas.ten.judge.clipped-->.19<!--/-->. That
+# is above or below the threshold of <!--=atlas.threshold-->.21<!--/-->, depending on how you look at it.) So an atlas is a fact about one set of weights, and the first thing to make for a new set.
 #
 # ## A number without an interval says little
 # - **The denominators are small.** The paper's scores are similarities to a text, rounded to three decimals. Where clean and corrupted prompts differ by
-#   .011 (ACE-Step, happy), one unit of rounding is 9 % impact.
-# - **No intervals.** On ACE-Step 34 pairs a concept were enough for a stable set; for a single cell nobody knows.
-# - **Different rulers.** MuQ-MuLan for most of ACE-Step's concepts, CLAP for the others and for both other models.
+#   .011 (ACE-Step, happy), one unit of rounding is 9 % of a full impact.
+# - **There are no intervals.** On ACE-Step, 34 pairs per concept were enough for a stable set of layers; for a single cell, nobody knows.
+# - **The rulers differ.** MuQ-MuLan scored most of ACE-Step's concepts; CLAP scored the others and both other models.
 # - **AudioLDM2's map is coarse**: outside one block, many layers were patched together and share one number.
 
 # %%
@@ -125,9 +126,10 @@ assert coarse.sum() == 56
 f"{coarse.sum()} of {len(coarse)} sites of AudioLDM2 were measured together with others"
 
 # %% [markdown]
-# ## What is enough is not what is needed
-# Clean text into one layer of the corrupted run asks whether that layer is *enough*. Corrupted text into one layer of the clean run asks whether the
-# concept *breaks* without it. The two need not agree: where several layers carry a concept, none may be necessary.
+# ## Sufficient is not the same as necessary
+# Put clean text into one layer of the corrupted run, and you test whether that layer is *sufficient*. Put corrupted text into one layer of the clean run,
+# and you test whether it is *necessary*: does the concept break without it? The two need not agree: where several layers carry a concept, perhaps none of
+# them is necessary.
 
 # %%
 model = audioscope.load("tiny")
@@ -143,8 +145,8 @@ sides = table.pivot(index=["concept", "layer"], columns="direction", values="imp
 sides.round(2).unstack("concept")
 
 # %% [markdown]
-# Drums and tempo are opposite cases. Several layers each bring much of the drums, so none is missed when it alone reads the other prompt. Tempo sits in
-# layers <!--=atlas.own.fast-->1 and 2<!--/--> alone: each is enough for a part of it, and without either about as much is lost.
+# Drums and tempo are opposite cases. Several layers each bring in much of the drums, so no layer is missed when it alone reads the other prompt. Tempo sits
+# only in layers <!--=atlas.own.fast-->1 and 2<!--/-->: each is sufficient for a part of it, and without either one, about as much is lost.
 
 # %%
 drums, fast = sides.loc["drums"], sides.loc["fast"]
@@ -152,8 +154,9 @@ assert drums["sufficient"].nlargest(2).min() > 0.3 and drums["necessary"].max() 
 assert all(set(fast[side].nlargest(2).index) == {1, 2} and fast[side].nlargest(2).min() > 0.15 for side in fast)
 
 # %% [markdown]
-# ## A patch out of the clean run is heard as a loss
-# The clean run, the corrupted one, and the clean run in which one layer reads the corrupted prompt: choose *fast* and layer 1 or 2, then *drums* and any layer.
+# ## In the clean run, you hear a patch as a loss
+# Compare the clean run, the corrupted run, and the clean run in which one layer reads the corrupted prompt: choose *fast* and layer 1 or 2, then *drums* and any
+# layer.
 
 # %%
 both["necessary"].explore(model).wait()
@@ -164,38 +167,39 @@ print(lost.round(2))
 assert lost["fast"] > 0.15 and lost["drums"] < 0.2
 
 # %% [markdown]
-# ## A plan of a minute saves a night
-# The same call on a large model takes hours. `plan` runs two short pieces of one unit, and says what the whole will cost, and how wide the intervals
-# will be.
+# ## A one-minute plan saves a night
+# The same call on a large model takes hours. `plan` times two short runs of one pair, then tells you what the whole sweep will cost and how wide the
+# intervals will be.
 
 # %%
 with warnings.catch_warnings(record=True) as said:
     warnings.simplefilter("always")
-    few = audioscope.plan(model, ["drums", "fast"], pairs=2)
+    few = audioscope.atlas.plan(model, ["drums", "fast"], pairs=2)
 assert any("take about" in str(w.message) for w in said)
 print(few, "\n", *(str(w.message) for w in said))
 
 # %%
-many = audioscope.plan(model, pairs=34)
+many = audioscope.atlas.plan(model, pairs=34)
 assert many.generations == 21 * 34 * (12 + 2) and many.mean_half_width < few.mean_half_width
 many
 
 # %% [markdown]
-# ## For a large model one string changes
-# It is the name of the model. The default scorer of a real model is CLAP (`laion/larger_clap_music`, fetched once). With `REAL = True`
-# the cell below runs on Stable Audio Open; `until_stable` stops adding pairs when the functional layers have not changed for so many.
+# ## For a large model, one string changes
+# That string is the name of the model. The default scorer of a real model is CLAP (`laion/larger_clap_music`, downloaded once). With
+# `REAL = True`, the cell below runs on Stable Audio Open. `until_stable` stops adding pairs once the functional layers have not changed
+# for that many pairs.
 
 # %%
 if REAL:
     large = audioscope.load("stabilityai/stable-audio-open-1.0")
-    print(audioscope.plan(large, ["violin", "reggae", "male"], pairs=12))
+    print(audioscope.atlas.plan(large, ["violin", "reggae", "male"], pairs=12))
     theirs = audioscope.localize(large, ["violin", "reggae", "male"], pairs=12, until_stable=4, out="atlas-stable-audio-open")
     print(theirs, theirs.compare(papers["stable-audio-open"]))
 
 # %% [markdown]
 # ## Exercise: what a mean hides
-# A functional layer is one that matters on average over the concepts. In ACE-Step, one layer is as strong for *fast* as the strongest functional layer, and yet not functional.
-# Which?
+# A functional layer is one that matters on average over the concepts. In ACE-Step, one layer is as strong for *fast* as the strongest functional layer, yet it is not functional.
+# Which one is it?
 
 # %% tags=["answer"]
 hidden_layer = None  # a layer number of ACE-Step
@@ -208,15 +212,15 @@ assert fast_there[5] >= fast_there[6] > fast_there[7] and 5 not in functional["a
 check(
     hidden_layer,
     lambda layer: layer == 5,
-    well="Layer 5 has .33 for fast, as much as layer 6, but little for the other concepts: a mean over concepts hides it.",
+    well="Layer 5 has an impact of .33 on fast, as much as layer 6, but little on the other concepts: a mean over concepts hides it.",
     wrong=[
         (lambda layer: layer in (6, 7), "That layer is functional: look for one that is not."),
         (
             lambda layer: 0 <= layer < 24,
-            lambda layer: f"For fast that layer has {fast_there[int(layer)]:.2f} only, the strongest functional one .33.",
+            lambda layer: f"For fast, that layer has only {fast_there[int(layer)]:.2f}; the strongest functional layer has .33.",
         ),
     ],
-    otherwise="ACE-Step's layers are 0 to 23: take `papers['ace-step'].impacts()` and its rows of fast.",
+    otherwise="ACE-Step has layers 0 to 23: take `papers['ace-step'].impacts()` and look at its rows for fast.",
     kind=int,
 )
 
@@ -231,11 +235,11 @@ check(
 
 # %% [markdown]
 # ## Limits
-# The published numbers have no intervals and small denominators; ours are of one small model. Large models were tested here by their structure only: no weights of theirs were run.
+# The published numbers have no intervals and small denominators; ours come from one small model. Of the large models, only the structure was tested here: their weights were not run.
 #
 # ## Read next
-# - [5. Steer with CAA](05_steer_with_caa.ipynb): the layers are found; now push.
-# - `audioscope sites --model NAME` shows the layers of any supported model without its weights; the README's table says which models are supported and what of each was tested.
+# - [5. Steer with CAA](05_steer_with_caa.ipynb): you have found the layers; now push.
+# - `audioscope sites --model NAME` shows the layers of any supported model without its weights; the table in the README shows which models are supported and what was tested for each.
 
 # %%
 import diffusers

@@ -12,17 +12,17 @@
 # ---
 
 # %% [markdown]
-# # 6. Train an SAE: a layer's words, taken apart
+# # 6. Train an SAE: a layer's output, taken apart
 #
 # **You will hear** the clips in which a feature fires, and one of them with the feature turned down, off and up.
 #
 # **You will learn**
 #
-# - how to train a sparse autoencoder (SAE) on what an attention layer says, straight from prompts, and how to tell whether it is any good;
-# - how to find out what a feature means: in which music it fires, when, and how the music sounds without it;
-# - a fair comparison: what a single feature tells of a concept, beside a single neuron, a linear probe and an SAE that was never trained.
+# - how to train a sparse autoencoder (SAE) on the output of an attention layer, straight from prompts, and how to tell whether it is any good;
+# - how to find out what a feature means: in which music it fires, when it fires, and how the music sounds without it;
+# - how to compare fairly: how well a single feature detects a concept, next to a single neuron, a linear probe and an SAE that was never trained.
 #
-# **Time**: 30 minutes; it runs in about 2½. **Before this**: [2. Look inside](02_look_inside.ipynb); what principal components are.
+# **Time**: 30 minutes; it runs in about 2½ minutes. **Before this**: [2. Look inside](02_look_inside.ipynb); you should know what principal components are.
 
 # %%
 import altair as alt
@@ -30,21 +30,19 @@ import numpy as np
 import torch
 
 import audioscope
-from audioscope import TokenStream, load_sae, train_sae
-from audioscope.comparison import wins
-from audioscope.feature_pages import best_features, feature_clips, show_feature
-from audioscope.gate import gate_sae
-from audioscope.sae_charts import auroc_chart, gate_chart
-from audioscope.sae_results import auroc_table
+from audioscope import datasets
+from audioscope.pages import best_features, feature_clips, show_feature
+from audioscope.sae import TokenStream, auroc_chart, auroc_table, evaluate_sae, train_sae, wins
 
 audioscope.show_charts()
 model = audioscope.load("tiny")
 site = "transformer.transformer_blocks.6.cross_attn"
 
 # %% [markdown]
-# ## A layer says 64 things a step, one for each moment of the music
-# A stream generates prompts and yields what the site puts out, token by token, without end: every noise level, every moment in time, each pass with new noise. Tokens lie
-# differently at each noise level, so the stream takes the level's mean away and divides by its typical length. One SAE then serves all levels.
+# ## A layer puts out 64 tokens per step, one for each moment of the music
+# A stream generates music from prompts and yields the site's output, token by token, without end: every noise level, every moment in time, each pass with new
+# noise. Tokens are distributed differently at each noise level, so the stream subtracts the level's mean and divides by the typical length of what remains. One
+# SAE then serves all levels.
 
 # %%
 stream = TokenStream(model, site)
@@ -53,15 +51,16 @@ print(f"{len(stream.prompts)} prompts; the first batch of 32 gives {len(tokens)}
 levels = stream.levels
 assert tokens.shape == (32 * 10 * 64, 128)
 assert levels.scales[0] > 1.3 * levels.scales[-1]  # early tokens differ more from one another than late ones
-print("length of a token about its mean, by noise level:", levels.scales.numpy().round(2))
+print("typical distance of a token from the mean, by noise level:", levels.scales.numpy().round(2))
 
 # %% [markdown]
-# ## A minute of training explains most of what the layer says
-# The SAE writes each token as a sum of few directions out of many: here 8 of 256. It is the BatchTopK kind: in training, the largest 8 times n of all features of a batch of n tokens
-# stay, so that a busy moment may take more than a quiet one. Generating costs more than training, so each buffer is gone through three times.
+# ## A minute of training explains most of a layer's output
+# The SAE writes each token as a sum of a few directions out of many: here 8 of 256. It is a BatchTopK SAE: in training, the largest 8 times n feature
+# activations in a batch of n tokens are kept, so that a busy moment may use more features than a quiet one. Generating costs more than training, so the
+# training goes through each buffer three times.
 
 # %%
-quick = train_sae(stream, expansion=2, k=8, tokens=600_000, reuse=3, idle_after=20_000)
+quick = train_sae(stream, expansion_factor=2, k=8, training_tokens=600_000, buffer_epochs=3, dead_feature_window=20_000)
 quick
 
 # %%
@@ -69,48 +68,53 @@ assert quick.log["fvu"].iloc[-1] < 0.4 * quick.log["fvu"].iloc[0]
 torch.testing.assert_close(quick.decoder.norm(dim=1), torch.ones(quick.d_sae))
 
 # %% [markdown]
-# ## A good SAE beats dictionaries that nobody trained, at every noise level: the gate
-# An SAE that explains the average token may still say nothing at some noise levels. So at each level we compare what it leaves unexplained, about that level's own mean, with two bars, both fitted on other prompts:
+# ## A good SAE beats dictionaries that take no training, at every noise level
+# An SAE that explains the average token may still explain nothing at some noise levels. So at each level, the evaluation compares what the SAE leaves
+# unexplained, about that level's own mean, with two baselines, both fitted on other prompts:
 #
-# - **PCA by token**: each token keeps its own best 8 of all principal directions. (One fixed set of 8 directions would be an easy bar: an SAE may choose anew for each token.)
-# - **random tokens**: as many random training tokens as the SAE has features, as a dictionary; each token is written with 8 of them by orthogonal matching pursuit, a stronger encoder than an SAE's.
+# - **PCA by token**: each token keeps its own best 8 of all principal directions. (One fixed set of 8 directions would be an easy baseline, since an SAE can choose different ones for each token.)
+# - **random tokens**: the dictionary holds as many random training tokens as the SAE has features. Orthogonal matching pursuit, a stronger encoder than an SAE's, writes each token with 8 of them.
 #
-# Below both it passes. Above, a feature is no better a description than what no training gave, and steering with it warns. A minute of training does not get there:
+# An SAE that stays below both baselines at every level, and of whose features at most a tenth are dead, passes the evaluation. Where it does not, a feature describes the activations no better than a dictionary
+# that takes no training, and steering with it raises a warning. A minute of training is not enough to pass:
 
 # %%
-found = gate_sae(quick, stream, audioscope.concept_prompts(split="test")[::20])
-gate_chart(found)
+found = evaluate_sae(quick, stream, audioscope.datasets.concept_prompts(split="test")[::20])
+found.chart()
 
 # %%
 assert (found.levels["fvu"] < found.levels["topk_pca_fvu"]).all() and not found.passes, found
 print(f"{found.dead_share:.0%} of the features never fire on these prompts")
 
 # %% [markdown]
-# ## Half an hour of training halves what is left
-# The SAE of this layer that ships was made by `audioscope sae train`, which also writes its report. Its files have the layout of SAELens, whose tools read them; nothing in them is run.
+# ## Half an hour of training halves the unexplained variance
+# The SAE that ships for this layer was made by `audioscope sae train`, which also writes its report. Its files have the layout of SAELens, so SAELens tools
+# can read them. Loading them runs no code from them.
 
 # %%
-sae = load_sae(site)
+sae = datasets.sae(site)
 report = sae.report
 print(
-    f"variance unexplained {report['fvu']:.3f} (quick: {quick.report['fvu']:.3f}), {report['l0']:.1f} features a token, {report['dead_share']:.1%} dead"
+    f"variance unexplained {report['fvu']:.3f} (quick: {found.report()['fvu']:.3f}), {report['l0']:.1f} features per token, {report['dead_share']:.1%} dead"
 )
-assert report["passes"] and report["fvu"] < 0.5 * quick.report["fvu"] and report["dead_share"] <= 0.1
-held_out = audioscope.concept_prompts(split="test")[::20]
-again = gate_sae(
-    load_sae(site), stream, held_out, fitted_on=audioscope.concept_prompts()[::40]
-)  # fewer prompts are an easier bar
-np.testing.assert_allclose(again.levels["fvu"], report["fvu_per_level"], rtol=0.25)  # other prompts, about the same
+assert report["passes"] and report["fvu"] < 0.5 * found.report()["fvu"] and report["dead_share"] <= 0.1
+held_out = audioscope.datasets.concept_prompts(split="test")[::20]
+again = evaluate_sae(
+    datasets.sae(site), stream, held_out, fitted_on=audioscope.datasets.concept_prompts()[::40]
+)  # fewer prompts make easier baselines
+np.testing.assert_allclose(again.levels["fvu"], report["fvu_per_level"], rtol=0.25)  # other prompts, about the same result
 again
 
 # %% [markdown]
-# It passes, at the noisiest levels by little: by <!--=sae.6.cross.ahead.least-->4 %<!--/--> of the bar, and one draw of random tokens differs from another by more. So against random tokens it is about even, and well below PCA.
+# It passes, but at the noisiest levels only by a little: by <!--=sae.6.cross.ahead.least-->4 %<!--/--> of the baseline, and one draw of random tokens differs from another by more than that. So it is about
+# even with random tokens, and well below PCA.
 #
-# Not every one passes. In layer 0 the SAE is well below PCA by token, but the random tokens are a little better: <!--=sae.0.cross.fvu_per_level-->3 to 4 %<!--/--> against <!--=sae.0.cross.tokens_fvu-->3 to 4 %<!--/-->. There the text is read off, and few prompts' tokens
-# say nearly all there is to say. Of self-attention, <!--=sae.6.self.fvu_per_level-->12 to 14 %<!--/--> is left in layer 6 and <!--=sae.0.self.fvu_per_level-->11 to 41 %<!--/--> in layer 0, where random tokens leave <!--=sae.6.self.tokens_fvu-->7 to 8 %<!--/--> and <!--=sae.0.self.tokens_fvu-->4 to 13 %<!--/-->.
+# Not every SAE passes. In layer 0, the SAE is well below PCA by token, but the random tokens are a little better: <!--=sae.0.cross.fvu_per_level-->3 to 4 %<!--/--> against <!--=sae.0.cross.tokens_fvu-->3 to 4 %<!--/-->. There the text is read
+# off, and the tokens of a few prompts cover nearly all there is. In self-attention, the SAEs leave <!--=sae.6.self.fvu_per_level-->12 to 14 %<!--/--> in layer 6 and <!--=sae.0.self.fvu_per_level-->11 to 41 %<!--/--> in layer 0, where random
+# tokens leave <!--=sae.6.self.tokens_fvu-->7 to 8 %<!--/--> and <!--=sae.0.self.tokens_fvu-->4 to 13 %<!--/-->.
 
 # %%
-others = {path: load_sae(path) for path in audioscope.shipped_saes() if path != site}
+others = {path: datasets.sae(path) for path in audioscope.datasets.saes() if path != site}
 for path, other in others.items():
     print(path, "fails at", len(other.failed(other.report["sigmas"])), "of 10 levels")
 assert not any(other.report["passes"] for other in others.values())
@@ -118,17 +122,19 @@ first = others["transformer.transformer_blocks.0.cross_attn"].report
 assert (np.array(first["fvu_per_level"]) < first["topk_pca_fvu"]).all()
 
 # %% [markdown]
-# ## A feature means what it fires in
-# For each concept, the feature that tells best prompts that have it from the same prompts with something else in its place. Best of 512 on the selection split: that flatters. What the
-# same features reach on prompts that did not choose them is in the report, and used below. AUROC is how often a clip with the concept scores above one without: 1 is always, .5 is chance.
+# ## A feature means the music that it fires in
+# For each concept, this table has the feature that best separates prompts with the concept from the same prompts with something else in its place. It is the
+# best of 512 on the selection split, and that flatters it. The report holds what the same features reach on prompts that did not choose them, and the
+# comparison below uses it. AUROC is how often a clip with the concept scores above one without: 1 is always, .5 is chance.
 
 # %%
 best = best_features(sae, 1).set_index("concept")
 best[["feature", "auroc", "mean_with", "mean_without"]].round(3)
 
 # %% [markdown]
-# And then listen. Below: the clips of 96 held-out prompts in which the feature is strongest, when in each of them it fires, and one of them with the feature turned down, off and up.
-# `audioscope sae pages --sae transformer.transformer_blocks.6.cross_attn --out features` writes such pages for many features, with an index to search.
+# Then listen. Below are the clips, out of 96 held-out prompts, in which the feature is strongest; when it fires in each of them; and one of them with the
+# feature turned down, off and up. `audioscope sae pages --sae transformer.transformer_blocks.6.cross_attn --out features` writes such pages for many
+# features, with a searchable index.
 
 # %%
 clips = feature_clips(sae, model)
@@ -138,46 +144,49 @@ print([clips.clips[i].prompt for i in top])
 show_feature(sae, model, feature, clips)
 
 # %% [markdown]
-# All of them can be searched, and turned live: type *metal* or *drums* into the search, choose a feature, set it in a prompt of your own.
+# You can search all of them and turn them live: type *metal* or *drums* into the search box, choose a feature, and set it in a prompt of your own.
 
 # %%
 sae.explore(model).wait()
 
 # %% [markdown]
-# ## Where the text comes in, a feature tells concepts better than a neuron
-# For each of the 21 concepts, four ways to tell it: the best single feature, the best single neuron of the same layer, the best feature of an SAE of the same shape and sparsity that was
-# never trained, and a linear probe on all neurons. Units were chosen on the selection split (ties by effect size), the probe fitted on the build split; all are reported on the test split.
+# ## Where the text comes in, a feature detects concepts better than a neuron
+# For each of the 21 concepts, there are four ways to detect it: the best single feature, the best single neuron of the same layer, the best feature of an SAE
+# of the same shape and sparsity that was never trained, and a linear probe on all neurons. Units were chosen on the selection split (with ties broken by
+# effect size), and the probe was fitted on the build split; all results are from the test split.
 #
-# Against what? If a violin is only told from a trumpet, nearly every unit does it perfectly, and nothing can be compared. So a concept's prompts are told from *all* other prompts of the split that do not have it.
-# First where the text comes in:
+# What must a method tell the concept apart from? If it only has to tell a violin from a trumpet, nearly every unit does so perfectly, and there is nothing to
+# compare. So it has to tell a concept's prompts from *all* other prompts of the split that do not have the concept. First, where the text comes in:
 
 # %%
-table = auroc_table({path: load_sae(path) for path in audioscope.shipped_saes()})
+table = auroc_table({path: datasets.sae(path) for path in audioscope.datasets.saes()})
 auroc_chart(table[table["site"] == site], "At cross-attention, layer 6")
 
 # %% [markdown]
-# Harder: self-attention, where the generated sound speaks to itself and the text is not simply read off.
+# Self-attention is harder: there the generated sound attends to itself, and the text is not simply read off.
 
 # %%
 own = site.replace("cross", "self")
 auroc_chart(table[table["site"] == own], "At self-attention, layer 6")
 
 # %% [markdown]
-# Feature and neuron are compared on the same prompts, so the difference is paired: its p comes from turning the sign of each pair's part at random. Counts are after Holm's correction over the concepts; beside them the mean over concepts
-# and the sign test.
+# Feature and neuron are compared on the same prompts, so the difference is paired: its p-value comes from flipping the sign of each pair's contribution at
+# random. Counts are after Holm's correction over the concepts; next to them are the mean over concepts and the sign test.
 
 # %%
 counts = wins(table)
 counts.round(4)
 
 # %% [markdown]
-# Where the text enters, the best feature beats the best neuron: surely on <!--=feature.0.cross.neuron.better-->18<!--/--> concepts in layer 0 and on <!--=feature.6.cross.neuron.better-->16<!--/--> in layer 6, and on none is it surely worse; the mean differences are <!--=feature.0.cross.neuron.mean-->.06 [.04, .08]<!--/--> and
-# <!--=feature.6.cross.neuron.mean-->.09 [.06, .12]<!--/-->. It beats the untrained SAE as clearly (<!--=feature.0.cross.random_SAE.better-->20<!--/--> and <!--=feature.6.cross.random_SAE.better-->17<!--/-->). A probe, which may use all 128 neurons, is still a little better.
+# Where the text comes in, the best feature beats the best neuron: significantly on <!--=feature.0.cross.neuron.better-->18<!--/--> concepts in layer 0 and on <!--=feature.6.cross.neuron.better-->16<!--/--> in layer 6, and on none is it significantly
+# worse. The mean differences are <!--=feature.0.cross.neuron.mean-->.06 [.04, .08]<!--/--> and <!--=feature.6.cross.neuron.mean-->.09 [.06, .12]<!--/-->. It beats the untrained SAE just as clearly (<!--=feature.0.cross.random_SAE.better-->20<!--/--> and
+# <!--=feature.6.cross.random_SAE.better-->17<!--/-->). A probe, which may use all 128 neurons, is still a little better.
 #
-# Told from the counterfactual alone, which is easier for all, the differences are smaller: <!--=feature.counterfactual.0.cross.neuron.mean-->.02 [.01, .04]<!--/--> and <!--=feature.counterfactual.6.cross.neuron.mean-->.04 [.02, .06]<!--/-->.
+# When a concept only has to be told from its counterfactual, which is easier for all methods, the differences are smaller: <!--=feature.counterfactual.0.cross.neuron.mean-->.02 [.01, .04]<!--/--> and
+# <!--=feature.counterfactual.6.cross.neuron.mean-->.04 [.02, .06]<!--/-->.
 #
-# In the sound's own part a single feature is on average no better than a single neuron in layer 6 (<!--=feature.6.self.neuron.mean-->.00 [−.03, .04]<!--/-->) and worse in layer 0 (<!--=feature.0.self.neuron.mean-->−.04 [−.07, −.01]<!--/-->), and the probe surely beats it on <!--=feature.6.self.probe.worse-->18<!--/--> and <!--=feature.0.self.probe.worse-->19<!--/--> concepts: there a concept is
-# spread over many features.
+# In self-attention, a single feature is on average no better than a single neuron in layer 6 (<!--=feature.6.self.neuron.mean-->.00 [−.03, .04]<!--/-->) and worse in layer 0 (<!--=feature.0.self.neuron.mean-->−.04 [−.07, −.01]<!--/-->), and
+# the probe significantly beats it on <!--=feature.6.self.probe.worse-->18<!--/--> and <!--=feature.0.self.probe.worse-->19<!--/--> concepts: there, a concept is spread over many features.
 
 # %%
 by = counts.set_index(["site", "other"])
@@ -193,9 +202,9 @@ for path in (site, first):
     assert by.loc[(path.replace("cross", "self"), "neuron"), "low"] < 0
 
 # %% [markdown]
-# ## Exercise: when is it busy?
-# The SAE may spend its features unevenly. Count the active features of each token of two clips, *a fast metal song with drums* and *a slow sad song with cello* (seed 0), at each of the
-# ten steps. At which end of the denoising do the two differ most: "first" (nearly noise) or "last" (nearly music)?
+# ## Exercise: when is the layer busy?
+# The SAE may spend its features unevenly. For two clips, *a fast metal song with drums* and *a slow sad song with cello* (seed 0), count the active
+# features per token at each of the ten steps. At which end of denoising do the two clips differ most: "first" (nearly noise) or "last" (nearly music)?
 
 # %% tags=["answer"]
 differ_most = None  # "first" or "last"
@@ -215,9 +224,9 @@ assert apart[-1] > 2 * apart[0] > 0
 check(
     differ_most,
     lambda end: end == "last",
-    well=f"{apart[0]:.1f} features more for metal with drums at the first step, {apart[-1]:.1f} at the last: busy music takes more words once there is music.",
-    wrong=[(lambda end: end == "first", f"There they differ by {apart[0]:.1f} features a token only; look at the other end.")],
-    otherwise='Answer with "first" or "last": the end of the denoising where the two counts are furthest apart.',
+    well=f"Metal with drums uses {apart[0]:.1f} more features per token at the first step, {apart[-1]:.1f} more at the last: busy music takes more features once there is music.",
+    wrong=[(lambda end: end == "first", f"There they differ by only {apart[0]:.1f} features per token; look at the other end.")],
+    otherwise='Answer with "first" or "last": the end of denoising where the two counts are farthest apart.',
     kind=str,
 )
 
@@ -234,8 +243,9 @@ check(
 
 # %% [markdown]
 # ## Limits
-# A small model, and layers whose say is mostly the text's: a feature for *metal* may be a feature for the word. Where features win or lose against neurons and probes is counted, not
-# chosen. A passed gate says that features describe the activations, not that the model uses them: for that, turn them.
+# One small model, and layers whose output comes mostly from the text: a feature for *metal* may be a feature for the word. The comparison counts where features
+# win or lose against neurons and probes; it does not pick the cases. An SAE that passes the evaluation has features that describe the activations. That does
+# not say that the model uses them: to find out, turn them.
 #
 # ## Read next
 # - [7. Steer with features](07_steer_with_features.ipynb).

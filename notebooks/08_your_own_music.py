@@ -14,16 +14,16 @@
 # %% [markdown]
 # # 8. Your own music: a folder of audio, or pairs of prompts, becomes a concept
 #
-# **You will hear** the prompts whose music comes nearest to a folder of yours, and neutral prompts steered towards it.
+# **You will hear** the prompts whose music comes closest to your own folder, and neutral prompts steered toward it.
 #
 # **You will learn**
 #
 # - how a folder of audio becomes a scorer, and how good that scorer is;
 # - how to find the model's own words for your music;
-# - how to localise, steer and look up such a concept in an SAE, like any other;
-# - how to begin from pairs of prompts instead, with no audio at all.
+# - how to localize, steer and look up such a concept in an SAE, like any other;
+# - how to start from pairs of prompts instead, with no audio at all.
 #
-# **Time**: 25 minutes; it runs in about 1½. **Before this**: [3. The concept atlas](03_concept_atlas.ipynb), [5. Steer with CAA](05_steer_with_caa.ipynb) and [6. Train an SAE](06_train_an_sae.ipynb).
+# **Time**: 25 minutes; it runs in about 1½ minutes. **Before this**: [3. The concept atlas](03_concept_atlas.ipynb), [5. Steer with CAA](05_steer_with_caa.ipynb) and [6. Train an SAE](06_train_an_sae.ipynb).
 
 # %%
 import os
@@ -35,9 +35,8 @@ import pandas as pd
 import torch
 
 import audioscope
-from audioscope.arms import random_direction_arm, vector_arm
-from audioscope.streams import some_prompts
-from audioscope.strengths import steering_sweep
+from audioscope.datasets import some_prompts
+from audioscope.steer import random_direction_method, steering_sweep, vector_method
 
 audioscope.show_charts()
 model = audioscope.load("tiny")
@@ -45,14 +44,14 @@ FOLDER = os.environ.get("MY_MUSIC", "")  # or write your folder here: FOLDER = "
 
 # %% [markdown]
 # ## Any folder of audio will do
-# WAV, FLAC, MP3, OGG or AIFF, of any rate, mono or stereo, also in subfolders. Here a stand-in is written if you name none: 24 pieces of slow jazz with a saxophone, played by the
-# instruments that `tiny` learnt from. With your own recordings the steps are the same, but the listener was never taught to hear them: judge by the AUROC below, and by ear.
+# The files can be WAV, FLAC, MP3, OGG or AIFF, at any sampling rate, mono or stereo, also in subfolders. If you name no folder, the next cell writes a stand-in:
+# 24 pieces of slow jazz with a saxophone, played by the instruments that `tiny` learned from. With your own recordings the steps are the same, but the listener
+# was never trained to hear them: rely on the AUROC below, and on your ears.
 
 # %%
 stand_in = not FOLDER
 if stand_in:
-    from audioscope.tiny.bank import NoteBank
-    from audioscope.tiny.music import GROUPS, Song, render
+    from audioscope.tiny import GROUPS, NoteBank, Song, render
 
     bank, rng = NoteBank(), np.random.default_rng(0)
     FOLDER = tempfile.mkdtemp(prefix="my-music-")
@@ -62,18 +61,21 @@ if stand_in:
         audioscope.Clip(render(song, np.random.default_rng(number), bank)[None], 16_000).save(Path(FOLDER) / f"{number:02}.wav")
 
 # %%
-mine = audioscope.read_folder(FOLDER, model)  # cut into the model's four seconds, at its rate, through its codec
-audioscope.in_a_row(*mine[:3])
+mine = audioscope.scoring.read_folder(
+    FOLDER, model
+)  # cut into the model's four seconds, at its rate, and passed through its codec
+audioscope.show_clips(*mine[:3])
 
 # %% [markdown]
 # ## A linear probe hears what the pieces have in common
-# The listener's network has features for all that is in `tiny`'s music; a linear classifier on them learns your folder from clips that are not of it. Its AUROC is measured on files that it was not
-# fitted on. It says how well the folder can be told from those clips, *by whatever tells them apart*: choose the others like yours in all but what you mean.
+# The listener's network has features for everything in `tiny`'s music; a linear classifier on these features learns to tell your folder from other clips. Its
+# AUROC is measured on files that it was not fitted on. The AUROC says how well the classifier can tell the folder from those clips, *by whatever tells them apart*: choose
+# other clips that are like yours in everything except what you mean.
 
 # %%
 texts = some_prompts(240, "build")
 others = model.generate(texts[192:], seed=list(range(48)))
-scorer = audioscope.probe_scorer("mine", mine, others, audioscope.listener_scorer())
+scorer = audioscope.scoring.probe_scorer("mine", mine, others, audioscope.scoring.listener_scorer())
 scorer
 
 # %%
@@ -81,13 +83,14 @@ if stand_in:
     assert scorer.auroc > 0.9
 
 # %% [markdown]
-# ## The model has words of its own for your music
-# Text is all that this model understands. So 192 prompts are generated, and the probe says which of them come out most like the folder. The best become clean prompts; beside each stands the one from
-# the lower half that shares most words with it. About half are shared, so a pair differs in more than your concept, and what a layer does with it is a mixture. That makes a concept with pairs for localising,
-# building, choosing and testing.
+# ## The model has its own words for your music
+# This model understands nothing but text. So the next cell generates clips for 192 prompts, and the probe finds those that come out most like the folder. The best
+# prompts become clean prompts; each one is paired with the prompt from the lower half that shares the most words with it. They share about half of their words, so a
+# pair differs in more than your concept, and what a layer does with it is a mixture. The result is a concept with pairs for localizing, building, selecting and
+# testing.
 
 # %%
-concept = audioscope.pairs_like(model, scorer, "mine", texts[:192])  # not those that the probe was fitted on
+concept = audioscope.scoring.pairs_like(model, scorer, "mine", texts[:192])  # not the prompts that the probe was fitted on
 pd.DataFrame(
     [(pair.split, pair.clean, pair.corrupted) for pair in concept.pairs[:12]], columns=["split", "like the folder", "unlike it"]
 )
@@ -97,19 +100,19 @@ shared = [
     len(set(pair.clean.split()) & set(pair.corrupted.split())) / len(set(pair.clean.split()) | set(pair.corrupted.split()))
     for pair in concept.pairs
 ]
-print(f"words that a pair shares: {np.mean(shared):.0%}")
+print(f"words that the prompts of a pair share: {np.mean(shared):.0%}")
 assert 0.3 < np.mean(shared) < 0.7
 words = pd.Series(" ".join(pair.clean for pair in concept.pairs).split()).value_counts()
 fewer = pd.Series(" ".join(pair.corrupted for pair in concept.pairs).split()).value_counts()
 more = (words - fewer.reindex(words.index).fillna(0)).sort_values(ascending=False)
-print("words that bring it:", more.head(8).to_dict())
+print("words that bring in the concept:", more.head(8).to_dict())
 if stand_in:
     wanted = {"slow", "slow-paced", "jazz", "jazzy", "saxophone", "trumpet", "calm", "sorrowful", "melancholic"}
     assert len(wanted & set(more.head(8).index)) >= 3, more.head(8)
 
 # %% [markdown]
 # ## A layer can be found, if only roughly
-# The same call as for the paper's concepts, with the probe as the scorer. Eight pairs give wide intervals; look before you believe.
+# This is the same call as for the paper's concepts, with the probe as the scorer. Eight pairs give wide intervals: look at them before you believe a value.
 
 # %%
 atlas = audioscope.localize(model, [concept], pairs=8, scorer=scorer, progress=False)
@@ -122,40 +125,41 @@ if stand_in:  # slow jazz: genre enters at layer 0 (notebook 3)
     assert impacts["impact"].idxmax() == 0 and (impacts["high"] - impacts["low"]).max() > 0.4
 
 # %% [markdown]
-# ## Prompts unlike your music can be steered towards it
-# The vector is made from the pairs for building, and tried on those for testing, beside a random direction. What it gains is judged by a second probe, on the judge's network, which took no part in choosing the
-# prompts: a scorer that chose is easily pleased.
+# ## Prompts unlike your music can be steered toward it
+# The vector is made from the pairs for building and tried on the pairs for testing, next to a random direction. A second probe, on the judge's network, measures
+# the gain. It took no part in choosing the prompts: a scorer that chose them is easily pleased.
 
 # %%
-judge = audioscope.probe_scorer("mine", mine, others, audioscope.listener_scorer("judge"))
+judge = audioscope.scoring.probe_scorer("mine", mine, others, audioscope.scoring.listener_scorer("judge"))
 vector = audioscope.caa(model, concept, "cross", pairs=8, against="neutral", progress=False)
-arms = [vector_arm(vector, "all"), random_direction_arm(vector, "all")]
-strengths = {arm.cell: [0.75, 1.5, 2.25] for arm in arms}
-sweep = steering_sweep(model, concept, arms, strengths, prompts=6, seeds=1, scorer=judge, clips=True, progress=False)
+methods = [vector_method(vector, "all"), random_direction_method(vector, "all")]
+strengths = {method.cell: [0.75, 1.5, 2.25] for method in methods}
+sweep = steering_sweep(model, concept, methods, strengths, prompts=6, seeds=1, scorer=judge, clips=True, progress=False)
 sweep.explore(model).wait()
 
 # %%
-curves = sweep.curves().pivot(index="alpha", columns="cell", values="score")
+curves = sweep.curves().pivot(index="strength", columns="cell", values="score")
 print(curves.round(2))
 if stand_in:
     assert curves["caa all"].iloc[-1] > curves["caa all"].iloc[0] + 1
     assert curves["caa all"].iloc[2] > curves["random direction all"].iloc[2] + 0.3
 
 # %% [markdown]
-# ## Features that know slow or jazz know it, too
-# For each feature of an SAE, how well it tells the clean prompts from the corrupted ones (AUROC), and which of the paper's concepts that feature tells best. The best of 512 on eight pairs: that flatters.
+# ## Features that know slow or jazz also know this concept
+# The table shows the features of an SAE that best tell the clean prompts from the corrupted ones (AUROC), and which of the paper's concepts each of them detects
+# best. These are the best of 512 on eight pairs, and that flatters them.
 
 # %%
-sae = audioscope.load_sae("transformer.transformer_blocks.0.cross_attn")
+sae = audioscope.datasets.sae("transformer.transformer_blocks.0.cross_attn")
 whole = sae.scores[sae.scores["sigma"].isna()].sort_values("auroc", ascending=False)
 known = whole.drop_duplicates("feature").set_index("feature")[["concept", "auroc"]]
 
 
 def looked_up(concept, count=6):
-    """The features that tell a concept best, and what else they tell."""
-    scores = audioscope.score_features(sae, model, [concept], split="select", progress=False)
+    """The features that detect a concept best, and which of the paper's concepts they detect best."""
+    scores = audioscope.sae.score_features(sae, model, [concept], split="select", progress=False)
     best = scores[scores["sigma"].isna()].nlargest(count, "auroc")[["feature", "auroc"]]
-    return best.join(known.rename(columns={"concept": "tells best", "auroc": "with AUROC"}), on="feature").round(3)
+    return best.join(known.rename(columns={"concept": "best concept", "auroc": "with AUROC"}), on="feature").round(3)
 
 
 found = looked_up(concept)
@@ -163,12 +167,13 @@ found
 
 # %%
 if stand_in:
-    assert {"slow", "jazz"} & set(found["tells best"]), found
+    assert {"slow", "jazz"} & set(found["best concept"]), found
 
 # %% [markdown]
 # ## Pairs of prompts need no audio
-# If you can say your concept in the model's words, write the pairs: here *guitar* against *piano*, which the paper does not have. Columns: concept, clean, corrupted; a neutral prompt and a split, if you
-# want to steer with it, too. Deal the kinds of song evenly over the splits, or you build on jazz and test on reggae.
+# If you can express your concept in the model's words, write the pairs yourself: here *guitar* against *piano*, which the paper does not have. The columns are
+# concept, clean and corrupted; add a neutral prompt and a split if you also want to steer with the concept. Spread the kinds of song evenly over the splits;
+# otherwise you build on jazz and test on reggae.
 
 # %%
 contexts = [
@@ -176,7 +181,7 @@ contexts = [
     for tempo in ("a slow", "a fast", "a happy", "a sad")
     for kind in ("pop song", "jazz song", "song", "reggae piece")
 ]
-splits = ["localise", "build", "select", "test"]
+splits = ["localize", "build", "select", "test"]
 pairs = pd.DataFrame(
     {
         "concept": "guitar",
@@ -186,20 +191,21 @@ pairs = pd.DataFrame(
         "split": [splits[(number + number // 4) % 4] for number in range(16)],
     }
 )
-guitar = audioscope.concepts_from(pairs)["guitar"]
+guitar = audioscope.load_concepts(pairs)["guitar"]
 guitars = audioscope.localize(model, [guitar], pairs=4, progress=False)
 there = guitars.impacts()
 there[["layer", "impact", "low", "high", "denominator"]].round(2)
 
 # %% [markdown]
-# The listener, which knows both instruments, tells the two prompts apart surely; and yet no single layer brings most of the difference, and every interval is wide. Either no single layer does much, as for the
-# trombone, or four pairs are too few to see it.
+# The listener, which knows both instruments, clearly tells the two prompts apart; and yet no single layer brings in most of the difference, and every interval is
+# wide. Either no single layer does much, as for the trombone, or four pairs are too few to show it.
 
 # %%
 assert there["denominator"].iloc[0] > 5 and there["impact"].max() < 0.4
 
 # %% [markdown]
-# Steering and looking up take the same two lines as before. For a concept that no scorer knows, make a probe from clips of the clean and the corrupted prompts, with the number of the pair as the group.
+# Steering and looking up take the same two lines as before. For a concept that no scorer knows, make a probe from clips of the clean and the corrupted prompts,
+# with the number of the pair as the group.
 
 # %%
 strings = audioscope.caa(model, guitar, "cross", pairs=4, against="neutral", progress=False)
@@ -210,8 +216,9 @@ looked_up(guitar, 3)
 
 # %% [markdown]
 # ## Exercise: what did the probe learn?
-# The stand-in folder is slow jazz with a saxophone. Does `scorer` listen for the slow jazz, or for the saxophone? Find out with two prompts that have only one of them,
-# *a slow jazz song with violin* and *a song with saxophone*, eight seeds each. (With a folder of your own, find two prompts that part what yours has together.)
+# The stand-in folder is slow jazz with a saxophone. Does `scorer` listen for the slow jazz or for the saxophone? Find out with two prompts that have only one of
+# them, *a slow jazz song with violin* and *a song with saxophone*, eight seeds each. (With a folder of your own, find two prompts that separate what always comes
+# together in your music.)
 
 # %% tags=["answer"]
 it_hears = None  # "slow jazz" or "saxophone"
@@ -221,7 +228,7 @@ from audioscope.course import check
 
 
 def score(prompt):
-    """The probe's log-odds for a prompt, mean of eight seeds."""
+    """The probe's log-odds for a prompt, averaged over eight seeds."""
     clips = model.generate([prompt] * 8, seed=list(range(50, 58)))
     return float(scorer(torch.from_numpy(np.stack([clip.samples for clip in clips])), clips[0].rate)["mine"].mean())
 
@@ -232,14 +239,11 @@ if stand_in:
 check(
     it_hears,
     lambda what: what == ("slow jazz" if jazz > saxophone else "saxophone"),
-    well=f"{jazz:+.1f} for slow jazz without a saxophone, {saxophone:+.1f} for a saxophone without slow jazz: a high AUROC does not say what was learnt.",
+    well=f"{jazz:+.1f} for slow jazz without a saxophone, {saxophone:+.1f} for a saxophone without slow jazz: a high AUROC does not say what the probe learned.",
     wrong=[
-        (
-            lambda what: what == "saxophone",
-            f"A song with a saxophone has {saxophone:+.1f}, slow jazz on a violin {jazz:+.1f}.",
-        )
+        (lambda what: what == "saxophone", f"A song with saxophone scores {saxophone:+.1f}, slow jazz with violin {jazz:+.1f}.")
     ],
-    otherwise='Answer with "slow jazz" or "saxophone", whichever alone scores higher.',
+    otherwise='Answer with "slow jazz" or "saxophone", whichever scores higher on its own.',
     kind=str,
 )
 
@@ -256,12 +260,13 @@ check(
 
 # %% [markdown]
 # ## Limits
-# The probe hears what the listener's network hears, and learns whatever tells your folder from the other clips, the recording included. The model can only be asked in words it knows: music that no prompt
-# comes near to gets pairs that hardly differ, and impacts that are undefined. Eight pairs are a look, not a result; `audioscope.plan` says how many make one.
+# The probe hears what the listener's network hears, and it learns whatever separates your folder from the other clips, including how the music was recorded. You can
+# only ask the model in words that it knows: music that no prompt comes close to gets pairs that hardly differ, and impacts that are undefined. Eight pairs are a
+# first look, not a result; `audioscope.atlas.plan` says how many pairs make a result.
 #
 # ## Read next
-# - For a large model, use `Clap()` in the place of the listener, prompts of your own in `pairs_like(..., prompts=...)`, and `load` with its name.
-# - `audioscope atlas --concepts pairs.csv` and `audioscope steer --help` run pairs of prompts on the command line.
+# - For a large model, use `audioscope.scoring.Clap()` in place of the listener, your own prompts in `pairs_like(..., prompts=...)`, and `load` with the model's name.
+# - `audioscope atlas --concepts pairs.csv` and `audioscope steer --help` run pairs of prompts from the command line.
 
 # %%
 import diffusers

@@ -47,9 +47,9 @@ def model(request) -> Model:
 # Put before a script that runs a sweep: it is killed in its third unit, after the clips and before the table.
 KILLED = """
 import os, signal
-import audioscope.sweep as sweep
+import audioscope.store as store
 
-units, write = [], sweep.write_whole
+units, write = [], store.write_whole
 
 def write_two(file, made):
     units.extend([file] if file.parent.name == "units" else [])
@@ -57,7 +57,7 @@ def write_two(file, made):
         os.kill(os.getpid(), signal.SIGKILL)
     write(file, made)
 
-sweep.write_whole = write_two
+store.write_whole = write_two
 """
 
 

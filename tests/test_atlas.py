@@ -15,13 +15,14 @@ from conftest import KILLED, Nearness
 from pipelines import PROMPTS, build_stable_audio
 
 import audioscope
-from audioscope import patching, tracing
-from audioscope.atlas import THRESHOLD, Atlas
-from audioscope.concepts import SPLITS, concepts_from, shipped_concepts
+from audioscope import datasets, tracing
+from audioscope.atlas import localization as patching
+from audioscope.atlas.atlas import THRESHOLD, Atlas
+from audioscope.atlas.windows import share_of_noise, third
+from audioscope.concepts import SPLITS, load_concepts, shipped_concepts
 from audioscope.model import Model
-from audioscope.patching import share_of_noise, third
-from audioscope.ratios import mean_of_ratios, ratio_of_means
-from audioscope.sweep import run_units
+from audioscope.stats import mean_of_ratios, ratio_of_means
+from audioscope.store import run_units
 
 A, B = PROMPTS
 
@@ -91,19 +92,19 @@ def test_pairs_are_added_until_the_functional_layers_are_stable(tmp_path):
 def test_a_batch_of_fewer_rows_gives_the_same_atlas(tmp_path):
     model = Model(build_stable_audio(), "parts")
     keywords = {"pairs": 2, "scorer": Nearness("speed"), "steps": 2, "guidance": 2.0, "progress": False}
-    whole, parts = (audioscope.localize(model, own_pairs(), batch=batch, **keywords) for batch in (None, 2))
+    whole, parts = (audioscope.localize(model, own_pairs(), batch_size=batch, **keywords) for batch in (None, 2))
     np.testing.assert_allclose(parts.table["score"], whole.table["score"], rtol=1e-3, atol=1e-3)
 
 
 def test_a_plan_counts_what_a_sweep_makes(tiny, tmp_path, capsys):
     with pytest.warns(UserWarning, match="take about .* pairs"):
-        plan = audioscope.plan(tiny, ["fast", "drums"], pairs=2, steps=2)
+        plan = audioscope.atlas.plan(tiny, ["fast", "drums"], pairs=2, steps=2)
     atlas = audioscope.localize(tiny, ["fast", "drums"], pairs=2, steps=2, out=tmp_path, progress=False)
     files = list(tmp_path.glob("clips/**/*.flac"))
     assert plan.generations == plan.clips == len(files) == 2 * 2 * (12 + 2)
     assert plan.disk_mb == pytest.approx(sum(f.stat().st_size for f in files) / 1e6, rel=0.1)
     assert plan.threshold == atlas.threshold == pytest.approx(2.5 / 12)
-    from audioscope.cli import main
+    from audioscope.cli.main import main
 
     assert main(["atlas", "--plan", "--concepts", "fast", "--pairs", "40", "--steps", "2"]) == 0
     assert "40 units of 12 sites + 2 = 560 generations" in capsys.readouterr().out
@@ -112,8 +113,8 @@ def test_a_plan_counts_what_a_sweep_makes(tiny, tmp_path, capsys):
 def test_a_plans_pairs_are_those_of_students_t(tiny, monkeypatch):
     """Pairs that spread by .5, two concepts, 12 sites: 1.987 x .5 / sqrt(92) = .1036 is below half of 2.5 / 12, 45 pairs give .1047."""
     monkeypatch.setattr(patching, "SPREAD", 0.5)
-    with pytest.warns(UserWarning, match="to \\+-0.365 only.*begins at 0.208: take about 46 pairs"):
-        plan = audioscope.plan(tiny, ["fast", "drums"], pairs=5, steps=2)
+    with pytest.warns(UserWarning, match="only to \\+-0.365.*needs 0.208: take about 46 pairs"):
+        plan = audioscope.atlas.plan(tiny, ["fast", "drums"], pairs=5, steps=2)
     assert plan.enough_pairs == 46
     # tables: t(.975) is 2.776 with 4 degrees of freedom and 2.306 with 8
     assert plan.cell_half_width == pytest.approx(2.776 * 0.5 / 5**0.5, rel=1e-3)
@@ -121,7 +122,7 @@ def test_a_plans_pairs_are_those_of_students_t(tiny, monkeypatch):
     monkeypatch.setattr(patching, "SPREAD", 0.05)
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        audioscope.plan(tiny, ["fast", "drums"], pairs=5, steps=2)
+        audioscope.atlas.plan(tiny, ["fast", "drums"], pairs=5, steps=2)
 
 
 def test_a_plans_hours_are_units_of_a_fixed_part_and_of_steps(tiny, monkeypatch):
@@ -134,17 +135,17 @@ def test_a_plans_hours_are_units_of_a_fixed_part_and_of_steps(tiny, monkeypatch)
 
     monkeypatch.setattr(patching._Sweep, "sound", sound)
     monkeypatch.setattr(patching.time, "perf_counter", lambda: clock[0])
-    plan = audioscope.plan(tiny, ["fast", "drums"], pairs=30, seeds=2, steps=10)
+    plan = audioscope.atlas.plan(tiny, ["fast", "drums"], pairs=30, seeds=2, steps=10)
     assert plan.units == 120 and plan.hours == pytest.approx(120 * (7 + 2 * 10) / 3600)
     assert plan.disk_mb == pytest.approx(120 * 14 * 65_536 * 2 * 0.6 / 1e6) and plan.clips == plan.generations == 120 * 14
-    assert audioscope.plan(tiny, ["fast", "drums"], pairs=30, clips=False).disk_mb == 0
+    assert audioscope.atlas.plan(tiny, ["fast", "drums"], pairs=30, clips=False).disk_mb == 0
 
 
 def test_a_plan_reckons_with_the_spread_that_tiny_shows():
     """The standard deviation of one pair's impact, root mean square over the shipped atlas's defined cells."""
-    from audioscope.patching import SPREAD
+    from audioscope.atlas.localization import SPREAD
 
-    impacts = Atlas.load().impacts().query("defined")
+    impacts = datasets.atlas().impacts().query("defined")
     deviation = (impacts["high"] - impacts["low"]) / 2 * impacts["pairs"] ** 0.5 / 2  # t is about 2
     assert pytest.approx((deviation**2).mean() ** 0.5, rel=0.25) == SPREAD
 
@@ -202,7 +203,7 @@ def test_splits_are_disjoint_and_large():
     assert len(concepts) == 21
     for concept in concepts.values():
         assert len(concept.pairs) >= 120 and len({(p.clean, p.corrupted) for p in concept.pairs}) == len(concept.pairs)
-        assert all(len(concept.split(s)) >= 20 for s in SPLITS) and len(concept.split("localise")) >= 34
+        assert all(len(concept.split(s)) >= 20 for s in SPLITS) and len(concept.split("localize")) >= 34
         for pair in concept.pairs:
             assert pair.clean != pair.corrupted
             for text in (pair.clean, pair.corrupted):
@@ -222,11 +223,11 @@ def test_tiny_knows_every_word_of_every_pair(tiny):
 
 def test_own_pairs_from_csv(tmp_path):
     own_pairs().to_csv(tmp_path / "pairs.csv", index=False)
-    assert len(concepts_from(tmp_path / "pairs.csv")["speed"].pairs) == 4
+    assert len(load_concepts(tmp_path / "pairs.csv")["speed"].pairs) == 4
     with pytest.raises(ValueError, match="corrupted"):
-        concepts_from(own_pairs().drop(columns="corrupted"))
+        load_concepts(own_pairs().drop(columns="corrupted"))
     with pytest.raises(ValueError, match="different"):
-        concepts_from(own_pairs().assign(clean="x", corrupted="x"))
+        load_concepts(own_pairs().assign(clean="x", corrupted="x"))
 
 
 SWEEP = """
@@ -277,7 +278,7 @@ def test_a_full_disk_loses_nothing(tmp_path, monkeypatch):
     units = [{"n": n} for n in range(4)]
     with monkeypatch.context() as patched:
         monkeypatch = patched
-        with pytest.raises(OSError, match="full. What is done is kept"):
+        with pytest.raises(OSError, match="full. Finished work is kept"):
             run_units(tmp_path, {"a": 1}, units, work, progress=False)
     assert len(list(tmp_path.glob("units/*.parquet"))) == 2 and not list(tmp_path.glob("units/*.part"))
     freed.append(True)
@@ -319,15 +320,15 @@ def test_save_and_load(tiny, tmp_path):
 
 def test_shipped_atlas(tiny):
     """The shipped atlas is of the shipped weights and listener, has 34 pairs of 21 concepts, and puts genre in layer 0."""
-    atlas = Atlas.load()
+    atlas = datasets.atlas()
     assert atlas.settings["fingerprint"] == tiny.fingerprint, "data/atlas is of other weights: run `make results`"
     assert len(atlas.concepts) == 21 and atlas.settings["pairs"] == 34 and len(atlas.sites) == 12
-    assert atlas.settings["scorer_fingerprint"] == audioscope.listener_scorer().fingerprint, (
+    assert atlas.settings["scorer_fingerprint"] == audioscope.scoring.listener_scorer().fingerprint, (
         "the listener changed: run `make results`"
     )
     assert all(atlas.own_layers(genre)[0] == atlas.sites[0].path for genre in ("reggae", "metal", "opera", "jazz"))
     assert atlas.functional == [atlas.sites[0].path] and atlas.own_layers("fast") == [site.path for site in atlas.sites[1:3]]
-    assert atlas.settings["also"]["judge"]["fingerprint"] == audioscope.listener_scorer("judge").fingerprint
+    assert atlas.settings["also"]["judge"]["fingerprint"] == audioscope.scoring.listener_scorer("judge").fingerprint
     assert len(atlas.examples()) == 21 and all((atlas.folder / clip).exists() for clip in atlas.examples()["patched"])
 
 
@@ -345,7 +346,7 @@ def test_parts_are_equal_shares_of_the_log_signal_to_noise_ratio(tiny):
     assert [share_of_noise(place, log_snr) for place in range(3)] == [(0, 5), (5, 6), (6, 10)]
     with pytest.raises(ValueError, match="None of the 3 steps lies in the middle third"):
         share_of_noise(1, np.array([-9.0, -8.0, 9.0]))
-    run = tiny.run([tracing.Row("a jazz song", 0)], decode=False, **tiny.settings(None, None, None))
+    run = tiny.run([tracing.Row("a jazz song", 0)], decode=False, **tiny.sampling())
     sigmas = run.sigmas.numpy()
     np.testing.assert_allclose(run.log_snr[1:], 2 * np.log((1 - sigmas[1:]) / sigmas[1:]), rtol=1e-4)
     assert run.log_snr[0] == -np.inf and len(run.log_snr) == 10
@@ -382,4 +383,4 @@ def test_when_patches_in_its_third_alone(tiny, tmp_path):
         audioscope.localize(tiny, ["drums"], pairs=1, when="soon")
     with pytest.raises(ValueError, match="only 2 steps"):
         audioscope.localize(tiny, ["drums"], pairs=1, steps=2, when="late")
-    assert audioscope.plan(tiny, ["drums"], pairs=30, when="late").generations == 30 * 14
+    assert audioscope.atlas.plan(tiny, ["drums"], pairs=30, when="late").generations == 30 * 14

@@ -10,19 +10,19 @@ import nbformat
 import pytest
 from browsing import hears, new_context, until
 
-from audioscope.book import chapters, check_links, copy_notebooks
-from audioscope.cli import main
-from audioscope.paths import notebooks_folder
+from audioscope.cli.main import main
+from audioscope.pages.book import chapters, check_links, copy_notebooks
+from audioscope.store import notebooks_folder
 
 EVIL = "<script>window.evil=1</script>"
 FIRST = [
     ("markdown", "# 1. One: a claim\n\n**You will hear** a tone.\n\n**Time**: 1 minute.\n\nOn to [two](02_two.ipynb) and [far](https://example.org/a)."),
     ("code", "import numpy as np\nimport altair as alt\nimport pandas as pd\nimport audioscope\n\naudioscope.show_charts()"),
     ("code", "wave = (0.3 * np.sin(2 * np.pi * 500 * np.arange(32000) / 16000))[None].astype('float32')\n"
-             f"audioscope.in_a_row(audioscope.Clip(wave, 16000, {EVIL!r}))"),
+             f"audioscope.show_clips(audioscope.Clip(wave, 16000, {EVIL!r}))"),
     ("code", "alt.Chart(pd.DataFrame({'x': [1, 2, 3], 'y': [2, 3, 1]}), description='three points').mark_point().encode(x='x', y='y', tooltip='y')"),
     ("code", f"print({EVIL!r})\npd.DataFrame({{'a': [1]}})"),
-    ("code", "from audioscope.widgets import Explorer, heard\n\nexplorer = Explorer()\n"
+    ("code", "from audioscope.widgets.base import Explorer, heard\n\nexplorer = Explorer()\n"
              "explorer.sounds.show([heard(audioscope.Clip(wave, 16000), 'a tone')])\nexplorer"),
     ("code", "from tqdm.auto import tqdm\n\nfor _ in tqdm(range(3), desc='load' + 'ing'):\n    pass"),
 ]  # fmt: skip

@@ -12,10 +12,11 @@ from browsing import HEARD, hears, near, new_context, settle, until
 from tones import ALPHAS, BEST, CELLS, EVIL, GROUPS, LAYERS, PAIRS, ROWS, atlas_of_tones, pitch, site, steered, steering_of_tones
 
 import audioscope
-from audioscope.atlas_charts import orders
-from audioscope.charts import reading
-from audioscope.feature_pages import feature_clips, feature_set
-from audioscope.slider import Track, slider_html
+from audioscope.atlas.charts import orders
+from audioscope.pages.features import feature_clips, feature_set
+from audioscope.pages.slider import slider_html
+from audioscope.steer.results import Track
+from audioscope.theme import reading
 
 DAY, NIGHT = {"color_scheme": "light"}, {"color_scheme": "dark"}
 WIDE, NARROW = {"viewport": {"width": 1440, "height": 1000}}, {"viewport": {"width": 360, "height": 740}}
@@ -38,7 +39,7 @@ CELL, SLIDER = "document.querySelector('#cell').cell.player", "document.querySel
 @pytest.fixture(scope="module")
 def features(tiny):
     """One SAE's features of two clips, of which one names a script."""
-    sae = audioscope.load_sae(site(0))
+    sae = audioscope.datasets.sae(site(0))
     with pytest.warns(UserWarning, match="never saw"):
         tiny.check_prompt(f"a {EVIL} song")
     found = feature_clips(sae, tiny, ["a jazz song with drums", f"a {EVIL} song"], steps=3, progress=False)
@@ -57,7 +58,7 @@ def pages(tmp_path_factory, features):
     """The same atlas as one file and as a folder: on a disk, and served."""
     folder = tmp_path_factory.mktemp("tones")
     atlas, steering = atlas_of_tones(folder), [steering_of_tones(folder), steering_of_tones(folder, "rap", "sung")]
-    others = [atlas_of_tones(folder / "late", 0, when="late"), audioscope.published("ace-step")]
+    others = [atlas_of_tones(folder / "late", 0, when="late"), audioscope.datasets.published("ace-step")]
     keywords = {"others": others, "steering": steering, "features": [features], "progress": False}
     one = atlas.save_html(folder / "one.html", **keywords)
     index = atlas.save_site(folder / "site", **keywords)
@@ -218,15 +219,18 @@ def test_the_slider_fades_between_neighbours(browser, pages):
         seen.page.evaluate(set_to % 4)
         seen.hears(steered(CELLS[0], 2.0), player=SLIDER)
         assert "+2.00" in seen.text(".slider output")
-        seen.page.click("#arms button >> nth=1")
+        seen.page.click("#methods button >> nth=1")
         seen.hears(steered(CELLS[1], 2.0), player=SLIDER)  # the other way to steer, at the same place of the slider
         assert "+4.00" in seen.text(".slider output"), "in that way's own strength"
         assert moved(begun, seen.place(SLIDER)) < 0.05
-        assert "score +4.10" in seen.text("#arms button >> nth=1") and "distance 0.110" in seen.text("#arms button >> nth=1")
-        assert "layer 1 (chosen)" in seen.text("#arms button >> nth=0") and "drawn anew" in seen.text("#arms button >> nth=2")
+        assert "score +4.10" in seen.text("#methods button >> nth=1") and "distance 0.110" in seen.text(
+            "#methods button >> nth=1"
+        )
+        assert "layer 1 (selected)" in seen.text("#methods button >> nth=0")
+        assert "layer 0" in seen.text("#methods button >> nth=2")
         assert seen.page.get_attribute("#view-steering input[type=range]", "aria-label") == "Strength: fast, everywhere"
         seen.until(
-            "[...document.querySelectorAll('#curve svg path')].filter(p => p.__data__?.datum?.distance !== undefined && p.__data__.datum.alpha === undefined)"
+            "[...document.querySelectorAll('#curve svg path')].filter(p => p.__data__?.datum?.distance !== undefined && p.__data__.datum.strength === undefined)"
             f".length === {len(CELLS)}"
         )
 
@@ -246,11 +250,11 @@ def test_an_address_opens_its_view_again(browser, pages):
         seen.page.click(".tabs a >> text=Steering")
         seen.page.wait_for_selector("#view-steering:not([hidden])")
         assert seen.text("#axis-title") == "slow ↔ fast", "what was chosen in the atlas is shown in steering"
-        seen.page.click("#arms button >> nth=2")
-        seen.until("location.hash.includes('arm=2')")
+        seen.page.click("#methods button >> nth=2")
+        seen.until("location.hash.includes('method=2')")
         address = seen.page.url
         seen.go(address)
-        assert seen.page.get_attribute("#arms button >> nth=2", "aria-pressed") == "true" and not seen.page.is_visible(
+        assert seen.page.get_attribute("#methods button >> nth=2", "aria-pressed") == "true" and not seen.page.is_visible(
             "#view-atlas"
         )
         seen.go(pages["folder"] + "#view=features")
@@ -265,8 +269,8 @@ def test_an_address_opens_its_view_again(browser, pages):
 
 
 @pytest.mark.parametrize("wrong", [
-    "#view=nothing&chart=99&map=7&concept=none&site=x&unit=-3&sae=9&feature=none&arm=8", "#chart=3&map=-1", "#chart=3&map=x", "#chart=length",
-    "#concept=fast&unit=abc", "#concept=fast&unit=-3&sort=__proto__&group=none", "#view=steering&concept=fast&arm=-1", "#view=steering&axis=99&arm=99",
+    "#view=nothing&chart=99&map=7&concept=none&site=x&unit=-3&sae=9&feature=none&method=8", "#chart=3&map=-1", "#chart=3&map=x", "#chart=length",
+    "#concept=fast&unit=abc", "#concept=fast&unit=-3&sort=__proto__&group=none", "#view=steering&concept=fast&method=-1", "#view=steering&axis=99&method=99",
     "#view=features&sae=9&feature=1", "#view=features&sae=-1&feature=none", "#view=made&concept=__proto__", "#%%%", "#view=view-atlas",
 ])  # fmt: skip
 def test_odd_addresses_show_what_they_can(browser, pages, wrong):
@@ -274,7 +278,7 @@ def test_odd_addresses_show_what_they_can(browser, pages, wrong):
         settle(seen.page)
         assert seen.text("#error") == "" and seen.page.is_visible("[id^=view-]:not([hidden])")
         if seen.page.is_visible("#cell"):
-            assert "No pair of prompts" not in seen.text("#cell .message")
+            assert "No prompt pair" not in seen.text("#cell .message")
 
 
 def rows_of(seen):
@@ -319,9 +323,9 @@ def test_maps_and_models_are_linked(browser, pages):
         seen.page.select_option("#map", "3")
         seen.until("document.querySelectorAll('#chart svg path').length > 300")
         seen.click_cell("drums", 7, "ace-step")
-        known = audioscope.published("ace-step").impacts().set_index(["concept", "layer"]).loc[("drums", 7), "impact"]
+        known = audioscope.datasets.published("ace-step").impacts().set_index(["concept", "layer"]).loc[("drums", 7), "impact"]
         seen.until("document.querySelector('#cell-title').textContent === 'drums'")
-        assert "Published as a number" in seen.text("#cell .message") and f"{known:.2f}" in seen.text("#cell .reading")
+        assert "Published as a number only" in seen.text("#cell .message") and f"{known:.2f}" in seen.text("#cell .reading")
 
 
 def test_models_side_by_side_by_arrow_keys(browser, pages):
@@ -336,7 +340,7 @@ def test_models_side_by_side_by_arrow_keys(browser, pages):
             f"Object.fromEntries({rows}.filter(r => r.model === 'ace-step' && r.reading).map(r => [r.concept, r.by_group]))"
         )
         table = sorted(places, key=places.get)
-        assert set(table) == set(audioscope.published("ace-step").concepts)
+        assert set(table) == set(audioscope.datasets.published("ace-step").concepts)
         for key, walk in (("ArrowUp", table[: table.index("drums")][::-1]), ("ArrowDown", table[1:])):
             for concept in walk:
                 seen.page.keyboard.press(key)
@@ -541,7 +545,7 @@ def test_a_change_of_light_redraws_the_charts(browser, pages):
 
 def test_undefined_cells_do_not_look_like_data(browser, pages):
     with Seen(browser, pages["file"] + "#concept=choir") as seen:
-        assert "undefined: the interval of the denominator holds 0" in seen.text("#cell .reading")
+        assert "undefined: the interval of the denominator contains 0" in seen.text("#cell .reading")
         hatched = "[...document.querySelectorAll('#chart svg .mark-symbol path')].filter(p => p.__data__?.datum?.defined === false && p.getAttribute('stroke')).length"
         assert seen.page.evaluate(hatched) == LAYERS
         seen.click_cell("choir", 1)
@@ -637,12 +641,12 @@ def test_sliders_in_a_notebooks_frame_play(browser, tmp_path):
     """As a notebook holds them: in a frame of the document itself."""
     from tones import tone
 
-    from audioscope.page import framed
+    from audioscope.pages.html import iframe
 
     tracks = [Track(name, [-1.0, 0.0, 1.0], [tone(f) for f in pitches], ["low", "middle", "high"]) for name, pitches in
               (("one", (500, 700, 900)), ("two", (1500, 1700, 1900)))]  # fmt: skip
     file = tmp_path / "notebook.html"
-    file.write_text("<!doctype html><title>n</title>" + framed("Sliders", slider_html(tracks), 700).data)
+    file.write_text("<!doctype html><title>n</title>" + iframe("Sliders", slider_html(tracks), 700).data)
     context = new_context(browser)
     page = context.new_page()
     wrong = []
@@ -668,11 +672,11 @@ def test_the_page_works_in_a_notebooks_frame(browser, pages, shown, tmp_path):
     from pathlib import Path
     from urllib.parse import unquote, urlparse
 
-    from audioscope.page import framed
+    from audioscope.pages.html import iframe
 
     html = Path(unquote(urlparse(pages["file"]).path)).read_text()
     file = tmp_path / "notebook.html"
-    file.write_text("<!doctype html><title>n</title>" + framed("Atlas", html, 900).data)
+    file.write_text("<!doctype html><title>n</title>" + iframe("Atlas", html, 900).data)
     context = new_context(browser, **WIDE)
     page = context.new_page()
     wrong = []
@@ -691,5 +695,5 @@ def test_the_page_works_in_a_notebooks_frame(browser, pages, shown, tmp_path):
 def test_the_tones_are_told_apart():
     """The fixtures of this file: no two clips sound alike."""
     cells = [pitch(concept, row, pair) for concept in GROUPS for row in ROWS for pair in range(PAIRS)]
-    for tones in (cells, [steered(cell, alpha) for cell in CELLS for alpha in ALPHAS if alpha]):
+    for tones in (cells, [steered(cell, strength) for cell in CELLS for strength in ALPHAS if strength]):
         assert np.diff(sorted(tones)).min() > 16

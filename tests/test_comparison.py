@@ -8,12 +8,13 @@ import yaml
 from sklearn.metrics import roc_auc_score
 
 import audioscope
-from audioscope import SAE, load_sae, save_sae, shipped_saes
-from audioscope.comparison import choose_units, column, compare_features, compare_units, paired_difference, wins
-from audioscope.features import NEGATIVES, ConceptReadings, labels_in, with_and_without
-from audioscope.sae_results import auroc_table, report_saes
+from audioscope import SAE, datasets
+from audioscope.sae.comparison import choose_units, column, compare_features, compare_units, wins
+from audioscope.sae.features import NEGATIVES, ConceptActivations, labels_in, with_and_without
+from audioscope.sae.pipeline import auroc_table, report_saes
+from audioscope.stats import paired_difference
 
-CONCEPTS = audioscope.shipped_concepts()
+CONCEPTS = audioscope.datasets.concepts()
 CHOSEN = ["concept", "method", "unit", "sign", "selected", "negatives", "sigma"]
 
 
@@ -40,7 +41,7 @@ def test_every_phrase_names_its_label_and_no_other(root):
 def shipped_rows(split, names=None):
     return pd.DataFrame(
         [
-            {"concept": name, "pair": pair.number, "has": has, "text": text}
+            {"concept": name, "pair": pair.index, "has": has, "text": text}
             for name in names or CONCEPTS for pair in CONCEPTS[name].split(split)
             for text, has in ((pair.clean, True), (pair.corrupted, False))
         ]
@@ -88,7 +89,7 @@ def test_a_concept_of_ones_own_is_told_from_the_prompts_of_the_others():
 def made(values, names, split):
     """Readings of these concepts' pairs from a function of rows and levels."""
     rows = shipped_rows(split, names)
-    return ConceptReadings(
+    return ConceptActivations(
         rows, torch.tensor([1.0, 0.5]), {name: value(rows).astype("float32") for name, value in values.items()}
     )
 
@@ -152,7 +153,7 @@ def test_neither_the_choice_nor_the_fit_knows_how_the_test_split_is_labelled():
     readings = splits()
     by = compared(readings, negatives="counterfactual").set_index("method")
     test = readings["test"]
-    turned = ConceptReadings(test.rows.assign(has=~test.rows["has"]), test.sigmas, test.values)
+    turned = ConceptActivations(test.rows.assign(has=~test.rows["has"]), test.sigmas, test.values)
     again = compared({**readings, "test": turned}, negatives="counterfactual").set_index("method")
     assert (again[["unit", "sigma", "sign", "selected"]] == by[["unit", "sigma", "sign", "selected"]]).all(axis=None)
     assert again["auroc"].to_numpy() == pytest.approx(1 - by["auroc"].to_numpy())
@@ -255,9 +256,9 @@ def test_wins_are_counted_after_holm_with_the_mean_and_the_signs():
 def test_a_report_carries_what_its_comparison_follows_from(tmp_path):
     names = ("fast", "slow", "violin")
     sae = SAE(12, 12, 2)
-    save_sae(sae, tmp_path / "s")
+    sae.save_pretrained(tmp_path / "s")
     table = report_saes(None, tmp_path, ["s"], names, readings=splits(names), progress=False)
-    back = load_sae(tmp_path / "s")
+    back = SAE.from_pretrained(tmp_path / "s")
     assert auroc_table({"s": back}).equals(table) and len(table) == 3 * 4
     for negatives in NEGATIVES:
         found = compared(splits(names), names, negatives=negatives)
@@ -265,7 +266,7 @@ def test_a_report_carries_what_its_comparison_follows_from(tmp_path):
         pd.testing.assert_frame_equal(shipped[found.columns], found, rtol=0, atol=1e-5, check_dtype=False)
         recomputed = compare_units(shipped[CHOSEN], back.units)
         pd.testing.assert_frame_equal(recomputed, found.drop(columns="site"), rtol=0, atol=1e-5, check_dtype=False)
-    save_sae(SAE(12, 12, 2), tmp_path / "s")  # another SAE in the same folder
+    SAE(12, 12, 2).save_pretrained(tmp_path / "s")  # another SAE in the same folder
     assert not (tmp_path / "s" / "units.parquet").exists()
 
 
@@ -282,13 +283,13 @@ def test_units_keep_order_and_ties_and_leave_out_what_was_not_used():
     assert chosen.loc[0, "unit"] == 5
 
 
-@pytest.mark.parametrize("site", sorted(shipped_saes()))
+@pytest.mark.parametrize("site", sorted(datasets.saes()))
 def test_the_shipped_comparison_follows_from_the_shipped_units(site):
-    sae = load_sae(site)
+    sae = datasets.sae(site)
     for negatives in NEGATIVES:
         shipped = auroc_table({site: sae}, negatives)
         some = shipped[shipped["concept"].isin(["fast", "violin", "opera"])].reset_index(drop=True)
         chosen = some[CHOSEN]
         found = compare_units(chosen, sae.units)
         pd.testing.assert_frame_equal(found, some[found.columns], rtol=0, atol=1e-5, check_dtype=False)
-    assert (shipped_saes()[site] / "units.parquet").stat().st_size < 450_000
+    assert (datasets.saes()[site] / "units.parquet").stat().st_size < 450_000

@@ -12,20 +12,30 @@ from scipy import stats
 
 import audioscope
 from audioscope import Clip
-from audioscope.axes import axes
-from audioscope.charts import steering_chart
-from audioscope.cli import main
-from audioscope.curves import interval, pseudo_values, smoothness, steering_auc, within
-from audioscope.slider import Track, slider_page
+from audioscope.cli.main import main
+from audioscope.pages.slider import slider_page
+from audioscope.stats import interval, pseudo_values
+from audioscope.steer import curves
+from audioscope.steer.benchmark import axes
+from audioscope.steer.charts import steering_chart
+from audioscope.steer.curves import smoothness, within
+from audioscope.steer.results import Track
+
+
+def steering_auc(table):
+    """With the paper's reference cells."""
+    return curves.steering_auc(table, ("pci_all", "pci_loc"))
 
 
 def curve(points, cell="pci_all", concept="c"):
-    return pd.DataFrame([{"concept": concept, "cell": cell, "alpha": a, "lpaps": x, "score": y} for a, x, y in points])
+    return pd.DataFrame([{"concept": concept, "cell": cell, "strength": a, "distance": x, "score": y} for a, x, y in points])
 
 
 @pytest.mark.parametrize("score", ["muqt", "clap"])
 def test_the_published_areas_to_three_decimals(root, score):
-    table = pd.read_csv(root / "data/published/tada_steering_tempo.csv").rename(columns={score: "score"})
+    table = pd.read_csv(root / "data/published/tada_steering_tempo.csv").rename(
+        columns={score: "score", "alpha": "strength", "lpaps": "distance"}
+    )
     truth = json.loads((root / "data/published/tada_auc_tempo.json").read_text())
     found = steering_auc(table).set_index("cell")
     assert {cell: round(value, 3) for cell, value in found["auc"].items()} == {
@@ -61,9 +71,9 @@ def test_one_budget_for_all_and_the_border_is_interpolated():
     ), "a side not run is left out"
     border = within(far, 1, 1.5)
     assert (
-        border["lpaps"].tolist() == [0, 1, 1.5]
+        border["distance"].tolist() == [0, 1, 1.5]
         and border["score"].tolist() == [0, 3, 4.5]
-        and border["alpha"].tolist() == [0, 1, 2]
+        and border["strength"].tolist() == [0, 1, 2]
     )
     away = pd.concat([pci, curve([(-1, 1, -3), (0, 0, 0), (1, 1, 3)], "both")])
     assert steering_auc(away).set_index("cell").loc["both", "auc"] == pytest.approx(1.5), "a side without a budget is left out"
@@ -83,17 +93,17 @@ def test_the_budget_is_the_smaller_of_two_references():
     assert (steering_auc(both)["cutoff_positive"] == 1).all()
     with pytest.raises(ValueError, match="none of the reference cells"):
         steering_auc(curve([(0, 0, 0), (1, 1, 1)], "caa"))
-    with pytest.raises(ValueError, match="no row with alpha 0"):
+    with pytest.raises(ValueError, match="no row with strength 0"):
         steering_auc(curve([(1, 1, 1), (2, 2, 1)]))
-    with pytest.raises(ValueError, match="lacks the columns.*lpaps"):
-        steering_auc(curve([(0, 0, 0)]).drop(columns="lpaps"))
+    with pytest.raises(ValueError, match="lacks the columns.*distance"):
+        steering_auc(curve([(0, 0, 0)]).drop(columns="distance"))
 
 
 def test_smoothness():
-    alpha = np.array([0.0, 1, 2, 3])
-    assert smoothness(alpha, 2 * alpha) == pytest.approx(0)
-    assert smoothness(alpha, np.array([0.0, 0, 0, 6])) == pytest.approx(np.std([0] * 6 + [0.1, *[0.3] * 3]), abs=0.02)
-    assert np.isnan(smoothness(alpha, -alpha))
+    strength = np.array([0.0, 1, 2, 3])
+    assert smoothness(strength, 2 * strength) == pytest.approx(0)
+    assert smoothness(strength, np.array([0.0, 0, 0, 6])) == pytest.approx(np.std([0] * 6 + [0.1, *[0.3] * 3]), abs=0.02)
+    assert np.isnan(smoothness(strength, -strength))
     both = np.array([-2.0, -1, 0, 1, 2])
     assert smoothness(both, both) == pytest.approx(0) and smoothness(both, np.array([-4.0, -4, 0, 1, 2])) > 0.04
     assert smoothness(np.array([0.0, 0.1, 0.5, 3]), np.array([0.0, 0.2, 1, 6])) == pytest.approx(0), "uneven strengths on a line"
@@ -120,8 +130,8 @@ def test_jackknife_intervals_hold_what_they_promise():
             for p, s in enumerate(slope)
             for a in (0.0, 0.5, 1.0)
         ]
-        table = pd.DataFrame(rows, columns=["prompt", "alpha", "lpaps", "score"]).assign(concept="c", cell="pci_all")
-        table.loc[table["alpha"] == 0, ["lpaps", "score"]] = 0.0
+        table = pd.DataFrame(rows, columns=["prompt", "strength", "distance", "score"]).assign(concept="c", cell="pci_all")
+        table.loc[table["strength"] == 0, ["distance", "score"]] = 0.0
 
         def area(part):
             return steering_auc(part).set_index("cell")["auc"]
@@ -144,7 +154,7 @@ def test_the_chart_says_itself_in_words():
     spec = steering_chart(curves, "fast", "slow").to_dict()
     assert "Highest score 2.00" in spec["description"] and "slow" in json.dumps(spec["title"])
     data = next(iter(spec["datasets"].values()))
-    assert {row["distance"] for row in data if row["alpha"] == -1} == {-0.1}, "away from the concept runs to the left"
+    assert {row["distance"] for row in data if row["strength"] == -1} == {-0.1}, "away from the concept runs to the left"
     for channel in ("color", "shape"):
         layer = next(layer for layer in spec["layer"] if channel in layer["encoding"] and "scale" in layer["encoding"][channel])
         used = layer["encoding"][channel]["scale"]["range"]
@@ -174,7 +184,7 @@ def test_the_slider_page_is_whole_and_escaped(tmp_path):
         and data[0]["sounds"][0]["sound"].startswith("data:audio/mpeg;base64,")
     )
     assert "default-src 'none'" in page
-    for strengths, message in (([0.0, 1.0], "3 clips"), ([1.0, 0.0, -1.0], "rising")):
+    for strengths, message in (([0.0, 1.0], "3 clips"), ([1.0, 0.0, -1.0], "strictly increasing")):
         with pytest.raises(ValueError, match=message):
             Track("t", strengths, sounds(3), ["", "", ""])
     with pytest.raises(ValueError, match="at least one track"):
@@ -186,7 +196,7 @@ def test_the_slider_fades_between_neighbours(root):
     node = shutil.which("node")
     if node is None:
         pytest.skip("the player's script needs node to be run outside a browser; tests/test_browser.py hears it in one")
-    player = (root / "audioscope" / "web" / "player.js").as_uri()
+    player = (root / "audioscope" / "pages" / "web" / "player.js").as_uri()
     script = f"import {{ between }} from '{player}'; console.log(JSON.stringify([-2, -1, -0.25, 0, 2, 9].map(v => between([-2, -1, 0, 2], v))))"
     run = subprocess.run([node, "--input-type=module", "-e", script], capture_output=True, text=True, check=True)
     assert json.loads(run.stdout) == [[1, 0, 0, 0], [0, 1, 0, 0], [0, 0.25, 0.75, 0], [0, 0, 1, 0], [0, 0, 0, 1], [0, 0, 0, 1]]
@@ -211,16 +221,16 @@ def test_the_command(tmp_path, capsys):
     ]
     assert main(asked) == 0
     said = capsys.readouterr().out
-    assert str(out / "index.html") in said and "alpha" in said
+    assert str(out / "index.html") in said and "strength" in said
     table = pd.read_parquet(out / "clips.parquet")
-    assert sorted(table["alpha"]) == [-2.0, 0.0, 2.0] and all((out / clip).exists() for clip in table["clip"])
+    assert sorted(table["strength"]) == [-2.0, 0.0, 2.0] and all((out / clip).exists() for clip in table["clip"])
     page = (out / "index.html").read_text()
     assert page.count("data:audio/mpeg") == 3 and "slow to fast" in page
-    assert audioscope.SteeringVector.load(out / "vector").facts["pairs"] == 3
+    assert audioscope.SteeringVector.load(out / "vector").metadata["pairs"] == 3
     before = {file: file.stat().st_mtime_ns for file in out.glob("units/*")}
     assert main(asked) == 0 and {file: file.stat().st_mtime_ns for file in out.glob("units/*")} == before, "it was done again"
     assert main([*asked[:-4], "--prompts", "1", "--pairs", "4", "--out", str(out)]) == 2
-    assert "holds another vector" in capsys.readouterr().err
+    assert "holds a vector with other settings" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
@@ -234,8 +244,8 @@ def test_the_command(tmp_path, capsys):
         (["--concept", "fast", "--atlas", "nowhere"], "holds no atlas"),
         (["--concept", "fast", "--prompts", "0"], "--prompts is 0"),
         (["--concept", "fast", "--pairs", "1"], "pairs is 1"),
-        (["--concept", "fast", "--pairs-from", "PAIRS"], "no concept 'fast'"),
-        (["--all", "--sites", "own"], "--all takes no --sites"),
+        (["--concept", "fast", "--pairs-from", "PAIRS"], "No concept 'fast' in the pairs"),
+        (["--all", "--sites", "own"], "--all cannot be combined with --sites"),
     ],
 )
 def test_bad_input_to_the_command(tmp_path, capsys, asked, message):

@@ -21,11 +21,12 @@ from tones import EVIL, SECONDS, atlas_of_tones, site, steering_of_tones
 import audioscope
 from audioscope import AddVector, PatchText, SAEEdit
 from audioscope.concepts import choose
-from audioscope.live import Cancelled, Live
-from audioscope.page import sound
-from audioscope.playground import NOTHING, live_clips
-from audioscope.steering import steering_sites
+from audioscope.pages.html import sound
+from audioscope.steer.caa import steering_sites
 from audioscope.tracing import Row
+from audioscope.widgets.base import live_clips
+from audioscope.widgets.live import Cancelled, Live
+from audioscope.widgets.playground import NOTHING
 
 PROMPT = "a fast techno song with drums"
 
@@ -35,7 +36,7 @@ def impatient():
     """New explorers wait for nothing, as if the machine were slow: what a test needs, it waits for."""
     with pytest.MonkeyPatch.context() as patch:
         for kind in ("atlas", "sae", "steering"):
-            patch.setattr(f"audioscope.{kind}_explorer.PATIENCE", 0.0)
+            patch.setattr(f"audioscope.widgets.{kind}.PATIENCE", 0.0)
         yield
 
 
@@ -53,9 +54,7 @@ def sounds_of(widget):
 
 def together(model, *rows, **settings):
     """The clips of rows that ride in one batch, as a widget asks for them: alone they would differ by rounding."""
-    run = model.run(
-        [Row(prompt, seed, tuple(edits)) for prompt, seed, *edits in rows], **{**model.settings(None, None, None), **settings}
-    )
+    run = model.run([Row(prompt, seed, tuple(edits)) for prompt, seed, *edits in rows], **{**model.sampling(), **settings})
     return [audioscope.Clip(audio.numpy(), 16_000) for audio in run.audio]
 
 
@@ -116,7 +115,7 @@ def test_errors_of_jobs_are_told_and_the_worker_lives_on():
 
 
 def test_steps_are_counted_and_what_they_raise_ends_the_run(model):
-    settings = model.settings(2, None, None)
+    settings = model.sampling(2, None, None)
     rows = [Row("slow music", 0), Row("music slow", 0, (PatchText(model.sites.cross[0], "slow music"),))]
     for some in (rows[:1], rows):  # without nnsight and with it
         seen = []
@@ -136,7 +135,7 @@ def test_steps_are_counted_and_what_they_raise_ends_the_run(model):
 def test_a_widget_and_a_cell_take_turns_at_one_model(tiny):
     alone = [tiny.generate(PROMPT, seed=seed).samples for seed in range(3)]
     told = Told()
-    rows, settings = [Row("a slow song", 9)], tiny.settings(None, None, None)
+    rows, settings = [Row("a slow song", 9)], tiny.sampling()
     for _ in range(2):
         told.live.ask(lambda step: live_clips(tiny, rows, settings, step), told.results.append)
         beside = [tiny.generate(PROMPT, seed=seed).samples for seed in range(3)]
@@ -248,7 +247,7 @@ def test_controls_that_the_worker_sets_together_do_not_silence_the_hand(playgrou
 ENDLESS = """
 import threading
 import torch
-from audioscope.live import Live
+from audioscope.widgets.live import Live
 
 begun, matrix = threading.Event(), torch.rand(1500, 1500)
 
@@ -263,9 +262,9 @@ begun.wait()
 """
 AT_WORK = """
 import threading
-import audioscope, audioscope.sae_explorer
+import audioscope, audioscope.widgets.sae
 
-audioscope.sae_explorer.PATIENCE = 0.0
+audioscope.widgets.sae.PATIENCE = 0.0
 model, begun = audioscope.load("tiny"), threading.Event()
 explorer = MAKE
 explorer.sounds.observe(lambda change: begun.set(), "progress")
@@ -284,7 +283,7 @@ def test_python_ends_a_worker_that_would_never_end_and_is_inside_torch():
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("make", ["model.play('a jazz song')", f"audioscope.load_sae('{site(0)}').explore(model)"])
+@pytest.mark.parametrize("make", ["model.play('a jazz song')", f"audioscope.datasets.sae('{site(0)}').explore(model)"])
 def test_a_script_may_end_with_an_explorer_at_work(make):
     ends_well(AT_WORK.replace("MAKE", make))
 
@@ -310,7 +309,7 @@ def test_the_slider_steers_and_strength_0_does_nothing(tiny, playground):
     playground.prompt.value, playground.axis.value, playground.where.value = "a jazz song", "fast", "all layers"
     playground.strength.value = 1.2
     playground.wait(LIMIT)
-    vector = audioscope.shipped_vector("fast")
+    vector = audioscope.datasets.vector("fast")
     both = together(tiny, ("a jazz song", 4), ("a jazz song", 4, AddVector(vector, 1.2)))
     assert sounds_of(playground.sounds) == heard_as(*both)
     assert playground.sounds.version == 1, "the steered one is heard"
@@ -352,13 +351,13 @@ def test_cancel_keeps_what_is_heard(tiny, playground):
         playground.sounds.cancelled += 1  # what the button does
     playground.wait(LIMIT)
     assert sounds_of(playground.sounds) == before
-    assert playground.sounds.message == "cancelled" and playground.sounds.progress == -1
+    assert playground.sounds.message == "canceled" and playground.sounds.progress == -1
 
 
 def test_waiting_has_an_end_and_hands_the_explorer_on(tiny, playground):
     with tiny._one:
         playground.prompt.value = "a fast opera song"
-        with pytest.raises(TimeoutError, match=r"Play the model: still making after 0\.01 s"):
+        with pytest.raises(TimeoutError, match=r"Play the model: still generating after 0\.01 s"):
             playground.wait(0.01)
     assert playground.wait() is playground and "opera" in playground.sounds.sounds[0]["name"]
 
@@ -383,7 +382,7 @@ def test_bad_input_of_play_is_refused_at_once(tiny):
             tiny.play(**wrong)
     seeds = pd.Series([7])
     assert np.array_equal(tiny.generate("a jazz song", seed=seeds.iloc[0]).samples, tiny.generate("a jazz song", seed=7).samples)
-    vector = audioscope.shipped_vector("fast")
+    vector = audioscope.datasets.vector("fast")
     with tiny.steer(vector, 1.0), pytest.raises(ValueError, match="being steered"):
         tiny.play()
     with pytest.raises(ValueError, match="weights"):
@@ -391,7 +390,7 @@ def test_bad_input_of_play_is_refused_at_once(tiny):
 
 
 def test_what_a_widget_makes_is_not_steered_by_a_cell(tiny, playground):
-    vector = audioscope.shipped_vector("fast")
+    vector = audioscope.datasets.vector("fast")
     playground.axis.value = NOTHING
     playground.wait(LIMIT)
     with tiny.steer(vector, 1.2):
@@ -414,7 +413,7 @@ def test_closing_leaves_nothing_in_the_kernel(tiny):
 
 
 def test_play_takes_vectors_of_ones_own(tiny):
-    vector = audioscope.shipped_vector("happy")
+    vector = audioscope.datasets.vector("happy")
     widget = tiny.play("a jazz song", vectors={"mine": vector}, strength=1.5)
     both = together(tiny, ("a jazz song", 0), ("a jazz song", 0, AddVector(vector, 1.5)))
     assert sounds_of(widget.sounds) == heard_as(*both)
@@ -461,12 +460,12 @@ def test_a_click_in_the_atlas_is_heard_from_the_files(tones):
     explorer.wait(LIMIT)
     assert explorer.sounds.sounds[0]["sound"] != heard_as(audioscope.Clip.load(folder / "clean.flac"))[0]
     pick(explorer, concept=EVIL, site=site(0))
-    assert EVIL not in explorer.facts.value and EVIL not in explorer.still().data
+    assert EVIL not in explorer.metadata.value and EVIL not in explorer.still().data
     assert explorer.sounds.sounds[0]["seconds"] == SECONDS
 
 
 def test_a_cell_that_was_not_kept_is_made_as_the_sweep_made_it(tiny):
-    explorer = audioscope.Atlas.load().explore(tiny).wait(LIMIT)
+    explorer = audioscope.datasets.atlas().explore(tiny).wait(LIMIT)
     explorer.concept.value, explorer.site.value = "metal", tiny.sites.cross[5].path
     explorer.wait(LIMIT)
     clean, corrupted, seed = explorer.clean.value, explorer.corrupted.value, explorer.pair.value[1]
@@ -485,7 +484,7 @@ def test_a_cell_that_was_not_kept_is_made_as_the_sweep_made_it(tiny):
     explorer.wait(LIMIT)
     assert explorer.sounds.failed and "clean prompt is empty" in explorer.sounds.message
     assert not explorer.sounds.sounds, "what does not fit the words any more is put away"
-    third = next(each for each in audioscope.shipped_maps() if each.settings["when"] == "middle")
+    third = next(each for each in audioscope.datasets.maps().values() if each.settings["when"] == "middle")
     middle = third.explore(tiny)
     middle.concept.value, middle.site.value = "metal", tiny.sites.cross[0].path
     middle.wait(LIMIT)
@@ -499,7 +498,7 @@ def test_an_atlas_in_which_nothing_is_defined_can_be_explored(tones):
     atlas = atlas_of_tones(tones / "undefined")
     atlas.table["score"] = 0.0
     explorer = atlas.explore().wait(LIMIT)
-    assert not explorer.impacts["defined"].any() and "undefined" in explorer.facts.value and len(explorer.sounds.sounds) == 3
+    assert not explorer.impacts["defined"].any() and "undefined" in explorer.metadata.value and len(explorer.sounds.sounds) == 3
 
 
 def test_a_damaged_clip_is_said_and_nothing_plays_under_wrong_words(tones):
@@ -519,11 +518,11 @@ def test_a_damaged_clip_is_said_and_nothing_plays_under_wrong_words(tones):
 def test_explorers_without_clips_say_what_to_do(tones, tiny, stable_audio):
     silent = atlas_of_tones(tones / "silent", 0).explore()
     assert not silent.sounds.sounds and "atlas.explore(model)" in silent.sounds.message
-    assert "numbers" in audioscope.published("ace-step").explore().sounds.message
-    with pytest.raises(ValueError, match="of weights"):
-        audioscope.Atlas.load().explore(stable_audio)
-    with pytest.raises(ValueError, match="of weights"):
-        audioscope.load_sae(site(0)).explore(stable_audio)
+    assert "numbers only" in audioscope.datasets.published("ace-step").explore().sounds.message
+    with pytest.raises(ValueError, match="made with weights"):
+        audioscope.datasets.atlas().explore(stable_audio)
+    with pytest.raises(ValueError, match="made with weights"):
+        audioscope.datasets.sae(site(0)).explore(stable_audio)
 
 
 # --- steering
@@ -532,14 +531,16 @@ def test_explorers_without_clips_say_what_to_do(tones, tiny, stable_audio):
 def test_the_slider_of_a_sweep_plays_the_kept_clips_and_moves_the_ring(tones):
     explorer = steering_of_tones(tones).explore().wait(LIMIT)
     (track,) = explorer.strength.tracks
-    files = [f"steered fast/{'caa own' if alpha else 'unsteered'}{alpha:+.0f}.flac" for alpha in (-2.0, -1.0, 0.0, 1.0, 2.0)]
+    files = [
+        f"steered fast/{'caa own' if strength else 'unsteered'}{strength:+.0f}.flac" for strength in (-2.0, -1.0, 0.0, 1.0, 2.0)
+    ]
     assert [each["sound"] for each in track["sounds"]] == heard_as(*(audioscope.Clip.load(tones / file) for file in files))
     assert explorer.strength.place == 2.0
     explorer.strength.place = 3.5  # half-way from strength 1 to 2
     params = explorer.chart.params
-    curve = explorer.sweep.curves().set_index(["cell", "alpha"]).loc["caa own"]
+    curve = explorer.sweep.curves().set_index(["cell", "strength"]).loc["caa own"]
     assert params.now_score == pytest.approx((curve.loc[1.0, "score"] + curve.loc[2.0, "score"]) / 2)
-    assert params.now_distance == pytest.approx((curve.loc[1.0, "lpaps"] + curve.loc[2.0, "lpaps"]) / 2)
+    assert params.now_distance == pytest.approx((curve.loc[1.0, "distance"] + curve.loc[2.0, "distance"]) / 2)
     explorer.way.value = "caa all"
     explorer.wait(LIMIT)
     assert explorer.strength.tracks[0]["sounds"][0] != track["sounds"][0]
@@ -549,29 +550,31 @@ def test_the_slider_of_a_sweep_plays_the_kept_clips_and_moves_the_ring(tones):
 
 
 def test_a_sweep_without_clips_is_made_again(tiny):
-    sweep = audioscope.shipped_steering("fast")
+    sweep = audioscope.datasets.steering("fast")
     explorer = sweep.explore(tiny).wait(LIMIT)
-    strengths = sorted(sweep.table.query("cell == 'caa own'")["alpha"].unique())
+    strengths = sorted(sweep.table.query("cell == 'caa own'")["strength"].unique())
     text, seed = sweep.table[["text", "seed"]].iloc[0]
-    own = audioscope.shipped_vector("fast").unit().only(sweep.settings["arms"]["caa own"]["at"])
-    clips = together(tiny, *((text, int(seed), *([AddVector(own, float(alpha))] if alpha else [])) for alpha in strengths))
+    own = audioscope.datasets.vector("fast").unit().only(sweep.settings["methods"]["caa own"]["at"])
+    clips = together(
+        tiny, *((text, int(seed), *([AddVector(own, float(strength))] if strength else [])) for strength in strengths)
+    )
     assert [each["sound"] for each in explorer.strength.tracks[0]["sounds"]] == heard_as(*clips)
-    features = audioscope.shipped_steering("fast", name="sae_steering").explore(tiny).wait(LIMIT)
-    assert features.sounds.failed and "cannot be made again" in features.sounds.message
+    features = audioscope.datasets.steering("fast", name="sae_steering").explore(tiny).wait(LIMIT)
+    assert features.sounds.failed and "cannot be reconstructed" in features.sounds.message
 
 
 # --- features
 
 
 def test_a_feature_is_searched_and_turned(tiny):
-    sae = audioscope.load_sae(site(0))
+    sae = audioscope.datasets.sae(site(0))
     explorer = sae.explore(tiny).wait(LIMIT)
     assert len(explorer.feature.options) == sae.d_sae and explorer.fires.sounds
     explorer.words.value = "METAL"
     explorer.wait(LIMIT)
     assert explorer.feature.options and all("metal" in text for text, _ in explorer.feature.options)
     number = explorer.feature.value
-    assert explorer.chart.params.chosen_feature == number and "metal" in explorer.facts.value
+    assert explorer.chart.params.chosen_feature == number and "metal" in explorer.metadata.value
     assert all(each["points"] for each in explorer.fires.sounds)
     still = html.unescape(explorer.still().data)
     assert still.count('<figure class="clip"') == len(explorer.fires.sounds) + 2 and still.count('class="area"') == len(
@@ -611,7 +614,7 @@ def test_an_explorer_is_shown_still_and_live(playground, monkeypatch):
 
 
 def test_controls_have_labels(tiny, playground):
-    explorer = audioscope.Atlas.load().explore(tiny)
+    explorer = audioscope.datasets.atlas().explore(tiny)
     controls = [playground.prompt, playground.seed, playground.axis, playground.where, playground.strength]
     controls += [explorer.concept, explorer.site, explorer.pair, explorer.clean, explorer.corrupted]
     assert all(control.description for control in controls)

@@ -11,15 +11,18 @@ from pipelines import PROMPTS
 from sklearn.metrics import roc_auc_score
 
 import audioscope
-from audioscope import SAE, SAEEdit, SteeringVector, TokenStream
-from audioscope.arms import feature_arms
-from audioscope.cli import main
-from audioscope.comparison import auroc_interval, random_like
+from audioscope import SAE, SAEEdit, SteeringVector
+from audioscope.cli.main import main
 from audioscope.edits import Here
-from audioscope.feature_pages import feature_clips, feature_pages, nearest
-from audioscope.feature_vectors import top_features
-from audioscope.features import auroc, read_concepts, score_features, scores_of
-from audioscope.levels import Levels
+from audioscope.pages.features import feature_clips, feature_pages, nearest
+from audioscope.sae import TokenStream
+from audioscope.sae.comparison import random_like
+from audioscope.sae.features import concept_activations, score_features, scores_of
+from audioscope.sae.levels import Levels
+from audioscope.sae.methods import feature_methods
+from audioscope.sae.vectors import top_features
+from audioscope.stats import auroc, auroc_interval
+from audioscope.store import seed_of
 from audioscope.tracing import Read, Row
 
 A, B = PROMPTS
@@ -38,20 +41,20 @@ def made(model, site=None, features=None, k=4):
     site = site or model.sites.cross[0]
     stream = TokenStream(model, site.path, PROMPTS, steps=3, guidance=3.0)
     sae = SAE(site.width, features or 2 * site.width, k)
-    sae.levels, sae.facts, sae.report = stream.levels, stream.facts, dict(PASSED)
+    sae.levels, sae.metadata, sae.report = stream.levels, stream.metadata, dict(PASSED)
     x = next(iter(stream))
-    sae.threshold.fill_(float(sae.pre(x).detach().flatten().topk(k * len(x)).values[-1]))
+    sae.threshold.fill_(float(sae.pre_topk(x).detach().flatten().topk(k * len(x)).values[-1]))
     return sae.requires_grad_(False)
 
 
 def run(model, *edits, prompts=(A,), read=None):
-    return model.run([Row(p, 0, tuple(edits)) for p in prompts], **model.settings(3, 3.0, None), decode=False, read=read)
+    return model.run([Row(p, 0, tuple(edits)) for p in prompts], **model.sampling(3, 3.0, None), decode=False, read=read)
 
 
 def firing(sae, model):
     """Features that fire in A's run, strongest first, and those that never do."""
-    reading = run(model, read=Read(model.sites.select([sae.facts["site"]]), None, False))
-    tokens = reading.reads[sae.facts["site"]][0]
+    reading = run(model, read=Read(model.sites.select([sae.metadata["site"]]), None, False))
+    tokens = reading.reads[sae.metadata["site"]][0]
     active = torch.stack([sae.encode(tokens[i], s) for i, s in enumerate(reading.sigmas.tolist())]).flatten(0, 1)
     order = active.sum(0).argsort(descending=True)
     return order[active.sum(0)[order] > 0].tolist(), (active.sum(0) == 0).nonzero().flatten().tolist()
@@ -70,7 +73,7 @@ def test_an_edit_that_asks_for_nothing_changes_no_bit(model):
 
 
 def at(model, sae, sigma):
-    return Here(model.sites.select([sae.facts["site"]])[0], sigma, 2, 4.0)
+    return Here(model.sites.select([sae.metadata["site"]])[0], sigma, 2, 4.0)
 
 
 def test_what_an_edit_adds_is_the_decoder_row_and_the_error_is_kept(tiny):
@@ -98,7 +101,7 @@ def test_features_of_an_orthogonal_dictionary_become_what_they_are_set_to():
     with torch.no_grad():
         sae.encoder.copy_(torch.eye(8))
         sae.decoder.copy_(torch.eye(8))
-    sae.facts = {"site": "x"}
+    sae.metadata = {"site": "x"}
     own = torch.rand(5, 8) + 0.1
     here = Here(audioscope.Site("x", "cross", 0, 8), 0.5, 0, 1.0)
     new = SAEEdit(sae, (1, 4), "set", 2.5).change(own, None, here)
@@ -119,9 +122,9 @@ def test_wrong_edits_are_named(tiny, stable_audio_3):
             SAEEdit(sae, **keywords)
     with pytest.raises(TypeError, match="sae is a str"):
         SAEEdit("sae", (1,))
-    with pytest.raises(ValueError, match="is not of"):
+    with pytest.raises(ValueError, match="does not belong to"):
         run(stable_audio_3, SAEEdit(sae, (1,)))
-    with pytest.raises(ValueError, match="is not of .*self_attn"):
+    with pytest.raises(ValueError, match="does not belong to .*self_attn"):
         run(tiny, SAEEdit(sae, (1,), "add", 1.0, sites="self"))
     assert SAEEdit(sae, 3).features == (3,)
 
@@ -129,11 +132,11 @@ def test_wrong_edits_are_named(tiny, stable_audio_3):
 def test_an_sae_without_a_site_acts_where_it_is_told(tiny):
     """Such as those read from sparsify's files."""
     sae = made(tiny)
-    path, sae.facts = sae.facts["site"], {}
-    with pytest.raises(ValueError, match="does not say of which site"):
+    path, sae.metadata = sae.metadata["site"], {}
+    with pytest.raises(ValueError, match="does not name its site"):
         SAEEdit(sae, (1,))
     named = run(tiny, SAEEdit(sae, (1,), "add", 5.0, sites=[path])).latents
-    sae.facts = {"site": path}
+    sae.metadata = {"site": path}
     assert torch.equal(run(tiny, SAEEdit(sae, (1,), "add", 5.0)).latents, named)
 
 
@@ -160,7 +163,7 @@ def test_steering_warns_at_the_levels_that_fail_and_only_there(tiny):
         with pytest.warns(UserWarning, match=f"{sigmas[2]:.3g}. Its"):
             run(tiny, *edits)
     sae.report = {}
-    with pytest.warns(UserWarning, match="was never measured"):
+    with pytest.warns(UserWarning, match="was never evaluated"):
         run(tiny, SAEEdit(sae, (1,), "add", 1.0))
 
 
@@ -179,7 +182,7 @@ def test_a_vector_is_the_sum_of_the_best_features_directions(tiny, tmp_path):
     sae = made(tiny)
     sae.scores = scores_by_hand(sae)
     unit = torch.nn.functional.normalize
-    path = sae.facts["site"]
+    path = sae.metadata["site"]
     two = sae.vector("one", features=2)
     expected = unit((sae.decoder[0] + sae.decoder[1])[None], dim=1).expand(3, -1)
     torch.testing.assert_close(two.directions[path], expected, **CLOSE)
@@ -196,7 +199,7 @@ def test_a_vector_is_the_sum_of_the_best_features_directions(tiny, tmp_path):
     with tiny.steer(two, 0.5):
         steered = run(tiny).latents
     assert not torch.equal(steered, run(tiny).latents)
-    with pytest.raises(ValueError, match="no concept 'three'"):
+    with pytest.raises(ValueError, match="do not contain 'three'"):
         sae.vector("three")
     sae.report = {
         **PASSED,
@@ -205,32 +208,32 @@ def test_a_vector_is_the_sum_of_the_best_features_directions(tiny, tmp_path):
         "topk_pca_fvu": [0.2] * 3,
         "tokens_fvu": [0.2] * 3,
     }
-    with pytest.warns(UserWarning, match="fails its gate at noise levels"):
+    with pytest.warns(UserWarning, match="fails the evaluation at noise levels"):
         failing = sae.vector("one", features=1)
     failing.save(tmp_path / "vector")
     for vector in (failing, two + failing, failing + two, SteeringVector.load(tmp_path / "vector")):
         with pytest.warns(UserWarning, match="acts at noise levels"), tiny.steer(vector, 0.5):
             run(tiny)
     sae.scores = None
-    with pytest.raises(ValueError, match="no scores"):
+    with pytest.raises(ValueError, match="lacks scores"):
         sae.vector("one")
 
 
 def test_the_arms_of_features_act_at_the_same_sites_and_repeat(tiny):
-    concept = audioscope.shipped_concepts()["fast"]
+    concept = audioscope.datasets.concepts()["fast"]
     saes = [made(tiny, site) for site in tiny.sites.cross[:2]]
     for sae in saes:
         sae.scores = scores_by_hand(sae).replace({"concept": {"one": "fast", "two": "slow"}})
-    paths = [sae.facts["site"] for sae in saes]
+    paths = [sae.metadata["site"] for sae in saes]
     everywhere = audioscope.caa(tiny, concept, "cross", 2, steps=3, guidance=3.0, progress=False)
-    arms = feature_arms(tiny, concept, saes, everywhere, 1, steps=3, against="slow")
-    assert [arm.cell for arm in arms] == ["sae untuned", "caa untuned", "random features untuned", "pci all"]
+    methods = feature_methods(tiny, concept, saes, everywhere, 1, steps=3, against="slow")
+    assert [method.cell for method in methods] == ["sae untuned", "caa untuned", "random features untuned", "pci all"]
     pair = concept.split("test")[0]
-    edits = [arm.edits(pair, 0.5, 7)[0] for arm in arms[:3]]
+    edits = [method.edits(pair, 0.5, 7)[0] for method in methods[:3]]
     assert all(edit.vector.paths == tuple(paths) for edit in edits)
     expected = torch.nn.functional.normalize(saes[0].decoder[0] - saes[0].decoder[2], dim=0)
     torch.testing.assert_close(edits[0].vector.directions[paths[0]][0], expected, **CLOSE)
-    again, other = (arms[2].edits(pair, 1.0, seed)[0].vector for seed in (7, 8))
+    again, other = (methods[2].edits(pair, 1.0, seed)[0].vector for seed in (7, 8))
     assert torch.equal(again.directions[paths[0]], edits[2].vector.directions[paths[0]])
     assert not torch.equal(other.directions[paths[0]], again.directions[paths[0]])
 
@@ -267,18 +270,18 @@ def test_an_auroc_interval_holds_the_truth_as_often_as_it_says():
 
 def test_reading_concepts_averages_the_features_of_single_tokens(tiny):
     sae = made(tiny)
-    found = read_concepts(tiny, {"s": sae}, ["reggae"], "select", pairs=2, steps=3, guidance=3.0, progress=False)
-    assert found.rows["has"].tolist() == [True, False] * 2 and set(found.values) == {"s", sae.facts["site"]}
-    pair = audioscope.shipped_concepts()["reggae"].split("select")[1]
+    found = concept_activations(tiny, {"s": sae}, ["reggae"], "select", pairs=2, steps=3, guidance=3.0, progress=False)
+    assert found.rows["has"].tolist() == [True, False] * 2 and set(found.values) == {"s", sae.metadata["site"]}
+    pair = audioscope.datasets.concepts()["reggae"].split("select")[1]
     assert found.rows["text"].tolist()[2:] == [pair.clean, pair.corrupted]
-    seed = audioscope.sweep.seed_of("reggae", pair.number, 0)
-    (reading,) = tiny.activations([pair.clean], [sae.facts["site"]], seeds=(seed,), steps=3, guidance=3.0, pool=False)
-    tokens = reading.values[sae.facts["site"]]
-    torch.testing.assert_close(torch.tensor(found.values[sae.facts["site"]][2]), tokens.mean(1), **CLOSE)
+    seed = seed_of("reggae", pair.index, 0)
+    (reading,) = tiny.activations([pair.clean], [sae.metadata["site"]], seeds=(seed,), steps=3, guidance=3.0, pool=False)
+    tokens = reading.values[sae.metadata["site"]]
+    torch.testing.assert_close(torch.tensor(found.values[sae.metadata["site"]][2]), tokens.mean(1), **CLOSE)
     expected = torch.stack([sae.encode(tokens[i], s).mean(0) for i, s in enumerate(reading.sigmas.tolist())])
     torch.testing.assert_close(torch.tensor(found.values["s"][2]), expected, rtol=1e-3, atol=1e-4)
     table = score_features(sae, tiny, ["reggae"], readings=found, name="s")
-    assert sae.scores is table and table["sigma"].isna().any()
+    assert sae.scores is None and table["sigma"].isna().any()
     row = table.dropna().iloc[0]
     level = int(np.abs(found.sigmas.numpy() - row["sigma"]).argmin())
     one, other = found.of("reggae", "s")
@@ -290,7 +293,7 @@ def test_reading_concepts_averages_the_features_of_single_tokens(tiny):
 
 def test_the_random_sae_has_the_same_shape_and_sparsity(tiny):
     sae = made(tiny)
-    stream = TokenStream(tiny, sae.facts["site"], PROMPTS, steps=3, guidance=3.0)
+    stream = TokenStream(tiny, sae.metadata["site"], PROMPTS, steps=3, guidance=3.0)
     other = random_like(sae, stream)
     x = next(iter(stream))
     assert other.decoder.shape == sae.decoder.shape and not torch.equal(other.decoder, sae.decoder)
@@ -319,9 +322,9 @@ def test_pages_are_self_contained_and_escaped(tiny, tmp_path):
     assert (
         one.count("data:audio/mpeg") == len(found.top(strongest)) + 4
         and "Turned down by half" in one
-        and "tells two (AUROC 0.50) best" in (tmp_path / "2.html").read_text()
+        and "detects two (AUROC 0.50) best" in (tmp_path / "2.html").read_text()
     )
-    assert found.active.shape[0] == 2 and found.active.shape[2] == sae.d_sae and found.settings["steps"] == 3
+    assert found.active.shape[0] == 2 and found.active.shape[2] == sae.d_sae and found.sampling.steps == 3
     again = tiny.generate(A, seed=0, steps=3, guidance=3.0)  # in a batch of its own, so not bit by bit
     assert np.corrcoef(found.clips[0].samples[0], again.samples[0])[0, 1] > 0.99
     near = nearest(sae, 3, 2)
@@ -334,13 +337,13 @@ def test_pages_are_self_contained_and_escaped(tiny, tmp_path):
 def test_the_command_trains_resumes_and_writes_pages(tmp_path, capsys):
     site = "transformer.transformer_blocks.0.cross_attn"
     (tmp_path / "prompts.txt").write_text(f"{A}\n{B}\n")
-    train = ["sae", "train", "--sites", site, "--prompts", str(tmp_path / "prompts.txt"), "--steps", "2", "--tokens", "2048", "--expansion", "2",
+    train = ["sae", "train", "--sites", site, "--prompts", str(tmp_path / "prompts.txt"), "--steps", "2", "--training-tokens", "2048", "--expansion-factor", "2",
              "--pairs", "3", "--work", str(tmp_path / "work"), "--out", str(tmp_path / "sae")]  # fmt: skip
     assert main([*train, "--skip-report"]) == 0
-    first = audioscope.load_sae(tmp_path / "sae" / site)
-    assert first.facts["site"] == site and set(first.report) >= {"fvu", "fvu_per_level", "pca_fvu", "l0", "dead_share"}
+    first = audioscope.SAE.from_pretrained(tmp_path / "sae" / site)
+    assert first.metadata["site"] == site and set(first.report) >= {"fvu", "fvu_per_level", "pca_fvu", "l0", "dead_share"}
     assert main([*train, "--skip-report"]) == 0
-    assert torch.equal(audioscope.load_sae(tmp_path / "sae" / site).decoder, first.decoder)
+    assert torch.equal(audioscope.SAE.from_pretrained(tmp_path / "sae" / site).decoder, first.decoder)
     assert main(["sae", "pages", "--sae", str(tmp_path / "sae" / site), "--features", "0,1", "--prompts", str(tmp_path / "prompts.txt"),
                  "--out", str(tmp_path / "pages")]) == 0  # fmt: skip
     assert (tmp_path / "pages" / "index.html").exists() and (tmp_path / "pages" / "1.html").exists()
@@ -359,19 +362,13 @@ def test_levels_hold_one_of_each():
     assert Levels(torch.ones(1), torch.zeros(1, 2), torch.ones(1), torch.ones(1)).at(0.3)[1] == 1
 
 
-def test_only_the_selection_split_decides_what_features_are_chosen_by(tiny):
-    """`sae.scores` is what vectors and pages are made of: scores of the test split are returned, and leave no trace there."""
+def test_scoring_leaves_the_sae_as_it_was(tiny):
+    """What vectors and pages are made of is set by whoever asked for the scores; those of another split leave no trace."""
     sae = made(tiny)
     keywords = {"pairs": 2, "steps": 3, "guidance": 3.0, "progress": False}
-    chosen_by = score_features(sae, tiny, ["reggae"], **keywords)
-    assert sae.scores is chosen_by
-    vector = sae.vector("reggae", features=2)
+    sae.scores = chosen_by = score_features(sae, tiny, ["reggae"], **keywords)
     reported = score_features(sae, tiny, ["reggae"], "test", **keywords)
     assert sae.scores is chosen_by and not reported.equals(chosen_by)
-    assert torch.equal(sae.vector("reggae", features=2).directions[sae.facts["site"]], vector.directions[sae.facts["site"]])
-    sae.scores = None
-    score_features(sae, tiny, ["reggae"], "build", readings=read_concepts(tiny, {"sae": sae}, ["reggae"], "build", **keywords))
-    assert sae.scores is None
 
 
 @pytest.mark.parametrize("share", [1.0, 0.5])
@@ -381,9 +378,9 @@ def test_features_of_a_shorter_clip_are_those_of_its_own_time(stable_audio, shar
     longest = stable_audio.adapter.max_duration(stable_audio.pipe)
     settings = {"steps": 3, "guidance": 3.0, "seconds": share * longest}
     found = feature_clips(sae, stable_audio, [A], progress=False, **settings)
-    path = sae.facts["site"]
+    path = sae.metadata["site"]
     read = Read(stable_audio.sites.select([path]), None, False, "cond")
-    whole = stable_audio.run([Row(A, 0)], read=read, decode=False, **stable_audio.settings(3, 3.0, share * longest))
+    whole = stable_audio.run([Row(A, 0)], read=read, decode=False, **stable_audio.sampling(3, 3.0, share * longest))
     tokens = whole.reads[path][0]
     assert found.active.shape[1] == round(share * tokens.shape[1]) and found.clips[0].seconds == pytest.approx(share * longest)
     expected = torch.stack([sae.encode(tokens[i], s) for i, s in enumerate(whole.sigmas.tolist())]).mean(0)
@@ -393,9 +390,9 @@ def test_features_of_a_shorter_clip_are_those_of_its_own_time(stable_audio, shar
 def test_a_model_whose_latents_are_as_long_as_its_clip_loses_none_of_them(stable_audio_3):
     sae = made(stable_audio_3)
     found = feature_clips(sae, stable_audio_3, [A], steps=3, guidance=3.0, seconds=1.0, progress=False)
-    path = sae.facts["site"]
+    path = sae.metadata["site"]
     read = Read(stable_audio_3.sites.select([path]), None, False, "cond")
-    run_ = stable_audio_3.run([Row(A, 0)], read=read, decode=False, **stable_audio_3.settings(3, 3.0, 1.0))
+    run_ = stable_audio_3.run([Row(A, 0)], read=read, decode=False, **stable_audio_3.sampling(3, 3.0, 1.0))
     assert found.active.shape[1] == run_.reads[path].shape[2]
 
 

@@ -1,12 +1,15 @@
 """What a steering sweep says, on tables made by hand: the criterion and its controls, two networks, what is off, what is specific."""
 
+from dataclasses import replace
+
 import numpy as np
 import pandas as pd
 import pytest
+from scipy.stats import wilcoxon
 
-from audioscope.axes import compared, counts, over_axes, steerable
-from audioscope.curves import chance_of, interval
-from audioscope.gains import Steering
+from audioscope.stats import chance_of, interval
+from audioscope.steer.benchmark import compared, counts, over_axes, steerable, sweep_views
+from audioscope.steer.results import SteeringSweep
 
 ALPHAS = (0.0, 0.5, 1.0, 1.5, 2.0)
 BUDGET = 0.4  # of rewriting the prompt
@@ -21,19 +24,19 @@ def sweep_of(ways, prompts=12, noise=0.5, opposite="", seed=0, concept="metal", 
     lines = []
     for cell, gain in ways.items():
         method, _, sites = cell.partition(" ")
-        curve = gain if callable(gain) else (lambda alpha, gain=gain: gain * alpha)
+        curve = gain if callable(gain) else (lambda strength, gain=gain: gain * strength)
         for prompt in range(prompts):
-            for alpha in ALPHAS:
-                score = -8 + curve(alpha) + noise * rng.normal() * (alpha > 0)
+            for strength in ALPHAS:
+                score = -8 + curve(strength) + noise * rng.normal() * (strength > 0)
                 lines.append({
-                    "cell": cell, "method": method, "sites": sites, "prompt": prompt, "seed": prompt, "alpha": alpha, "score": score, "lpaps": 0.2 * alpha,
-                    "scored metal": score, "scored violin": -5 + (others or {}).get(cell, 0.0) * alpha, "scored jazz": 3 - 9 * alpha, "level": -20.0,
-                    "failed": False, "silent": False, "clipped": 0.0, "lpaps of judge": 0.1 * alpha, "listener scored metal": 2 * score, "clip": "",
+                    "cell": cell, "method": method, "sites": sites, "prompt": prompt, "seed": prompt, "strength": strength, "score": score, "distance": 0.2 * strength,
+                    "scored metal": score, "scored violin": -5 + (others or {}).get(cell, 0.0) * strength, "scored jazz": 3 - 9 * strength, "level": -20.0,
+                    "failed": False, "silent": False, "clipped": 0.0, "distance of judge": 0.1 * strength, "listener scored metal": 2 * score, "clip": "",
                     **dict.fromkeys(("chroma", "beat", "tempo", "onsets", "mode", "register", "centroid"), 1.0),
                 })  # fmt: skip
     settings = {"concept": concept, "opposite": opposite, "group": "genre", "scorer": "judge", "price": "listener", "calibrated": 6.0, "model": "made",
-                "arms": {cell: {"at": [cell], "numbers": 1} for cell in ways}}  # fmt: skip
-    return Steering(pd.DataFrame(lines), settings, None)
+                "methods": {cell: {"at": [cell], "numbers": 1} for cell in ways}}  # fmt: skip
+    return SteeringSweep(pd.DataFrame(lines), settings, None)
 
 
 def verdicts(sweep):
@@ -46,7 +49,7 @@ def test_the_criterion_passes_what_steers_and_fails_what_does_not():
     only as a random one does fails; a random direction is not judged.
     """
     found = verdicts(sweep_of({
-        "pci all": lambda alpha: 12 * min(alpha, 0.5), "caa own": 4.0, "caa nothing": 0.0, "caa falling": -4.0, "caa like chance": 1.0, "random direction own": 1.0,
+        "pci all": lambda strength: 12 * min(strength, 0.5), "caa own": 4.0, "caa nothing": 0.0, "caa falling": -4.0, "caa like chance": 1.0, "random direction own": 1.0,
     }, noise=0.3))  # fmt: skip
     assert found["pci all"] is True and found["caa own"] is True and found["random direction own"] is None
     assert [found[cell] for cell in ("caa nothing", "caa falling", "caa like chance")] == [False] * 3
@@ -57,7 +60,7 @@ def test_each_part_of_the_criterion_is_needed():
     sweep = sweep_of(
         {
             "pci all": 40.0,
-            "caa step": lambda alpha: (alpha > 0) * (20 - 10 * alpha),
+            "caa step": lambda strength: (strength > 0) * (20 - 10 * strength),
             "caa tiny": 1.5,
             "random direction own": 0.0,
         },
@@ -112,7 +115,7 @@ def test_a_comparison_over_axes_is_corrected_and_leaves_out_what_is_the_same():
 
 def test_arms_that_act_alike_are_said_to_be_the_same():
     sweep = sweep_of({"pci all": 10.0, "caa own": 4.0, "caa shared": 4.0, "caa all": 3.0})
-    sweep.settings["arms"] |= {
+    sweep.settings["methods"] |= {
         "caa own": {"at": ["l0"], "numbers": 7},
         "caa shared": {"at": ["l0"], "numbers": 7},
         "caa all": {"at": ["l0", "l1"], "numbers": 9},
@@ -151,7 +154,7 @@ def test_gain_and_price_change_places():
     np.testing.assert_allclose(area["swapped"], area["as it is"], rtol=1e-4)  # twice the gain at half the price
     assert sweep.swapped().settings["scorer"] == "listener" and sweep.swapped().settings["price"] == "judge"
     alone = sweep_of({"pci all": 10.0})
-    alone.table = alone.table.drop(columns="lpaps of judge")
+    alone.table = alone.table.drop(columns="distance of judge")
     for view in (alone.swapped, alone.repriced):
         with pytest.raises(ValueError, match="measured both gain and price"):
             view()
@@ -163,7 +166,7 @@ def test_a_clipped_view_stops_at_the_calibrated_range():
     clipped = sweep.on("clipped").table
     assert clipped["score"].min() == -6 and clipped["score"].max() == 6 and sweep.table["score"].max() == 32
     sweep.settings["calibrated"] = None
-    with pytest.raises(ValueError, match="names no calibrated range"):
+    with pytest.raises(ValueError, match="has no calibrated range"):
         sweep.on("clipped")
 
 
@@ -173,8 +176,8 @@ def test_what_is_off():
         ("failed", True, 1), ("silent", True, 1), ("clipped", 0.011, 1), ("clipped", 0.009, 0), ("level", -13.9, 1), ("level", -26.1, 1), ("level", -14.1, 0),
     ):  # fmt: skip
         sweep = sweep_of({"pci all": 10.0}, prompts=2)
-        sweep.table.loc[sweep.table["alpha"] == 2.0, column] = value
-        curves = sweep.curves().set_index("alpha")
+        sweep.table.loc[sweep.table["strength"] == 2.0, column] = value
+        curves = sweep.curves().set_index("strength")
         assert curves.loc[2.0, "off"] == off and curves.loc[1.0, "off"] == 0, (column, value)
 
 
@@ -187,8 +190,52 @@ def test_specificity_counts_unrelated_concepts_either_way():
 
 def test_a_sweep_that_does_not_name_its_networks_is_summed_up_all_the_same():
     sweep = sweep_of({"pci all": 10.0, "caa own": 4.0})
-    older = Steering(sweep.table.drop(columns=["lpaps of judge"]), {k: v for k, v in sweep.settings.items() if k not in ("scorer", "price")}, None)  # fmt: skip
+    older = SteeringSweep(sweep.table.drop(columns=["distance of judge"]), {k: v for k, v in sweep.settings.items() if k not in ("scorer", "price")}, None)  # fmt: skip
     assert not older.two_networks and older.summary()["auc_repriced"].isna().all() and "caa own" in repr(older)
     assert older.summary()["auc"].tolist() == sweep.summary()["auc"].tolist() and sweep.summary()["auc_repriced"].notna().all()
     with pytest.raises(ValueError, match="nothing to exchange"):
         older.swapped()
+
+
+def test_networks_are_exchanged_only_where_both_heard_the_concept():
+    """A network of the price that does not know the concept scores nothing: the other views are there all the same."""
+    sweep = sweep_of({"pci all": 12.0, "caa own": 4.0})
+    assert set(sweep_views(sweep)) == {"clipped", "repriced", "exchanged"}
+    back = sweep.swapped().swapped()
+    pd.testing.assert_series_equal(back.table["score"], sweep.table["score"].astype("float32"), check_names=False)
+    assert back.areas()["auc"].to_numpy() == pytest.approx(sweep.areas()["auc"].to_numpy(), rel=1e-5)
+    deaf = replace(sweep, table=sweep.table.drop(columns="listener scored metal"))
+    assert set(sweep_views(deaf)) == {"clipped", "repriced"}
+    with pytest.raises(ValueError, match="listener measured the price, but did not score metal"):
+        deaf.swapped()
+
+
+def test_a_mean_that_hangs_on_one_axis_is_seen():
+    more = [0.02, -0.01, 0.03, 0.01, -0.02, 0.04, 0.0, -2.3]
+    table = pd.DataFrame({"concept": list("abcdefgh"), "one": "x", "other": "y", "more": more, "p": 1.0, "same": False})
+    found = over_axes(table, "x", "y")
+    assert found["without"] == "h" and abs(found["mean_without"]) < 0.02 < abs(found["mean_difference"])
+    assert found["low"] < -0.9 < found["low_without"] < found["high_without"] < 0.05
+    assert found["median"] == pytest.approx(0.005) and found["rank_p"] == pytest.approx(wilcoxon(more).pvalue)
+
+
+def test_a_comparison_that_is_not_there_or_twice_is_refused():
+    table = pd.DataFrame({"concept": ["a", "b"], "one": "x", "other": "y", "more": 1.0, "p": 0.5, "same": False})
+    for wrong in (("y", "x"), ("x", "nothing")):
+        with pytest.raises(ValueError, match="x / y"):
+            over_axes(table, *wrong)
+    with pytest.raises(ValueError, match="once for each axis"):
+        over_axes(pd.concat([table, table]), "x", "y")
+    rows = sweep_of({"pci all": 12.0, "caa own": 4.0, "random direction own": 1.0}).summary()
+    with pytest.raises(ValueError, match="an axis twice"):
+        counts(pd.concat([rows, rows]))
+    kept = rows.astype({"method": "category", "sites": "category"})
+    pd.testing.assert_frame_equal(counts(kept), counts(rows))
+
+
+def test_what_was_not_judged_is_no_failure():
+    """One prompt has no error to divide by: neither steerable nor not."""
+    rows = sweep_of({"pci all": 12.0, "caa own": 4.0, "random direction own": 1.0}, prompts=1).summary()
+    assert rows["steerable"].isna().all() and steerable(rows)["steerable"].isna().all()
+    with pytest.raises(ValueError, match="empty"):
+        replace(sweep_of({"pci all": 12.0}), table=sweep_of({"pci all": 12.0}).table.iloc[:0]).areas()

@@ -11,9 +11,10 @@ from sklearn.linear_model import orthogonal_mp_gram
 from torch.nn.functional import normalize
 
 import audioscope
-from audioscope import SAE, train_sae
-from audioscope.gate import _random_tokens, gate_sae, gate_tokens, matching_pursuit
-from audioscope.sae_charts import gate_chart
+from audioscope import SAE
+from audioscope.sae import train_sae
+from audioscope.sae.charts import evaluation_chart
+from audioscope.sae.evaluation import _random_tokens, evaluate_sae, evaluate_tokens, matching_pursuit
 
 ONE = torch.tensor([1.0])  # a single noise level
 
@@ -74,7 +75,7 @@ def test_the_bars_are_what_scikit_learn_leaves():
     measured = torch.stack([gaussian(400, 12) * scales + 1, gaussian(400, 12, seed=1) * scales.flip(0)])
     fitted = torch.stack([gaussian(20, 12, seed=2) * scales + 1.5, gaussian(20, 12, seed=3) * scales.flip(0)])
     sae = SAE(12, 40, 3, "topk")  # as many features as fitting tokens over both levels, so that every draw takes all of them
-    found = gate_tokens(sae, measured, torch.tensor([1.0, 0.5]), fitted_on=fitted)
+    found = evaluate_tokens(sae, measured, torch.tensor([1.0, 0.5]), fitted_on=fitted)
     assert found.levels["components"].tolist() == [3, 3]
     means = fitted.mean(1)
     atoms = normalize((fitted - means[:, None]).flatten(0, 1), dim=1)
@@ -92,9 +93,9 @@ def test_the_bars_are_what_scikit_learn_leaves():
 
 def test_many_tokens_are_coded_in_part_and_the_bar_hardly_moves(monkeypatch):
     measured, fitted = planted(4000, 0), planted(1000, 1)
-    whole = gate_tokens(SAE(16, 32, 2, "topk"), measured, ONE, fitted_on=fitted).levels["tokens_fvu"][0]
-    monkeypatch.setattr("audioscope.gate.CODED", 1000)
-    part = gate_tokens(SAE(16, 32, 2, "topk"), measured, ONE, fitted_on=fitted).levels["tokens_fvu"][0]
+    whole = evaluate_tokens(SAE(16, 32, 2, "topk"), measured, ONE, fitted_on=fitted).levels["tokens_fvu"][0]
+    monkeypatch.setattr("audioscope.sae.evaluation.CODED", 1000)
+    part = evaluate_tokens(SAE(16, 32, 2, "topk"), measured, ONE, fitted_on=fitted).levels["tokens_fvu"][0]
     assert whole != part == pytest.approx(whole, rel=0.1)
 
 
@@ -110,7 +111,7 @@ def test_the_verdict_does_not_hang_on_one_draw_of_tokens():
     assert all(len(set(at.tolist())) == 32 and 0.2 < float((at < 300).float().mean()) < 0.8 for at in place)
     x = measured[0] - means[0]
     left = [np.square(by_sklearn(atoms, x, 2)).sum() for atoms in draws]
-    found = gate_tokens(SAE(16, 32, 2, "topk"), measured, torch.tensor([1.0, 0.5]), fitted_on=fitted).levels["tokens_fvu"][0]
+    found = evaluate_tokens(SAE(16, 32, 2, "topk"), measured, torch.tensor([1.0, 0.5]), fitted_on=fitted).levels["tokens_fvu"][0]
     assert found == pytest.approx(np.mean(left) / float((x - x.mean(0)).square().sum()), rel=1e-3) and max(left) > 1.05 * min(
         left
     )
@@ -118,30 +119,38 @@ def test_the_verdict_does_not_hang_on_one_draw_of_tokens():
 
 def test_an_sae_that_spends_more_than_k_meets_bars_that_may_do_so():
     measured, fitted = planted(1000, 0), planted(1000, 1)
-    spending = gate_tokens(SAE(16, 32, 2), measured, ONE, fitted_on=fitted).levels.loc[0]  # its threshold is 0
+    spending = evaluate_tokens(SAE(16, 32, 2), measured, ONE, fitted_on=fitted).levels.loc[0]  # its threshold is 0
     assert spending["l0"] > 8 and spending["components"] == np.ceil(spending["l0"])
-    few = gate_tokens(SAE(16, 32, 2, "topk"), measured, ONE, fitted_on=fitted).levels.loc[0]
+    few = evaluate_tokens(SAE(16, 32, 2, "topk"), measured, ONE, fitted_on=fitted).levels.loc[0]
     assert few["components"] == 2 and (spending[["topk_pca_fvu", "tokens_fvu"]] < 0.2 * few[["topk_pca_fvu", "tokens_fvu"]]).all()
 
 
 def trained(tokens):
-    settings = {"expansion": 2, "k": 2, "tokens": 400_000, "batch": 512, "buffer": 8192, "idle_after": 20_000, "seed": 1}
+    settings = {
+        "expansion_factor": 2,
+        "k": 2,
+        "training_tokens": 400_000,
+        "batch_size": 512,
+        "buffer": 8192,
+        "dead_feature_window": 20_000,
+        "seed": 1,
+    }
     return train_sae([tokens[0]], **settings, progress=False)
 
 
 def test_a_trained_sae_of_sparse_tokens_passes_both_bars_and_an_untrained_one_neither():
     measured, fitted = planted(4096, 5), planted(4096, 6)
-    found = gate_tokens(trained(planted(8192, 0)), measured, ONE, fitted_on=fitted)
+    found = evaluate_tokens(trained(planted(8192, 0)), measured, ONE, fitted_on=fitted)
     level = found.levels.loc[0]
     assert found.passes and level["fvu"] < 0.5 * min(level["topk_pca_fvu"], level["tokens_fvu"]), found
-    level = gate_tokens(SAE(16, 32, 2, "topk"), measured, ONE, fitted_on=fitted).levels.loc[0]
+    level = evaluate_tokens(SAE(16, 32, 2, "topk"), measured, ONE, fitted_on=fitted).levels.loc[0]
     assert not level["passes"] and level["fvu"] > level["topk_pca_fvu"] and level["fvu"] > level["tokens_fvu"]
 
 
 def test_tokens_without_structure_pass_with_no_sae():
     """Of isotropic noise training learns nothing that random tokens would not say as well."""
     sae = trained(gaussian(1, 8192, 16))
-    found = gate_tokens(sae, gaussian(1, 4096, 16, seed=5), ONE, fitted_on=gaussian(1, 4096, 16, seed=6))
+    found = evaluate_tokens(sae, gaussian(1, 4096, 16, seed=5), ONE, fitted_on=gaussian(1, 4096, 16, seed=6))
     assert found.dead_share <= 0.1 and not found.levels["passes"].any(), found
 
 
@@ -150,7 +159,7 @@ def test_each_bar_alone_fails_a_level():
     with torch.no_grad():
         sae.b_dec += 0.02  # it leaves a little
     unlike = torch.arange(1.0, 9)  # PCA finds dimensions of unlike variance
-    level = gate_tokens(sae, signed(2000, 0, 8) * unlike, ONE, fitted_on=signed(2000, 1, 8) * unlike).levels.loc[0]
+    level = evaluate_tokens(sae, signed(2000, 0, 8) * unlike, ONE, fitted_on=signed(2000, 1, 8) * unlike).levels.loc[0]
     assert level["topk_pca_fvu"] < level["fvu"] < level["tokens_fvu"] and not level["passes"]
     ways = normalize(gaussian(16, 8), dim=1)  # more directions than dimensions are none of PCA's, but each is a fitting token
     ways = torch.cat([ways, -ways])
@@ -160,15 +169,16 @@ def test_each_bar_alone_fails_a_level():
         sae.encoder.copy_(ways)
         sae.decoder.copy_(ways)
         sae.b_dec += 0.02
-    level = gate_tokens(sae, measured[None], ONE, fitted_on=ways[None]).levels.loc[0]
+    level = evaluate_tokens(sae, measured[None], ONE, fitted_on=ways[None]).levels.loc[0]
     assert level["tokens_fvu"] < level["fvu"] < level["topk_pca_fvu"] and not level["passes"]
 
 
 @pytest.mark.parametrize(("dead", "passes"), [(2, True), (3, False), (8, False)])  # of 20, 21 and 26: 10, 14 and 31 %
 def test_more_than_a_tenth_of_dead_features_fails_by_itself(dead, passes):
     sae = perfect(9, dead)
-    found = gate_tokens(sae, signed(2000, 0, 9, levels=2), torch.tensor([1.0, 0.2]), fitted_on=signed(2000, 1, 9, levels=2))
+    found = evaluate_tokens(sae, signed(2000, 0, 9, levels=2), torch.tensor([1.0, 0.2]), fitted_on=signed(2000, 1, 9, levels=2))
     assert found.dead_share == dead / (18 + dead) and found.levels["passes"].all() and found.levels["fvu"].max() < 1e-6
+    sae.report = found.report()
     assert found.passes == sae.report["passes"] == passes and not sae.failed([1.0, 0.2])
 
 
@@ -177,12 +187,14 @@ def test_the_gate_fails_the_level_at_which_the_sae_knows_nothing():
     shift = torch.tensor([0.0, 5.0])[:, None, None]  # a mean that it knows nothing of
     sae = perfect(8)
     assert sae.failed([0.5]) == [0.5]  # never measured
-    found = gate_tokens(sae, values + shift, torch.tensor([1.0, 0.2]), fitted_on=others + shift)
+    found = evaluate_tokens(sae, values + shift, torch.tensor([1.0, 0.2]), fitted_on=others + shift)
+    assert not sae.report, "the SAE is left as it was"
+    sae.report = found.report()
     assert (
         found.levels["passes"].tolist() == [True, False] and not found.passes and sae.report == json.loads(json.dumps(sae.report))
     )
     assert sae.failed([0.99, 0.21]) == [0.21] and sae.failed([3.0, 0.01]) == [3.0, 0.01]
-    assert found.levels["l0"][0] == pytest.approx(2, abs=0.02) and "below both bars at 1 of 2 noise levels" in repr(found)
+    assert found.levels["l0"][0] == pytest.approx(2, abs=0.02) and "below both baselines at 1 of 2 noise levels" in repr(found)
 
 
 @pytest.mark.parametrize("bar", ["topk_pca_fvu", "tokens_fvu"])
@@ -201,19 +213,19 @@ def test_one_set_of_tokens_is_split_by_items():
     """Every item has a direction of its own, so the tokens of other items say nothing of it."""
     tokens = torch.eye(40)[None, :, None] * (1 + torch.rand(1, 40, 30, 1, generator=torch.Generator().manual_seed(0)))
     sae = SAE(40, 32, 1, "topk")
-    apart = gate_tokens(sae, tokens, ONE).levels["tokens_fvu"][0]
-    together = gate_tokens(sae, tokens.flatten(1, 2), ONE).levels["tokens_fvu"][0]
+    apart = evaluate_tokens(sae, tokens, ONE).levels["tokens_fvu"][0]
+    together = evaluate_tokens(sae, tokens.flatten(1, 2), ONE).levels["tokens_fvu"][0]
     assert together < 0.6 < 0.99 < apart
-    assert gate_tokens(perfect(40, k=1), tokens, ONE).dead_share == 0.75  # 20 of 80 features: only one half is measured
+    assert evaluate_tokens(perfect(40, k=1), tokens, ONE).dead_share == 0.75  # 20 of 80 features: only one half is measured
 
 
 def test_fitting_tokens_that_do_not_suit_are_named():
     sae, measured = SAE(16, 32, 2), planted(100, 0)
     for fitted in (planted(31, 1), planted(100, 1).expand(2, -1, -1), planted(100, 1, width=8)):
         with pytest.raises(ValueError, match=r"expected 1 levels, width 16 .* \(32\)"):
-            gate_tokens(sae, measured, ONE, fitted_on=fitted)
-    with pytest.raises(ValueError, match=r"are \[1, 30, 16\].*give more"):
-        gate_tokens(sae, measured[:, :60], ONE)
+            evaluate_tokens(sae, measured, ONE, fitted_on=fitted)
+    with pytest.raises(ValueError, match=r"have shape \[1, 30, 16\].*give more"):
+        evaluate_tokens(sae, measured[:, :60], ONE)
 
 
 class Stream(SimpleNamespace):
@@ -221,7 +233,7 @@ class Stream(SimpleNamespace):
 
     def __init__(self):
         model = SimpleNamespace(fingerprint="f")
-        super().__init__(site="a.b", model=model, batch=32, branches=("cond", "uncond"), read_rows=[])
+        super().__init__(site="a.b", model=model, batch_size=32, branches=("cond", "uncond"), read_rows=[])
 
     def read(self, prompts, seeds, branch):
         self.read_rows += [(text, seed, branch) for text, seed in zip(prompts, seeds, strict=True)]
@@ -229,10 +241,10 @@ class Stream(SimpleNamespace):
 
 
 def test_no_prompt_is_measured_and_fitted_on():
-    build, test = audioscope.concept_prompts(), audioscope.concept_prompts(split="test")
-    for measured in (None, test[:5], audioscope.streams.some_prompts(300, "build")):
+    build, test = audioscope.datasets.concept_prompts(), audioscope.datasets.concept_prompts(split="test")
+    for measured in (None, test[:5], audioscope.concepts.some_prompts(300, "build")):
         stream = Stream()
-        gate_sae(SAE(8, 16, 1), stream, measured, progress=False)
+        evaluate_sae(SAE(8, 16, 1), stream, measured, progress=False)
         texts = [text for text, _, _ in stream.read_rows]
         count = len(texts) - 256
         assert count == (256 if measured is None else len(measured)) and (measured is None or texts[:count] == measured)
@@ -241,18 +253,20 @@ def test_no_prompt_is_measured_and_fitted_on():
         assert len({seed for _, seed, _ in stream.read_rows}) == len(texts)
         assert [branch for _, _, branch in stream.read_rows[count:]] == (["cond"] * 32 + ["uncond"] * 32) * 4
     stream = Stream()
-    gate_sae(SAE(8, 16, 1), stream, test[:5], progress=False, fitted_on=["mine", "others"])
+    evaluate_sae(SAE(8, 16, 1), stream, test[:5], progress=False, fitted_on=["mine", "others"])
     assert [text for text, _, _ in stream.read_rows] == [*test[:5], "mine", "others"]
     with pytest.raises(ValueError, match=f"1 prompts are both measured and fitted on, such as '{test[4]}'"):
-        gate_sae(SAE(8, 16, 1), Stream(), test[:5], fitted_on=test[4:])
+        evaluate_sae(SAE(8, 16, 1), Stream(), test[:5], fitted_on=test[4:])
     for chosen in ({"prompts": []}, {"fitted_on": []}):
         with pytest.raises(ValueError, match="give at least one of each"):
-            gate_sae(SAE(8, 16, 1), Stream(), **chosen, progress=False)
+            evaluate_sae(SAE(8, 16, 1), Stream(), **chosen, progress=False)
 
 
 def test_the_chart_shows_the_sae_beside_both_bars():
-    found = gate_tokens(perfect(8), signed(500, 0, 8, levels=2) + 5 * torch.arange(2)[:, None, None], torch.tensor([1.0, 0.2]))
-    spec = gate_chart(found).to_dict()
+    found = evaluate_tokens(
+        perfect(8), signed(500, 0, 8, levels=2) + 5 * torch.arange(2)[:, None, None], torch.tensor([1.0, 0.2])
+    )
+    spec = evaluation_chart(found).to_dict()
     (rows,) = spec["datasets"].values()
     shown = {(row["what"], row["shown"]): row["share"] for row in rows}
     assert len(shown) == 6
@@ -267,5 +281,8 @@ def test_the_chart_shows_the_sae_beside_both_bars():
 
 def test_the_chart_says_no_more_than_is_so():
     values, sigmas = signed(1000, 0, 9, levels=2), torch.tensor([1.0, 0.2])
-    for sae, said in ((perfect(9), "passes"), (perfect(9, dead=8), "is below both bars"), (SAE(9, 18, 2, "topk"), "fails")):
-        assert f"the SAE {said} at every noise level." in gate_chart(gate_tokens(sae, values, sigmas)).to_dict()["description"]
+    for sae, said in ((perfect(9), "passes"), (perfect(9, dead=8), "is below both baselines"), (SAE(9, 18, 2, "topk"), "fails")):
+        assert (
+            f"the SAE {said} at every noise level."
+            in evaluation_chart(evaluate_tokens(sae, values, sigmas)).to_dict()["description"]
+        )

@@ -10,7 +10,7 @@ import pytest
 import soundfile as sf
 
 import audioscope
-from audioscope.cli import main
+from audioscope.cli.main import main
 from audioscope.edits import Ablate, PatchOutput, PatchText
 
 
@@ -71,7 +71,7 @@ def test_hub_name_without_network(tmp_path):
     environment = {**os.environ, "HF_ENDPOINT": "http://127.0.0.1:9", "HF_HOME": str(tmp_path), "HF_HUB_ETAG_TIMEOUT": "1"}
     command = [sys.executable, "-m", "audioscope", "sites", "--model", "someone/some-model"]
     done = subprocess.run(command, capture_output=True, text=True, env=environment)
-    assert done.returncode == 2 and "is there a network?" in done.stderr, done.stderr
+    assert done.returncode == 2 and "is there a network connection?" in done.stderr, done.stderr
     assert done.stderr.count("\n") == 1 and "Traceback" not in done.stderr
 
 
@@ -86,12 +86,12 @@ def test_pipeline_without_adapter(tiny):
 def test_listener_refuses_other_audio(stable_audio, tiny):
     import torch
 
-    scorer = audioscope.listener_scorer()
+    scorer = audioscope.scoring.listener_scorer()
     with pytest.raises(ValueError, match="another kind of model"):
         scorer.check(stable_audio)
     with pytest.raises(ValueError, match="4.096 s at 16000 Hz"):
         scorer(torch.zeros(1, 1, 44_100), 44_100)
-    assert "female" in audioscope.listener_scorer(any_audio=True)(torch.zeros(1, 1, 44_100), 44_100)
+    assert "female" in audioscope.scoring.listener_scorer(any_audio=True)(torch.zeros(1, 1, 44_100), 44_100)
 
 
 def test_nan_is_an_error_in_generate(tiny, monkeypatch):
@@ -170,6 +170,6 @@ def test_atlas_command_writes_page_table_and_clips(capsys, tmp_path):
 
 
 def test_no_name_leads_out_of_the_folder():
-    from audioscope.sweep import safe_name
+    from audioscope.store import safe_name
 
     assert safe_name("..") == "__" and safe_name("a/b.c d") == "a_b_c_d"

@@ -24,7 +24,7 @@ CELLS = [
     "atlas_of_tones(folder).explore()",
     "steering_of_tones(folder).explore()",
     "live = model.play('a jazz song', seed=3)\nlive",
-    "audioscope.published('ace-step').heatmap()",
+    "audioscope.datasets.published('ace-step').chart()",
 ]
 LIVE = ".audioscope-live"
 LAST = f"[...document.querySelectorAll('{LIVE} .versions')].at(-1)"

@@ -17,7 +17,7 @@ CLOSE = {"rtol": 1e-4, "atol": 1e-5}
 
 
 def settings(model, guidance=3.0, **more):
-    return {**model.settings(3, guidance, None), "decode": False, **more}
+    return {**model.sampling(3, guidance, None), "decode": False, **more}
 
 
 def plain(model, prompts, seeds, guidance):
@@ -145,7 +145,7 @@ def test_branches_act_apart(model):
     rows = [Row(B, 0, (Ablate(site, branch=b),)) for b in ("both", "cond", "uncond")] + [Row(B, 0)]
     # Stable Audio's default unconditional text is zeros, where ablation has nothing to take away
     negative = A if model.adapter.negative else None
-    both, cond, uncond, none = model.run(rows, negative_prompt=negative, **settings(model)).latents
+    both, cond, uncond, none = model.run(rows, **settings(model, negative_prompt=negative)).latents
     results = [both, cond, uncond, none]
     assert all(not torch.allclose(x, y, rtol=1e-4, atol=1e-5) for i, x in enumerate(results) for y in results[:i])
 
@@ -223,7 +223,7 @@ def test_activations_stream(tiny):
     original = tracing.run
     try:
         tracing.run = lambda *a, **k: runs.append(1) or original(*a, **k)
-        stream = tiny.activations(prompts, "cross", steps=2, batch=2)
+        stream = tiny.activations(prompts, "cross", steps=2, batch_size=2)
         first = next(stream)
         assert len(runs) == 1
         rest = list(stream)

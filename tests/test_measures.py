@@ -3,7 +3,7 @@
 import pytest
 from test_scorers import RATE, clicks
 
-from audioscope.measures import _tempo
+from audioscope.scoring.measures import _tempo
 
 
 def test_tempo_is_found_from_slow_to_fast_and_none_beyond_the_range():

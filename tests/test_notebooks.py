@@ -109,7 +109,7 @@ def test_make_test_runs_the_notebooks_whatever_the_tests_say(root, tmp_path, fai
     fails = [f'case "$*" in *pytest*" {each}") exit 1;; esac' for each in failing.split()]
     python.write_text("\n".join(["#!/bin/sh", 'echo "$@" >> ran', *fails]))
     python.chmod(0o755)
-    made = [*("pyproject.toml", "constraints.txt", "audioscope/mend.py"), ".venv/.ready"]
+    made = [*("pyproject.toml", "constraints.txt", "audioscope/fix_torchaudio.py"), ".venv/.ready"]
     (tmp_path / "audioscope").mkdir()
     for number, name in enumerate(made):
         (tmp_path / name).touch()

@@ -9,8 +9,7 @@ from conftest import Nearness
 
 import audioscope
 from audioscope import Clip
-from audioscope.concepts import SPLITS
-from audioscope.streams import some_prompts
+from audioscope.concepts import SPLITS, some_prompts
 
 
 def tone(pitch, seconds, rate=16_000, channels=1):
@@ -27,12 +26,14 @@ def test_a_folder_is_cut_into_pieces_of_the_model(tiny, tmp_path):
     tone(1000, 1.5).save(tmp_path / "deep" / "short.flac")  # repeated
     tone(600, 5.0, 22_050).save(tmp_path / "THIRD.mp3")
     (tmp_path / "notes.txt").write_text("no audio")
-    clips = audioscope.read_folder(tmp_path, tiny)
+    clips = audioscope.scoring.read_folder(tmp_path, tiny)
     assert [clip.prompt for clip in clips] == ["THIRD.mp3", "deep/short.flac", "long.wav", "long.wav"]
-    assert len({clip.prompt for clip in audioscope.read_folder(tmp_path, tiny, most=2)}) == 2, "files first, then more of each"
+    assert len({clip.prompt for clip in audioscope.scoring.read_folder(tmp_path, tiny, most=2)}) == 2, (
+        "files first, then more of each"
+    )
     assert {(clip.rate, clip.samples.shape) for clip in clips} == {(16_000, (1, 65_536))}
     assert [round(loudest(clip), -2) for clip in clips] == [600, 1000, 400, 400], "the pitch survives resampling and the codec"
-    few = audioscope.read_folder(tmp_path, tiny, most=3)
+    few = audioscope.scoring.read_folder(tmp_path, tiny, most=3)
     assert {clip.prompt for clip in few} == {"THIRD.mp3", "deep/short.flac", "long.wav"}, "pieces are spread over the files"
 
 
@@ -41,25 +42,25 @@ def test_hidden_and_silent_files_are_left_out(tiny, tmp_path):
     (tmp_path / "._a.wav").write_bytes(b"a Mac was here")
     Clip(np.zeros((1, 80_000), "float32"), 16_000).save(tmp_path / "silent.wav")
     with pytest.warns(UserWarning, match="1 of 2 pieces"):
-        assert [clip.prompt for clip in audioscope.read_folder(tmp_path, tiny)] == ["a.wav"]
+        assert [clip.prompt for clip in audioscope.scoring.read_folder(tmp_path, tiny)] == ["a.wav"]
     (tmp_path / "a.wav").unlink()
     with pytest.raises(ValueError, match="nothing but silence"):
-        audioscope.read_folder(tmp_path, tiny)
+        audioscope.scoring.read_folder(tmp_path, tiny)
 
 
 def test_a_long_file_is_read_in_pieces_from_all_over_it(tiny, tmp_path):
     parts = [tone(pitch, 10.0).samples for pitch in (500, 1000, 1500, 2000)]
     Clip(np.concatenate(parts, 1), 16_000).save(tmp_path / "long.wav")
-    clips = audioscope.read_folder(tmp_path, tiny, most=4)
+    clips = audioscope.scoring.read_folder(tmp_path, tiny, most=4)
     assert len(clips) == 4 and round(loudest(clips[0]), -2) == 500 and round(loudest(clips[-1]), -2) == 2000
 
 
 def test_a_folder_without_audio_and_a_broken_file_are_said(tiny, tmp_path):
     with pytest.raises(FileNotFoundError, match="holds no audio"):
-        audioscope.read_folder(tmp_path, tiny)
+        audioscope.scoring.read_folder(tmp_path, tiny)
     (tmp_path / "broken.wav").write_bytes(b"no wave")
     with pytest.raises(ValueError, match=r"broken\.wav cannot be read"):
-        audioscope.read_folder(tmp_path, tiny)
+        audioscope.scoring.read_folder(tmp_path, tiny)
 
 
 @pytest.fixture(scope="module")
@@ -72,7 +73,7 @@ def clips(tiny):
 @pytest.fixture(scope="module")
 def probe(clips):
     named = [[Clip(clip.samples, clip.rate, f"{i}") for i, clip in enumerate(clips[name])] for name in ("techno", "opera")]
-    return audioscope.probe_scorer("mine", *named, audioscope.listener_scorer())
+    return audioscope.scoring.probe_scorer("mine", *named, audioscope.scoring.listener_scorer())
 
 
 def scored(scorer, clips):
@@ -94,7 +95,7 @@ def test_a_probe_of_nothing_is_chance(clips):
     for seed in range(6):
         order = np.random.default_rng(seed).permutation(len(techno))
         one, other = ([techno[i] for i in part] for part in (order[:6], order[6:]))
-        found.append(audioscope.probe_scorer("mine", one, other, audioscope.listener_scorer()).auroc)
+        found.append(audioscope.scoring.probe_scorer("mine", one, other, audioscope.scoring.listener_scorer()).auroc)
     assert 0.3 < np.mean(found) < 0.7, found
 
 
@@ -103,31 +104,31 @@ def test_twins_are_kept_together(clips):
     one, other = clips["techno"][:6], clips["techno"][6:]
     twins = [Clip(clip.samples, clip.rate, f"b{i}") for i, clip in enumerate(one)]
     named = [Clip(clip.samples, clip.rate, f"a{i}") for i, clip in enumerate(one)]
-    base = audioscope.listener_scorer()
-    assert audioscope.probe_scorer("mine", named, twins, base, groups=[*range(6), *range(6)]).auroc == pytest.approx(0.5)
+    base = audioscope.scoring.listener_scorer()
+    assert audioscope.scoring.probe_scorer("mine", named, twins, base, groups=[*range(6), *range(6)]).auroc == pytest.approx(0.5)
     assert len(other) == 6
 
 
 def test_stereo_is_heard_as_its_mean(clips):
     wide = [Clip(np.repeat(clip.samples, 2, 0), clip.rate, f"{i}") for i, clip in enumerate(clips["techno"])]
-    probe = audioscope.probe_scorer("mine", wide, clips["opera"][:6] + [Clip(c.samples, c.rate, f"{i}") for i, c in enumerate(clips["opera"][6:])], audioscope.listener_scorer())  # fmt: skip
+    probe = audioscope.scoring.probe_scorer("mine", wide, clips["opera"][:6] + [Clip(c.samples, c.rate, f"{i}") for i, c in enumerate(clips["opera"][6:])], audioscope.scoring.listener_scorer())  # fmt: skip
     assert probe.auroc > 0.95
 
 
 def test_what_a_probe_cannot_be_made_of_is_said(clips):
-    base = audioscope.listener_scorer()
+    base = audioscope.scoring.listener_scorer()
     with pytest.raises(ValueError, match="at least 5"):
-        audioscope.probe_scorer("mine", clips["techno"][:3], clips["opera"], base)
+        audioscope.scoring.probe_scorer("mine", clips["techno"][:3], clips["opera"], base)
     with pytest.raises(ValueError, match="rate or length"):
-        audioscope.probe_scorer("mine", clips["techno"], [tone(440, 1.0)] * 6, base)
+        audioscope.scoring.probe_scorer("mine", clips["techno"], [tone(440, 1.0)] * 6, base)
     with pytest.raises(ValueError, match="one file or prompt"):
-        audioscope.probe_scorer("mine", clips["techno"], clips["opera"], base)
+        audioscope.scoring.probe_scorer("mine", clips["techno"], clips["opera"], base)
     with pytest.raises(ValueError, match="no layers"):
-        audioscope.probe_scorer("mine", clips["techno"], clips["opera"], Nearness("mine"))
+        audioscope.scoring.probe_scorer("mine", clips["techno"], clips["opera"], Nearness("mine"))
 
 
 def test_pairs_like_a_probe(tiny, probe):
-    concept = audioscope.pairs_like(tiny, probe, "mine", some_prompts(48, "build"), pairs=16, progress=False)
+    concept = audioscope.scoring.pairs_like(tiny, probe, "mine", some_prompts(48, "build"), pairs=16, progress=False)
     assert [sum(pair.split == split for pair in concept.pairs) for split in SPLITS] == [4, 4, 4, 4]
     texts = [text for pair in concept.pairs for text in (pair.clean, pair.corrupted)]
     assert len(set(texts)) == 32, "no prompt occurs twice, so no split sees another's"
@@ -139,4 +140,4 @@ def test_pairs_like_a_probe(tiny, probe):
     atlas = audioscope.localize(tiny, [concept], pairs=2, scorer=probe, steps=4, clips=False, progress=False)
     assert atlas.concepts == ["mine"] and atlas.settings["scorer_fingerprint"] == probe.fingerprint
     with pytest.raises(ValueError, match="pairs is 30"):
-        audioscope.pairs_like(tiny, probe, "mine", some_prompts(48, "build"), pairs=30)
+        audioscope.scoring.pairs_like(tiny, probe, "mine", some_prompts(48, "build"), pairs=30)

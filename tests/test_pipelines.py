@@ -14,7 +14,7 @@ from pipelines import BUILDERS, PROMPTS, build_ace_step, build_audioldm2, build_
 
 import audioscope
 from audioscope import tracing
-from audioscope.adapters import (
+from audioscope.adapters import (  # fmt: skip
     ACE_STEP,
     ACE_STEP_TURBO,
     AUDIOLDM2,
@@ -24,7 +24,7 @@ from audioscope.adapters import (
     TINY,
     adapter_for,
     adapter_of_class,
-)  # fmt: skip
+)
 from audioscope.edits import PatchText
 from audioscope.model import Model, read_sites
 from audioscope.tracing import Row
@@ -55,10 +55,10 @@ def test_sites_come_from_configuration_alone(name):
 def test_audioldm2_sites_are_those_of_the_paper_in_running_order():
     """The paper's functional layers of AudioLDM2-large are 45 to 51 of 64, counted from 1: up_blocks.1, attentions 5 to 10."""
     _, sites = read_sites(FIXTURES / "audioldm2-large")
-    assert {site.path for site in sites.cross} == {site.path for site in audioscope.published("audioldm2-large").sites}
+    assert {site.path for site in sites.cross} == {site.path for site in audioscope.datasets.published("audioldm2-large").sites}
     functional = [site.path.removeprefix("unet.up_blocks.1.attentions.").split(".")[0] for site in sites.cross[44:51]]
     assert functional == ["5", "5", "6", "6", "9", "9", "10"]
-    published = {site.path: site for site in audioscope.published("audioldm2-large").sites}
+    published = {site.path: site for site in audioscope.datasets.published("audioldm2-large").sites}
     assert all(published[site.path] == site for site in sites.cross), "layer, width or stream differ"
 
 
@@ -92,7 +92,7 @@ def test_sites_command_reads_no_weights(tmp_path):
 @pytest.mark.parametrize("name", REFUSED)
 def test_pipelines_whose_text_enters_otherwise_are_refused_in_a_line(tmp_path, name, capsys):
     (tmp_path / "model_index.json").write_text(json.dumps({"_class_name": name, "unet": ["diffusers", "UNet2DConditionModel"]}))
-    from audioscope.cli import main
+    from audioscope.cli.main import main
 
     assert main(["sites", "--model", str(tmp_path)]) == 2
     said = capsys.readouterr().err
@@ -113,7 +113,7 @@ def test_a_pipeline_without_an_adapter_still_shows_its_sites(tmp_path, capsys):
     index = json.loads((source / "model_index.json").read_text()) | {"_class_name": "SomeNewPipeline"}
     (tmp_path / "model_index.json").write_text(json.dumps(index))
     (tmp_path / "transformer").symlink_to(source / "transformer")
-    from audioscope.cli import main
+    from audioscope.cli.main import main
 
     assert main(["sites", "--model", str(tmp_path)]) == 0
     shown = capsys.readouterr()
@@ -160,7 +160,7 @@ def test_the_right_adapter_for_each_kind(tiny):
 
 def test_a_turbo_model_has_no_guidance():
     model = Model(build_ace_step(turbo=True), "turbo")
-    assert model.settings(None, None, None)["guidance"] == 1.0
+    assert model.sampling()["guidance"] == 1.0
     with pytest.raises(ValueError, match="guidance built in"):
         model.generate("music", guidance=3.0)
     clean, corrupted, swapped = model.run(
@@ -206,13 +206,13 @@ def test_negative_prompts_where_there_are_none(ace_step):
 def test_decoded_sound_is_the_pipelines_own(request, name):
     """But for loudness on ACE-Step, whose pipeline brings every clip to one peak."""
     model = request.getfixturevalue(name)
-    settings = model.settings(2, 1.0, None)
+    settings = model.sampling(2, 1.0, None)
     own = model.pipe(
         [A], generator=[torch.Generator().manual_seed(0)], num_inference_steps=2, guidance_scale=1.0, output_type="pt",
         **{model.adapter.seconds: settings["seconds"]}, **{n: [value] for n, value in model.adapter.each},
     )[0].float()  # fmt: skip
     audio = model.run([Row(A, 0)], **settings).audio
-    samples = settings["seconds"] * model.adapter.sampling_rate(model.pipe)
+    samples = settings["seconds"] * model.rate
     assert audio.ndim == 3 and audio.shape[-1] == pytest.approx(samples, abs=1.0)
     own = own.reshape(audio.shape[0], audio.shape[1], -1)[..., : audio.shape[-1]].clamp(-1, 1)
     if name == "ace_step":
@@ -223,9 +223,9 @@ def test_decoded_sound_is_the_pipelines_own(request, name):
 
 def test_long_sound_is_decoded_in_parts(stable_audio, monkeypatch):
     rows = [Row(A, 0), Row(B, 1), Row(A, 2)]
-    whole = stable_audio.run(rows, **stable_audio.settings(2, 1.0, None)).audio
+    whole = stable_audio.run(rows, **stable_audio.sampling(2, 1.0, None)).audio
     monkeypatch.setattr(tracing, "DECODED", 1)
-    torch.testing.assert_close(stable_audio.run(rows, **stable_audio.settings(2, 1.0, None)).audio, whole, rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(stable_audio.run(rows, **stable_audio.sampling(2, 1.0, None)).audio, whole, rtol=1e-4, atol=1e-5)
 
 
 def test_text_that_enters_elsewhere_too_is_found_at_load(stable_audio):
@@ -243,7 +243,7 @@ def test_laws_hold_in_half_precision(tmp_path, dtype):
     BUILDERS["stable_audio"]().save_pretrained(tmp_path)
     model = audioscope.load(tmp_path, dtype=dtype)
     rows = [Row(A, 0), Row(B, 0), Row(B, 0, (PatchText("cross", A),))]
-    clean, corrupted, swapped = model.run(rows, **model.settings(3, 3.0, None), decode=False).latents.float()
+    clean, corrupted, swapped = model.run(rows, **model.sampling(3, 3.0, None), decode=False).latents.float()
     torch.testing.assert_close(swapped, clean, rtol=2e-2, atol=2e-2)
     assert (clean - corrupted).abs().max() > 10 * (clean - swapped).abs().max()
 
@@ -254,7 +254,7 @@ def test_laws_hold_on_a_gpu(tmp_path, name):
     BUILDERS[name]().save_pretrained(tmp_path)
     model = audioscope.load(tmp_path, device="cuda")
     rows = [Row(A, 0), Row(B, 0), Row(B, 0, (PatchText("cross", A),))]
-    clean, corrupted, swapped = model.run(rows, **model.settings(3, 3.0, None), decode=False).latents.cpu()
+    clean, corrupted, swapped = model.run(rows, **model.sampling(3, 3.0, None), decode=False).latents.cpu()
     torch.testing.assert_close(swapped, clean, rtol=1e-3, atol=1e-3)
     assert not torch.allclose(clean, corrupted, rtol=1e-2, atol=1e-2)
 
@@ -265,7 +265,7 @@ def test_a_folder_of_a_modular_pipeline_is_refused_by_its_name(tmp_path):
 
     diffusers.MiniMaxMusic3ModularPipeline().save_pretrained(str(tmp_path))
     for ask in (read_sites, audioscope.load):
-        with pytest.raises(ValueError, match="MiniMaxMusic3ModularPipeline cannot be analysed by layer: its layers attend"):
+        with pytest.raises(ValueError, match="MiniMaxMusic3ModularPipeline cannot be analyzed by layer: its layers attend"):
             ask(tmp_path)
     file = tmp_path / "modular_model_index.json"
     file.write_text(file.read_text().replace("MiniMaxMusic3ModularPipeline", "OtherModularPipeline"))

@@ -6,10 +6,11 @@ import pytest
 from tones import atlas_of_tones
 
 import audioscope
-from audioscope import Atlas, published
-from audioscope.atlas_charts import _cells, side_by_side
+from audioscope import datasets
+from audioscope.atlas.charts import _cells, side_by_side
+from audioscope.atlas.published import MEANS, NAMES
+from audioscope.datasets import published
 from audioscope.model import read_sites
-from audioscope.paper import MEANS, NAMES
 
 PAPER = {  # functional layers, counted from 0, as their authors name them
     "ace-step": [6, 7],
@@ -42,7 +43,7 @@ def test_what_was_not_published_is_said():
     atlas = published("audioldm2-large")
     impacts = atlas.impacts()
     assert impacts[["low", "high", "control", "denominator"]].isna().all().all()
-    assert "no intervals" in repr(atlas) and "56 sites were measured with others together" in repr(atlas)
+    assert "no intervals" in repr(atlas) and "56 sites were measured together with others" in repr(atlas)
     coarse = impacts[impacts["coarse"]]
     stage = coarse["site"].str.extract(r"unet\.(\w+?_block(?:s\.\d)?)\.")[0]
     outside = coarse[~stage.eq("up_blocks.1")]
@@ -50,10 +51,10 @@ def test_what_was_not_published_is_said():
     assert not published("ace-step").impacts()["coarse"].any()
     assert "(MIT)" in repr(atlas)
     for scale in ("probability", "clipped"):
-        for ask in (atlas.impacts, atlas.layer_means, atlas.additivity, atlas.heatmap):
+        for ask in (atlas.impacts, atlas.layer_means, atlas.additivity, atlas.chart):
             with pytest.raises(ValueError, match=f"scale is '{scale}'.*expected .*raw"):
                 ask(scale)
-    with pytest.raises(ValueError, match="impacts alone were published"):
+    with pytest.raises(ValueError, match="only impacts were published"):
         atlas.agreement()
     with pytest.raises(KeyError, match="ace-step"):
         published("musicgen")
@@ -61,7 +62,7 @@ def test_what_was_not_published_is_said():
 
 def test_charts_and_tables_take_it():
     atlas = published("stable-audio-open")
-    chart = atlas.heatmap()
+    chart = atlas.chart()
     assert "Neither intervals nor controls were published" in str(chart.to_dict()["title"])
     coarse = _cells(published("audioldm2-large").impacts(), narrow=False)
     assert coarse["reading"].str.contains("measured together").sum() == 56 * 12
@@ -96,8 +97,8 @@ def test_layers_are_matched_by_relative_depth():
     # layers 44 to 50 of 64 cover .6875 to .796875
     other = published("stable-audio-open").compare(published("audioldm2-large")).set_index("concept")
     assert other["overlap"]["layer means"] == 0
-    tiny = Atlas.load()
-    own = tiny.compare(audioscope.published("stable-audio-open"))
+    tiny = datasets.atlas()
+    own = tiny.compare(audioscope.datasets.published("stable-audio-open"))
     assert own["rank_correlation"].between(-1, 1).all() and len(own) >= 8
 
 
@@ -139,9 +140,9 @@ def test_an_atlas_of_means_alone_says_so_wherever_it_is_shown(tmp_path):
         and "AGPL-3.0" in said
         and "3 (0.18), 6 (0.16), 7 (0.25)" in said
     )
-    spec = atlas.heatmap().to_dict()
+    spec = atlas.chart().to_dict()
     assert "Only the means over 10 concepts were published" in " ".join(spec["title"]["subtitle"])
-    assert "Only the means" not in str(published("ace-step").heatmap().to_dict()["title"])
+    assert "Only the means" not in str(published("ace-step").chart().to_dict()["title"])
     cells = _cells(atlas.impacts(), narrow=False)
     assert set(cells["concept"]) == {MEANS} and cells.loc[cells["clear"], "layer"].tolist() == [3, 6, 7]
     with pytest.raises(KeyError, match="fast"):
@@ -155,7 +156,7 @@ def test_an_atlas_of_means_alone_says_so_wherever_it_is_shown(tmp_path):
         atlas.save(tmp_path / "saved")
     assert not (tmp_path / "saved").exists()
     explorer = atlas.explore()
-    assert explorer.concept.options == (MEANS,) and "layer 7" in explorer.facts.value
+    assert explorer.concept.options == (MEANS,) and "layer 7" in explorer.metadata.value
 
 
 def test_all_published_atlases_stand_on_one_page_and_side_by_side(tmp_path):

@@ -5,8 +5,8 @@ from functools import cache
 import numpy as np
 import pytest
 
-from audioscope.ratios import beyond, mean_of_ratios, ratio_of_means
-from audioscope.ratios import mean_of_ratios_random_concepts as random_concepts
+from audioscope.stats import beyond, mean_of_ratios, ratio_of_means
+from audioscope.stats import mean_of_ratios_random_concepts as random_concepts
 
 SHARES = np.array([0.0, 0.01, 0.03, 0.06, 0.15, 0.3, 0.5, 0.7])  # of the swing that a layer carries; two cells a size class
 CONCEPTS = np.array([0.02] * 12 + [0.1] * 4 + [0.3] * 3 + [0.6] * 2)  # one layer's share of 21 concepts: few carry most

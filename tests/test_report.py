@@ -9,15 +9,14 @@ from itertools import pairwise
 import numpy as np
 import pandas as pd
 import pytest
-import torch
 from tones import EVIL, GROUPS, PAIRS, ROWS, atlas_of_tones, steering_of_tones, tone
 
-from audioscope import Clip, published
-from audioscope.atlas_charts import _runs, heatmap, impact_table, orders, side_by_side
-from audioscope.atlas_data import code_of, name_of, names_of, swapped
-from audioscope.charts import chart_theme, reading
-from audioscope.measures import loudness
-from audioscope.page import LOUDNESS, sound, vega
+from audioscope import Clip
+from audioscope.atlas.charts import _runs, heatmap, impact_table, orders, side_by_side
+from audioscope.datasets import published
+from audioscope.pages.atlas_data import code_of, name_of, names_of, swapped
+from audioscope.pages.html import LOUDNESS, sound, vega
+from audioscope.theme import chart_theme, reading
 
 LAYERS = 4
 CONCEPTS = {"rap": "voice", "choir": "voice", "fast": "tempo", EVIL: ""}
@@ -212,12 +211,15 @@ def test_names_say_what_differs(tmp_path):
     assert name_of(base) == "m: text swap"
     assert (
         name_of(base | {"patch": "output", "direction": "necessary", "when": "late"})
-        == "m: output patch, out of the clean run, late third of the steps"
+        == "m: output patch, into the clean run, late third of the steps"
     )
     folder = tmp_path / "run"
     same = [atlas_of_tones(folder, 0), atlas_of_tones(folder, 0), atlas_of_tones(folder, 0, pairs=9)]
     assert names_of(same) == ["tones: text swap, 4 pairs (1)", "tones: text swap, 4 pairs (2)", "tones: text swap, 9 pairs"]
-    code = code_of(base | {"direction": "necessary", "when": "late", "steps": 10, "guidance": 3.0, "negative_prompt": "noise"})
+    code = code_of(
+        base
+        | {"direction": "necessary", "when": "late", "window": [7, 10], "steps": 10, "guidance": 3.0, "negative_prompt": "noise"}
+    )
     assert (
         "PatchText(«site», corrupted, steps=(7, 10))" in code
         and "(clean, patch)" in code
@@ -230,8 +232,8 @@ def test_clips_of_a_page_are_equally_loud():
     wave = np.sin(2 * np.pi * 440 * np.arange(32000) / 16000)[None].astype("float32")
     for level in (0.5, 0.02):
         made = sound(Clip(level * wave, 16000))
-        louder = torch.from_numpy(level * wave * 10 ** (made["gain"] / 20))[None]
-        assert loudness(louder, 16000)[0] == pytest.approx(LOUDNESS, abs=0.1)
+        louder = Clip(level * wave * 10 ** (made["gain"] / 20), 16000)
+        assert louder.loudness == pytest.approx(LOUDNESS, abs=0.1)
     click = np.zeros((1, 32000), "float32")
     click[0, 8000:8100] = 0.9
     assert abs(click).max() * 10 ** (sound(Clip(click, 16000))["gain"] / 20) <= 1.0001, "no gain takes a peak beyond full scale"
@@ -337,19 +339,19 @@ def test_numbers_that_are_not_known_are_not_written(tmp_path):
     failed = (atlas.table["pair"] == 0) & (atlas.table["row"] == "clean")
     atlas.table.loc[failed, ["score", "clip", "failed"]] = [np.nan, "", True]
     sweep = steering_of_tones(tmp_path / "run")
-    sweep.table.loc[sweep.table["alpha"] == -2.0, "lpaps"] = np.inf
-    sweep.table.loc[(sweep.table["cell"] == "caa all") & (sweep.table["alpha"] == 4.0), "clip"] = ""
+    sweep.table.loc[sweep.table["strength"] == -2.0, "distance"] = np.inf
+    sweep.table.loc[(sweep.table["cell"] == "caa all") & (sweep.table["strength"] == 4.0), "clip"] = ""
     path = atlas.save_site(tmp_path / "site", steering=[sweep], progress=False)
     data = json.loads(Page(path).scripts[1], parse_constant=lambda name: pytest.fail(name))
-    facts = data["maps"][0]
-    assert facts["scores"]["rap"]["clean"][0] is None and facts["units"]["choir"][0]["pair"] == 1, (
+    metadata = data["maps"][0]
+    assert metadata["scores"]["rap"]["clean"][0] is None and metadata["units"]["choir"][0]["pair"] == 1, (
         "what can be heard is shown first"
     )
-    assert [unit["example"] for unit in facts["units"]["choir"]] == [False] * 3
+    assert [unit["example"] for unit in metadata["units"]["choir"]] == [False] * 3
     (axis,) = data["steering"]
-    assert [arm["cell"] for arm in axis["arms"]] == ["caa own", "caa random layers"] and "caa all" in axis["left_out"]
-    assert axis["arms"][0]["points"][0][0] is None
-    assert [(arm["at"], arm["drawn"]) for arm in axis["arms"]] == [([site(1)], False), ([], True)]
+    assert [method["cell"] for method in axis["methods"]] == ["caa own", "caa random layers"] and "caa all" in axis["left_out"]
+    assert axis["methods"][0]["points"][0][0] is None
+    assert [method["at"] for method in axis["methods"]] == [[site(1)], [site(0)]]
 
 
 def test_seeds_of_a_pair_are_told_apart(tmp_path):

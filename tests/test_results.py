@@ -4,8 +4,10 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from audioscope import Steering, shipped_steering
-from audioscope.axes import PAIRS, axes, compared, counts, views, write_results
+import audioscope
+from audioscope import datasets
+from audioscope.steer import SteeringSweep
+from audioscope.steer.benchmark import PAIRS, axes, compared, counts, sweep_views, write_results
 
 CELLS = [
     "caa shared", "caa own", "caa all", "caa all, natural lengths", "caa random layers 1", "caa random layers 2", "caa random layers 3",
@@ -29,7 +31,7 @@ COLUMNS = {
 
 
 def test_the_table_is_complete():
-    table = shipped_steering()
+    table = datasets.steering_table()
     assert set(table.columns) >= COLUMNS and table.columns[0] == "concept"
     assert table["concept"].unique().tolist() == axes()
     for _, rows in table.groupby("concept"):
@@ -40,17 +42,17 @@ def test_the_table_is_complete():
 
 @pytest.mark.parametrize("concept", axes())
 def test_the_tables_follow_from_the_clips(tiny, root, concept):
-    sweep = shipped_steering(concept)
+    sweep = datasets.steering(concept)
     assert sweep.settings["fingerprint"] == tiny.fingerprint, "the results are of other weights: run make results"
     assert sweep.settings["scorer"] == "judge" and sweep.settings["split"] == "test"
     assert sweep.settings["price"] == "listener", "the network of the gain measured the price"
-    units = sweep.table[sweep.table["alpha"] != 0].groupby(["cell", "prompt", "seed"])["alpha"].nunique()
+    units = sweep.table[sweep.table["strength"] != 0].groupby(["cell", "prompt", "seed"])["strength"].nunique()
     assert (units == (6 if sweep.settings["opposite"] else 5)).all()
-    own = sweep.settings["arms"]["caa own"]["at"]
-    drawn = [set(sweep.settings["arms"][f"caa random layers {n}"]["at"]) for n in (1, 2, 3)]
+    own = sweep.settings["methods"]["caa own"]["at"]
+    drawn = [set(sweep.settings["methods"][f"caa random layers {n}"]["at"]) for n in (1, 2, 3)]
     assert {len(layers) for layers in drawn} == {len(own)} and not any(layers & set(own) for layers in drawn)
     mine = sweep.summary()
-    shipped = shipped_steering().query("concept == @concept").reset_index(drop=True)
+    shipped = datasets.steering_table().query("concept == @concept").reset_index(drop=True)
     for column in ("auc", "auc_low", "auc_high", "auc_repriced", "gain", "spearman", "share"):
         assert np.allclose(mine[column], shipped[column], atol=0.01), column
     pairs = pd.read_parquet(root / "data" / "results" / "steering_pairs.parquet").query("concept == @concept")
@@ -58,9 +60,15 @@ def test_the_tables_follow_from_the_clips(tiny, root, concept):
         assert np.allclose(sweep.compare(row.one, row.other), (row.more, row.low, row.high, row.p), atol=0.01)
 
 
+def test_the_area_of_a_sweeps_own_table_needs_no_arguments():
+    sweep, table = datasets.steering("fast"), datasets.steering_table().query("concept == 'fast'")
+    found = audioscope.steer.steering_auc(sweep.table).set_index("cell")["auc"]
+    assert found[sweep.cells].to_numpy() == pytest.approx(table["auc"].to_numpy(), abs=1e-4)
+
+
 @pytest.mark.parametrize("concept", ["happy", "flute"])
 def test_other_views_follow_from_the_clips_too(root, concept):
-    seen = views(shipped_steering(concept))
+    seen = sweep_views(datasets.steering(concept))
     assert list(seen) == ["clipped", "repriced", "exchanged"]
     shipped = pd.read_parquet(root / "data" / "results" / "steering_views.parquet").query("concept == @concept")
     for view, sweep in seen.items():
@@ -71,18 +79,18 @@ def test_other_views_follow_from_the_clips_too(root, concept):
 
 def test_the_criterion_passes_its_positive_control_and_fails_chance():
     """Rewriting the prompt steers, a fixed random direction does not; what shuffled labels do is told in notebook 5."""
-    found = counts(shipped_steering()).set_index("cell")
+    found = counts(datasets.steering_table()).set_index("cell")
     assert found.loc["pci all", "steers"] >= 16 and found.loc["fixed direction own", "steers"] <= 2
     assert "random direction own" not in found.index, "what the others are compared with is not judged"
     assert (found["axes"] == 18).all() and (found["low"] <= found["steers"]).all() and (found["steers"] <= found["high"]).all()
 
 
 def test_writing_and_reading_give_the_same_sweep(tmp_path, monkeypatch):
-    one, two = shipped_steering("fast"), shipped_steering("jazz")
+    one, two = datasets.steering("fast"), datasets.steering("jazz")
     write_results([one, two], tmp_path / "results")
-    monkeypatch.setattr("audioscope.axes.data_folder", lambda: tmp_path)
-    again = shipped_steering("jazz")
-    assert isinstance(again, Steering)
+    monkeypatch.setattr("audioscope.datasets.data_folder", lambda: tmp_path)
+    again = datasets.steering("jazz")
+    assert isinstance(again, SteeringSweep)
     pd.testing.assert_frame_equal(again.table, two.table, check_dtype=False)
     pairs = pd.read_parquet(tmp_path / "results" / "steering_pairs.parquet")
     assert pairs.groupby("concept").size().tolist() == [len(PAIRS)] * 2
@@ -92,5 +100,5 @@ def test_writing_and_reading_give_the_same_sweep(tmp_path, monkeypatch):
     for row in pairs.query("concept == 'jazz'").itertuples():
         one, other = (areas[two.family(name)].mean() for name in (row.one, row.other))
         assert row.more == pytest.approx(one - other) and (row.p < 0.05) == (row.low > 0 or row.high < 0)
-    with pytest.raises(KeyError, match=r"violin.*There are: fast, jazz"):
-        shipped_steering("violin")
+    with pytest.raises(KeyError, match=r"violin.*Available: fast, jazz"):
+        datasets.steering("violin")

@@ -12,7 +12,7 @@ import safetensors.torch
 import torch
 from browsing import LIMIT
 
-from audioscope import SAE, load_sae, save_sae, shipped_saes
+from audioscope import SAE, datasets
 
 PYTHON = os.environ.get("AUDIOSCOPE_SAELENS", "")
 pytestmark = pytest.mark.skipif(not PYTHON, reason="AUDIOSCOPE_SAELENS does not name a Python with sae-lens")
@@ -37,7 +37,11 @@ def through(folder, tmp_path, x):
     safetensors.torch.save_file({"x": x}, tmp_path / "x.safetensors")
     done = subprocess.run([PYTHON, "-c", THERE, str(folder), str(tmp_path)], capture_output=True, text=True, timeout=LIMIT)
     assert done.returncode == 0, done.stderr[-2000:]
-    return safetensors.torch.load_file(tmp_path / "there.safetensors"), load_sae(tmp_path / "again"), done.stdout.splitlines()[-1]
+    return (
+        safetensors.torch.load_file(tmp_path / "there.safetensors"),
+        SAE.from_pretrained(tmp_path / "again"),
+        done.stdout.splitlines()[-1],
+    )
 
 
 @pytest.mark.parametrize(("kind", "name"), [("batchtopk", "JumpReLUSAE"), ("topk", "TopKSAE")])
@@ -47,20 +51,20 @@ def test_a_round_trip(kind, name, tmp_path):
     sae.b_enc.data.normal_(0, 0.1)
     sae.b_dec.data.normal_(0, 0.1)
     sae.threshold.fill_(0.5)
-    sae.facts = {"model": "tiny", "site": "a.b", "branches": ["cond"]}
+    sae.metadata = {"model": "tiny", "site": "a.b", "branches": ["cond"]}
     sae.requires_grad_(False)
     x = torch.randn(200, 16)
-    there, again, said = through(save_sae(sae, tmp_path / "here"), tmp_path, x)
+    there, again, said = through(sae.save_pretrained(tmp_path / "here"), tmp_path, x)
     torch.testing.assert_close(there["features"], sae.encode(x), rtol=1e-5, atol=1e-6)
     torch.testing.assert_close(there["made"], sae(x), rtol=1e-5, atol=1e-5)
     assert name in said and '"site": "a.b"' in said
-    assert torch.equal(again.encode(x), sae.encode(x)) and again.kind == kind and again.facts == sae.facts
+    assert torch.equal(again.encode(x), sae.encode(x)) and again.kind == kind and again.metadata == sae.metadata
 
 
 def test_the_shipped_saes_are_read_by_saelens(tmp_path):
-    assert shipped_saes()
-    for number, folder in enumerate(shipped_saes().values()):
-        sae = load_sae(folder)
+    assert datasets.saes()
+    for number, folder in enumerate(datasets.saes().values()):
+        sae = SAE.from_pretrained(folder)
         x = torch.randn(200, sae.d_in, generator=torch.Generator().manual_seed(0)) / sae.d_in**0.5
         place = tmp_path / str(number)
         place.mkdir()

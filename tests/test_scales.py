@@ -7,8 +7,9 @@ import pandas as pd
 import pytest
 
 import audioscope
-from audioscope.atlas import Atlas
-from audioscope.atlas_charts import heatmap
+from audioscope import datasets
+from audioscope.atlas.atlas import Atlas
+from audioscope.atlas.charts import heatmap
 from audioscope.stats import holm
 
 LAYERS = 4
@@ -81,7 +82,7 @@ def test_a_censored_cell_has_a_mark_of_its_own_and_no_number():
     atlas = atlas_of({("x1", "x1"): (-20.0, 10.0, [1 / 3, 0.9, 0.0, 1.0])})
     cells = {}
     for scale in ("raw", "clipped"):
-        spec = atlas.heatmap(scale).to_dict()
+        spec = atlas.chart(scale).to_dict()
         rows = next(rows for rows in spec["datasets"].values() if "reading" in rows[0] and "censored" in rows[0])
         cells[scale] = {row["layer"]: row for row in rows}
         assert ("censored" in json.dumps(spec["title"])) == (scale == "clipped") == ("Censored" in spec["description"])
@@ -98,7 +99,7 @@ def test_scales_that_there_are_not_are_refused(units):
     for ask in (
         atlas.impacts,
         atlas.layer_means,
-        atlas.heatmap,
+        atlas.chart,
         atlas.additivity,
         atlas.functional_on,
         atlas.false_cells,
@@ -108,33 +109,24 @@ def test_scales_that_there_are_not_are_refused(units):
             ask("clipped")
 
 
-def test_an_older_atlas_says_that_it_was_clipped(tmp_path):
-    atlas = atlas_of({("x1", "x1"): (-20.0, 10.0, [1 / 3, 0.9, 0.0, 1.0])})
-    atlas.table["score"] = atlas.table["score"].clip(-6, 6)
-    for name in ("calibrated", "also"):
-        del atlas.settings[name]
-    again = Atlas.load(atlas.save(tmp_path))
-    assert again.scales == ("clipped", "probability") and again.impacts()["censored"].tolist() == [1, 0, 1, 0]
-    with pytest.raises(ValueError, match="keeps clipped scores"):
-        again.impacts("raw")
-
-
 def test_a_sweep_keeps_scores_beyond_the_clip_by_two_networks(tiny, tmp_path):
     atlas = audioscope.localize(tiny, ["happy"], pairs=2, steps=4, out=tmp_path, progress=False)
     assert atlas.scorers == ["listener", "judge"] and (atlas.table["score"].abs() > 6).any()
     clips = [audioscope.Clip.load(tmp_path / name) for name in atlas.table.query("scored == 'happy'")["clip"]]
     import torch
 
-    heard = audioscope.listener_scorer("judge")(torch.from_numpy(np.stack([clip.samples for clip in clips])), 16_000)["happy"]
+    heard = audioscope.scoring.listener_scorer("judge")(torch.from_numpy(np.stack([clip.samples for clip in clips])), 16_000)[
+        "happy"
+    ]
     theirs = atlas.heard_by("judge")
     np.testing.assert_allclose(theirs.table.query("scored == 'happy'")["score"], heard, atol=0.3)  # 16 bits
     assert theirs.settings["scorer"] == "judge" and theirs.heard_by("listener").impacts().equals(atlas.impacts())
-    with pytest.raises(KeyError, match="'clap' did not hear"):
+    with pytest.raises(KeyError, match="'clap' did not score"):
         atlas.heard_by("clap")
     alone = audioscope.localize(tiny, ["happy"], pairs=1, steps=2, also=[], clips=False, progress=False)
     assert alone.scorers == ["listener"]
-    with pytest.raises(ValueError, match="one name"):
-        audioscope.localize(tiny, ["happy"], pairs=1, also=[audioscope.listener_scorer()])
+    with pytest.raises(ValueError, match="Duplicate scorer names"):
+        audioscope.localize(tiny, ["happy"], pairs=1, also=[audioscope.scoring.listener_scorer()])
 
 
 def test_the_control_does_not_cancel():
@@ -185,7 +177,7 @@ def test_what_two_networks_and_two_scales_agree_on():
 
 def test_a_side_taken_from_the_data_is_paid_for():
     """p is two-sided: of cells that do nothing, hardly any has one below .05 before the correction, which is twice one side's."""
-    from audioscope.ratios import beyond
+    from audioscope.stats import beyond
 
     swaps = {("x1", "x1"): (-3.0, 3.0, [0.02, -0.02, 0.5, 0.0])}
     atlas = atlas_of(swaps, noise=0.5)
@@ -249,7 +241,7 @@ def test_a_correlation_of_maps_resamples_pairs():
 
 def test_the_shipped_map_by_two_networks():
     """What the README says: both networks and all scales name layer 0, and their raw maps are much alike."""
-    atlas = Atlas.load()
+    atlas = datasets.atlas()
     assert atlas.scorers == ["listener", "judge"] and atlas.scales == ("raw", "clipped", "probability")
     for view in (atlas, atlas.heard_by("judge")):
         for scale in view.scales:

@@ -5,8 +5,8 @@ import pytest
 import torch
 
 import audioscope
-from audioscope.measures import beat_f_measure, chroma_similarity, faults, frechet_distance, measure
-from audioscope.scorers import Clap, MeasureScorer, Muq, default_scorer, feature_distance, listener_scorer
+from audioscope.scoring.measures import beat_f_measure, chroma_similarity, faults, frechet_distance, measure
+from audioscope.scoring.scorers import Clap, MeasureScorer, Muq, default_scorer, feature_distance, listener_scorer
 
 RATE = 16_000
 
@@ -81,7 +81,7 @@ def test_frechet_distance_of_gaussians():
     assert frechet_distance(cloud, cloud + [3, 0, 4]) == pytest.approx(25, abs=1e-6)
     # equal means, standard deviations 1 and 3: (3 - 1)^2 in each of three dimensions
     assert frechet_distance(cloud, 3 * cloud - 2 * cloud.mean(0)) == pytest.approx(12, rel=0.05)
-    with pytest.raises(ValueError, match="of one width"):
+    with pytest.raises(ValueError, match="of equal width"):
         frechet_distance(cloud, cloud[:, :2])
 
 

@@ -16,7 +16,7 @@ from packaging.requirements import Requirement
 from packaging.specifiers import SpecifierSet
 from packaging.utils import canonicalize_name
 
-from audioscope.mend import mend
+from audioscope.fix_torchaudio import mend
 
 ROOT = Path(__file__).resolve().parents[1]
 PYPROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
@@ -100,7 +100,7 @@ def test_readme_make_targets_exist() -> None:
 
 
 def test_readme_commands_parse() -> None:
-    from audioscope.cli import parser
+    from audioscope.cli.main import parser
 
     understands = parser()
     commands = audioscope_commands(code_lines(README))
@@ -181,7 +181,7 @@ OUTSIDE = """
 import pathlib, sys
 import numpy
 import audioscope
-from audioscope.paths import data_folder
+from audioscope.store import data_folder
 
 site = pathlib.Path(sys.argv[1])
 for path in (pathlib.Path(audioscope.__file__), data_folder()):
@@ -191,9 +191,9 @@ model = audioscope.load("tiny")
 clip = model.generate("a slow sad song with violin", seed=0, steps=2)
 waveform = numpy.asarray(clip.samples)
 assert waveform.size and numpy.isfinite(waveform).all()
-assert len(audioscope.Atlas.load().examples()) > 5
-from audioscope.book import make_book
-from audioscope.paths import notebooks_folder
+assert len(audioscope.datasets.atlas().examples()) > 5
+from audioscope.pages.book import make_book
+from audioscope.store import notebooks_folder
 
 assert notebooks_folder().resolve().is_relative_to(site) and not list(notebooks_folder().glob("*.py"))
 pages = make_book(pathlib.Path(sys.argv[2]), names=["00_start_here"], progress=False)  # its kernel imports the wheel, too

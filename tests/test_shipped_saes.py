@@ -8,11 +8,14 @@ import pytest
 import torch
 
 import audioscope
-from audioscope import TokenStream, load_sae, shipped_saes, shipped_steering
-from audioscope.axes import FEATURE_PAIRS, axes
-from audioscope.comparison import METHODS, auroc_interval
-from audioscope.gate import gate_sae
-from audioscope.sae_results import auroc_table, strongest_sites
+from audioscope import datasets
+from audioscope.sae import TokenStream
+from audioscope.sae.comparison import METHODS
+from audioscope.sae.evaluation import evaluate_sae
+from audioscope.sae.pipeline import auroc_table, strongest_sites
+from audioscope.sae.tuning import REACHED
+from audioscope.stats import auroc_interval
+from audioscope.steer.benchmark import FEATURE_PAIRS, axes
 
 BLOCKS = "transformer.transformer_blocks"
 STRONGEST = [f"{BLOCKS}.0.cross_attn", f"{BLOCKS}.6.cross_attn"]
@@ -21,26 +24,28 @@ CELLS = ["sae tuned", "caa tuned", "sae untuned", "caa untuned", "random feature
 
 def test_there_is_one_for_each_of_the_two_strongest_layers():
     """Of the clipped map; on the raw one, layer 0 is first, too, and layers 8 and 6 follow with no sure order."""
-    atlas = audioscope.Atlas.load()
+    atlas = audioscope.datasets.atlas()
     assert atlas.layer_means("clipped").nlargest(2, "impact")["site"].tolist() == STRONGEST
     assert strongest_sites(atlas, 3) == [STRONGEST[0], f"{BLOCKS}.8.cross_attn", STRONGEST[1]]
-    assert set(STRONGEST) <= set(shipped_saes())
+    assert set(STRONGEST) <= set(datasets.saes())
 
 
 @pytest.mark.parametrize("site", [*STRONGEST, f"{BLOCKS}.6.self_attn", f"{BLOCKS}.0.self_attn"])
 def test_the_report_is_complete_and_true(tiny, site):
-    sae = load_sae(site)
+    sae = datasets.sae(site)
     report = dict(sae.report)
-    assert sae.facts["fingerprint"] == tiny.fingerprint and sae.facts["site"] == site
+    assert sae.metadata["fingerprint"] == tiny.fingerprint and sae.metadata["site"] == site
     assert torch.allclose(sae.decoder.norm(dim=1), torch.ones(sae.d_sae), atol=1e-5)
-    assert set(report["auroc"]) == set(audioscope.shipped_concepts()) == set(report["scores"])
+    assert set(report["auroc"]) == set(audioscope.datasets.concepts()) == set(report["scores"])
     for methods in report["auroc"].values():
         assert set(methods) == set(METHODS)
         for found in methods.values():
             assert found["low"] <= found["auroc"] <= found["high"]
             assert (found["low"], found["high"]) == pytest.approx(auroc_interval(found["auroc"], 50, 50), abs=0.03)
-    held_out = [text for text in audioscope.concept_prompts(split="test")][5::60]
-    found = gate_sae(sae, TokenStream(tiny, site), held_out, progress=False, fitted_on=audioscope.concept_prompts()[::90])
+    held_out = [text for text in audioscope.datasets.concept_prompts(split="test")][5::60]
+    found = evaluate_sae(
+        sae, TokenStream(tiny, site), held_out, progress=False, fitted_on=audioscope.datasets.concept_prompts()[::90]
+    )
     np.testing.assert_allclose(found.levels["fvu"], report["fvu_per_level"], rtol=0.35)
     np.testing.assert_allclose(found.levels["l0"], report["l0_per_level"], rtol=0.2)
 
@@ -50,21 +55,21 @@ def test_the_bars_hold(site):
     """At k = 8 less is unexplained than by each token's 8 best principal directions at every level, and at most 10 % of the features are
     dead; as many random tokens as a dictionary are beaten in layer 6, and in layer 0 they are better by less than .01.
     """
-    report = load_sae(site).report
-    assert load_sae(site).k == 8 and min(report["pca_components"]) >= 8 and len(report["sigmas"]) == 10
+    report = datasets.sae(site).report
+    assert datasets.sae(site).k == 8 and min(report["pca_components"]) >= 8 and len(report["sigmas"]) == 10
     fvu, pca, tokens = (np.array(report[name]) for name in ("fvu_per_level", "topk_pca_fvu", "tokens_fvu"))
     assert (fvu < pca).all() and report["dead_share"] <= 0.1 and (fvu < tokens + 0.01).all()
     assert report["passes"] == bool((fvu < tokens).all()) == (site == STRONGEST[1])
 
 
 def test_the_comparison_is_one_table():
-    table = auroc_table({path: load_sae(path) for path in shipped_saes()})
-    assert len(table) == 21 * len(METHODS) * len(shipped_saes())
+    table = auroc_table({path: datasets.sae(path) for path in datasets.saes()})
+    assert len(table) == 21 * len(METHODS) * len(datasets.saes())
     assert table["auroc"].between(0, 1).all() and (table["selected"] >= 0.5).all()
 
 
 def test_steering_with_features_was_compared_on_every_axis(tiny, root):
-    table = shipped_steering(name="sae_steering")
+    table = datasets.steering_table("sae_steering")
     assert table["concept"].unique().tolist() == axes()
     for _, rows in table.groupby("concept"):
         assert (rows["method"] + " " + rows["sites"]).tolist() == CELLS and (rows["prompts"] == 12).all()
@@ -76,22 +81,22 @@ def test_steering_with_features_was_compared_on_every_axis(tiny, root):
     choices = pd.read_parquet(root / "data" / "results" / "sae_steering_choices.parquet")
     for concept, rows in choices.groupby("concept"):
         for method, tried in rows.groupby("method"):
-            assert len(tried) == 7 and tried.loc[tried["chosen"], "auc"].item() == tried["auc"].max()
-            arm = settings[concept]["arms"][f"{method} tuned"]
-            assert arm["choice"] == tried.loc[tried["chosen"], "choice"].item()
+            dear = tried[tried["reached"] >= REACHED]
+            assert len(tried) == 7 and tried.loc[tried["chosen"], "auc"].item() == dear["auc"].max()
+            assert settings[concept]["methods"][f"{method} tuned"]["choice"] == tried.loc[tried["chosen"], "choice"].item()
     assert choices["concept"].unique().tolist() == axes()
 
 
 def test_no_clip_of_that_comparison_starts_from_a_prompt_that_the_saes_learnt_from(root):
     clips = pd.read_parquet(root / "data" / "results" / "sae_steering_clips.parquet", columns=["text"])
-    assert not set(clips["text"].astype(str)) & set(audioscope.concept_prompts())
+    assert not set(clips["text"].astype(str)) & set(audioscope.datasets.concept_prompts())
 
 
 @pytest.mark.parametrize("concept", ["fast", "violin"])
 def test_the_table_follows_from_the_clips(root, concept):
-    sweep = shipped_steering(concept, "sae_steering")
+    sweep = datasets.steering(concept, "sae_steering")
     mine = sweep.summary()
-    shipped = shipped_steering(name="sae_steering").query("concept == @concept").reset_index(drop=True)
+    shipped = datasets.steering_table("sae_steering").query("concept == @concept").reset_index(drop=True)
     for column in ("auc", "auc_low", "auc_high", "gain"):
         assert np.allclose(mine[column], shipped[column], atol=0.01), column
     pairs = pd.read_parquet(root / "data" / "results" / "sae_steering_pairs.parquet").query("concept == @concept")

@@ -17,12 +17,19 @@ from pipelines import PROMPTS
 
 import audioscope
 from audioscope import AddVector, BlendText, PatchText, SteeringVector, caa
-from audioscope.arms import blend_text_arm, prompt_switch_arm, random_direction_arm, random_layers_arms, vector_arm
 from audioscope.concepts import shipped_concepts
 from audioscope.edits import Here
-from audioscope.scorers import listener_scorer
-from audioscope.steering import steering_sites
-from audioscope.strengths import calibrate, steering_sweep
+from audioscope.scoring.scorers import listener_scorer
+from audioscope.steer.caa import steering_sites
+from audioscope.steer.methods import (
+    blend_text_method,
+    prompt_switch_method,
+    random_direction_method,
+    random_layers_methods,
+    vector_method,
+)
+from audioscope.steer.sweeps import calibrate, steering_sweep
+from audioscope.store import seed_of
 from audioscope.tracing import Read, Row
 
 A, B = PROMPTS
@@ -31,7 +38,7 @@ WORDS = ("sad", "song", "violin", "flute", "drums", "happy")  # that every test 
 
 
 def settings(model, guidance=3.0, **more):
-    return {**model.settings(3, guidance, None), "decode": False, **more}
+    return {**model.sampling(3, guidance, None), "decode": False, **more}
 
 
 def pairs(count=4, name="violin"):
@@ -41,7 +48,7 @@ def pairs(count=4, name="violin"):
          "split": "build"}
         for w in ("slow", "fast") for v in ("sad", "happy")
     ]  # fmt: skip
-    return next(iter(audioscope.concepts_from(pd.DataFrame(rows[:count])).values()))
+    return next(iter(audioscope.load_concepts(pd.DataFrame(rows[:count])).values()))
 
 
 def made(model, sites="cross", **keywords):
@@ -61,13 +68,13 @@ def of_ones(model, paths, sigmas=(1.0, 0.5, 0.1)):
 def test_caa_is_the_difference_of_means(model):
     """Against the plain way: all readings kept, then averaged."""
     concept = pairs()
-    vector = made(model, unit=False, batch=3)
+    vector = made(model, normalize=False, batch_size=3)
     for site in model.sites.cross[:2]:
         means, lengths = {}, []
         for side in ("clean", "neutral"):
             reads = []
             for pair in concept.pairs:
-                row = Row(getattr(pair, side), audioscope.sweep.seed_of(concept.name, pair.number, 0))
+                row = Row(getattr(pair, side), concept.seed(pair))
                 run = model.run([row], read=Read((site,), pool=False), **settings(model))
                 reads.append(run.reads[site.path][0].mean(1))
                 lengths.append(run.reads[site.path][0].norm(dim=-1).mean(1))
@@ -223,7 +230,7 @@ def test_a_vector_serves_other_step_counts(tiny):
     for n in (8, 30, 50):
         assert made_at[n].cosines(made_at[16])["cosine"].min() > 0.98
         with tiny.steer(made_at[16], 2.0):
-            assert bool(tiny.run([Row("a jazz song", 0)], **tiny.settings(n, None, None)).finite.all())
+            assert bool(tiny.run([Row("a jazz song", 0)], **tiny.sampling(n, None, None)).finite.all())
 
 
 def test_another_models_vector_is_refused_with_both_values(tiny, stable_audio_3, tmp_path):
@@ -247,8 +254,8 @@ def test_files_are_data(tiny, tmp_path):
     vector = made(tiny, tiny.sites.cross[:2])
     file = vector.save(tmp_path / "violin.safetensors")
     again = SteeringVector.load(file)
-    assert again.facts == json.loads(json.dumps(dict(vector.facts))) and again.fingerprint == tiny.fingerprint
-    assert again.facts["branch"] == "cond" and again.facts["against"] == "neutral wording" and again.facts["audioscope"]
+    assert again.metadata == json.loads(json.dumps(dict(vector.metadata))) and again.fingerprint == tiny.fingerprint
+    assert again.metadata["branch"] == "cond" and again.metadata["against"] == "neutral wording" and again.metadata["audioscope"]
     for path in vector.paths:
         assert torch.equal(again.directions[path], vector.directions[path]) and torch.equal(again.norms[path], vector.norms[path])
     with pytest.raises(FileNotFoundError, match="nothing"):
@@ -259,15 +266,15 @@ def test_files_are_data(tiny, tmp_path):
             return (open, (str(tmp_path / "exploded"), "w"))
 
     file.write_bytes(pickle.dumps(Bomb()))
-    with pytest.raises(ValueError, match="damaged or no steering vector"):
+    with pytest.raises(ValueError, match="corrupt or not a steering vector"):
         SteeringVector.load(file)
     torch.save({"sigmas": Bomb()}, file)
-    with pytest.raises(ValueError, match="damaged or no steering vector"):
+    with pytest.raises(ValueError, match="corrupt or not a steering vector"):
         SteeringVector.load(file)
     assert not (tmp_path / "exploded").exists()
     vector.save(file)
     (tmp_path / "violin.json").write_text("{}")
-    with pytest.raises(ValueError, match="damaged or no steering vector"):
+    with pytest.raises(ValueError, match="corrupt or not a steering vector"):
         SteeringVector.load(file)
 
 
@@ -276,7 +283,7 @@ def test_a_kept_vector_is_read_only_if_it_is_the_one_asked_for(tiny, tmp_path, m
     with monkeypatch.context() as patch:
         patch.setattr(type(tiny), "run", lambda *_, **__: pytest.fail("the vector was made again"))
         again = caa(tiny, "fast", "own", 3, steps=2, file=tmp_path / "v", progress=False)
-        with pytest.raises(ValueError, match="holds another vector.*(pairs|prompts)"):
+        with pytest.raises(ValueError, match="holds a vector with other settings.*(pairs|prompts)"):
             caa(tiny, "fast", "own", 4, steps=2, file=tmp_path / "v", progress=False)
     assert torch.equal(again.directions[first.paths[0]], first.directions[first.paths[0]])
 
@@ -284,7 +291,8 @@ def test_a_kept_vector_is_read_only_if_it_is_the_one_asked_for(tiny, tmp_path, m
 def test_which_sites(tiny, stable_audio):
     concepts = shipped_concepts()
     layers = {n: [s.layer for s in steering_sites(tiny, concepts[n], "own")] for n in ("fast", "jazz", "trombone")}
-    assert [s.layer for s in steering_sites(tiny, concepts["fast"])] == [0]
+    assert [s.layer for s in steering_sites(tiny, concepts["fast"], "functional")] == [0]
+    assert steering_sites(tiny, concepts["fast"]) == tiny.sites.cross, "no atlas is needed unless asked for"
     assert layers["fast"] == [1, 2] and layers["jazz"] == [0] and len(layers["trombone"]) == 3
     with pytest.raises(ValueError, match=r"needs an atlas of .* weights .* pass atlas="):
         caa(stable_audio, pairs(), "functional", 4, progress=False)
@@ -319,17 +327,17 @@ def test_bad_edits(tiny):
         vector.only([tiny.sites.cross[1]])
     with pytest.raises(ValueError, match="no such site|has no direction"):
         tiny.generate("a slow song", edits=AddVector(vector, 1.0, sites=tiny.sites.cross[1].path), steps=1)
-    with pytest.raises(ValueError, match="expected falling"):
+    with pytest.raises(ValueError, match="expected strictly decreasing"):
         replace(vector, sigmas=torch.tensor([0.1, 0.5, 1.0]))
     with pytest.raises(ValueError, match="NaN"):
         replace(vector, norms={p: n * torch.nan for p, n in vector.norms.items()})
 
 
 def test_shuffled_labels_and_swapped_order(tiny):
-    straight, shuffled = made(tiny, unit=False), made(tiny, unit=False, shuffle=0)
+    straight, shuffled = made(tiny, normalize=False), made(tiny, normalize=False, shuffle=0)
     path = tiny.sites.cross[-1].path
     assert shuffled.directions[path].norm() < straight.directions[path].norm(), "half of the pairs cancel the other half"
-    assert shuffled.facts["shuffle"] == 0
+    assert shuffled.metadata["shuffle"] == 0
 
 
 def test_blended_text_ends_in_the_other_prompt(model):
@@ -356,43 +364,47 @@ def test_a_blend_has_a_token_where_either_prompt_has_one():
 
 def test_pci_over_all_steps_is_the_rewritten_prompt(tiny):
     pair = shipped_concepts()["fast"].neutral_pairs("test")[0]
-    arm = prompt_switch_arm(3)
+    method = prompt_switch_method(3)
     rows = [
         Row(pair.clean, 0),
         Row(pair.corrupted, 0),
-        *(Row(pair.neutral, 0, tuple(arm.edits(pair, s, 0))) for s in (1.0, -1.0)),
+        *(Row(pair.neutral, 0, tuple(method.edits(pair, s, 0))) for s in (1.0, -1.0)),
     ]
     clean, corrupted, towards, away = tiny.run(rows, **settings(tiny)).latents
     torch.testing.assert_close(towards, clean, **CLOSE)
     torch.testing.assert_close(away, corrupted, **CLOSE)
     blended = tiny.run(
-        [Row(pair.neutral, 0, tuple(blend_text_arm().edits(pair, s, 0))) for s in (1.0, -1.0)], **settings(tiny)
+        [Row(pair.neutral, 0, tuple(blend_text_method().edits(pair, s, 0))) for s in (1.0, -1.0)], **settings(tiny)
     ).latents
     assert not torch.allclose(blended[0], blended[1], rtol=1e-2, atol=1e-2)
-    assert arm.edits(pair, 0.1, 0) == [] and arm.edits(pair, 0.34, 0)[0].steps == (2, 3)
+    assert method.edits(pair, 0.1, 0) == [] and method.edits(pair, 0.34, 0)[0].steps == (2, 3)
 
 
 def test_random_layers_are_drawn_in_sets_apart_from_the_own(tiny):
     vector = made(tiny)
     for own, shared in ((vector.paths[2:4], 0), (vector.paths[:5], 0), (vector.paths[:8], 4)):
-        drawn = [set(arm.facts["at"]) for arm in random_layers_arms(vector, own, seed=5)]
+        drawn = [set(method.metadata["at"]) for method in random_layers_methods(vector, own, seed=5)]
         assert [len(each) for each in drawn] == [len(own)] * 3 and all(len(each & set(own)) == shared for each in drawn)
         assert all(
-            arm.edits(None, 1.0, 0)[0].sites == arm.edits(None, -2.0, 9)[0].sites
-            for arm in random_layers_arms(vector, own, seed=5)
+            method.edits(None, 1.0, 0)[0].sites == method.edits(None, -2.0, 9)[0].sites
+            for method in random_layers_methods(vector, own, seed=5)
         )
-        assert drawn == [set(arm.facts["at"]) for arm in random_layers_arms(vector, own, seed=5)]
-    apart = [set(arm.facts["at"]) for arm in random_layers_arms(vector, vector.paths[2:5], seed=1)]
+        assert drawn == [set(method.metadata["at"]) for method in random_layers_methods(vector, own, seed=5)]
+    apart = [set(method.metadata["at"]) for method in random_layers_methods(vector, vector.paths[2:5], seed=1)]
     assert not apart[0] & apart[1] and not apart[0] & apart[2] and not apart[1] & apart[2]
-    assert [arm.cell for arm in random_layers_arms(vector, vector.paths[:2])] == [f"caa random layers {n}" for n in (1, 2, 3)]
-    with pytest.raises(ValueError, match="no 12 other layers"):
-        random_layers_arms(vector, vector.paths)
+    assert [method.cell for method in random_layers_methods(vector, vector.paths[:2])] == [
+        f"caa random layers {n}" for n in (1, 2, 3)
+    ]
+    with pytest.raises(ValueError, match="12 of them and 0 others"):
+        random_layers_methods(vector, vector.paths)
 
 
 def test_random_directions_are_drawn_anew(tiny):
     vector = made(tiny)
     own = vector.paths[2:4]
-    directions = [random_direction_arm(vector.only(own), "own").edits(None, 1.0, s)[0].vector.directions[own[0]] for s in (0, 1)]
+    directions = [
+        random_direction_method(vector.only(own), "own").edits(None, 1.0, s)[0].vector.directions[own[0]] for s in (0, 1)
+    ]
     assert abs(float(torch.nn.functional.cosine_similarity(*directions).mean())) < 0.5
 
 
@@ -416,10 +428,10 @@ def test_steering_steers_and_a_random_direction_does_not(tiny):
 SWEEP = """
 import torch; torch.set_num_threads(1)
 import audioscope
-from audioscope.arms import vector_arm
+from audioscope.steer.methods import vector_method
 model = audioscope.load("tiny")
 vector = audioscope.caa(model, "fast", "own", 3, steps=2, file={out!r} + "/vector", progress=False)
-audioscope.steering_sweep(model, "fast", [vector_arm(vector, "own")], [-1.0, 1.0], prompts=3, seeds=2, steps=2, out={out!r}, clips=True, progress=False)
+audioscope.steer.steering_sweep(model, "fast", [vector_method(vector, "own")], [-1.0, 1.0], prompts=3, seeds=2, steps=2, out={out!r}, clips=True, progress=False)
 """
 
 
@@ -427,33 +439,33 @@ def test_a_killed_sweep_resumes_to_the_same_table(tiny, tmp_path):
     out = tmp_path / "cut"
     vector = caa(tiny, "fast", "own", 3, steps=2, file=out / "vector", progress=False)
     keywords = {"prompts": 3, "seeds": 2, "steps": 2, "clips": True, "progress": False}
-    whole = steering_sweep(tiny, "fast", [vector_arm(vector, "own")], [-1.0, 1.0], out=tmp_path / "whole", **keywords)
+    whole = steering_sweep(tiny, "fast", [vector_method(vector, "own")], [-1.0, 1.0], out=tmp_path / "whole", **keywords)
     code = KILLED + SWEEP.format(out=str(out))
     killed = subprocess.run([sys.executable, "-c", code], env={**os.environ, "OMP_NUM_THREADS": "1"})
     done = {f: f.stat().st_mtime_ns for f in out.glob("units/*.parquet")}
     assert killed.returncode == -signal.SIGKILL and len(done) == 2
-    resumed = steering_sweep(tiny, "fast", [vector_arm(vector, "own")], [-1.0, 1.0], out=out, **keywords)
+    resumed = steering_sweep(tiny, "fast", [vector_method(vector, "own")], [-1.0, 1.0], out=out, **keywords)
     assert {f: f.stat().st_mtime_ns for f in done} == done, "finished units were done again"
     pd.testing.assert_frame_equal(resumed.table, whole.table)
     assert all((out / clip).exists() for clip in resumed.table["clip"]) and not resumed.table["failed"].any()
-    with pytest.raises(ValueError, match=r"other settings.*arms"):
-        steering_sweep(tiny, "fast", [vector_arm(vector, "own")], [-2.0, 2.0], out=out, **keywords)
+    with pytest.raises(ValueError, match=r"other settings.*methods"):
+        steering_sweep(tiny, "fast", [vector_method(vector, "own")], [-2.0, 2.0], out=out, **keywords)
 
 
 def test_what_a_sweep_measures(tiny, tmp_path):
     vector = caa(tiny, "fast", "cross", 6, steps=4, progress=False)
-    arms = [vector_arm(vector, "all"), random_direction_arm(vector, "all"), prompt_switch_arm(4)]
-    strengths = {arms[0].cell: [-0.5, 0.5, 1.0], arms[1].cell: [-0.5, 0.5], arms[2].cell: [-1.0, 0.5, 1.0]}
-    sweep = steering_sweep(tiny, "fast", arms, strengths, prompts=3, seeds=1, steps=4, out=tmp_path, progress=False)
-    zero = sweep.table[sweep.table["alpha"] == 0]
-    assert (zero["lpaps"] == 0).all() and np.allclose(zero["chroma"], 1) and len(zero) == 3 * 3
-    assert (sweep.table.loc[sweep.table["alpha"] != 0, "lpaps"] > 0).all()
+    methods = [vector_method(vector, "all"), random_direction_method(vector, "all"), prompt_switch_method(4)]
+    strengths = {methods[0].cell: [-0.5, 0.5, 1.0], methods[1].cell: [-0.5, 0.5], methods[2].cell: [-1.0, 0.5, 1.0]}
+    sweep = steering_sweep(tiny, "fast", methods, strengths, prompts=3, seeds=1, steps=4, out=tmp_path, progress=False)
+    zero = sweep.table[sweep.table["strength"] == 0]
+    assert (zero["distance"] == 0).all() and np.allclose(zero["chroma"], 1) and len(zero) == 3 * 3
+    assert (sweep.table.loc[sweep.table["strength"] != 0, "distance"] > 0).all()
     assert {"fast", "slow"} <= {c[7:] for c in sweep.table.columns if c.startswith("scored ")}
     assert np.allclose(sweep.table["score"], (sweep.table["scored fast"] - sweep.table["scored slow"]) / 2, atol=1e-5)
     pair = shipped_concepts()["fast"].neutral_pairs("test")[0]
-    clip = tiny.generate(pair.clean, audioscope.sweep.seed_of("fast", pair.number, 0), steps=4)
+    clip = tiny.generate(pair.clean, seed_of("fast", pair.index, 0), steps=4)
     heard = listener_scorer("judge")(torch.from_numpy(clip.samples[None]), 16_000)
-    row = sweep.table.query("cell == 'pci all' and alpha == 1.0 and prompt == @pair.number").iloc[0]
+    row = sweep.table.query("cell == 'pci all' and strength == 1.0 and prompt == @pair.index").iloc[0]
     assert row["scored fast"] == pytest.approx(float(heard["fast"].iloc[0]), abs=0.05), (
         "PCI over all steps is the rewritten prompt"
     )
@@ -464,9 +476,9 @@ def test_what_a_sweep_measures(tiny, tmp_path):
     assert (sweep.settings["scorer"], sweep.settings["price"]) == ("judge", "listener")
     heard_too = listener_scorer()(torch.from_numpy(clip.samples[None]), 16_000)
     assert row["listener scored fast"] == pytest.approx(float(heard_too["fast"].iloc[0]), abs=0.05)
-    assert not np.allclose(sweep.table["lpaps"], sweep.table["lpaps of judge"], rtol=0.05)
+    assert not np.allclose(sweep.table["distance"], sweep.table["distance of judge"], rtol=0.05)
     assert sweep.swapped().summary()["auc"].notna().all()
-    again = audioscope.Steering.load(tmp_path)
+    again = audioscope.steer.SteeringSweep.load(tmp_path)
     pd.testing.assert_frame_equal(again.summary(), summary)
     found = sweep.compare("pci all", "random direction all")
     assert found.more == pytest.approx(summary["auc"].iloc[2] - summary["auc"].iloc[1]) and 0 <= found.p <= 1
@@ -475,31 +487,31 @@ def test_what_a_sweep_measures(tiny, tmp_path):
 
 def test_calibration_finds_the_strength_of_a_budget(tiny):
     vector = caa(tiny, "fast", "own", 6, steps=4, progress=False)
-    arms = [vector_arm(vector, "own"), vector_arm(vector, "kept", mode="keep_norm")]
-    found = calibrate(tiny, "fast", arms, 0.03, prompts=3, steps=4, progress=False).set_index(["cell", "side"])
+    methods = [vector_method(vector, "own"), vector_method(vector, "kept", mode="keep_norm")]
+    found = calibrate(tiny, "fast", methods, 0.03, prompts=3, steps=4, progress=False).set_index(["cell", "side"])
     assert found.loc[("caa own", 1), "reached"] and found.loc[("caa own", -1), "strength"] < 0
     strengths = {"caa own": [found.loc[("caa own", 1), "strength"]]}
-    sweep = steering_sweep(tiny, "fast", arms[:1], strengths, prompts=3, seeds=1, split="select", steps=4, progress=False)
-    assert sweep.points().query("alpha > 0")["lpaps"].iloc[0] == pytest.approx(0.03, rel=0.35)
-    assert not calibrate(tiny, "fast", arms[1:], 5.0, grid=[1.0], prompts=1, steps=2, progress=False)["reached"].any()
+    sweep = steering_sweep(tiny, "fast", methods[:1], strengths, prompts=3, seeds=1, split="select", steps=4, progress=False)
+    assert sweep.points().query("strength > 0")["distance"].iloc[0] == pytest.approx(0.03, rel=0.35)
+    assert not calibrate(tiny, "fast", methods[1:], 5.0, grid=[1.0], prompts=1, steps=2, progress=False)["reached"].any()
 
 
 def known_to_judge():
     """A concept in the test models' words that the tiny model's classifiers know."""
     rows = [{"concept": "violin", "clean": f"a {w} song with violin", "corrupted": f"a {w} song with flute", "neutral": f"a {w} song",
              "split": split} for split, w in (("build", "sad"), ("build", "slow"), ("test", "happy"), ("select", "fast"))]  # fmt: skip
-    return audioscope.concepts_from(pd.DataFrame(rows))
+    return audioscope.load_concepts(pd.DataFrame(rows))
 
 
 def test_a_failed_clip_is_said_and_left_out(tiny, tmp_path):
     """A vector so long that float32 overflows: its rows fail, the others stay, and the summary has no NaN in its areas."""
     path = tiny.sites.cross[0].path
     vector = replace(of_ones(tiny, [path]), norms={path: torch.full((3,), 1e38)})
-    arms = [vector_arm(vector, "huge"), prompt_switch_arm(2)]
+    methods = [vector_method(vector, "huge"), prompt_switch_method(2)]
     sweep = steering_sweep(
         tiny,
         "fast",
-        arms,
+        methods,
         {"caa huge": [50.0], "pci all": [-1.0, 1.0]},
         prompts=2,
         seeds=1,
@@ -508,8 +520,8 @@ def test_a_failed_clip_is_said_and_left_out(tiny, tmp_path):
         progress=False,
     )
     failed = sweep.table[sweep.table["failed"]]
-    assert failed["cell"].unique().tolist() == ["caa huge"] and (failed["alpha"] == 50).all() and failed["score"].isna().all()
-    curves = sweep.curves().set_index(["cell", "alpha"])
+    assert failed["cell"].unique().tolist() == ["caa huge"] and (failed["strength"] == 50).all() and failed["score"].isna().all()
+    curves = sweep.curves().set_index(["cell", "strength"])
     assert curves.loc[("caa huge", 50.0), "off"] == 1.0 and curves.loc[("pci all", 1.0), "off"] == 0.0
     summary = sweep.summary().set_index("method")
     assert np.isfinite(summary.loc["pci", "auc"]) and np.isnan(summary.loc["caa", "auc"])
@@ -517,25 +529,25 @@ def test_a_failed_clip_is_said_and_left_out(tiny, tmp_path):
 
 def test_one_prompt_has_no_interval(tiny, tmp_path):
     sweep = steering_sweep(
-        tiny, "fast", [prompt_switch_arm(2)], [-1.0, 1.0], prompts=1, seeds=1, steps=2, out=tmp_path, progress=False
+        tiny, "fast", [prompt_switch_method(2)], [-1.0, 1.0], prompts=1, seeds=1, steps=2, out=tmp_path, progress=False
     )
     assert sweep.summary()["auc_low"].iloc[0] == -np.inf and "1 prompts" in repr(sweep)
 
 
 def test_bad_input_to_a_sweep(tiny, stable_audio, tmp_path):
     vector = of_ones(tiny, [tiny.sites.cross[0].path])
-    arm = vector_arm(vector, "first")
-    for concept, arms, strengths, keywords, message in (
-        ("fast", [arm], [0.0], {}, "No strength but 0"), ("fast", [arm, arm], [1.0], {}, "one name"),
-        ("violin", [prompt_switch_arm(10)], [-1.0], {}, "no opposite"), ("fast", [prompt_switch_arm(10)], [1.5], {}, "out of range"),
-        ("fast", [arm], [1.0], {"prompts": 99}, "prompts is 99"), ("fast", [arm], [1.0], {"seeds": 0}, "seeds is 0"),
-        ("fast", [arm], [1.0], {"scorer": audioscope.MeasureScorer()}, "no layers"),
+    method = vector_method(vector, "first")
+    for concept, methods, strengths, keywords, message in (
+        ("fast", [method], [0.0], {}, "All strengths are 0"), ("fast", [method, method], [1.0], {}, "Duplicate method names"),
+        ("violin", [prompt_switch_method(10)], [-1.0], {}, "no opposite"), ("fast", [prompt_switch_method(10)], [1.5], {}, "out of range"),
+        ("fast", [method], [1.0], {"prompts": 99}, "prompts is 99"), ("fast", [method], [1.0], {"seeds": 0}, "seeds is 0"),
+        ("fast", [method], [1.0], {"scorer": audioscope.scoring.MeasureScorer()}, "no layers"),
     ):  # fmt: skip
         with pytest.raises(ValueError, match=message):
-            steering_sweep(tiny, concept, arms, strengths, out=tmp_path, progress=False, **keywords)
+            steering_sweep(tiny, concept, methods, strengths, out=tmp_path, progress=False, **keywords)
     with tiny.steer(vector):
         for begin in (
-            lambda: steering_sweep(tiny, "fast", [arm], [1.0], out=tmp_path, progress=False), lambda: calibrate(tiny, "fast", [arm]),
+            lambda: steering_sweep(tiny, "fast", [method], [1.0], out=tmp_path, progress=False), lambda: calibrate(tiny, "fast", [method]),
             lambda: caa(tiny, "fast"), lambda: audioscope.localize(tiny, ["fast"], pairs=1, out=tmp_path),
         ):  # fmt: skip
             with pytest.raises(ValueError, match="being steered"):
@@ -546,9 +558,9 @@ def test_bad_input_to_a_sweep(tiny, stable_audio, tmp_path):
         )
     for name, value in (("budget", -1.0), ("grid", [])):
         with pytest.raises(ValueError, match=f"{name} is"):
-            calibrate(tiny, "fast", [arm], **{"budget": 1.0, name: value}, progress=False)
-    with pytest.raises(ValueError, match=r"strengths names \['other'\], but the arms are \['caa first'\]"):
-        steering_sweep(tiny, "fast", [arm], {"other": [1.0]}, out=tmp_path, progress=False)
+            calibrate(tiny, "fast", [method], **{"budget": 1.0, name: value}, progress=False)
+    with pytest.raises(ValueError, match=r"strengths names \['other'\], but the methods are \['caa first'\]"):
+        steering_sweep(tiny, "fast", [method], {"other": [1.0]}, out=tmp_path, progress=False)
     with pytest.raises(ValueError, match="another kind of model"):
-        steering_sweep(stable_audio, "fast", [arm], [1.0], scorer=listener_scorer(), progress=False)
+        steering_sweep(stable_audio, "fast", [method], [1.0], scorer=listener_scorer(), progress=False)
     assert not list(tmp_path.glob("units/*")), "nothing may be generated before all input is checked"

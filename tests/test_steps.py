@@ -4,8 +4,8 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from audioscope.ratios import ratio_of_means
-from audioscope.steps import patch_steps, step_impacts
+from audioscope.atlas.steps import patch_steps, step_impacts
+from audioscope.stats import ratio_of_means
 
 
 def by_hand(pairs=6, steps=3, seed=0):
@@ -51,7 +51,7 @@ def test_with_a_single_step_it_is_the_whole(tiny, tmp_path):
         table[["calibrated score", "calibrated score of judge"]] == 6
     ).all(axis=None)
     again = patch_steps(tiny, ["fast"], 2, steps=1, out=tmp_path, progress=False)
-    parts = patch_steps(tiny, ["fast"], 1, steps=1, batch=1, progress=False)
+    parts = patch_steps(tiny, ["fast"], 1, steps=1, batch_size=1, progress=False)
     np.testing.assert_allclose(parts["score"], table["score"][:3], atol=0.05)
     pd.testing.assert_frame_equal(table, again)
 
@@ -100,6 +100,35 @@ def test_scales_and_other_scores_change_it_and_nonsense_is_refused():
 
 
 def test_bad_input_is_refused_before_any_work(tiny):
-    for keywords in ({"pairs": 0}, {"pairs": 10_000}, {"concepts": ["nothing"]}, {"batch": 0}):
+    for keywords in ({"pairs": 0}, {"pairs": 10_000}, {"concepts": ["nothing"]}, {"batch_size": 0}):
         with pytest.raises((ValueError, KeyError)):
             patch_steps(tiny, **{"concepts": ["fast"], **keywords})
+
+
+@pytest.mark.parametrize(
+    "spoil",
+    [
+        lambda table: pd.concat([table, table.iloc[:1]]),
+        lambda table: table.iloc[:0],
+        lambda table: table.assign(concept=table["concept"].replace("one", "mean")),
+    ],
+)
+def test_a_table_that_would_be_misread_is_refused(spoil):
+    with pytest.raises(ValueError, match="expected what patch_steps returns"):
+        step_impacts(spoil(by_hand()))
+    with pytest.raises(ValueError, match="score is 'sigma', expected one of score, score of judge"):
+        step_impacts(by_hand(), score="sigma")
+
+
+def test_how_a_table_is_stored_changes_nothing():
+    """Categories, as a small file has them, and another index."""
+    table = by_hand()
+    stored = table.astype({"concept": "category", "row": "category"}).set_index(table.index[::-1])
+    pd.testing.assert_frame_equal(step_impacts(stored), step_impacts(table))
+
+
+def test_numpy_numbers_and_a_home_folder(tiny, tmp_path, monkeypatch):
+    """Settings are kept as JSON, which has no numpy numbers; ~ is the user's home, and no folder of that name."""
+    monkeypatch.setenv("HOME", str(tmp_path))
+    patch_steps(tiny, ["fast"], np.int64(1), steps=np.int64(1), out="~/steps", progress=False)
+    assert (tmp_path / "steps" / "settings.json").exists()

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from audioscope.strengths import _strength_at
+from audioscope.steer.sweeps import _strength_at
 
 STRENGTHS = np.array([1.0, 2.0, 4.0])
 

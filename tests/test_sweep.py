@@ -5,9 +5,9 @@ import torch
 from conftest import Nearness
 
 import audioscope
-from audioscope.arms import Arm
 from audioscope.concepts import Pair, shipped_concepts
-from audioscope.sweep import key, safe_name, seed_of
+from audioscope.steer.methods import SteeringMethod
+from audioscope.store import key, safe_name, seed_of
 from audioscope.tracing import Row
 
 
@@ -21,7 +21,7 @@ def test_seeds_are_those_that_the_results_were_made_with(root):
 
 def test_no_two_units_share_their_noise():
     """Pairs are the units of every interval: with one noise for all of them the intervals would be too narrow."""
-    units = [(c.name, pair.number, number) for c in shipped_concepts().values() for pair in c.pairs for number in range(2)]
+    units = [(c.name, pair.index, number) for c in shipped_concepts().values() for pair in c.pairs for number in range(2)]
     assert len(units) > 5000 and len({seed_of(*unit) for unit in units}) == len(units)
 
 
@@ -35,7 +35,7 @@ def test_a_sweep_starts_each_pair_and_seed_from_noise_of_its_own(stable_audio, t
     found = atlas.table.drop_duplicates(["pair", "seed"]).sort_values("pair", kind="stable")
     assert found["seed"].tolist() == [2257388593, 4052366503, 2270129670, 4031274640]
     rows = [Row("song", int(seed)) for seed in (*found["seed"], found["seed"].iloc[0])]
-    latents = stable_audio.run(rows, **stable_audio.settings(1, 1.0, None), decode=False).latents
+    latents = stable_audio.run(rows, **stable_audio.sampling(1, 1.0, None), decode=False).latents
     assert torch.equal(latents[0], latents[4])
     assert all(not torch.allclose(latents[i], latents[j], atol=0.1) for i in range(4) for j in range(i))
 
@@ -49,9 +49,9 @@ def test_what_a_control_draws_differs_from_arm_to_arm_and_seed_to_seed():
 
     pair = Pair(0, "test", "a", "b")
     for sites in ("own", "all"):
-        assert Arm("caa", sites, edits).on(pair, 0.0, 7) == (), "strength 0 draws nothing"
+        assert SteeringMethod("caa", sites, edits).on(pair, 0.0, 7) == (), "strength 0 draws nothing"
         for strength, seed in ((1.0, 7), (-2.0, 7), (1.0, 8)):
-            Arm("caa", sites, edits).on(pair, strength, seed)
+            SteeringMethod("caa", sites, edits).on(pair, strength, seed)
     assert seen[0] == seen[1] == 2391889359 and seen[3] == seen[4] == 3447689130, (
         "all strengths of a prompt and seed share a draw"
     )

@@ -209,7 +209,7 @@ def test_floors(root, tiny):
     for group in real:
         assert result["real"]["judge"][group] >= real[group], group
         assert result["generated"]["judge"][group] >= generated[group], group
-    assert result["memorisation"]["share"] <= 0.02 and result["memorisation"]["share_seen_combinations"] <= 0.02
+    assert result["memorization"]["share"] <= 0.02 and result["memorization"]["share_seen_combinations"] <= 0.02
     made = result["sound"]["generated"]
     assert made["limited"] < 1e-3 and LEVEL - 4 < made["quietest_db"] <= made["loudest_db"] < LEVEL + 1.5
     changes = {row["change"] for row in result["extrapolation"]}

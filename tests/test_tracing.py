@@ -23,7 +23,7 @@ def test_a_ddim_schedulers_noise_levels_are_noise_over_signal():
 
 
 def test_a_run_of_audioldm2_says_the_levels_of_its_steps(audioldm2):
-    run = audioldm2.run([Row("music", 0)], **audioldm2.settings(3, 1.0, None), decode=False)
+    run = audioldm2.run([Row("music", 0)], **audioldm2.sampling(3, 1.0, None), decode=False)
     kept = audioldm2.pipe.scheduler.alphas_cumprod[audioldm2.pipe.scheduler.timesteps]
     assert run.sigmas.tolist() == pytest.approx([(1 / float(a) - 1) ** 0.5 for a in kept], rel=1e-4)
     assert (run.sigmas.diff() < 0).all() and run.sigmas[0] > 1, "from noise to signal"

@@ -6,10 +6,10 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from audioscope.atlas import Atlas
+from audioscope.atlas.atlas import Atlas
 from audioscope.audio import Clip
-from audioscope.gains import Steering
 from audioscope.sites import Site
+from audioscope.steer.results import SteeringSweep
 
 RATE, SECONDS, LAYERS, PAIRS = 16000, 2.0, 4, 4
 EVIL = "<script>window.evil=1</script>"
@@ -73,29 +73,29 @@ ALPHAS = (-2.0, -1.0, 0.0, 1.0, 2.0)
 CELLS = ("caa own", "caa all", "caa random layers")
 
 
-def steered(cell: str, alpha: float, concept: str = "fast") -> float:
+def steered(cell: str, strength: float, concept: str = "fast") -> float:
     """The frequency in Hz of a steered clip."""
     base = {"fast": 1000.0, "rap": 4000.0}[concept]
-    return base if alpha == 0 else base + 300 + 600 * CELLS.index(cell) + 120 * (alpha + 2)
+    return base if strength == 0 else base + 300 + 600 * CELLS.index(cell) + 120 * (strength + 2)
 
 
-def steering_of_tones(folder: Path, concept: str = "fast", opposite: str = "slow") -> Steering:
+def steering_of_tones(folder: Path, concept: str = "fast", opposite: str = "slow") -> SteeringSweep:
     """One axis, three ways to steer, five strengths: the score rises with the strength at a price that rises, too."""
     lines = []
     for prompt in range(3):
         for number, cell in enumerate(CELLS):
-            for alpha in ALPHAS:
+            for strength in ALPHAS:
                 file = ""
                 if prompt == 0:
-                    file = f"steered {concept}/{cell if alpha else 'unsteered'}{alpha:+.0f}.flac"
-                    tone(steered(cell, alpha, concept)).save(folder / file)
+                    file = f"steered {concept}/{cell if strength else 'unsteered'}{strength:+.0f}.flac"
+                    tone(steered(cell, strength, concept)).save(folder / file)
                 method, sites = cell.split(" ", 1)
                 lines.append({
                     "concept": concept, "opposite": opposite, "method": method, "sites": sites, "cell": cell, "prompt": prompt, "seed": 7, "text": f"a song {EVIL}",
-                    "alpha": alpha * (1 + number), "score": alpha * (3 - number) + 0.1 * prompt, "lpaps": 0.05 * abs(alpha) * (1 + 0.1 * prompt), "level": -20.0,
+                    "strength": strength * (1 + number), "score": strength * (3 - number) + 0.1 * prompt, "distance": 0.05 * abs(strength) * (1 + 0.1 * prompt), "level": -20.0,
                     "silent": False, "clipped": 0.0, "failed": False, "chroma": 1.0, "beat": 1.0, "tempo": 100.0, "onsets": 4.0, "mode": 0.0, "register": 60.0,
                     "centroid": 1000.0, "clip": file,
                 })  # fmt: skip
     settings = {"model": "tones", "concept": concept, "opposite": opposite, "group": "tempo", "seconds": SECONDS, "rate": RATE,
-                "arms": {"caa own": {"at": [site(1)]}, "caa all": {"at": [site(i) for i in range(LAYERS)]}, "caa random layers": {"at": [site(0)], "instead_of": [site(1)]}}}  # fmt: skip
-    return Steering(pd.DataFrame(lines), settings, folder)
+                "methods": {"caa own": {"at": [site(1)]}, "caa all": {"at": [site(i) for i in range(LAYERS)]}, "caa random layers": {"at": [site(0)]}}}  # fmt: skip
+    return SteeringSweep(pd.DataFrame(lines), settings, folder)

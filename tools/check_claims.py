@@ -10,7 +10,7 @@ import argparse
 import json
 from pathlib import Path
 
-from audioscope.claims import claims, digests, filled, marked
+from audioscope.pages.claims import digests, filled, marked, recompute_claims
 
 ROOT = Path(__file__).resolve().parent.parent
 STORED = ROOT / "data" / "claims.json"
@@ -39,7 +39,7 @@ def main() -> int:
     options = argparse.ArgumentParser(description=__doc__)
     options.add_argument("--write", action="store_true", help="fill the prose and write data/claims.json")
     chosen = options.parse_args()
-    values, tables = claims(), digests()
+    values, tables = recompute_claims(), digests()
     if chosen.write:
         for file in prose():
             before = file.read_text()

@@ -11,18 +11,19 @@ import json
 from pathlib import Path
 from typing import Any
 
-from audioscope.atlas import Atlas
-from audioscope.axes import axes, steer_all, steer_all_features
-from audioscope.comparison import wins
-from audioscope.extras import MAPS
+from audioscope.atlas.atlas import Atlas
+from audioscope.atlas.localization import localize
+from audioscope.atlas.steps import patch_steps
+from audioscope.datasets import MAPS
 from audioscope.model import load
-from audioscope.patching import localize
-from audioscope.paths import write_whole
-from audioscope.sae_files import load_sae
-from audioscope.sae_results import report_saes, train_saes
-from audioscope.steps import patch_steps
+from audioscope.sae.comparison import wins
+from audioscope.sae.pipeline import report_saes, train_saes
+from audioscope.sae.sae import SAE
+from audioscope.sae.tuning import steer_all_features
+from audioscope.steer.benchmark import axes, steer_all
+from audioscope.steer.vectors import SteeringVector
+from audioscope.store import write_whole
 from audioscope.tiny.evaluate import as_table, evaluate
-from audioscope.vectors import SteeringVector
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -65,7 +66,7 @@ def main() -> None:
     print(wins(report_saes(model, saes, sites)).to_string(index=False))
     steer_all_features(
         model,
-        [load_sae(saes / site) for site in strongest],
+        [SAE.from_pretrained(saes / site) for site in strongest],
         ROOT / "data" / "results",
         chosen.work / f"sae_steering-{model.fingerprint}",
     )

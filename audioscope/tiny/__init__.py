@@ -1,1 +1,5 @@
-"""The embedded model: its music, its captions, its codec, its training and its listeners."""
+"""The model that ships: its note bank, rendered music, codec, training and listeners."""
+
+import lazy_loader
+
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

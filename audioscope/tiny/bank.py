@@ -1,6 +1,6 @@
 """Single notes of General MIDI instruments, the raw material of the tiny model's music.
 
-The notes were rendered once from the FluidR3 soundfont (MIT licence, kept beside the data) by `build`, and are stored
+The notes were rendered once from the FluidR3 soundfont (MIT license, kept next to the data) by `build`, and are stored
 as one Ogg Vorbis file plus a JSON index. Nothing but `build` needs fluidsynth or the soundfont.
 """
 
@@ -15,7 +15,7 @@ from pathlib import Path
 import numpy as np
 import soundfile as sf
 
-from audioscope.paths import data_folder
+from audioscope.store import data_folder
 
 RATE = 16_000  # Hz
 NOTE_SECONDS = 2.5  # two beats at the slowest tempo (60 BPM), held long, are 2.3 s; raising a note by resampling shortens it
@@ -53,7 +53,7 @@ class NoteBank:
         self.note = lru_cache(maxsize=2048)(self._note)
 
     def _note(self, instrument: str, pitch: int, formant: float = 0.0) -> np.ndarray:
-        """The whole note (2.5 s). `formant` semitones shift the spectral envelope, not the pitch: a voice's sex."""
+        """The whole note (2.5 s). `formant` semitones shift the spectral envelope, not the pitch, which sets a voice's sex."""
         spans = self._notes[instrument]
         source = min(spans, key=lambda p: (abs(p + formant - pitch), p))
         ratio = 2.0 ** ((pitch - source) / 12)
@@ -62,7 +62,7 @@ class NoteBank:
         return np.interp(positions, np.arange(len(wave)), wave).astype(np.float32)
 
     def hit(self, name: str) -> np.ndarray:
-        """One stroke of a percussion instrument (0.6 s)."""
+        """One hit of a percussion instrument (0.6 s)."""
         return self._hits[name]
 
 

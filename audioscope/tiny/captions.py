@@ -1,8 +1,8 @@
-"""What a song is called: captions in many wordings, from labels.
+"""Captions of songs in many wordings, made from labels.
 
-Adjectives stand before the noun ("a slow sad jazz song"), items after it ("a violin", "a woman singing"), and ways say
+Adjectives come before the noun ("a slow sad jazz song"), items after it ("a violin", "a woman singing"), and ways say
 how it is played ("at a slow pace"). A caption leaves some attributes out, orders the rest freely, and negates nothing: it says
-"instrumental", never "no voice". `UNSEEN` holds other wordings of the same words, which only evaluation uses.
+"instrumental", never "no voice". `UNSEEN` holds other wordings of the same words, which only the evaluation uses.
 """
 
 from __future__ import annotations
@@ -80,9 +80,10 @@ def _list(words: list[str]) -> str:
 
 
 def caption(song: Song, rng: np.random.Generator, keep: float = 0.75, always: Collection[str] = (), unseen: bool = False) -> str:
-    """Say a song in words. Each attribute is named with chance `keep`, those of the groups in `always` surely.
+    """Describe a song in words; each attribute is named with probability `keep`, those of the groups in `always` in any case.
 
-    unseen: in the wordings kept for evaluation. What is absent (voice, lead or percussion "none") has none and is said as in training.
+    unseen: use the wordings reserved for evaluation. Absent parts (voice, lead or percussion "none") have no such wording and are
+    described as in training.
     """
     named = [(g, c) for g, c in asdict(song).items() if g in always or rng.random() < keep]
     adjectives: list[str] = []
@@ -106,16 +107,16 @@ def caption(song: Song, rng: np.random.Generator, keep: float = 0.75, always: Co
         return f"{_list(items)} in {article}{head}{tail}"
     if style == 3 and adjectives:
         it = "this is " if noun == "music" else f"this {noun} is "
-        said = f"{it}{_list(adjectives)}" + (" music" if noun == "music" else "")
-        return said + (f", with {_list(items)}" if items else "") + tail
+        clause = f"{it}{_list(adjectives)}" + (" music" if noun == "music" else "")
+        return clause + (f", with {_list(items)}" if items else "") + tail
     link = ("with", "featuring")[rng.integers(2)]
-    if style == 4:  # how before what
+    if style == 4:  # how it is played before what plays
         return f"{article}{head}{tail}" + (f" {link} {_list(items)}" if items else "")
     return f"{article}{head}" + (f" {link} {_list(items)}" if items else "") + tail
 
 
 def vocabulary() -> list[str]:
-    """Every word that a caption can hold, sorted: the tokenizer's list."""
+    """Every word that a caption can contain, sorted: the tokenizer's vocabulary."""
     texts = [w for table in (ADJECTIVES, ITEMS, WAYS) for words in table.values() for w in words]
     words = set(" ".join([*texts, *NOUNS, "a an with featuring and in this is"]).replace("-", " - ").split())
     return sorted(words | {",", "."})

@@ -1,6 +1,6 @@
 """The tiny model's codec: log-mel patches, a principal component basis, and Griffin-Lim on the way back.
 
-It stands where a Stable Audio pipeline has its VAE. Nothing in it is trained by gradient: the basis is fitted once to
+It takes the place of a Stable Audio pipeline's VAE. Nothing in it is trained by gradient: the basis is fitted once to
 rendered music, so every latent is a linear, readable picture of sound.
 """
 
@@ -25,7 +25,7 @@ class Decoded:
 
 
 class MelCodec(ModelMixin, ConfigMixin):
-    """Audio to latents and back: log-mel frames, stacked in fours, projected on `latent_dim` principal components.
+    """Audio to latents and back: log-mel frames, stacked in fours, projected onto `latent_dim` principal components.
 
     Components are divided by the square root of their standard deviation, between none and full whitening: large-scale
     structure keeps more variance than detail, so a diffusion model settles it first.
@@ -51,7 +51,7 @@ class MelCodec(ModelMixin, ConfigMixin):
         filters = melscale_fbanks(n_fft // 2 + 1, 40.0, sampling_rate / 2, n_mels, sampling_rate)
         self.register_buffer("filters", filters, persistent=False)
         self.register_buffer("window", torch.hann_window(n_fft), persistent=False)
-        self.anchor = nn.Parameter(torch.zeros(1), requires_grad=False)  # diffusers asks a model's parameters for its dtype
+        self.anchor = nn.Parameter(torch.zeros(1), requires_grad=False)  # diffusers reads a model's dtype from its parameters
 
     @property
     def downsampling_ratio(self) -> int:
@@ -70,7 +70,7 @@ class MelCodec(ModelMixin, ConfigMixin):
         return mel.unflatten(-1, (-1, self.config.stack)).permute(0, 2, 1, 3).flatten(2)
 
     def fit(self, patches: Tensor) -> float:
-        """Set the basis from patches [n, n_mels * stack]; returns the part of the variance that it keeps."""
+        """Set the basis from patches [n, n_mels * stack]; returns the share of the variance that it keeps."""
         self.mean.copy_(patches.mean(0))
         values, vectors = torch.linalg.eigh(torch.cov((patches - self.mean).T.double()))
         keep = self.config.latent_dim
@@ -81,25 +81,26 @@ class MelCodec(ModelMixin, ConfigMixin):
         return float(values[:keep].sum() / values.sum())
 
     def encode(self, wave: Tensor) -> Tensor:
-        """Waveforms [batch, 1, samples] to latents [batch, latent_dim, samples / 1024]."""
+        """Encode waveforms [batch, 1, samples] to latents [batch, latent_dim, samples / 1024]."""
         return ((self.patches(wave[:, 0]) - self.mean) @ self.basis / self.scale).transpose(1, 2)
 
     def decode_mel(self, latents: Tensor) -> Tensor:
-        """Latents [batch, latent_dim, tokens] to log-mel magnitudes [batch, n_mels, tokens * stack]."""
+        """Decode latents [batch, latent_dim, tokens] to log-mel magnitudes [batch, n_mels, tokens * stack]."""
         patches = (latents.transpose(1, 2) * self.scale) @ self.basis.T + self.mean
         return patches.unflatten(-1, (self.config.n_mels, self.config.stack)).permute(0, 2, 1, 3).flatten(2)
 
     def decode(self, latents: Tensor) -> Decoded:
-        """Latents to waveforms [batch, 1, samples], mastered: a pure function of each row, with no random phase."""
+        """Decode latents to waveforms [batch, 1, samples], mastered: a pure function of each row, with no random phase."""
         mel = (self.decode_mel(latents.float()).clamp(max=8).exp() - FLOOR).clamp_min(0)
-        magnitude = torch.nn.functional.pad(self._inverse_mel(mel), (0, 1))  # the frame centred on the last sample
+        magnitude = torch.nn.functional.pad(self._inverse_mel(mel), (0, 1))  # the frame centered on the last sample
         return Decoded(self._master(self._griffin_lim(magnitude, self._first_phase(magnitude))).unsqueeze(1))
 
     def _first_phase(self, magnitude: Tensor) -> Tensor:
-        """Phases [batch, bins, frames] that let each partial run on from frame to frame.
+        """Phases [batch, bins, frames] that continue each partial from frame to frame.
 
         Each spectral peak is taken for a sinusoid, whose frequency a parabola through the peak gives, and the bins around it
-        follow it in phase, neighbours opposed (Beauregard, Harish and Wyse, "Single pass spectrogram inversion", 2015).
+        follow it in phase, with neighbors in opposite phase (Beauregard, Harish and Wyse, "Single pass spectrogram inversion",
+        2015).
         """
         batch, bins, _ = magnitude.shape
         here = torch.arange(bins, device=magnitude.device).expand(batch, bins)
@@ -117,7 +118,7 @@ class MelCodec(ModelMixin, ConfigMixin):
         return torch.stack(phases, -1)
 
     def _griffin_lim(self, magnitude: Tensor, phase: Tensor, momentum: float = 0.99) -> Tensor:
-        """Waveforms [batch, samples] with nearly these magnitudes: torchaudio's algorithm, which cannot be given a first phase."""
+        """Waveforms [batch, samples] with nearly these magnitudes: torchaudio's algorithm, which does not take a first phase."""
         frame = {"n_fft": self.config.n_fft, "hop_length": self.config.hop, "window": self.window}
         turn, before = torch.polar(torch.ones_like(magnitude), phase), torch.zeros((), device=phase.device)
         for _ in range(self.config.griffinlim_iterations):
@@ -127,9 +128,9 @@ class MelCodec(ModelMixin, ConfigMixin):
         return torch.istft(magnitude * turn, **frame)
 
     def _master(self, wave: Tensor) -> Tensor:
-        """Bring waveforms [batch, samples] to `level` dB RMS, as all training music is, round their peaks, close their ends.
+        """Bring waveforms [batch, samples] to `level` dB RMS, like all training music, round their peaks, and fade their ends.
 
-        Guidance pushes the loudness of latents by 20 dB. At most 30 dB are made up for, so that silence stays silent.
+        Guidance shifts the loudness of latents by 20 dB. At most 30 dB are made up for, so that silence stays silent.
         """
         gain = 10 ** (self.config.level / 20) / wave.square().mean(-1, keepdim=True).sqrt().clamp_min(1e-5)
         wave = 0.98 * torch.tanh(wave * gain.clamp(max=10**1.5) / 0.98)

@@ -1,6 +1,6 @@
-"""How well the tiny model holds its concepts, by the listener and the judge, beside chance and beside real clips.
+"""How well the tiny model renders its concepts, by the listener and the judge, next to chance and to real clips.
 
-The listener chooses (a checkpoint, steps, guidance); the judge only reports.
+The listener selects (a checkpoint, steps, guidance); the judge only reports.
 """
 
 from __future__ import annotations
@@ -22,25 +22,26 @@ from audioscope.tiny.captions import UNSEEN, caption
 from audioscope.tiny.codec import MelCodec
 from audioscope.tiny.listener import Listener
 from audioscope.tiny.music import GROUPS, Song
+from audioscope.tiny.train import Recipe, dataset
 
 REAL_POOL = 4  # seed of the held-out real clips: never used for training
 CAPTION_SEED = 5
-SELECTION_SEED = 6  # of the captions by which the listener chooses
+SELECTION_SEED = 6  # of the captions that the listener selects by
 Caption = tuple[str, Song, frozenset[str]]  # the text, the song, and the groups that the text names
 
 
 def held_out_captions(count: int, seed: int = CAPTION_SEED, held_out: bool = True, unseen: bool = False) -> list[Caption]:
-    """Captions of label combinations that training never sees, balanced over each group's classes as named.
+    """Captions of label combinations that training never sees, balanced over the named classes of each group.
 
-    Every group is named with chance .8, so that there is always something left out. Each combination is the one of many
-    that evens out the classes named so far.
+    Every group is named with probability .8, so that most captions leave something out. Each combination is the one of many that
+    best evens out the classes named so far.
 
-    held_out: False takes combinations that training does see. unseen: in wordings that training never sees.
+    held_out: False takes combinations that training does see. unseen: use wordings that training never sees.
     """
     rng = np.random.default_rng(seed)
     counts = [np.zeros(len(classes)) for classes in GROUPS.values()]
-    found: list[Caption] = []
-    while len(found) < count:
+    captions: list[Caption] = []
+    while len(captions) < count:
         named = frozenset(group for group in GROUPS if rng.random() < 0.8) or frozenset({"genre"})
         offered = [Song.draw(rng, held_out) for _ in range(24)]
         excess = [
@@ -50,8 +51,8 @@ def held_out_captions(count: int, seed: int = CAPTION_SEED, held_out: bool = Tru
         song = offered[int(np.argmin(excess))]
         for group, n, c in zip(GROUPS, counts, song.indices(), strict=True):
             n[c] += group in named
-        found.append((caption(song, rng, keep=0.0, always=named, unseen=unseen), song, named))
-    return found
+        captions.append((caption(song, rng, keep=0.0, always=named, unseen=unseen), song, named))
+    return captions
 
 
 def real_clips(count: int, codec: Any, batch: int = 20) -> tuple[Tensor, Tensor]:
@@ -63,13 +64,13 @@ def real_clips(count: int, codec: Any, batch: int = 20) -> tuple[Tensor, Tensor]
 
 
 def generated_clips(model: Model, captions: list[Caption], **settings: Any) -> Tensor:
-    """A clip [count, 65536] for each caption, with its number as seed; settings go to `Model.generate`."""
-    made = model.generate([text for text, _, _ in captions], seed=list(range(len(captions))), progress=True, **settings)
-    return torch.from_numpy(np.stack([clip.mono for clip in made]))
+    """A clip [count, 65536] for each caption, with its index as seed; settings go to `Model.generate`."""
+    clips = model.generate([text for text, _, _ in captions], seed=list(range(len(captions))), progress=True, **settings)
+    return torch.from_numpy(np.stack([clip.mono for clip in clips]))
 
 
 def accuracies(guess: Tensor, truth: Tensor, named: Tensor | None = None) -> dict[str, float]:
-    """Share of right guesses in each group, over the clips whose caption names the group (`named`, bool like `truth`).
+    """Share of correct guesses in each group, over the clips whose caption names the group (`named`, bool like `truth`).
 
     `mood_pair` is the share for mood over happy and sad clips alone, with a guess of "neutral" counted as wrong.
     """
@@ -83,7 +84,7 @@ def accuracies(guess: Tensor, truth: Tensor, named: Tensor | None = None) -> dic
 
 
 def heard(ear: Listener, sound: Tensor, captions: list[Caption]) -> dict[str, float]:
-    """Accuracies of what `ear` hears in clips [count, 65536], against what their captions name."""
+    """Accuracies of what `ear` hears in clips [count, 65536], compared with what their captions name."""
     asked = torch.tensor([song.indices() for _, song, _ in captions])
     named = torch.tensor([[group in groups for group in GROUPS] for _, _, groups in captions])
     return accuracies(torch.cat([ear.guess(part) for part in sound.split(100)]), asked, named)
@@ -92,12 +93,12 @@ def heard(ear: Listener, sound: Tensor, captions: list[Caption]) -> dict[str, fl
 def evaluate(model: Model | None = None, clips: int = 400, work: Path | None = None, **settings: Any) -> dict[str, Any]:
     """Accuracies by group: `chance`, `real` (listener and judge, the ceiling), `generated` (judge, held-out captions).
 
-    work: a folder for the training pool's latents; with it, `memorisation` and `extrapolation` are measured as well, and
-    there are five times as many real clips: the first percentile of fewer says little.
+    work: a folder for the training pool's latents; with it, `memorization` and `extrapolation` are measured as well, and
+    there are five times as many real clips: the first percentile of fewer clips says little.
     settings go to `Model.generate` (steps, guidance).
     """
     if clips < 20:
-        raise ValueError(f"clips is {clips}, expected at least 20: fewer say nothing.")
+        raise ValueError(f"clips is {clips}, expected at least 20: the accuracies of fewer clips say nothing.")
     model = model or load("tiny")
     ears = {name: listener.load(name) for name in listener.POOLS}
     real, truth = real_clips(5 * clips if work else clips, model.pipe.vae)
@@ -107,7 +108,7 @@ def evaluate(model: Model | None = None, clips: int = 400, work: Path | None = N
         "model": {"name": model.name, "fingerprint": model.fingerprint},
         "clips": clips,
         "real_clips": len(real),
-        "settings": model.settings(settings.get("steps"), settings.get("guidance"), None),
+        "settings": dict(model.sampling(settings.get("steps"), settings.get("guidance"))),
         "chance": {group: round(1 / len(classes), 4) for group, classes in GROUPS.items()},
         "real": {name: accuracies(torch.cat([ear.guess(part) for part in real.split(100)]), truth) for name, ear in ears.items()},
         "generated": {
@@ -118,13 +119,13 @@ def evaluate(model: Model | None = None, clips: int = 400, work: Path | None = N
     }
     if work:
         seen = generated_clips(model, held_out_captions(clips // 2, held_out=False), **settings)
-        result["memorisation"] = memorisation(model.pipe.vae, sound, seen, real, work)
+        result["memorization"] = memorization(model.pipe.vae, sound, seen, real, work)
         result["extrapolation"] = extrapolation(model, ears["judge"], clips // 4).to_dict("records")
     return result
 
 
 def levels(sound: Tensor) -> dict[str, float]:
-    """Loudness and faults of clips [count, 65536]: dB RMS, share of samples in the limiter's reach, the loudest first or last ms."""
+    """Loudness and faults of clips [count, 65536]: dB RMS, share of samples in the limiter's range, loudest first or last ms."""
     rms = 10 * torch.log10(sound.square().mean(1).clamp_min(1e-10))
     ends = torch.cat([sound[:, :16], sound[:, -16:]], 1).abs().amax(1)
     return {
@@ -136,7 +137,7 @@ def levels(sound: Tensor) -> dict[str, float]:
 def nearest_distances(codec: MelCodec, latents: Tensor, *clips: Tensor) -> list[Tensor]:
     """For each set of clips [count, 65536], how far every clip lies from the nearest of the training latents [n, dim, tokens].
 
-    Root mean squares over log-mels standardised by band, all seen through the codec: [count] each.
+    Root mean squares over log-mels standardized by band, all after the codec: [count] each.
     """
     with torch.no_grad():
         sample = codec.decode_mel(latents[:1000].float())
@@ -153,14 +154,12 @@ def nearest_distances(codec: MelCodec, latents: Tensor, *clips: Tensor) -> list[
     return [n / queries[0].shape[1] ** 0.5 for n in nearest]
 
 
-def memorisation(codec: MelCodec, generated: Tensor, seen: Tensor, real: Tensor, work: Path) -> dict[str, float]:
-    """Share of generated clips that lie nearer to a training clip than 99 % of held-out real clips do: at most .02 is asked.
+def memorization(codec: MelCodec, generated: Tensor, seen: Tensor, real: Tensor, work: Path) -> dict[str, float]:
+    """Share of generated clips that lie nearer to a training clip than 99 % of held-out real clips do: at most .02 is required.
 
-    generated, seen: clips of held-out combinations and of combinations in the training pool, where copying would be likelier.
+    generated, seen: clips of held-out combinations and of combinations in the training pool, where copying would be more likely.
     The training pool comes from `work`, or is rendered there.
     """
-    from audioscope.tiny.train import Recipe, dataset
-
     _, latents = dataset(Recipe(), work, codec)
     made, copied, held = nearest_distances(codec, latents, generated, seen, real)
     bound = torch.quantile(held, 0.01)
@@ -178,11 +177,11 @@ def extrapolation(model: Model, ear: Listener, clips: int) -> pd.DataFrame:
     Columns: change, steps, guidance, and the accuracy of each group. "default" is held-out combinations at the model's settings.
     """
     usual = held_out_captions(clips)
-    reworded = [  # only the groups that were said in an unseen wording count
+    reworded = [  # only the groups that were named in an unseen wording count
         (text, song, frozenset(group for group in named if (group, getattr(song, group)) in UNSEEN))
         for text, song, named in held_out_captions(clips, unseen=True)
     ]
-    default = model.settings(None, None, None)
+    default = model.sampling()
     trials: list[tuple[str, list[Caption], dict[str, Any]]] = [
         ("default", usual, {}),
         ("seen combinations", held_out_captions(clips, held_out=False), {}),
@@ -192,34 +191,34 @@ def extrapolation(model: Model, ear: Listener, clips: int) -> pd.DataFrame:
     ]
     rows = []
     for change, captions, settings in trials:
-        used = model.settings(settings.get("steps"), settings.get("guidance"), None)
-        said = heard(ear, generated_clips(model, captions, **settings), captions)
-        rows.append({"change": change, "steps": used["steps"], "guidance": used["guidance"]} | said)
+        used = dict(model.sampling(settings.get("steps"), settings.get("guidance")))
+        scores = heard(ear, generated_clips(model, captions, **settings), captions)
+        rows.append({"change": change, "steps": used["steps"], "guidance": used["guidance"]} | scores)
     return pd.DataFrame(rows)
 
 
 def compare(
     models: Iterable[Model], clips: int = 150, steps: Iterable[int] = (10,), guidances: Iterable[float] = (3.0,)
 ) -> pd.DataFrame:
-    """What the listener hears in clips of the selection captions: a row per model, steps and guidance, best first.
+    """What the listener hears in clips of the selection captions: one row per model, steps and guidance, best first.
 
-    Columns: model, steps, guidance, mean_accuracy (of the groups, mood as happy against sad), and each group's accuracy.
+    Columns: model, steps, guidance, mean_accuracy (over the groups, mood as happy against sad), and each group's accuracy.
     """
     ear, captions = listener.load("listener"), held_out_captions(clips, SELECTION_SEED)
     rows = []
     for model in models:
         for settings in ({"steps": s, "guidance": g} for s in steps for g in guidances):
-            said = heard(ear, generated_clips(model, captions, **settings), captions)
-            mean = float(np.mean([said["mood_pair" if group == "mood" else group] for group in GROUPS]))
-            rows.append({"model": model.name, **settings, "mean_accuracy": round(mean, 4), **said})
+            scores = heard(ear, generated_clips(model, captions, **settings), captions)
+            mean = float(np.mean([scores["mood_pair" if group == "mood" else group] for group in GROUPS]))
+            rows.append({"model": model.name, **settings, "mean_accuracy": round(mean, 4), **scores})
     return pd.DataFrame(rows).sort_values("mean_accuracy", ascending=False, kind="stable", ignore_index=True)
 
 
 def choose(candidates: Path, out: Path, clips: int = 150) -> pd.DataFrame:
-    """Copy the candidate that the listener likes best to `out` and return the comparison; the choice goes to training.json."""
+    """Copy the candidate that the listener rates best to `out` and return the comparison; training.json records the choice."""
     folders = sorted(folder for folder in candidates.glob("step-*") if (folder / "training.json").exists())
     if not folders:
-        raise FileNotFoundError(f"{candidates} holds no candidates: `audioscope tiny train` leaves some in its --work folder.")
+        raise FileNotFoundError(f"{candidates} contains no candidates: `audioscope tiny train` leaves some in its --work folder.")
     table = compare((load(folder) for folder in folders), clips)
     shutil.copytree(Path(table["model"][0]), out, dirs_exist_ok=True)
     facts = json.loads((out / "training.json").read_text())
@@ -229,7 +228,7 @@ def choose(candidates: Path, out: Path, clips: int = 150) -> pd.DataFrame:
 
 
 def as_table(result: dict[str, Any]) -> str:
-    """The result as a plain table, a line per group."""
+    """The result as a plain-text table, one line per group."""
     lines = [f"{'group':<12}{'chance':>8}{'listener, real':>16}{'judge, real':>13}{'judge, generated':>18}"]
     for group, chance in {**result["chance"], "mood_pair": result["chance"]["mood"]}.items():
         lines.append(

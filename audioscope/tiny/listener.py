@@ -1,7 +1,9 @@
 """Two classifiers of the tiny model's music: the listener scores, tunes and measures prices, the judge measures gains.
 
+On the selection split, the judge also chooses among the settings of `audioscope.sae.tuned_methods`.
+
 They differ in architecture, clips and seed. Both hear codec round trips of rendered songs, so that they judge the music
-and not the codec, and both give each class of a group as log-odds, calibrated on clips that they were not trained on.
+and not the codec, and both return log-odds for each class of a group, calibrated on clips that they were not trained on.
 """
 
 from __future__ import annotations
@@ -16,12 +18,12 @@ from diffusers.models.modeling_utils import ModelMixin
 from torch import Tensor, nn
 from tqdm.auto import tqdm
 
-from audioscope.paths import data_folder, save_array, write_whole
+from audioscope.store import data_folder, save_array, write_whole
 from audioscope.tiny import pool
 from audioscope.tiny.codec import MelCodec
 from audioscope.tiny.music import GROUPS
 
-# Log-odds up to here, one error in 400, were seen often enough in the calibration; beyond it a classifier extrapolates.
+# Log-odds up to here, one error in 400, occurred often enough in the calibration; beyond, a classifier extrapolates.
 CALIBRATED = 6.0
 POOLS = {"listener": 2, "judge": 3}  # pool seeds; the diffusion model trains on pool 1, evaluation renders pool 4
 LENGTHS = {"listener": (8000, 10), "judge": (12_000, 14)}  # clips and epochs of training
@@ -86,8 +88,8 @@ class Listener(ModelMixin, ConfigMixin):
     def log_odds(self, wave: Tensor) -> dict[str, Tensor]:
         """Log-odds [batch, classes], float32, of each class against the rest of its group; finite for any finite logits.
 
-        wave: float32 [batch, 65536] at 16 kHz. Nothing is clipped: beyond +-`CALIBRATED` the numbers still order clips, but what
-        chance they stand for was not tested.
+        wave: float32 [batch, 65536] at 16 kHz. Nothing is clipped: beyond +-`CALIBRATED`, the numbers still rank clips, but what
+        probability they stand for was not tested.
         """
         logits = self.logits(self.codec.log_mel(wave))
         return {
@@ -97,7 +99,7 @@ class Listener(ModelMixin, ConfigMixin):
 
     @torch.no_grad()
     def guess(self, wave: Tensor) -> Tensor:
-        """The likeliest class number of each group: int64 [batch, groups], in the order of GROUPS."""
+        """The number of the most likely class of each group: int64 [batch, groups], in the order of GROUPS."""
         return torch.stack([values.argmax(1) for values in self.logits(self.codec.log_mel(wave)).values()], dim=1)
 
 
@@ -110,14 +112,14 @@ def _against_the_rest(logits: Tensor) -> Tensor:
 
 
 def load(name: str = "listener") -> Listener:
-    """The shipped listener or judge."""
+    """Load the shipped listener or judge."""
     return Listener.from_pretrained(data_folder() / "tiny" / name).eval()
 
 
 def round_trips(name: str, count: int, codec: MelCodec, folder: Path) -> tuple[Tensor, Tensor]:
     """Log-mels [count, 96, 256] of codec round trips of a pool's clips, and their labels [count, groups]; kept in `folder`.
 
-    The last quarter, which holds the calibration part, goes through Griffin-Lim to sound and back; for the rest the trip
+    The last quarter, which holds the calibration part, goes through Griffin-Lim to sound and back; for the rest, the trip
     ends at the decoded log-mel, which is within .2 of that and ten times cheaper.
     """
     file, seed = folder / f"{name}-mels.npy", POOLS[name]
@@ -148,7 +150,7 @@ def train(
 ) -> Listener:
     """Train the "listener" or the "judge" on its own pool, calibrate on the last tenth of it, and save to `out`.
 
-    clips, epochs: as `LENGTHS` says if None.
+    clips, epochs: the values of `LENGTHS` if None.
     """
     clips, epochs = clips or LENGTHS[name][0], epochs or LENGTHS[name][1]
     mels, labels = round_trips(name, clips, codec, work)
@@ -193,10 +195,10 @@ def train(
 
 
 def temperature(logits: Tensor, labels: Tensor) -> float:
-    """The divisor of the logits [clips, classes] that makes the labels likeliest, by search: one number cannot overfit.
+    """The divisor of the logits [clips, classes] that makes the labels most likely, by search: one number cannot overfit.
 
     A class that was never wrong in n clips may still be wrong once in n + 2 (Laplace's rule). Without that, a group that is
-    always right would be given boundless confidence, and its log-odds would say no more than yes or no.
+    always right would get unlimited confidence, and its log-odds would say no more than yes or no.
     """
     smoothing = logits.shape[1] / (logits.shape[1] - 1) / (len(logits) + 2)
     grid = torch.logspace(-1, 1, 201)

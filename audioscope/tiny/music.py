@@ -1,8 +1,8 @@
 """A small band that plays what a label says: labels in, 4.096 s of music at 16 kHz out.
 
-Each group of labels has its own audible means, drawn independently of the others: the accompaniment and the drums' pattern
-carry the genre, a melody the lead instrument, the spacing of beats the tempo, and mode, progression, register, articulation,
-accents, swell, density and brightness together the mood.
+Each group of labels has its own audible cues, drawn independently of the others: the accompaniment and the drum pattern carry
+the genre, a melody the lead instrument, the spacing of beats the tempo, and mode, progression, register, articulation, accents,
+swell, density and brightness together the mood.
 """
 
 from __future__ import annotations
@@ -30,14 +30,14 @@ GROUPS: dict[str, tuple[str, ...]] = {
     "percussion": ("drums", "bongos", "maracas", "none"),
 }  # fmt: skip
 
-# No band holds the double of another's tempo, so half-time and double-time patterns leave no doubt about the beat.
+# No range contains twice a tempo of another range, so half-time and double-time patterns leave no doubt about the beat.
 BPM = {"slow": (60, 74), "medium": (98, 116), "fast": (152, 185)}
 LEAD_RANGE = {
     "violin": (60, 86), "trumpet": (58, 80), "saxophone": (52, 76), "cello": (40, 64), "flute": (66, 90),
     "harmonica": (62, 84), "trombone": (42, 64), "xylophone": (68, 92), "piano": (55, 84), "guitar": (48, 74),
 }  # fmt: skip
 LEVEL = -20.0  # dB RMS of every clip
-FAINT = {"xylophone": 2.0, "piano": 1.3, "guitar": 1.2}  # leads that die away are played louder
+FAINT = {"xylophone": 2.0, "piano": 1.3, "guitar": 1.2}  # leads that decay are played louder
 SUSTAINED = {"violin", "trumpet", "saxophone", "cello", "flute", "harmonica", "trombone", "strings", "organ", "pad",
              "aahs", "oohs"}  # fmt: skip
 VOICE_RANGE = {"female": (62, 79), "male": (43, 58)}
@@ -48,12 +48,12 @@ MAJOR, MINOR, DORIAN = (0, 2, 4, 5, 7, 9, 11), (0, 2, 3, 5, 7, 8, 10), (0, 2, 3,
 
 @dataclass(frozen=True)
 class Mood:
-    """What a listener can hear of a mood besides the mode."""
+    """The mode of a mood, and what else a listener can hear of it."""
 
     scale: tuple[int, ...]
     progressions: tuple[tuple[int, ...], ...]  # scale degrees, one chord every two beats
     register: float  # where in its range a melody lies, 0 to 1
-    length: float  # part of a note's slot that sounds
+    length: float  # share of a note's slot that sounds
     density: float  # chance that a beat is divided in two
     drift: float  # mean melodic step, in scale degrees
     tilt: float  # dB above 2 kHz
@@ -105,7 +105,7 @@ class Band:
 
     def __init__(self, bank: NoteBank, rng: np.random.Generator, beat: float, mood: Mood):
         self.bank, self.rng, self.beat, self.mood = bank, rng, beat, mood
-        self.looseness = rng.uniform(0.002, 0.010)  # s by which this band's players miss the beat
+        self.looseness = rng.uniform(0.002, 0.010)  # how far off the beat this band's players are, in s
         self.length = rng.uniform(0.85, 1.15)  # how long this band holds its notes
         self.mix = np.zeros(SAMPLES + RATE * 3, dtype=np.float32)
 
@@ -113,7 +113,7 @@ class Band:
         return choices[self.rng.integers(len(choices))]
 
     def fader(self, spread: float = 2.5) -> float:
-        """A mix level drawn within `spread` dB around 1."""
+        """A mix level drawn within `spread` dB of 1."""
         return float(10 ** (self.rng.uniform(-spread, spread) / 20))
 
     def _add(self, wave: np.ndarray, at: float, gain: float) -> None:
@@ -137,7 +137,7 @@ class Band:
             self.note(instrument, pitch, at, beats, gain / len(pitches) ** 0.5)
 
     def hits(self, beats: int, patterns: dict[str, str], gain: float) -> None:
-        """Strokes written as text, four beats a line: X loud, x plain, o soft, and any other character a rest."""
+        """Add hits written as text, four beats per line: X loud, x plain, o soft, and any other character a rest."""
         for name, line in patterns.items():
             step = 4 / len(line)
             for i in range(int(beats / step)):
@@ -158,7 +158,7 @@ def render(song: Song, rng: np.random.Generator, bank: NoteBank) -> np.ndarray:
     degrees = [progression[(b // 2) % len(progression)] for b in range(beats)]
 
     def pitch(degree: int, low: int) -> int:
-        """The scale's `degree` as the lowest MIDI pitch not under `low`."""
+        """The scale's `degree` as the lowest MIDI pitch not below `low`."""
         octave, step = divmod(degree, 7)
         tone = key + mood.scale[step]
         return low + (tone - low) % 12 + 12 * octave
@@ -181,7 +181,7 @@ def render(song: Song, rng: np.random.Generator, bank: NoteBank) -> np.ndarray:
 
 
 def _master(wave: np.ndarray, rng: np.random.Generator, mood: Mood) -> np.ndarray:
-    """Tone, room, level: two mild random shelves, a reverberation, the mood's brightness and swell, a soft limiter."""
+    """Tone, room, level: two mild random shelves, reverb, the mood's brightness and swell, a soft limiter."""
     low = lfilter([0.54], [1, -0.46], wave)  # one pole near 2 kHz
     deep = lfilter([0.08], [1, -0.92], wave)  # one pole near 200 Hz
     shelf, bass = 10 ** ((mood.tilt + rng.uniform(-2, 2)) / 20), 10 ** (rng.uniform(-3, 3) / 20)
@@ -199,11 +199,11 @@ def _master(wave: np.ndarray, rng: np.random.Generator, mood: Mood) -> np.ndarra
 
 def _melody(band: Band, degrees: list[int], key: int, instrument: str, low: int, high: int, gain: float,
             density: float, formant: float = 0.0) -> None:  # fmt: skip
-    """A line of chord and passing tones. Density above 0 divides beats, below 0 joins them in long notes."""
+    """A line of chord and passing tones. Density above 0 divides beats, below 0 joins them into long notes."""
     rng, mood = band.rng, band.mood
     tones = [p for p in range(low, high + 1) if (p - key) % 12 in mood.scale]
-    centre = mood.register * (len(tones) - 1)
-    here, at = centre + rng.uniform(-2, 2), 0.0
+    center = mood.register * (len(tones) - 1)
+    here, at = center + rng.uniform(-2, 2), 0.0
     while at < len(degrees):
         if density < 0:
             beats = 2.0 if rng.random() < -density else 1.0
@@ -215,7 +215,7 @@ def _melody(band: Band, degrees: list[int], key: int, instrument: str, low: int,
         if rng.random() > 0.08:
             sounding = min(mood.length if density >= 0 else max(mood.length, 0.8), 1.0) * beats
             band.note(instrument, tones[int(here)], at, sounding, gain, formant)
-        here += rng.choice([-2, -1, 1, 2]) + mood.drift + 0.25 * (centre - here)
+        here += rng.choice([-2, -1, 1, 2]) + mood.drift + 0.25 * (center - here)
         here = float(np.clip(here, 0, len(tones) - 1))
         at += beats
 
@@ -328,7 +328,7 @@ def _pop(band: Band, degrees: list[int], pitch: Pitch) -> None:
 
 ACCOMPANIMENT = {"reggae": _reggae, "metal": _metal, "opera": _opera, "jazz": _jazz, "techno": _techno, "pop": _pop}
 
-# Four beats a line; 16 characters are sixteenths, 12 are swung triplets, 8 are eighths.
+# Four beats per line; 16 characters are sixteenths, 12 are swung triplets, 8 are eighths.
 DRUMS: dict[str, tuple[dict[str, str], ...]] = {
     "reggae": (
         {"closed hat": "x.o.x.o.x.o.x.o.", "kick": "........X.......", "rim": "........X......."},

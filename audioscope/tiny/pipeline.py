@@ -1,4 +1,4 @@
-"""The tiny model's parts put together: a small Stable Audio 3, of diffusers' and transformers' own classes."""
+"""The tiny model put together: a small Stable Audio 3 from diffusers' and transformers' own classes."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ TEXT_TOKENS = 40
 
 
 def tokenizer() -> PreTrainedTokenizerFast:
-    """One token a word of the captions' vocabulary, lower case; everything else is <unk>."""
+    """One token per word of the captions' vocabulary, lowercase; everything else is <unk>."""
     words = ["<pad>", "<eos>", "<unk>", *vocabulary()]
     core = Tokenizer(models.WordLevel({word: i for i, word in enumerate(words)}, unk_token="<unk>"))
     core.normalizer = normalizers.Lowercase()

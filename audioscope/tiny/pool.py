@@ -1,4 +1,4 @@
-"""Rendered songs in bulk: a seed and a number always give the same clip, however many processes render."""
+"""Rendered songs in bulk: a seed and a number always give the same clip, no matter how many processes render."""
 
 from __future__ import annotations
 

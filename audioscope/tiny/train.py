@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from tqdm.auto import tqdm
 
 from audioscope.model import load
-from audioscope.paths import save_array, write_whole
+from audioscope.store import default_device, save_array, write_whole
 from audioscope.tiny import pool
 from audioscope.tiny.captions import caption
 from audioscope.tiny.codec import MelCodec
@@ -28,7 +28,7 @@ from audioscope.tiny.pipeline import build
 
 @dataclass(frozen=True)
 class Recipe:
-    """What decides a run, besides its length. The schedule follows the share of the time that is used up."""
+    """What decides a run, apart from its length. The schedule follows the share of the time that is used up."""
 
     clips: int = 20_000
     pool_seed: int = 1
@@ -47,14 +47,14 @@ class Recipe:
     optimizer: str = "muon"  # or "adamw"
 
 
-CANDIDATES = (0.8, 0.9, 1.0)  # parts of the time after which the averaged weights are kept, for the listener to choose from
+CANDIDATES = (0.8, 0.9, 1.0)  # shares of the time after which the averaged weights are kept, for the listener to choose from
 
 
 def dataset(recipe: Recipe, folder: Path, codec: MelCodec | None = None) -> tuple[MelCodec, Tensor]:
     """The codec and the pool's latents [clips, latent_dim, tokens], float16; made once and kept in `folder`.
 
-    codec: one that is fitted already; by default it is fitted to the pool's first 2,000 clips. Raises ValueError if what is kept
-    in `folder` was made with another codec or another version of the music.
+    codec: a codec that is already fitted; if None, one is fitted to the pool's first 2,000 clips. Raises ValueError if what is
+    kept in `folder` was made with another codec or another version of the music.
     """
     file, codec_folder = folder / f"latents-{recipe.pool_seed}-{recipe.clips}.npy", folder / "codec"
     if file.exists():
@@ -79,7 +79,7 @@ def dataset(recipe: Recipe, folder: Path, codec: MelCodec | None = None) -> tupl
 
 
 class Trainer:
-    """A pipeline under training, with its optimisers, weight average and clock; `save` and `load` lose nothing."""
+    """A pipeline under training, with its optimizers, weight average and clock; `save` and `load` lose nothing."""
 
     def __init__(self, recipe: Recipe, codec: MelCodec, device: str):
         self.recipe, self.device = recipe, device
@@ -101,15 +101,15 @@ class Trainer:
             self.parts, multi_avg_fn=torch.optim.swa_utils.get_ema_multi_avg_fn(recipe.averaging)
         )
         self.step, self.seconds = 0, 0.0
-        self.before: dict[str, Any] = {}  # training.json of the pipeline that this run went on from
+        self.before: dict[str, Any] = {}  # training.json of the pipeline that this run started from
 
     def begin_from(self, pipe: StableAudio3Pipeline) -> None:
-        """Take over the weights of a trained pipeline of the same shape; words that it does not know start at random."""
+        """Copy the weights of a trained pipeline of the same shape; words that it does not know start at random."""
         old, new = pipe.tokenizer.get_vocab(), self.pipe.tokenizer.get_vocab()
         shared = [word for word in new if word in old]
         weights = {name: {k: v.clone() for k, v in getattr(pipe, name).state_dict().items()} for name in self.parts}
         for key, table in self.parts["text_encoder"].state_dict().items():
-            if len(table) == len(new) and weights["text_encoder"][key].shape[:1] == (len(old),):  # a row a word
+            if len(table) == len(new) and weights["text_encoder"][key].shape[:1] == (len(old),):  # one row per word
                 rows = table.detach().cpu().clone()
                 rows[[new[word] for word in shared]] = weights["text_encoder"][key][[old[word] for word in shared]]
                 weights["text_encoder"][key] = rows
@@ -121,7 +121,7 @@ class Trainer:
         return out.input_ids.to(self.device), out.attention_mask.to(self.device)
 
     def loss(self, parts: nn.ModuleDict, latents: Tensor, texts: list[str], times: Tensor, noise: Tensor) -> Tensor:
-        """Mean squared error of the velocity noise - latents at times [batch] in (0, 1), as the sampler will ask for it."""
+        """Mean squared error of the velocity noise - latents at times [batch] in (0, 1), as the sampler will request it."""
         ids, mask = self._tokens(texts)
         states = parts["text_encoder"](ids, attention_mask=mask)[0]
         duration = parts["duration_embedder"](torch.full((len(ids),), SECONDS, device=self.device))
@@ -163,10 +163,11 @@ class Trainer:
         return float(loss.detach())
 
     def save(self, file: Path) -> None:
-        """Write everything a later run needs, by rename."""
+        """Write everything that a later run needs, by rename."""
         state = {
-            "recipe": asdict(self.recipe), "step": self.step, "seconds": self.seconds, "before": self.before, "parts": self.parts.state_dict(),
-            "average": self.average.state_dict(), "optimizers": [o.state_dict() for o in self.optimizers],
+            "recipe": asdict(self.recipe), "step": self.step, "seconds": self.seconds, "before": self.before,
+            "parts": self.parts.state_dict(), "average": self.average.state_dict(),
+            "optimizers": [o.state_dict() for o in self.optimizers],
         }  # fmt: skip
         write_whole(file, lambda part: torch.save(state, part))
 
@@ -174,7 +175,7 @@ class Trainer:
         try:
             state = torch.load(file, map_location=self.device, weights_only=True)
         except Exception as error:
-            raise ValueError(f"{file} is damaged: delete it to begin anew.") from error
+            raise ValueError(f"{file} is damaged: delete it to start over.") from error
         if Recipe(**state["recipe"]) != self.recipe:
             raise ValueError(f"{file} was trained with {state['recipe']}, not {asdict(self.recipe)}: use another folder.")
         self.step, self.seconds, self.before = state["step"], state["seconds"], state["before"]
@@ -184,7 +185,7 @@ class Trainer:
             optimizer.load_state_dict(saved)
 
     def export(self, folder: Path, facts: dict) -> None:
-        """Save the averaged weights as a diffusers pipeline, with `training.json` beside it."""
+        """Save the averaged weights as a diffusers pipeline, with `training.json` next to it."""
         parts: Any = self.average.module if self.average.n_averaged > 0 else self.parts
         components = dict(self.pipe.components) | {name: parts[name].eval() for name in parts}
         type(self.pipe)(**components).save_pretrained(folder)
@@ -193,7 +194,7 @@ class Trainer:
 
 @lru_cache(maxsize=1)
 def _chances(clips: int, recipe: Recipe) -> np.ndarray | None:
-    """How likely each clip of the pool is drawn, or None where all are alike."""
+    """How likely each clip of the pool is drawn, or None if all are equally likely."""
     if not recipe.favoured:
         return None
     songs = (pool.song(i, recipe.pool_seed) for i in range(clips))
@@ -205,20 +206,20 @@ def train(
     hours: float, out: Path, work: Path, resume: bool = False, recipe: Recipe | None = None, save_every: float = 300.0,
     start: Path | None = None,
 ) -> Path:  # fmt: skip
-    """Train for `hours` of computing (earlier ones counted when resuming) and export to `out`; returns `out`.
+    """Train for `hours` of computing time (with earlier hours counted when resuming) and export to `out`; returns `out`.
 
     work: folder for the latents, the state after every `save_every` seconds, log.csv, and `candidates/`: the averaged
-    weights near the end of the run, between which `audioscope.tiny.evaluate.choose` lets the listener decide.
-    A killed run goes on from its last state with `resume`; without it, an existing state is an error.
-    start: a pipeline to go on from, with its codec and weights but a new optimiser and schedule, such as data/tiny.
+    weights near the end of the run, from which `audioscope.tiny.evaluate.choose` lets the listener choose.
+    A killed run resumes from its last state with `resume`; without it, an existing state is an error.
+    start: a pipeline to continue from, with its codec and weights but a new optimizer and schedule, such as data/tiny.
     """
     recipe = recipe or Recipe()
-    device = "cuda" if torch.cuda.is_available() else "cpu"
+    device = default_device(None)
     for folder in (work, out):
-        folder.mkdir(parents=True, exist_ok=True)  # a place that cannot be written should not be found out after an hour
+        folder.mkdir(parents=True, exist_ok=True)  # a folder that cannot be written should fail now, not after an hour
     state = work / "state.pt"
     if state.exists() and not resume:
-        raise FileExistsError(f"{state} exists: go on with --resume, or choose another --work folder.")
+        raise FileExistsError(f"{state} exists: continue with --resume, or choose another --work folder.")
     earlier = load(start).pipe if start else None
     codec, latents = dataset(recipe, work, earlier.vae if earlier else None)
     trainer = Trainer(recipe, codec, device)
@@ -227,7 +228,7 @@ def train(
     elif earlier and start:
         trainer.begin_from(earlier)
         trainer.before = _facts(start)
-    for folder in work.glob("candidates/step-*"):  # those of an earlier or a shorter run are no candidates of this one
+    for folder in work.glob("candidates/step-*"):  # candidates of an earlier or shorter run are not candidates of this one
         if not state.exists() or _facts(folder).get("hours", 0) < CANDIDATES[0] * hours - 0.001:
             shutil.rmtree(folder)
 
@@ -264,6 +265,6 @@ def train(
 
 
 def _facts(folder: Path) -> dict[str, Any]:
-    """What training.json of a pipeline's folder says, or nothing."""
+    """The contents of training.json in a pipeline's folder; empty if there is none."""
     file = folder / "training.json"
     return json.loads(file.read_text()) if file.exists() else {}

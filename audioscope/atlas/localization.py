@@ -1,0 +1,355 @@
+"""Activation patching: give one layer another prompt, for every concept, pair, seed and site, and score the result."""
+
+from __future__ import annotations
+
+import tempfile
+import time
+import warnings
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from itertools import count as count_up
+from pathlib import Path
+from typing import Any, Literal, Unpack
+
+import numpy as np
+import pandas as pd
+import torch
+from scipy import stats
+
+from audioscope.atlas.atlas import THRESHOLD, Atlas, ends, score_column
+from audioscope.atlas.windows import THIRDS, WINDOWS, When, share_of_noise, third, window_of
+from audioscope.audio import Clip
+from audioscope.concepts import Concept, Concepts, choose
+from audioscope.edits import PatchOutput, PatchText, Which
+from audioscope.model import Model
+from audioscope.scoring.scorers import Scorer, completed, default_scorer, second_opinions
+from audioscope.sites import Site
+from audioscope.store import key, run_units, safe_name
+from audioscope.tracing import Row, Sampling, SamplingKeywords
+
+Patch = Literal["text", "output"]
+Direction = Literal["sufficient", "necessary"]
+SPREAD = 0.15  # standard deviation of one pair's impact on tiny, root mean square over its 252 cells: what a plan assumes
+
+
+@dataclass(frozen=True)
+class _Sweep:
+    """Everything that decides a sweep's numbers, after all checks."""
+
+    model: Model
+    concepts: list[Concept]
+    seeds: int
+    patch: Patch
+    direction: Direction
+    sites: tuple[Site, ...]
+    split: str
+    scorer: Scorer
+    also: tuple[Scorer, ...]
+    run: Sampling
+    batch_size: int | None
+    when: When | int | None
+    window: tuple[int, int] | None  # the half-open window of steps that `when` stands for
+
+    def settings(self, clips: bool) -> dict[str, Any]:
+        """What a folder of results must match to be resumed."""
+        model = self.model
+        return {
+            "model": model.name, "fingerprint": model.fingerprint, "patch": self.patch, "direction": self.direction,
+            "sites": [asdict(s) for s in self.sites], "split": self.split, "scorer": self.scorer.name,
+            "scorer_fingerprint": self.scorer.fingerprint, "units": self.scorer.units,
+            "calibrated": getattr(self.scorer, "calibrated", None),
+            "also": {s.name: {"fingerprint": s.fingerprint, "units": s.units, "calibrated": getattr(s, "calibrated", None)}
+                     for s in self.also},
+            **self.run, "clips": clips,
+            "when": self.when, "window": self.window, "rate": model.rate,
+            "swaps_all_text": self.patch == "text" and self.sites == model.sites.cross and self.when is None,
+        }  # fmt: skip
+
+    def units(self, pairs: int) -> list[dict[str, Any]]:
+        """Each concept, pair and seed, concept by concept, for the first `pairs` pairs."""
+        return [
+            {"concept": c.name, "pair": p.index, "seed": c.seed(p, n), "clean": p.clean, "corrupted": p.corrupted}
+            for c in self.concepts for p in c.split(self.split)[:pairs] for n in range(self.seeds)
+        ]  # fmt: skip
+
+    def sound(self, unit: dict[str, Any], **changed: Any) -> tuple[torch.Tensor, torch.Tensor]:
+        """The audio [rows, channels, samples] of a unit, and which rows are finite."""
+        run = self.model.run_in_batches(self.rows(unit), self.batch_size, **{**self.run, **changed})
+        assert run.audio is not None
+        return run.audio, run.finite
+
+    def rows(self, unit: dict[str, Any]) -> list[Row]:
+        """Clean, corrupted, and one row for each patched site: patched into the corrupted run, or into the clean one."""
+        rows = [Row(unit["clean"], unit["seed"]), Row(unit["corrupted"], unit["seed"])]
+        settings = {"patch": self.patch, "direction": self.direction, "window": self.window}
+        return rows + [patched_row(settings, unit, site) for site in self.sites]
+
+
+def patched_row(settings: Mapping[str, Any], unit: Mapping[str, Any], site: Site) -> Row:
+    """The row of a sweep in which one site is patched. settings: those of an atlas; unit: clean, corrupted and seed."""
+    kind = PatchText if settings["patch"] == "text" else PatchOutput
+    into, source = ends(settings["direction"])
+    return Row(unit[into], unit["seed"], (kind(site, unit[source], steps=window_of(settings)),))
+
+
+def _window(model: Model, when: When | int | None, run: Sampling, prompt: str) -> tuple[int, int] | None:
+    """The window of steps that `when` stands for; a generation without decoding gives the noise levels.
+
+    Raises ValueError for input out of range.
+    """
+    steps = run.steps
+    if when is None:
+        return None
+    if isinstance(when, int) and not isinstance(when, bool):
+        if not 0 <= when < steps:
+            raise ValueError(f"when is {when}, expected a step from 0 to {steps - 1}.")
+        return when, when + 1
+    if when not in WINDOWS + THIRDS:
+        raise ValueError(
+            f"when is {when!r}, expected one of {', '.join(WINDOWS + THIRDS)}, the number of a step, or None for every step."
+        )
+    if steps < len(WINDOWS):
+        raise ValueError(f"when is {when!r}, a third of the steps, but there are only {steps} steps: use at least 3.")
+    if when in THIRDS:
+        return third(THIRDS.index(when), steps)
+    return share_of_noise(WINDOWS.index(when), model.run([Row(prompt, 0)], decode=False, **run).log_snr.numpy())
+
+
+def _sweep(
+    model: Model, concepts: Concepts, pairs: int, seeds: int, patch: Patch, direction: Direction, sites: Which, split: str,
+    scorer: Scorer | None, also: Iterable[Scorer] | None, batch_size: int | None, when: When | int | None,
+    sampling: SamplingKeywords,
+) -> _Sweep:  # fmt: skip
+    """Check all input of a sweep before anything is generated."""
+    model.check_unsteered("a sweep")
+    chosen = choose(concepts)
+    judge_by = default_scorer(model) if scorer is None else completed(scorer)
+    others = second_opinions(judge_by) if also is None else tuple(map(completed, also))
+    for each in (judge_by, *others):
+        each.check(model)
+    names = [each.name for each in (judge_by, *others)]
+    if len(set(names)) < len(names):
+        raise ValueError(f"Duplicate scorer names: {names}. Give each scorer its own name.")
+    where = model.sites.select(sites)
+    if patch not in ("text", "output"):
+        raise ValueError(f"patch is {patch!r}, expected 'text' or 'output'.")
+    if direction not in ("sufficient", "necessary"):
+        raise ValueError(f"direction is {direction!r}, expected 'sufficient' or 'necessary'.")
+    if patch == "text" and any(s.kind != "cross" for s in where):
+        raise ValueError("Self-attention sites have no text to swap: use patch='output' for them.")
+    if pairs < 1 or seeds < 1:
+        raise ValueError(f"pairs is {pairs} and seeds is {seeds}, expected at least 1 of each.")
+    for concept in chosen:
+        if len(concept.split(split)) < pairs:
+            raise ValueError(
+                f"pairs is {pairs}, but {concept.name!r} has only {len(concept.split(split))} pairs in split {split!r}."
+            )
+        if concept.name not in judge_by.concepts:
+            raise ValueError(f"The {judge_by.name} cannot score {concept.name!r}: it knows {', '.join(judge_by.concepts)}.")
+    if batch_size is not None and batch_size < 1:
+        raise ValueError(f"batch_size is {batch_size}, expected at least 1 row, or None for all rows of a unit at once.")
+    run = model.sampling(**sampling)
+    sweep = _Sweep(model, chosen, seeds, patch, direction, where, split, judge_by, others, run, batch_size, when, None)
+    texts = list(dict.fromkeys(u[side] for u in sweep.units(pairs) for side in ("clean", "corrupted")))
+    for text in texts:
+        model.check_prompt(text)
+    return replace(sweep, window=_window(model, when, run, texts[0]))
+
+
+def localize(
+    model: Model,
+    concepts: Concepts = None,
+    pairs: int = 8,
+    seeds: int = 1,
+    patch: Patch = "text",
+    *,
+    direction: Direction = "sufficient",
+    sites: Which = "cross",
+    split: str = "localize",
+    scorer: Scorer | None = None,
+    also: Iterable[Scorer] | None = None,
+    when: When | int | None = None,
+    until_stable: int | None = None,
+    batch_size: int | None = None,
+    out: str | Path | None = None,
+    clips: bool = True,
+    progress: bool = True,
+    **sampling: Unpack[SamplingKeywords],
+) -> Atlas:
+    """Find which sites carry which concepts by activation patching, one site at a time (TADA, section 3).
+
+    concepts: names of shipped ones, Concept values, a CSV or DataFrame of pairs; None is all 21.
+    pairs, seeds: each pair and seed is a unit, with one batch of L + 2 generations: clean, corrupted, each single site.
+    patch: "text" gives one site the other prompt's text; "output" copies its output from the other row of the batch.
+    direction: "sufficient" patches clean into the corrupted run (is this site enough?), as the paper does; "necessary" patches
+    corrupted into the clean run (does the concept break without it?).
+    sites: cross-attention by default; "self" needs patch="output".
+    when: patch only in the "early", "middle" or "late" part of the denoising, each an equal share of the log signal-to-noise
+    ratio; in the "first third", "middle third" or "last third" of the steps, whatever their noise; or in one step, by its number.
+    None is all steps.
+    until_stable: stop adding pairs when the functional set, no longer empty, has not changed for this many pairs; `pairs` is then
+    the maximum. A stop that looks at the result makes the final intervals a little too narrow; the atlas's settings say so.
+    scorer: None is the model's default. also: additional scorers of the same clips, for `Atlas.heard_by`; None adds the judge
+    to the listener of `tiny`, and nothing to another scorer.
+    sampling: steps, guidance, seconds, negative_prompt, as for `Model.generate`. batch_size: rows at a time, if a unit's L + 2
+    rows do not fit in memory; the rows they are patched from are generated again for each part.
+    out: folder for the results, resumed if it exists; a temporary one if None. clips: also keep the sound.
+    Raises ValueError, or UnknownName (a KeyError), for input out of range, before anything is generated.
+    """
+    sweep = _sweep(model, concepts, pairs, seeds, patch, direction, sites, split, scorer, also, batch_size, when, sampling)
+    if until_stable is not None and not 1 <= until_stable < pairs:
+        raise ValueError(f"until_stable is {until_stable}, expected 1 to {pairs - 1}, less than the {pairs} pairs.")
+    folder = Path(out).expanduser() if out is not None else Path(tempfile.mkdtemp(prefix="audioscope-atlas-"))
+    settings = sweep.settings(clips)
+    groups = {c.name: {"group": c.group, "changes": sorted(c.changes)} for c in sweep.concepts}
+    metadata = {
+        **settings,
+        "concepts": [c.name for c in sweep.concepts],
+        "groups": groups,
+        "seeds": seeds,
+        "until_stable": until_stable,
+    }
+
+    def work(unit: dict[str, Any]) -> pd.DataFrame:
+        return _do_unit(sweep, unit, folder if clips else None)
+
+    def atlas_of(count: int, desc: str) -> Atlas:
+        table = run_units(folder, settings, sweep.units(count), work, progress, desc)
+        return Atlas(table, {**metadata, "pairs": count}, folder)
+
+    if until_stable is None:
+        atlas = atlas_of(pairs, "atlas")
+    else:
+        rounds: list[list[str]] = []
+        for count in range(1, pairs + 1):
+            atlas = atlas_of(count, f"atlas, pair {count} of at most {pairs}")
+            rounds.append(atlas.functional)
+            if rounds[-1] and rounds[-until_stable - 1 :] == [rounds[-1]] * (
+                until_stable + 1
+            ):  # an empty set may be for lack of pairs
+                break
+    atlas.save(folder)
+    return atlas
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What a sweep will cost and how precise its numbers will be; prints as a few lines."""
+
+    concepts: int
+    sites: int
+    units: int
+    generations: int
+    clips: int
+    disk_mb: float
+    hours: float
+    cell_half_width: float  # of the 95 % interval of one impact
+    mean_half_width: float  # of a site's mean over concepts
+    threshold: float
+    enough_pairs: int  # for the mean's interval to be narrower than half the threshold
+
+    def __repr__(self) -> str:
+        return (
+            f"Plan: {self.units} units of {self.sites} sites + 2 = {self.generations} generations, {self.clips} clips "
+            f"({self.disk_mb:,.0f} MB), about {_duration(self.hours)} on this machine\n"
+            f"  intervals of about +-{self.cell_half_width:.2f} for one concept in one layer and "
+            f"+-{self.mean_half_width:.3f} for a layer's mean over {self.concepts} concepts "
+            f"(functional from {self.threshold:.3f}), if pairs vary as much as on tiny"
+        )
+
+
+def plan(
+    model: Model,
+    concepts: Concepts = None,
+    pairs: int = 8,
+    seeds: int = 1,
+    patch: Patch = "text",
+    *,
+    direction: Direction = "sufficient",
+    sites: Which = "cross",
+    split: str = "localize",
+    scorer: Scorer | None = None,
+    also: Iterable[Scorer] | None = None,
+    when: When | int | None = None,
+    batch_size: int | None = None,
+    clips: bool = True,
+    **sampling: Unpack[SamplingKeywords],
+) -> Plan:
+    """What `localize` with the same arguments would cost: one unit is run at 1 and at 3 steps, and timed.
+
+    Warns if the interval of a layer's mean over concepts will be wider than half the threshold on either side. How much
+    pairs vary is taken from `tiny`; a large model with prompts that hardly change its score needs more pairs.
+    """
+    sweep = _sweep(model, concepts, pairs, seeds, patch, direction, sites, split, scorer, also, batch_size, when, sampling)
+    unit = sweep.units(1)[0]
+    timed = replace(sweep, window=None)  # the few steps that are timed have no thirds
+    times, samples = {}, 0
+    for count in (1, 1, 3):  # the first run is a warm-up
+        began = time.perf_counter()
+        audio, _ = timed.sound(unit, steps=count)
+        for scorer in (sweep.scorer, *sweep.also):
+            scorer(torch.nan_to_num(audio), model.rate)
+        samples = audio[0].numel()
+        times[count] = time.perf_counter() - began
+    step = max(0.0, (times[3] - times[1]) / 2)
+    units = len(sweep.units(pairs))
+    rows = len(sweep.sites) + 2
+    kept = units * rows if clips else 0
+    many, threshold = len(sweep.concepts), THRESHOLD / len(sweep.sites)
+    enough = next(n for n in count_up(2) if _half_width(n, many) <= threshold / 2)
+    result = Plan(
+        concepts=len(sweep.concepts), sites=len(sweep.sites), units=units, generations=units * rows, clips=kept,
+        disk_mb=kept * samples * 1.2 / 1e6,  # 16-bit FLAC takes about 60 %
+        hours=units * (times[1] - step + step * sweep.run["steps"]) / 3600,
+        cell_half_width=_half_width(pairs, 1), mean_half_width=_half_width(pairs, many), threshold=threshold, enough_pairs=enough,
+    )  # fmt: skip
+    if pairs < enough:
+        warnings.warn(
+            f"With {pairs} pairs, a layer's mean will be known only to +-{result.mean_half_width:.3f}, and a functional layer "
+            f"needs {threshold:.3f}: take about {enough} pairs.", stacklevel=2,
+        )  # fmt: skip
+    return result
+
+
+def _half_width(pairs: int, concepts: int) -> float:
+    """Of the 95 % interval of a mean over concepts of one layer's impact; infinite for one pair."""
+    if pairs < 2:
+        return float("inf")
+    return float(stats.t.ppf(0.975, concepts * (pairs - 1))) * SPREAD / (pairs * concepts) ** 0.5
+
+
+def _duration(hours: float) -> str:
+    return f"{hours:.1f} h" if hours >= 1 else f"{hours * 60:.0f} min" if hours * 60 >= 1 else f"{hours * 3600:.0f} s"
+
+
+def _do_unit(sweep: _Sweep, unit: dict[str, Any], folder: Path | None) -> pd.DataFrame:
+    """All rows of one pair and seed in one batch: a table with one line per row and scored concept."""
+    model = sweep.model
+    audio, finite = sweep.sound(unit)
+    failed = ~finite
+    rate = model.rate
+    scorers = {"score": sweep.scorer, **{score_column(s.name): s for s in sweep.also}}
+    scores = {name: scorer(torch.nan_to_num(audio), rate).astype("float32") for name, scorer in scorers.items()}
+    for table in scores.values():
+        table[failed.numpy()] = np.nan
+    lines = []
+    for i, (row, site, layer) in enumerate(_labels(sweep.sites)):
+        file = ""
+        if folder is not None and not failed[i]:
+            name = row if row != "patched" else site.replace("/", "_")
+            file = f"clips/{safe_name(unit['concept'])}/{unit['pair']:03d}-{key(unit)[:8]}/{name}.flac"
+            Clip(audio[i].numpy(), rate).save(folder / file)
+        lines.append({"row": row, "site": site, "layer": layer, "clip": file, "failed": bool(failed[i])})
+    rows = pd.DataFrame(lines)
+    parts = [
+        rows.assign(scored=concept, **{name: table.get(concept, np.nan) for name, table in scores.items()})
+        for concept in scores["score"]
+    ]
+    frame = pd.concat(parts, ignore_index=True)
+    metadata = {"model": model.name, "concept": unit["concept"], "pair": unit["pair"], "seed": unit["seed"],
+             "clean_prompt": unit["clean"], "corrupted_prompt": unit["corrupted"]}  # fmt: skip
+    return frame.assign(**metadata)
+
+
+def _labels(sites: Sequence[Site]) -> list[tuple[str, str, int]]:
+    return [("clean", "", -1), ("corrupted", "", -1), *(("patched", s.path, s.layer) for s in sites)]

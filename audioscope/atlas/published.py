@@ -1,0 +1,215 @@
+"""Atlases that others published, in the format of our own: the paper's (TADA, arXiv 2602.11910) and a replication of it."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import pandas as pd
+
+from audioscope.atlas.atlas import Atlas, Scale
+from audioscope.concepts import shipped_groups
+from audioscope.errors import UnknownName
+from audioscope.sites import Site
+from audioscope.store import data_folder
+
+Published = Literal["ace-step", "audioldm2-large", "stable-audio-open", "stable-audio-3"]
+NAMES: dict[Published, str] = {  # what their tables call them
+    "ace-step": "ace",
+    "audioldm2-large": "audioldm2",
+    "stable-audio-open": "stableaudio",
+    "stable-audio-3": "stable-audio-3-medium",
+}
+MEANS = "mean over 10 concepts"  # the one concept of an atlas of which only the layer means were published
+UNKNOWN = ("low", "high", "numerator", "denominator", "denominator_low", "denominator_high", "control", "pairs", "censored")
+STAGES = {"down": "down_blocks.", "mid": "mid_block", "up": "up_blocks."}
+WIDTHS = {
+    "ace": 2560,
+    "stableaudio": 1536,
+    "stable-audio-3-medium": 1536,
+    "down1": 256,
+    "down2": 384,
+    "down3": 640,
+    "mid": 640,
+    "up0": 640,
+    "up1": 384,
+    "up2": 256,
+}
+
+
+class PublishedAtlas(Atlas):
+    """An atlas of which only the impacts are known: floored at 0, without scores, intervals, controls or clips.
+
+    If only their means over concepts were published, the one concept is called "mean over 10 concepts".
+    """
+
+    @property
+    def only_means(self) -> bool:
+        """Whether no impact of a single concept was published."""
+        return MEANS in self.concepts
+
+    def impacts(self, scale: Scale | None = None) -> pd.DataFrame:
+        """One row per concept and site, as in `Atlas.impacts`, with NaN for what was not published.
+
+        metric: the score that the impact was computed from. coarse: whether it was measured for several sites together. Raises
+        ValueError for a scale other than "raw".
+        """
+        if scale not in (None, "raw"):
+            raise ValueError(f"scale is {scale!r}, but only impacts of raw scores were published: expected 'raw'.")
+        return self.table.copy()
+
+    def layer_means(self, scale: Scale | None = None) -> pd.DataFrame:
+        """One row per site, as in `Atlas.layer_means`. Functional by mean impact alone, since no intervals were published."""
+        means = self.impacts(scale).groupby(["site", "layer"], sort=False)["impact"].mean().reset_index()
+        unknown = dict.fromkeys(("low", "high", "all_low", "all_high", "control"), np.nan)
+        return means.assign(**unknown, threshold=self.threshold, functional=means["impact"] >= self.threshold)
+
+    def own_layers(self, concept: str, scale: Scale | None = None) -> list[str]:
+        """Module paths of one concept's own layers, by its impacts alone."""
+        self.check_concept(concept)
+        rows = self.impacts(scale).query("concept == @concept and impact >= @self.threshold")
+        return rows["site"].tolist()
+
+    def additivity(self, scale: Scale | None = None) -> pd.DataFrame:
+        """Per concept: the sum of its impacts, as in `Atlas.additivity`. They are floored at 0, which makes the sum too large."""
+        total = self.impacts(scale).groupby("concept", sort=False)["impact"].sum()
+        unknown = dict.fromkeys(("low", "high", "censored"), np.nan)
+        return pd.DataFrame({"sum_of_single": total, **unknown, "all_together": 1.0}).reset_index()
+
+    def examples(self, scale: Scale | None = None) -> pd.DataFrame:
+        """Empty: no clips were published with these numbers."""
+        return pd.DataFrame(columns=["concept", "site", "layer", "impact"])
+
+    def chart(self, scale: Scale | None = None) -> Any:
+        """The atlas as an Altair chart, which says what was not published."""
+        chart = super().chart(scale)
+        if self.only_means:
+            note = "Only the means over 10 concepts were published: the row below repeats the bars."
+            chart.title["subtitle"] = [*chart.title["subtitle"], note]
+        return chart
+
+    def save(self, folder: str | Path, shipped: bool = False) -> Path:
+        """Raises ValueError: there are no clips and no scores to write; write the table `impacts()` with pandas."""
+        raise ValueError(
+            f"For {self.settings['model']!r}, no scores were published, so there is no atlas to save: "
+            "write .impacts() with pandas."
+        )
+
+    @property
+    def _scores(self) -> pd.DataFrame:  # type: ignore[override]  # whatever needs scores raises this
+        raise ValueError(
+            f"For {self.settings['model']!r}, only impacts were published: what depends on scores of clips is unknown."
+        )
+
+    def _fragility(self, scale: Scale) -> pd.DataFrame:
+        """As in `Atlas`: each concept left out, if there are several; no draws (share is NaN), since no pairs were published."""
+        impacts = self.impacts(scale)
+        means = self.layer_means(scale)
+        left = {}
+        for name in self.concepts if len(self.concepts) > 1 else ():
+            rest = impacts[impacts["concept"] != name].groupby("site")["impact"].mean()
+            left[name] = rest[means["site"]].to_numpy() >= self.threshold
+        changes = [[name for name in left if left[name][i] != now] for i, now in enumerate(means["functional"])]
+        return means[["site", "layer", "impact"]].assign(share=np.nan, without=changes)
+
+    def __repr__(self) -> str:
+        means = self.layer_means().query("functional")
+        layers = ", ".join(f"{r.layer} ({r.impact:.2f})" for r in means.itertuples())
+        coarse = int(self.table.drop_duplicates("site")["coarse"].sum())
+        held, missing = f"{len(self.concepts)} concepts", "no intervals and no controls"
+        if self.only_means:
+            held, missing = MEANS, f"no impacts of single concepts, {missing}"
+        return (
+            f"Atlas({self.settings['model']}, published: {held} x {len(self.sites)} sites)\n  functional layers: {layers}\n"
+            f"  {missing} were published; impacts are floored at 0"
+            + (f"; {coarse} sites were measured together with others" if coarse else "")
+            + f"\n  source: {self.settings['source']}"
+        )
+
+
+def published(name: Published) -> PublishedAtlas:
+    """The published atlas of a model, to chart and to compare with your own: the paper's impacts, or a replication's layer means.
+
+    "ace-step" is ACE-Step v1 3.5B, not the 1.5 that diffusers has. "stable-audio-3" is Stable Audio 3 medium, by another group
+    than the paper's and only as means over concepts. Raises UnknownName (a KeyError) for another name.
+    """
+    if name not in NAMES:
+        raise UnknownName(f"No published atlas of {name!r}. Available: {', '.join(NAMES)}.")
+    return _replicated(name) if name == "stable-audio-3" else _of_the_paper(name)
+
+
+def _of_the_paper(name: Published) -> PublishedAtlas:
+    model, groups = NAMES[name], shipped_groups()
+    rows = pd.read_csv(data_folder() / "published" / "tada_localization.csv").query("model == @model")
+    cells = rows[["block", "attn"]].drop_duplicates()
+    sites = {(b, a): _site(model, b, a, layer) for layer, (b, a) in enumerate(cells.itertuples(index=False))}
+    here = [sites[cell] for cell in rows[["block", "attn"]].itertuples(index=False, name=None)]
+    # outside up1, every site of a stage repeats one number; in up1tf1 and up1tf6 the two attentions share theirs
+    coarse = [model == "audioldm2" and (b[:3] != "up1" or b in ("up1tf1", "up1tf6")) for b in rows["block"]]
+    table = _table(rows["concept"], [groups[c] for c in rows["concept"]], here, rows["impact"], rows["metric"], coarse)
+    source = "arXiv 2602.11910, luk-st/steer-audio results/localization_impact.csv (MIT)"
+    return _atlas(name, table, list(sites.values()), groups, source)
+
+
+def _replicated(name: Published) -> PublishedAtlas:
+    rows = pd.read_csv(data_folder() / "published" / "sa3_layer_means.csv")
+    sites = [_site(model, f"tf{layer}", 0, layer) for model, layer in zip(rows["model"], rows["layer"], strict=True)]
+    table = _table([MEANS] * len(rows), [""] * len(rows), sites, rows["impact"], ["clap"] * len(rows), [False] * len(rows))
+    source = (
+        "daydreamlive/DEMON docs/research/tada/notes/family_merge/status_tada_sa3.md at d158cef0 (24 numbers, taken as facts; the "
+        "repository's own text and code are AGPL-3.0-or-later)"
+    )
+    how = {"pairs": 32, "seeds": 8, "steps": 8, "guidance": 1.0, "seconds": 10.0}
+    return _atlas(name, table, sites, {MEANS: ""}, source, **how)
+
+
+def _table(
+    concepts: Sequence[str], groups: Sequence[str], here: Sequence[Site], impacts: Sequence[float], metrics: Sequence[str],
+    coarse: Sequence[bool],
+) -> pd.DataFrame:  # fmt: skip
+    """The table of a `PublishedAtlas`, from columns of equal length."""
+    table = pd.DataFrame(
+        {
+            "concept": np.asarray(concepts, object),
+            "group": groups,
+            "site": [s.path for s in here],
+            "layer": [s.layer for s in here],
+            "impact": np.asarray(impacts, float),
+            **dict.fromkeys(UNKNOWN, np.nan),
+            "defined": True,
+            "metric": np.asarray(metrics, object),
+            "coarse": coarse,
+        }
+    )
+    return table.sort_values(["group", "concept", "layer"], kind="stable", ignore_index=True)
+
+
+def _atlas(
+    name: Published, table: pd.DataFrame, sites: Sequence[Site], groups: dict[str, str], source: str, **how: Any
+) -> PublishedAtlas:
+    names = list(dict.fromkeys(table["concept"]))
+    settings: dict[str, Any] = {
+        "model": name, "patch": "text", "sites": [asdict(site) for site in sites], "concepts": names, "pairs": None,
+        "groups": {c: {"group": groups[c], "changes": [groups[c]] if groups[c] else []} for c in names},
+        "direction": "sufficient", "swaps_all_text": True, "units": "similarity", "source": source, **how,
+    }  # fmt: skip
+    return PublishedAtlas(table, settings, data_folder() / "published")
+
+
+def _site(model: str, block: str, attn: int, layer: int) -> Site:
+    """The site of a row: its path in the pipeline that was run."""
+    if model == "ace":
+        return Site(f"ace_step_transformer.transformer_blocks.{block[2:]}.cross_attn", "cross", layer, WIDTHS[model])
+    if model == "stableaudio":
+        return Site(f"transformer.transformer_blocks.{block[2:]}.attn2", "cross", layer, WIDTHS[model])
+    if model == "stable-audio-3-medium":
+        return Site(f"transformer.transformer_blocks.{block[2:]}.cross_attn", "cross", layer, WIDTHS[model])
+    match = re.fullmatch(r"(down|mid|up)(\d*)tf(\d+)", block)
+    assert match, block
+    stage, index, number = match.groups()
+    path = f"unet.{STAGES[stage]}{index}.attentions.{number}.transformer_blocks.{attn}.attn2"
+    return Site(path, "cross", layer, WIDTHS[stage + index], "gpt2" if int(number) % 4 == 1 else "t5")

@@ -1,0 +1,142 @@
+"""When the text acts: give every layer another prompt's text in one denoising step only, and score the result."""
+
+from __future__ import annotations
+
+import tempfile
+from pathlib import Path
+from typing import Any, Unpack
+
+import numpy as np
+import pandas as pd
+from scipy.special import expit
+
+from audioscope.atlas.atlas import SCALES, Scale, score_column
+from audioscope.atlas.localization import Concepts
+from audioscope.concepts import choose
+from audioscope.edits import PatchText
+from audioscope.model import Model
+from audioscope.scoring.scorers import Scorer, completed, default_scorer, second_opinions
+from audioscope.stats import mean_of_ratios, mean_of_ratios_random_concepts, ratio_of_means
+from audioscope.store import run_units
+from audioscope.tracing import Row, SamplingKeywords
+
+
+def patch_steps(
+    model: Model,
+    concepts: Concepts = None,
+    pairs: int = 12,
+    *,
+    split: str = "localize",
+    scorer: Scorer | None = None,
+    batch_size: int | None = None,
+    out: str | Path | None = None,
+    progress: bool = True,
+    **sampling: Unpack[SamplingKeywords],
+) -> pd.DataFrame:
+    """Patch the clean text into the corrupted run at every cross-attention site, one step at a time (see `step_impacts`).
+
+    A unit is one pair: clean, corrupted, and a row for each step. The table has one line per unit, row and step: concept, pair,
+    seed, row ("clean", "corrupted", "patched"), step (-1 where nothing is patched), sigma and log_snr of the step, score of the
+    concept by the scorer (in its units, not clipped), "score of ..." by the second network if the model has one, and for each of
+    them "calibrated ...", the end of its calibrated range (NaN if it has none, or does not score in log-odds).
+
+    batch_size: rows at a time; None is all rows of a unit at once. out: folder, resumed if it exists; a temporary one if None.
+    Raises ValueError, or UnknownName, before anything is generated.
+    """
+    model.check_unsteered("a sweep")
+    chosen, main = choose(concepts), default_scorer(model) if scorer is None else completed(scorer)
+    also = second_opinions(main)
+    for each in (main, *also):
+        each.check(model)
+    run = model.sampling(**sampling)
+    for concept in chosen:
+        if not 1 <= pairs <= len(concept.split(split)):
+            raise ValueError(
+                f"pairs is {pairs}, expected 1 to {len(concept.split(split))}, the number of pairs of {concept.name!r} in {split!r}."
+            )
+        if concept.name not in main.concepts:
+            raise ValueError(f"The {main.name} cannot score {concept.name!r}: it knows {', '.join(main.concepts)}.")
+        for pair in concept.split(split)[:pairs]:
+            model.check_prompt(pair.clean)
+            model.check_prompt(pair.corrupted)
+    units = [
+        {"concept": c.name, "pair": p.index, "seed": c.seed(p), "clean": p.clean, "corrupted": p.corrupted}
+        for c in chosen for p in c.split(split)[:pairs]
+    ]  # fmt: skip
+    scorers = {"score": main, **{score_column(each.name): each for each in also}}
+    ends = {
+        f"calibrated {name}": getattr(each, "calibrated", np.nan) if each.units == "log-odds" else np.nan
+        for name, each in scorers.items()
+    }
+    if batch_size is not None and batch_size < 1:
+        raise ValueError(f"batch_size is {batch_size}, expected at least 1 row, or None for all rows of a unit at once.")
+    settings = {
+        "model": model.name, "fingerprint": model.fingerprint, "split": split, "scorer": main.name,
+        "scorer_fingerprint": main.fingerprint, "also": {each.name: each.fingerprint for each in also}, **run, "by": "step",
+    }  # fmt: skip
+
+    def work(unit: dict[str, Any]) -> pd.DataFrame:
+        clean, corrupted, seed = unit["clean"], unit["corrupted"], unit["seed"]
+        patched = [Row(corrupted, seed, (PatchText("cross", clean, steps=(n, n + 1)),)) for n in range(run["steps"])]
+        rows = [Row(clean, seed), Row(corrupted, seed), *patched]
+        output = model.run_in_batches(rows, batch_size, **run)
+        assert output.audio is not None
+        table = pd.DataFrame({"row": ["clean", "corrupted"] + ["patched"] * run["steps"], "step": [-1, -1, *range(run["steps"])]})
+        table["sigma"] = [np.nan, np.nan, *output.sigmas.tolist()]
+        table["log_snr"] = [np.nan, np.nan, *output.log_snr.tolist()]
+        for name, each in scorers.items():
+            scores = each(output.audio, model.rate)
+            table[name] = scores[unit["concept"]].where(output.finite.numpy()).astype("float32")
+        return table.assign(concept=unit["concept"], pair=unit["pair"], seed=seed, **ends)
+
+    folder = Path(out).expanduser() if out is not None else Path(tempfile.mkdtemp(prefix="audioscope-steps-"))
+    return run_units(folder, settings, units, work, progress, "steps")
+
+
+def step_impacts(table: pd.DataFrame, scale: Scale = "raw", score: str = "score") -> pd.DataFrame:
+    """Impact of each step on each concept, and the mean over concepts, from a table of `patch_steps`.
+
+    One row per concept and step, and one per step with concept "mean": impact = (patched - corrupted) / (clean - corrupted), a
+    ratio of means over pairs, with its 95 % interval (low, high); defined is False where the prompts did not move the score. For
+    the mean, all_low and all_high are its interval with concepts as units, too.
+
+    scale: "raw", "clipped" or "probability", as in `Atlas.impacts`. score: a column of scores, "score of ..." for another
+    network's. Raises ValueError for an unknown scale or column, and for a table with duplicate rows.
+    """
+    known = [str(name) for name in table if f"calibrated {name}" in table]
+    if score not in known:
+        raise ValueError(f"score is {score!r}, expected one of {', '.join(known)}.")
+    table = table.assign(concept=table["concept"].astype(str))
+    cells = table[["concept", "pair", "seed", "row", "step"]]
+    if table.empty or cells.duplicated().any() or (table["concept"] == "mean").any():
+        raise ValueError(
+            "The table is empty, or has duplicate rows or a concept named 'mean': expected what patch_steps returns."
+        )
+    end = table[f"calibrated {score}"]
+    if scale not in SCALES or (scale != "raw" and end.isna().any()):
+        raise ValueError(
+            f"scale is {scale!r}, expected 'raw', or 'clipped' or 'probability' if the scorer has a calibrated range of log-odds."
+        )
+    values = table[score].astype(float)
+    if scale == "clipped":
+        values = values.clip(-end, end)
+    elif scale == "probability":
+        values = pd.Series(expit(values), values.index)
+    cell = table["row"].astype(object).where(table["row"] != "patched", table["step"])
+    wide = table.assign(value=values, cell=cell).pivot(index=["concept", "pair", "seed"], columns="cell", values="value")
+    levels = table[table["row"] == "patched"].drop_duplicates("step").sort_values("step")
+    lines = []
+    for step, sigma, log_snr in levels[["step", "sigma", "log_snr"]].itertuples(index=False):
+        tops, bottoms = [], []
+        for concept, rows in wide.groupby(level="concept", sort=False):
+            top, bottom = (rows[one] - rows["corrupted"] for one in (step, "clean"))
+            ratio = ratio_of_means(top.to_numpy(), bottom.to_numpy(), bounded=scale != "raw")
+            lines.append((concept, step, sigma, log_snr, ratio.value, ratio.low, ratio.high, ratio.defined, np.nan, np.nan))
+            if ratio.defined:
+                tops.append(top.to_numpy())
+                bottoms.append(bottom.to_numpy())
+        _, all_low, all_high = mean_of_ratios_random_concepts(tops, bottoms)
+        mean = mean_of_ratios(tops, bottoms, bounded=scale != "raw")
+        lines.append(("mean", step, sigma, log_snr, *mean, bool(tops), all_low, all_high))
+    columns = ["concept", "step", "sigma", "log_snr", "impact", "low", "high", "defined", "all_low", "all_high"]
+    return pd.DataFrame(lines, columns=columns)

@@ -1,0 +1,384 @@
+"""The command line: audioscope sites | atlas | steer | sae | book | notebooks | generate | tiny.
+
+Bad input exits with status 2 and a one-line error.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+import warnings
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NoReturn
+
+from audioscope.cli import sae as cli_sae
+from audioscope.errors import MEND, UnknownName, is_torchaudio_failure
+from audioscope.store import data_folder
+
+if TYPE_CHECKING:
+    from audioscope.concepts import Concept
+
+QUICK = "female,fast,happy,metal,violin,drums"
+
+
+class _Parser(argparse.ArgumentParser):
+    """An argument parser that reports errors in one line, like the rest of this program."""
+
+    def parse_known_args(self, args=None, namespace=None):  # type: ignore[no-untyped-def, override]
+        """Join `--strengths -2:2:9` into one word; otherwise, argparse would take the value for an option."""
+        words = list(sys.argv[1:] if args is None else args)
+        if "--strengths" in words[:-1]:
+            at = words.index("--strengths")
+            words[at : at + 2] = [f"--strengths={words[at + 1]}"]
+        return super().parse_known_args(words, namespace)
+
+    def error(self, message: str) -> NoReturn:
+        self.exit(2, f"audioscope: {message} (see {self.prog} --help)\n")
+
+
+def parser() -> argparse.ArgumentParser:
+    """The argument parser, with one subcommand per verb."""
+    top = _Parser(prog="audioscope", description="See and hear what the attention layers of music models do.")
+    verbs = top.add_subparsers(dest="verb", required=True, metavar="COMMAND")
+
+    sites = verbs.add_parser("sites", help="list the attention sites of a model")
+    sites.add_argument("--model", default="tiny", help="'tiny', a diffusers folder, or a hub name")
+    sites.add_argument("--json", action="store_true", help="print JSON")
+    sites.set_defaults(do=_sites)
+
+    atlas = verbs.add_parser("atlas", help="build the concept-by-layer atlas and its page")
+    atlas.add_argument("--model", default="tiny", help="'tiny', a diffusers folder, or a hub name")
+    atlas.add_argument("--quick", action="store_true", help=f"6 concepts ({QUICK}), 4 pairs")
+    atlas.add_argument("--concepts", help="comma-separated names, or a CSV file of your own pairs")
+    atlas.add_argument("--pairs", type=int, help="pairs per concept (default 8)")
+    atlas.add_argument("--seeds", type=int, default=1, help="seeds per pair (default 1)")
+    atlas.add_argument("--patch", choices=("text", "output"), help="default: text, or output with --sites self")
+    atlas.add_argument("--sites", choices=("cross", "self"), default="cross")
+    atlas.add_argument("--steps", type=int, help="denoising steps (default: the model's)")
+    atlas.add_argument("--guidance", type=float, help="guidance (default: the model's)")
+    atlas.add_argument(
+        "--direction",
+        choices=("sufficient", "necessary"),
+        default="sufficient",
+        help="patch the clean run into the corrupted one (default), or the reverse",
+    )
+    atlas.add_argument(
+        "--when", type=lambda text: int(text) if text.isdigit() else text, metavar="WHEN",
+        help="patch only in the early, middle or late steps (equal shares of the log signal-to-noise ratio), in the "
+        "'first third', 'middle third' or 'last third' of the steps, or in one step, given by its number",
+    )  # fmt: skip
+    atlas.add_argument("--scale", choices=("raw", "clipped", "probability"), help="of the impacts on the page (default: raw)")
+    atlas.add_argument(
+        "--until-stable", type=int, metavar="K", help="stop when K more pairs have not changed the functional layers"
+    )
+    atlas.add_argument("--negative-prompt", help="prompt of the unconditional branch (default: none)")
+    atlas.add_argument("--batch-size", type=int, help="rows per batch, to save memory (default: all layers at once)")
+    atlas.add_argument(
+        "--beside",
+        type=Path,
+        action="append",
+        default=[],
+        metavar="FOLDER",
+        help="folder of another atlas to offer on the page; can be repeated",
+    )
+    atlas.add_argument(
+        "--bare",
+        action="store_true",
+        help="write a page of this atlas alone, without what ships with tiny: other maps, steering, features",
+    )
+    atlas.add_argument("--html", type=Path, metavar="FILE", help="also write one HTML file of at most 12 MB, with the best clips")
+    atlas.add_argument("--plan", action="store_true", help="only estimate the cost and the precision")
+    atlas.add_argument("--out", type=Path, default=Path("atlas"), help="output folder; resumed if it holds the same sweep")
+    atlas.set_defaults(do=_atlas)
+
+    steer = verbs.add_parser("steer", help="steer music toward a concept: clips, a table and a page with a slider")
+    what = steer.add_mutually_exclusive_group(required=True)
+    what.add_argument("--concept", help="a shipped concept, such as fast, or one from --pairs-from")
+    what.add_argument("--all", action="store_true", help="compare all steering methods on every axis (an hour on two cores)")
+    steer.add_argument("--pairs-from", type=Path, metavar="CSV", help="your own pairs, with the columns split and neutral")
+    steer.add_argument("--model", default="tiny", help="'tiny', a diffusers folder, or a hub name")
+    steer.add_argument("--strengths", help="first:last:count, or a comma-separated list (default -2:2:9)")
+    steer.add_argument("--sites", help="functional, own (default), cross, self, or comma-separated module paths")
+    steer.add_argument("--atlas", type=Path, help="folder of the model's atlas (default: the shipped one)")
+    steer.add_argument("--pairs", type=int, help="pairs to make the vector from (default 50)")
+    steer.add_argument("--prompts", type=int, help="neutral prompts to steer (default 2; 12 with --all)")
+    steer.add_argument("--seeds", type=int, help="seeds per prompt (default 1; 2 with --all)")
+    steer.add_argument("--steps", type=int, help="denoising steps (default: the model's)")
+    steer.add_argument("--guidance", type=float, help="guidance (default: the model's)")
+    steer.add_argument("--work", type=Path, default=Path("runs/steering"), help="with --all: folder for the sweeps")
+    steer.add_argument("--out", type=Path, required=True, help="output folder; resumed if it holds the same sweep")
+    steer.set_defaults(do=_steer)
+
+    cli_sae.add(verbs)
+
+    book = verbs.add_parser("book", help="run the notebooks and write them as pages with charts and sound")
+    book.add_argument("names", nargs="*", metavar="NAME", help="notebooks to run, such as 00_start_here (default: all)")
+    book.add_argument("--notebooks", type=Path, metavar="FOLDER", help="folder of the notebooks (default: the shipped ones)")
+    book.add_argument("--out", type=Path, default=Path("book"), help="output folder (default: book)")
+    book.set_defaults(do=_book)
+    copy = verbs.add_parser("notebooks", help="copy the notebooks to a folder to work in")
+    copy.add_argument("out", type=Path, metavar="FOLDER")
+    copy.set_defaults(do=_notebooks)
+
+    generate = verbs.add_parser("generate", help="generate a clip from text")
+    generate.add_argument("prompt")
+    generate.add_argument("--model", default="tiny")
+    generate.add_argument("--seed", type=int, default=0)
+    generate.add_argument("--steps", type=int)
+    generate.add_argument("--guidance", type=float)
+    generate.add_argument("--seconds", type=float)
+    generate.add_argument("--negative-prompt", metavar="TEXT", help="prompt of the unconditional branch (default: none)")
+    generate.add_argument("--out", type=Path, required=True, help="a .flac, .wav, .ogg or .mp3 file")
+    generate.set_defaults(do=_generate)
+
+    tiny = verbs.add_parser("tiny", help="train and evaluate the embedded model").add_subparsers(
+        dest="what", required=True, metavar="WHAT"
+    )
+    train = tiny.add_parser("train", help="train the embedded model (CPU or CUDA)")
+    train.add_argument("--hours", type=float, required=True, help="total hours of training, including earlier ones when resuming")
+    train.add_argument("--resume", action="store_true", help="resume from the state in --work")
+    train.add_argument("--out", type=Path, default=Path("runs/tiny/pipeline"), help="folder for the finished pipeline")
+    train.add_argument("--work", type=Path, default=Path("runs/tiny"), help="folder for latents, states and the log")
+    train.set_defaults(do=_train)
+    train.add_argument("--start", type=Path, help="trained pipeline to start from, such as data/tiny (default: from scratch)")
+    listeners = tiny.add_parser("listeners", help="train the listener and the judge")
+    listeners.add_argument("--out", type=Path, default=Path("runs/tiny"))
+    listeners.add_argument("--work", type=Path, default=Path("runs/tiny"))
+    listeners.add_argument("--codec", type=Path, help="folder of the codec (default: the shipped one)")
+    listeners.set_defaults(do=_listeners)
+    choose = tiny.add_parser("choose", help="let the listener choose among the last checkpoints of a training run")
+    choose.add_argument("--work", type=Path, default=Path("runs/tiny"), help="the --work folder of the training run")
+    choose.add_argument("--out", type=Path, required=True, help="folder for the chosen pipeline")
+    choose.set_defaults(do=_choose)
+    evaluate = tiny.add_parser("evaluate", help="accuracy of the listener and the judge, on real and on generated clips")
+    evaluate.add_argument("--json", action="store_true", help="print JSON")
+    evaluate.add_argument("--clips", type=int, default=400, help="clips of each kind (default 400)")
+    evaluate.set_defaults(do=_evaluate)
+    return top
+
+
+def _book(options: argparse.Namespace) -> None:
+    from audioscope.pages.book import make_book
+
+    print(make_book(options.out, options.notebooks, options.names))
+
+
+def _notebooks(options: argparse.Namespace) -> None:
+    from audioscope.pages.book import copy_notebooks
+
+    copied = copy_notebooks(options.out)
+    print(f"{len(copied)} notebooks written to {options.out}: open them with `jupyter lab {options.out}`")
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run a command and return the exit status: 0 when done, 2 for bad input, 130 when interrupted."""
+    options = parser().parse_args(arguments)
+    try:
+        with warnings.catch_warnings():
+            warnings.showwarning = _show
+            options.do(options)
+    except (ValueError, UnknownName, OSError, FloatingPointError) as error:
+        text = MEND if is_torchaudio_failure(error) else str(error)
+        print(f"audioscope: {' '.join(text.split())}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("audioscope: interrupted; finished work is kept", file=sys.stderr)
+        return 130
+    return 0
+
+
+def _strengths(text: str) -> list[float]:
+    """ "-2:2:9" is nine numbers from -2 to 2; "0,1,2" is a list."""
+    try:
+        if ":" not in text:
+            return [float(part) for part in text.split(",")]
+        first, last, count = text.split(":")
+        step = (float(last) - float(first)) / (int(count) - 1)
+        return [round(float(first) + i * step, 6) for i in range(int(count))]
+    except (ValueError, ZeroDivisionError) as error:
+        raise ValueError(
+            f"--strengths is {text!r}, expected first:last:count such as -2:2:9, or comma-separated numbers."
+        ) from error
+
+
+def _show(message: Warning | str, category: type[Warning], *_: object, **__: object) -> None:
+    """Print our own warnings, one per line; those of libraries are not meant for users of the command line."""
+    if category is UserWarning:
+        print(f"audioscope: {message}", file=sys.stderr)
+
+
+def _sites(options: argparse.Namespace) -> None:
+    from audioscope.adapters import adapter_of_class, missing
+    from audioscope.model import read_sites
+
+    pipeline, sites = read_sites(options.model)
+    frame = sites.to_frame()
+    print(json.dumps(frame.to_dict("records"), indent=1) if options.json else frame.to_string(index=False))
+    if adapter_of_class(pipeline) is None:
+        print(f"audioscope: {missing(pipeline)}", file=sys.stderr)
+
+
+def _atlas(options: argparse.Namespace) -> None:
+    from audioscope import datasets
+    from audioscope.atlas import localization as patching
+    from audioscope.atlas.atlas import Atlas
+    from audioscope.concepts import choose
+    from audioscope.model import load
+    from audioscope.pages.shipped import page_extras
+
+    names = options.concepts if options.concepts is not None else QUICK if options.quick else None
+    concepts = names if names is None or names.endswith(".csv") else [name.strip() for name in names.split(",")]
+    choose(concepts)  # report a wrong name before the model loads
+    beside = [Atlas.load(folder) for folder in options.beside]
+    if options.html is not None and options.html.is_dir():
+        raise ValueError(f"--html is {options.html}, which is a folder: give a file name.")
+    model = load(options.model)
+    settings = {
+        "concepts": concepts,
+        "pairs": options.pairs if options.pairs is not None else 4 if options.quick else 8,
+        "seeds": options.seeds,
+        "patch": options.patch or ("output" if options.sites == "self" else "text"),
+        "direction": options.direction,
+        "when": options.when,
+        "sites": options.sites,
+        "steps": options.steps,
+        "guidance": options.guidance,
+        "negative_prompt": options.negative_prompt,
+        "batch_size": options.batch_size,
+    }
+    if options.plan:
+        print(patching.plan(model, **settings))
+        return
+    atlas = patching.localize(model, **settings, until_stable=options.until_stable, out=options.out)
+    extras: dict[str, Any] = {"others": []}
+    if not options.bare and datasets.is_shipped(model):
+        extras = page_extras(model, atlas, options.out / "steered")
+    extras["others"] = [*beside, *extras["others"]]
+    print(atlas)
+    extras["scale"] = options.scale
+    page = atlas.save_site(options.out, **extras)
+    if options.html is not None:
+        print(f"\nThe atlas in one file: {atlas.save_html(options.html, **extras).resolve()}")
+    print(f"\nThe atlas: {page.resolve()}\nIts table: {(options.out / 'atlas.parquet').resolve()}")
+
+
+def _steer(options: argparse.Namespace) -> None:
+    from audioscope.concepts import choose, load_concepts
+    from audioscope.model import load
+    from audioscope.pages.slider import slider_page
+    from audioscope.steer.benchmark import steer_all
+    from audioscope.steer.caa import caa
+    from audioscope.steer.methods import vector_method
+    from audioscope.steer.sweeps import steering_sweep
+
+    from_atlas = None
+    if options.atlas is not None:
+        from audioscope.atlas.atlas import Atlas
+
+        from_atlas = Atlas.load(options.atlas)
+    settings = {"steps": options.steps, "guidance": options.guidance, "atlas": from_atlas}
+    if options.all:
+        unused = [name for name in ("strengths", "sites", "pairs", "pairs_from") if getattr(options, name) is not None]
+        if unused:
+            raise ValueError(
+                f"--all cannot be combined with --{unused[0].replace('_', '-')}: "
+                "it compares a fixed set of methods on the shipped axes."
+            )
+        prompts, seeds = (given if given is not None else usual for given, usual in ((options.prompts, 12), (options.seeds, 2)))
+        table = steer_all(load(options.model), options.out, options.work, prompts=prompts, seeds=seeds, **settings)
+        shown = ["concept", "method", "sites", "auc", "auc_low", "auc_high", "spearman", "steerable"]
+        print(table[shown].round(3).to_string(index=False))
+        return
+    strengths = _strengths(options.strengths or "-2:2:9")
+    if not any(strengths):
+        raise ValueError(f"--strengths is {options.strengths!r}: at least one must not be 0.")
+    concept = (
+        choose([options.concept])[0] if options.pairs_from is None else _own(options.concept, load_concepts(options.pairs_from))
+    )
+    prompts, seeds = (given if given is not None else usual for given, usual in ((options.prompts, 2), (options.seeds, 1)))
+    pairs = options.pairs if options.pairs is not None else 50
+    if not 1 <= prompts <= len(concept.neutral_pairs("test")) or seeds < 1:
+        raise ValueError(
+            f"--prompts is {prompts} and --seeds {seeds}, expected 1 to {len(concept.neutral_pairs('test'))} prompts "
+            f"(neutral prompts from the test split of {concept.name!r}) and at least 1 seed."
+        )
+    which = options.sites or "own"
+    model = load(options.model)
+    sites = which if which in ("functional", "own", "cross", "self", "all") else which.split(",")
+    vector = caa(model, concept, sites, pairs, file=options.out / "vector", **settings)
+    del settings["atlas"]
+    sweep = steering_sweep(
+        model,
+        concept,
+        [vector_method(vector, which)],
+        strengths,
+        prompts=prompts,
+        seeds=seeds,
+        clips=True,
+        out=options.out,
+        **settings,
+    )
+    name = f"{concept.opposite} to {concept.name}" if concept.opposite else f"toward {concept.name}"
+    where = ", ".join(vector.paths)
+    text = (
+        f"One steering vector at {where} of {model.name}, at {len(strengths)} strengths. "
+        f"Scores come from the {sweep.settings['scorer']}."
+    )
+    page = slider_page(sweep.tracks(), options.out / "index.html", f"Steering {name}", text, sweep.chart())
+    print(sweep.curves()[["strength", "score", "low", "high", "distance", "tempo", "off"]].round(3).to_string(index=False))
+    print(f"\nThe page: {page.resolve()}\nIts table: {(options.out / 'clips.parquet').resolve()}")
+
+
+def _own(name: str, concepts: dict[str, Concept]) -> Concept:
+    if name not in concepts:
+        raise UnknownName(f"No concept {name!r} in the pairs. There are: {', '.join(concepts)}.")
+    return concepts[name]
+
+
+def _generate(options: argparse.Namespace) -> None:
+    from audioscope.audio import check_suffix
+    from audioscope.model import load
+
+    check_suffix(options.out)
+    if options.out.is_dir():
+        raise ValueError(f"--out is {options.out}, which is a folder: give a file name.")
+    sampling = {name: getattr(options, name) for name in ("steps", "guidance", "seconds", "negative_prompt")}
+    clip = load(options.model).generate(options.prompt, options.seed, **sampling)
+    print(f"{clip.save(options.out)}: {clip}")
+
+
+def _train(options: argparse.Namespace) -> None:
+    from audioscope.tiny.train import train
+
+    if not 0 < options.hours < 10_000:
+        raise ValueError(f"--hours is {options.hours:g}, expected more than 0 and less than 10,000.")
+    print(train(options.hours, options.out, options.work, resume=options.resume, start=options.start))
+
+
+def _listeners(options: argparse.Namespace) -> None:
+    from audioscope.tiny import listener
+    from audioscope.tiny.codec import MelCodec
+
+    codec = MelCodec.from_pretrained(options.codec or data_folder() / "tiny" / "vae")
+    for name in listener.POOLS:
+        listener.train(name, options.out / name, options.work, codec)
+        print(options.out / name)
+
+
+def _choose(options: argparse.Namespace) -> None:
+    from audioscope.tiny.evaluate import choose
+
+    print(choose(options.work / "candidates", options.out).to_string(index=False))
+
+
+def _evaluate(options: argparse.Namespace) -> None:
+    from audioscope.tiny.evaluate import as_table, evaluate
+
+    result = evaluate(clips=options.clips)
+    print(json.dumps(result, indent=1) if options.json else as_table(result))
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

@@ -1,0 +1,15 @@
+from .atlas import save_html as save_html
+from .atlas import save_site as save_site
+from .book import copy_notebooks as copy_notebooks
+from .book import make_book as make_book
+from .claims import recompute_claims as recompute_claims
+from .features import FeatureClips as FeatureClips
+from .features import FeatureSet as FeatureSet
+from .features import best_features as best_features
+from .features import feature_clips as feature_clips
+from .features import feature_pages as feature_pages
+from .features import feature_set as feature_set
+from .features import show_feature as show_feature
+from .html import iframe as iframe
+from .slider import slider_page as slider_page
+from .slider import steering_slider as steering_slider

@@ -1,0 +1,298 @@
+"""The atlas as an interactive page with sound: one file small enough to email, or a folder for any web server."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shutil
+from collections.abc import Iterable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+from zlib import crc32
+
+import pandas as pd
+from markupsafe import Markup
+from tqdm.auto import tqdm
+
+from audioscope.atlas.atlas import CENSORED, Atlas, Scale, ends
+from audioscope.atlas.charts import impact_table
+from audioscope.pages.atlas_data import PATCHES, Piece, atlas_data, charts_of, names_of, scale_on, steering_data
+from audioscope.pages.html import LOUDNESS, embedded, fill, page, web
+from audioscope.steer.results import SteeringSweep
+from audioscope.store import write_whole
+from audioscope.theme import chart_theme, reading
+
+if TYPE_CHECKING:
+    from audioscope.pages.features import FeatureSet
+
+SIZE = 12_000_000  # bytes of a page in one file, small enough to email
+LONGEST = 12.0  # s of a clip in one file
+SHARES = (("s", 0.5), ("f", 0.1))  # the largest shares of the space for sound that steering and features get; cells get the rest
+QUESTION = {
+    "sufficient": "if this layer alone is patched from the prompt that names the concept, does the music gain the concept?",
+    "necessary": "if this layer alone is patched from the prompt without the concept, does the music lose the concept?",
+}
+FEATURE = "#view=features&sae={}&feature={{}}"  # the address of a feature on the page
+SCALE_SAID = {
+    "raw": "raw: unmodified log-odds, or the scorer's own units",
+    "clipped": "clipped: log-odds clipped where the scorer's calibration ends",
+    "probability": "probability",
+}
+VERSIONS = (("clean", "A", "with the concept"), ("corrupted", "B", "without the concept"), ("patched", "X", ""))
+
+
+def save_html(
+    atlas: Atlas,
+    path: str | Path,
+    others: Sequence[Atlas] = (),
+    *,
+    steering: Sequence[SteeringSweep] = (),
+    features: Sequence[FeatureSet] = (),
+    scale: Scale | None = None,
+    size: int = SIZE,
+    progress: bool = True,
+) -> Path:
+    """Write the atlas as one HTML file that opens offline, with as many of the best clips as its size allows; returns its path.
+
+    others: atlases that can be selected on the page, of this model (another patch, another part of the steps) or of other models,
+    which are then also shown side by side. steering: sweeps with clips. features: SAEs whose features have pages. scale: of the
+    impacts, one of `Atlas.scales`; None is raw, if raw scores were kept. size: the maximum file size, in bytes.
+    Clips of cells and axes are cut to 12 s.
+    Raises FileNotFoundError if a clip is missing, ValueError if the atlas is empty or the page is larger even without any sound.
+    """
+    path = Path(path).expanduser()
+    path.parent.mkdir(parents=True, exist_ok=True)
+    whole = _Page(atlas, others, steering, features, scale)
+    body = whole.body(one_file=True)
+    room = size - len(whole.html(body, {}, {}).encode()) - 2000
+    if room < 0:
+        raise ValueError(
+            f"size is {size}, but the page has {size - room} bytes without any sound: allow more, or give fewer atlases."
+        )
+    kept = _best(whole.pieces, room, progress)
+    html = whole.html(body, kept, {f"pack-{name}": content for name, content in kept.items()})
+    write_whole(path, lambda part: part.write_text(html, encoding="utf-8"))
+    return path
+
+
+def save_site(
+    atlas: Atlas,
+    folder: str | Path,
+    others: Sequence[Atlas] = (),
+    *,
+    steering: Sequence[SteeringSweep] = (),
+    features: Sequence[FeatureSet] = (),
+    scale: Scale | None = None,
+    progress: bool = True,
+) -> Path:
+    """Write the atlas as folder/index.html with all its sound in folder/packs, for any static host or a local disk.
+
+    The arguments are those of `save_html`. Every link is relative, and a pack is loaded when it is first played.
+    Returns the page's path.
+    """
+    folder = Path(folder).expanduser()
+    whole = _Page(atlas, others, steering, features, scale)
+    packs = _packs(whole.pieces)
+    # each version gets its own folder: an older page, on this disk or in a browser's cache, never plays the sound of a newer one
+    held = {name: [piece.name for piece in pieces] for name, pieces in packs.items()}
+    body = whole.body(one_file=False)
+    version = f"packs/atlas-{crc32(whole.html(body, held, {}, folder='packs').encode()):08x}"
+    (folder / version).mkdir(parents=True, exist_ok=True)
+
+    def write(name: str) -> None:
+        text = embedded({piece.name: piece.make(None) for piece in packs[name]})
+        file = folder / version / f"{name}.js"
+        write_whole(file, lambda part: part.write_text(f"audioscopePack({json.dumps(name)},{text});\n", encoding="utf-8"))
+
+    with ThreadPoolExecutor(os.cpu_count()) as pool:  # encoding sound is C code, which does not hold Python's lock
+        sounds = [name for name in packs if name[0] != "f"]
+        list(tqdm(pool.map(write, sounds), desc="sound for the page", total=len(sounds), unit="pack", disable=not progress))
+    for name in tqdm([name for name in packs if name[0] == "f"], desc="feature pages", unit="page", disable=not progress):
+        write(name)  # one by one, since they run the model
+    path = folder / "index.html"
+    html = whole.html(body, held, {}, folder=version)
+    write_whole(path, lambda part: part.write_text(html, encoding="utf-8"))
+    for old in (folder / "packs").iterdir():
+        if old.is_dir() and re.fullmatch("atlas-[0-9a-f]{8}", old.name) and old.name != Path(version).name:
+            shutil.rmtree(old)
+    return path
+
+
+class _Page:
+    """Everything on the page except the sound."""
+
+    def __init__(
+        self,
+        atlas: Atlas,
+        others: Sequence[Atlas],
+        steering: Sequence[SteeringSweep],
+        features: Sequence[FeatureSet],
+        scale: Scale | None,
+    ):
+        self.atlas, self.atlases, self.features = atlas, [atlas, *others], features
+        self.scale = atlas.scale_of(scale)
+        self.title = f"Concept atlas of {atlas.settings['model']}"
+        self.names = names_of(self.atlases)
+        self.charts = list(charts_of(self.atlases, self.names, self.scale))
+        self.maps: list[dict[str, Any]] = []
+        self.axes: list[dict[str, Any]] = []
+        self.pieces: list[Piece] = []
+        for number, each in enumerate(self.atlases):
+            metadata, pieces = atlas_data(each, number, self.names[number], scale_on(each, self.scale))
+            self.maps.append(metadata)
+            self.pieces += pieces
+        for sweep in steering:
+            found = steering_data(sweep, len(self.axes))
+            if found is not None:
+                self.axes.append(found[0])
+                self.pieces += found[1]
+        for number, shown in enumerate(features):
+            for place, feature in enumerate(shown.features):
+                make = partial(_body, shown, feature, number)
+                self.pieces.append(Piece(f"f{number}-{feature}", "html", make, (float(place),)))
+
+    def _cut(self) -> bool:
+        return any((each.get("seconds") or 0) > LONGEST for each in (*self.maps, *self.axes))
+
+    def body(self, one_file: bool) -> Markup:
+        """Everything on the page before its script runs."""
+        atlas, settings = self.atlas, self.atlas.settings
+        means = atlas.layer_means(self.scale).sort_values("layer", kind="stable", ignore_index=True)
+        zero, one = ends(settings["direction"])
+        return fill(
+            "atlas.html", title=self.title, charts=self.charts, versions=VERSIONS, loudness=f"{LOUDNESS:.0f}".replace("-", "−"),
+            question=f"Each cell asks: {QUESTION[settings['direction']]} With an impact of 0, the music sounds like the {zero} "
+            f"prompt, with 1 like the {one} prompt; below 0, it moves the other way.",
+            settings=[*_settings(settings), ("scale", SCALE_SAID[self.scale])], functional=_functional(means),
+            tables=[_table(each, name, scale_on(each, self.scale)) for each, name in zip(self.atlases, self.names, strict=True)],
+            functional_sites=list(atlas.functional_on(self.scale)), undefined=_undefined(atlas, self.scale),
+            all_settings=[(name, value if isinstance(value, str) else json.dumps(value)) for name, value in settings.items()],
+            axes=[{"title": axis["title"], "track": axis["methods"][0]} for axis in self.axes],
+            lists=[each.listed(FEATURE.format(number)) for number, each in enumerate(self.features)],
+            longest=f"{LONGEST:.0f}" if one_file and self._cut() else None,
+        )  # fmt: skip
+
+    def html(self, body: Markup, packs: Mapping[str, Iterable[str]], data: dict[str, Any], folder: str = "") -> str:
+        """The document. packs: the names in each pack that can be opened; data: more data in it; folder: where the packs are."""
+        first, strongest = self.maps[0], self.atlas.examples(self.scale)
+        concept = strongest.loc[strongest["impact"].idxmax(), "concept"] if len(strongest) else self.atlas.concepts[0]
+        start = {"concept": concept, "site": first["best"].get(concept, first["sites"][0][0]), "map": 0}
+        known = {
+            "maps": self.maps, "charts": self.charts, "steering": self.axes,
+            "saes": [{"site": each.site} for each in self.features],
+            "packs": {name: list(content) for name, content in packs.items()}, "start": start, "folder": folder,
+            "longest": None if folder else LONGEST, "themes": [chart_theme(), chart_theme(dark=True)],
+        }  # fmt: skip
+        return page(
+            "atlas",
+            self.title,
+            body,
+            data={"atlas": known, **data},
+            charts=True,
+            packs="'self' file:" if folder else "",
+            style=web("atlas.css"),
+        )
+
+
+def _body(shown: FeatureSet, feature: int, number: int, longest: float | None) -> str:
+    return str(shown.body(feature, link=FEATURE.format(number)))
+
+
+def _best(pieces: Sequence[Piece], room: int, progress: bool) -> dict[str, dict[str, Any]]:
+    """As many pieces as fit in `room` bytes: the examples of all concepts, then axes, features, and the other cells by impact."""
+    ranked = sorted(pieces, key=lambda piece: piece.rank)
+    cells = [piece for piece in ranked if piece.pack[0] == "m"]
+    # clean, corrupted and the best layer together: each is useless without the others
+    first = _packs(piece for piece in cells if not any(piece.rank[:2]))
+    shared = [(list(_packs(piece for piece in ranked if piece.pack[0] == kind).values()), share) for kind, share in SHARES]
+    layers = [[piece] for piece in cells if not piece.rank[0] and piece.rank[1]]
+    units = list(_packs(piece for piece in cells if piece.rank[0]).values())  # other pairs and seeds
+    rounds = [(list(first.values()), 1.0), *shared, (layers, 1.0), (units, 1.0)]
+    kept: dict[str, dict[str, Any]] = {}
+    used = 0
+    with tqdm(desc="sound for the page", total=room, unit="B", unit_scale=True, disable=not progress) as bar:
+        for wanted, share in rounds:
+            border = min(room, used + share * room)
+            for group in wanted:
+                if len(group) == 1 and group[0].pack in first and group[0].pack not in kept:
+                    continue  # a patched clip without the clips to compare it with
+                made = {piece.name: piece.make(LONGEST) for piece in group}
+                size = len(embedded(made).encode()) + 200
+                if used + size > border:
+                    break
+                kept.setdefault(group[0].pack, {}).update(made)
+                used += size
+                bar.update(size)
+    return kept
+
+
+def _packs(pieces: Iterable[Piece]) -> dict[str, list[Piece]]:
+    packs: dict[str, list[Piece]] = {}
+    for piece in pieces:
+        packs.setdefault(piece.pack, []).append(piece)
+    return packs
+
+
+def _undefined(atlas: Atlas, scale: Scale) -> list[str]:
+    defined = atlas.impacts(scale).groupby("concept", sort=False)["defined"].any()
+    return list(defined.index[~defined])
+
+
+def _functional(means: pd.DataFrame) -> str:
+    """A sentence that says which layers carry the concepts, with the numbers behind it."""
+    rule = f"the threshold of {means.threshold.iloc[0]:.2f} (2.5 over {len(means)} layers)"
+    control = f"The largest mean control of any layer is {means.control.max():.2f}." if means.control.notna().any() else ""
+    chosen = means[means.functional]
+    if chosen.empty:
+        best = means.loc[means.impact.idxmax()] if means.impact.notna().any() else None
+        tail = "" if best is None else f"; the highest, layer {best.layer}, has {reading(best.impact, best.low, best.high)}"
+        return f"No layer is functional: none reaches {rule} with an interval above the control{tail}. {control}"
+    each = [f"layer {row.layer} with a mean impact of {reading(row.impact, row.low, row.high)}" for row in chosen.itertuples()]
+    named = each[0] if len(each) == 1 else ", ".join(each[:-1]) + " and " + each[-1]
+    verb = "One layer reaches" if len(each) == 1 else f"{len(each)} layers reach"
+    beyond = " with an interval above the control" if chosen.low.notna().all() else ""
+    return f"{verb} {rule}{beyond}: {named}. {control}"
+
+
+def _settings(settings: dict) -> list[tuple[str, str]]:
+    """The settings worth reading first, in words; the rest are in the table at the end of the page."""
+
+    def many(value: object) -> object:
+        return len(value) if isinstance(value, (list, tuple)) else value
+
+    named = {
+        "model": settings.get("model"),
+        "patch": PATCHES.get(settings.get("patch", ""), settings.get("patch")),
+        "direction": settings.get("direction"),
+        "when": settings.get("when"),
+        "steps": settings.get("steps"),
+        "guidance": settings.get("guidance"),
+        "seconds": settings.get("seconds"),
+        "pairs per concept": many(settings.get("pairs")),
+        "seeds per pair": many(settings.get("seeds")),
+    }
+    return [(name, str(value)) for name, value in named.items() if value is not None]
+
+
+def _table(atlas: Atlas, name: str, scale: Scale | None) -> dict[str, Any]:
+    """The heatmap as a table: columns of (site, layer), rows of (concept, cells of (impact, interval)).
+
+    Impact and interval are empty where undefined; a censored cell says so in place of its number.
+    """
+    impacts = atlas.impacts(scale)
+    labels = dict(zip(impacts.site, impacts.layer, strict=True))
+    text = [
+        ("", "") if not ok else ("censored", f"{part:.0%} of pairs") if part > CENSORED else reading(*row).partition(" ")[::2]
+        for ok, part, *row in zip(
+            impacts.defined, impacts.get("censored", 0.0 * impacts.impact), impacts.impact, impacts.low, impacts.high, strict=True
+        )
+    ]
+    table = impact_table(impacts.assign(text=text), values="text")
+    rows = [
+        (concept, [cell if isinstance(cell, tuple) else ("", "") for cell in row])
+        for concept, row in zip(table.index, table.values, strict=True)
+    ]
+    return {"name": name, "columns": [(site, labels[site]) for site in table.columns], "rows": rows}

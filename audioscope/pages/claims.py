@@ -1,0 +1,386 @@
+"""The claims of the prose, recomputed from the shipped tables: every result number of README and notebooks, by name.
+
+In Markdown, a claim is written between two comments that the reader does not see, `<!--=name-->.25<!--/-->`;
+`python tools/check_claims.py` compares the text between them with the value recomputed here, and `--write` fills it in.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+from collections.abc import Iterable
+from functools import lru_cache
+
+import numpy as np
+import pandas as pd
+
+from audioscope import datasets
+from audioscope.atlas.atlas import CENSORED, Atlas, Scale
+from audioscope.atlas.published import published
+from audioscope.atlas.steps import step_impacts
+from audioscope.sae.comparison import wins
+from audioscope.sae.features import Negatives
+from audioscope.sae.pipeline import auroc_table
+from audioscope.stats import mean_with_interval
+from audioscope.steer.benchmark import counts, over_axes
+from audioscope.steer.cells import SHUFFLED_LABELS
+from audioscope.store import data_folder
+
+MARK = re.compile(r"<!--=([\w.-]+)-->(.*?)<!--/-->", re.S)
+TABLES = ("atlas/*.parquet", "atlas/*.csv", "maps/*/*.parquet", "results/*.parquet", "published/*.csv", "tiny/sae/*/*.parquet")
+
+
+def recompute_claims() -> dict[str, str]:
+    """Every claim by name, as written in the prose, recomputed from the shipped tables."""
+    return {
+        **card_claims(),
+        **atlas_claims(),
+        **scale_claims(),
+        **step_claims(),
+        **published_claims(),
+        **steering_claims(),
+        **feature_claims(),
+    }
+
+
+def digests() -> dict[str, str]:
+    """A digest of each shipped table's content, by its path in data/: a different value anywhere gives a different digest."""
+    found = {}
+    for pattern in TABLES:
+        for file in sorted(data_folder().glob(pattern)):
+            table = pd.read_parquet(file) if file.suffix == ".parquet" else pd.read_csv(file)
+            plain = table.astype({name: str for name in table.select_dtypes(["category", "object", "string"]).columns})
+            rows = pd.util.hash_pandas_object(plain, index=False).to_numpy()
+            named = ",".join(plain.columns).encode()
+            found[str(file.relative_to(data_folder()))] = hashlib.sha256(named + rows.tobytes()).hexdigest()[:16]
+    return found
+
+
+def marked(text: str) -> list[tuple[str, str]]:
+    """The claims in a text, as (name, text between the comments)."""
+    return MARK.findall(text)
+
+
+def filled(text: str, values: dict[str, str]) -> str:
+    """A text with each claim replaced by its recomputed value; unknown names are left unchanged."""
+    return MARK.sub(lambda found: f"<!--={found[1]}-->{values.get(found[1], found[2])}<!--/-->", text)
+
+
+def number(value: float, digits: int = 2) -> str:
+    """A number as the prose writes it: ".25", "−.03", "1.40"."""
+    text = f"{value:z.{digits}f}".replace("0.", ".", 1) if abs(value) < 1 and digits else f"{value:z.{digits}f}"
+    return text.replace("-", "−")
+
+
+def with_interval(value: float, low: float, high: float, digits: int = 2) -> str:
+    """A number with its interval, as the prose writes it: ".25 [.24, .26]"."""
+    return f"{number(value, digits)} [{number(low, digits)}, {number(high, digits)}]"
+
+
+def listed(names: Iterable[object]) -> str:
+    """ "a", "a and b", "a, b and c"; "none" for nothing."""
+    words = [str(name) for name in names]
+    return " and ".join([", ".join(words[:-1]), words[-1]] if len(words) > 1 else words) or "none"
+
+
+def _layers(paths: Iterable[str]) -> list[int]:
+    return [int(path.split(".")[2]) for path in paths]
+
+
+@lru_cache(maxsize=1)
+def _atlas() -> Atlas:
+    return datasets.atlas()
+
+
+@lru_cache(maxsize=1)
+def _agreement() -> pd.DataFrame:
+    return _atlas().agreement()
+
+
+def atlas_claims() -> dict[str, str]:
+    """What the shipped atlas shows on its default scale."""
+    atlas = _atlas()
+    means, impacts = atlas.layer_means().set_index("layer"), atlas.impacts()
+    found = {
+        "atlas.concepts": str(len(atlas.concepts)),
+        "atlas.pairs": str(atlas.settings["pairs"]),
+        "atlas.cells": str(len(impacts)),
+    }
+    functional = _layers(atlas.functional)
+    found |= {
+        "atlas.functional": listed(functional),
+        "atlas.functional.count": str(len(functional)),
+        "atlas.threshold": number(atlas.threshold),
+    }
+    top = means.loc[means["impact"].idxmax()]
+    next_ = means["impact"].nlargest(2).index[1]
+    found |= {
+        "atlas.top": with_interval(top["impact"], top["low"], top["high"]),
+        "atlas.top.all": f"[{number(top['all_low'])}, {number(top['all_high'])}]",
+        "atlas.next": str(next_), "atlas.next.mean": number(means.loc[next_, "impact"]),
+    }  # fmt: skip
+    top_layer = int(means["impact"].idxmax())
+    views: dict[str, tuple[Atlas, Scale]] = {
+        f"{name}.{scale}": (atlas.heard_by(name), scale) for name in atlas.scorers for scale in ("raw", "clipped")
+    }
+    fragile = {
+        name: view.functional_on(scale).fragility.set_index("layer").loc[top_layer] for name, (view, scale) in views.items()
+    }
+    shares = {name: row["share"] for name, row in fragile.items()}
+    found |= {"atlas.top.share": _percent(shares["listener.raw"]), "atlas.top.share.least": _percent(min(shares.values())),
+              "atlas.top.without": listed(fragile["listener.raw"]["without"])}  # fmt: skip
+    by_group = impacts[(impacts["layer"] == top_layer) & impacts["defined"]].groupby("group")["impact"].mean()
+    found |= {f"atlas.top.{group}": number(value) for group, value in by_group.items()}
+    false = atlas.false_cells()
+    found |= {"atlas.beyond": str(false["beyond"]), "atlas.false": f"{false['expected']:.0f}"}
+    holds = _agreement()[_agreement()["holds"]]
+    found["atlas.holds"] = str(len(holds))
+    raw, undecided = (_agreement()[_agreement()[name]] for name in ("holds_raw", "undecided"))
+    found |= {"atlas.raw": str(len(raw)), "atlas.undecided": str(len(undecided))}
+    without = set(atlas.concepts) - set(holds["concept"])
+    found["atlas.undecided.none"] = str(int(undecided["concept"].isin(without).sum()))
+    for concept in atlas.concepts:
+        found[f"atlas.raw.{concept}"] = listed(raw.loc[raw["concept"] == concept, "layer"])
+        found[f"atlas.holds.{concept}"] = listed(holds.loc[holds["concept"] == concept, "layer"])
+        found[f"atlas.own.{concept}"] = listed(_layers(atlas.own_layers(concept)))
+    genres = {layer for concept in atlas.concepts if atlas.settings["groups"][concept]["group"] == "genre"
+              for layer in holds.loc[holds["concept"] == concept, "layer"]}  # fmt: skip
+    found["atlas.holds.genre"] = listed(sorted(genres))
+    found["atlas.holds.none"] = listed(c for c in atlas.concepts if c not in set(holds["concept"]))
+    found["atlas.holds.none.count"] = str(len(set(atlas.concepts) - set(holds["concept"])))
+    ours = published("ace-step").concepts
+    for name, (view, scale) in views.items():
+        cells = view.impacts(scale)
+        ten = cells[cells["concept"].isin(ours) & (cells["layer"] == top_layer)]["impact"]
+        found |= {"atlas.ten.count": str(len(ten)), f"atlas.ten.{name}": number(float(ten.mean()))}
+    return found
+
+
+def _percent(share: float) -> str:
+    return f"{share:.0%}".replace("%", " %")
+
+
+def card_claims() -> dict[str, str]:
+    """What the model card says about `tiny`, from data/tiny/evaluation.json: shares of correct verdicts."""
+    found = json.loads((data_folder() / "tiny" / "evaluation.json").read_text())
+    said = {
+        f"tiny.real.{who}.{group}": f"{share:.3f}" for who, groups in found["real"].items() for group, share in groups.items()
+    }
+    said |= {f"tiny.generated.judge.{group}": f"{share:.3f}" for group, share in found["generated"]["judge"].items()}
+    return said | {
+        f"tiny.beyond.{i}.{group}": f"{share:.2f}"
+        for i, row in enumerate(found["extrapolation"]) for group, share in row.items()
+        if group not in ("change", "steps", "guidance")
+    }  # fmt: skip
+
+
+def scale_claims() -> dict[str, str]:
+    """What changes with the scale and with the network that scores the clips."""
+    atlas, judge = _atlas(), _atlas().heard_by("judge")
+    found = {}
+    for name, both in {
+        "judge": atlas.correlation(judge), "clipped": atlas.correlation(atlas, "raw", "clipped"),
+        "judge.clipped": atlas.correlation(judge, "clipped"),
+    }.items():  # fmt: skip
+        found[f"scale.{name}.r"] = with_interval(both["pearson"], both["pearson_low"], both["pearson_high"])
+        found[f"scale.{name}.rho"] = with_interval(both["spearman"], both["spearman_low"], both["spearman_high"])
+    clipped = atlas.impacts("clipped")
+    found["scale.censored"] = str(int((clipped["censored"] > CENSORED).sum()))
+    fragile = atlas.functional_on("clipped").fragility.query("layer == 0").iloc[0]
+    alone = [name for name in fragile["without"] if not name.startswith("all of ")]
+    found |= {
+        "scale.clipped.share": _percent(fragile["share"]),
+        "scale.clipped.without": listed(alone),
+        "scale.clipped.without.count": str(len(alone)),
+    }
+    groups = {name: metadata["group"] for name, metadata in atlas.settings["groups"].items()}
+    scales: tuple[Scale, ...] = ("raw", "clipped")
+    least = np.inf  # over all views
+    for who, view in (("listener", atlas), ("judge", judge)):
+        for scale in scales:
+            sums = view.additivity(scale).set_index("concept")
+            for concept, row in sums.iterrows():
+                found[f"sum.{who}.{scale}.{concept}"] = with_interval(row["sum_of_single"], row["low"], row["high"])
+            rest = sums.loc[[c for c in sums.index if groups[str(c)] != "percussion"], "sum_of_single"]
+            found[f"sum.{who}.{scale}.least"], found[f"sum.{who}.{scale}.most"] = number(rest.min()), number(rest.max())
+            beats = sums.loc[[c for c in sums.index if groups[str(c)] == "percussion"], "sum_of_single"]
+            least = min(least, float(beats.min()))
+    found["sum.percussion"] = number(least)
+    before = pd.read_csv(data_folder() / "atlas" / "before.csv")
+    both_maps = clipped.merge(before[before["defined"]], on=["concept", "layer", "group"], suffixes=("", "_before"))
+    pair = both_maps[["impact", "impact_before"]]
+    small = pair[pair.abs().max(axis=1) < 0.2]
+    found |= {
+        "before.r": number(pair.corr().iloc[0, 1]), "before.rho": number(pair.corr("spearman").iloc[0, 1]),
+        "before.small": number(small.corr().iloc[0, 1]), "before.small.count": str(len(small)),
+    }  # fmt: skip
+    return found
+
+
+def step_claims() -> dict[str, str]:
+    """When the text acts: the mean impact of all layers together in one step, by step number."""
+    table = datasets.steps()
+    found: dict[str, str] = {}
+    seen = {
+        "": step_impacts(table),
+        ".clipped": step_impacts(table, "clipped"),
+        ".judge": step_impacts(table, score="score of judge"),
+        ".judge.clipped": step_impacts(table, "clipped", "score of judge"),
+    }
+    for view, rows in seen.items():
+        means = rows[rows["concept"] == "mean"].set_index("step")
+        top = int(means["impact"].idxmax())
+        found |= {f"step{view}.top": str(top), f"step{view}.top.mean": with_interval(*means.loc[top, ["impact", "low", "high"]])}
+        found[f"step{view}.sum"] = number(float(means["impact"].sum()))
+        for step, row in means.iterrows():
+            found[f"step{view}.{step}"] = with_interval(row["impact"], row["low"], row["high"])
+            found[f"step{view}.{step}.concepts"] = f"[{number(row['all_low'])}, {number(row['all_high'])}]"
+    return found
+
+
+def published_claims() -> dict[str, str]:
+    """Published results of other models, next to those of tiny."""
+    found = {}
+    for name in ("ace-step", "stable-audio-open", "audioldm2-large", "stable-audio-3"):
+        atlas = published(name)  # type: ignore[arg-type]
+        means = atlas.layer_means()
+        found[f"published.{name}.functional"] = listed(means.loc[means["functional"], "layer"])
+        mine = _atlas().compare(atlas).iloc[0]
+        found[f"published.{name}.overlap"] = number(float(np.nan_to_num(mine["overlap"])))
+        found[f"published.{name}.rank"] = number(float(mine["rank_correlation"]))
+    return found
+
+
+def steering_claims() -> dict[str, str]:
+    """Which axes each method steers, its areas, and each comparison of two methods over all axes, also by another scale, price or
+    network."""
+    folder, concepts = data_folder() / "results", datasets.concepts()
+    names = datasets.steering_table()["concept"].unique().tolist()
+    ends = {axis: [axis, *([concepts[axis].opposite] if concepts[axis].opposite else [])] for axis in names}
+    found = {
+        "steer.axes": str(len(names)),
+        "steer.stand_in": listed(axis for axis in names if not any(map(_atlas().own_layers, ends[axis]))),
+    }
+    for name in ("steering", "sae_steering"):
+        table = datasets.steering_table(name)
+        for row in counts(table).itertuples():
+            label = f"steers.{_way(row.cell)}".replace(" ", "_")
+            found |= {
+                label: str(row.steers),
+                f"{label}.interval": f"[{number(row.low, 1)}, {number(row.high, 1)}]",
+                f"{label}.which": listed(row.which),
+            }
+        for cell, rows in table.groupby(table["method"] + " " + table["sites"]):
+            label = f"area.{_way(str(cell))}".replace(" ", "_")
+            found |= {label: number(rows["auc"].mean()), f"{label}.repriced": number(rows["auc_repriced"].mean()),
+                      f"{label}.specificity": number(rows["specificity"].median())}  # fmt: skip
+        seen = {"": pd.read_parquet(folder / f"{name}_pairs.parquet")}
+        seen |= {f".{view}": part for view, part in pd.read_parquet(folder / f"{name}_views.parquet").groupby("view")}
+        for view, pairs in seen.items():
+            for one, other in dict.fromkeys(zip(pairs["one"], pairs["other"], strict=True)):
+                both = over_axes(pairs, one, other)
+                label = f"steer.{_way(one)}-{_way(other)}{view}".replace(" ", "_")
+                found |= {f"{label}.{count}": str(both[count]) for count in ("better", "worse", "tied", "ups", "downs")}
+                found[f"{label}.mean"] = with_interval(both["mean_difference"], both["low"], both["high"])
+                found |= {f"{label}.better_on": listed(both["better_on"]), f"{label}.worse_on": listed(both["worse_on"])}
+                found |= {
+                    f"{label}.median": number(both["median"]),
+                    f"{label}.rank_p": number(both["rank_p"]),
+                    f"{label}.without": both["without"],
+                    f"{label}.rest": with_interval(both["mean_without"], both["low_without"], both["high_without"]),
+                }
+                every = pairs[(pairs["one"] == one) & (pairs["other"] == other)]["more"]
+                found[f"{label}.all_axes"] = with_interval(*mean_with_interval(every))
+    return {**found, **_control_claims(), **_choice_claims()}
+
+
+def _control_claims() -> dict[str, str]:
+    """How much of the true vector is left in that of shuffled labels, where it acts, and whether that determines its effect."""
+    folder = data_folder() / "results"
+    alike, settings = (
+        pd.read_parquet(folder / "steering_shuffled.parquet"),
+        json.loads((folder / "steering_settings.json").read_text()),
+    )
+    cosines, shares = [], []
+    for concept, rows in datasets.steering_table().groupby("concept", sort=False):
+        at = settings[concept]["methods"][str(SHUFFLED_LABELS)]["at"]
+        mine = alike[(alike["concept"] == concept) & alike["site"].isin(at)]
+        cosines.append(mine["cosine"].mean())
+        shares.append(rows.loc[rows["method"] == SHUFFLED_LABELS.method, "share"].item())
+    least, most = min(cosines), max(cosines)
+    rank = pd.Series(cosines).corr(pd.Series(shares), "spearman")
+    passed = next(row.which for row in counts(datasets.steering_table()).itertuples() if row.cell == str(SHUFFLED_LABELS))
+    names = datasets.steering_table()["concept"].unique().tolist()
+    odd = min(passed, key=lambda name: cosines[names.index(name)])
+    return {
+        "shuffled.odd": odd, "shuffled.odd.cosine": number(cosines[names.index(odd)]),
+        "shuffled.odd.share": number(shares[names.index(odd)]), "shuffled.least": number(least), "shuffled.most": number(most),
+        "shuffled.median": number(float(np.median(np.abs(cosines)))),
+        "shuffled.rank": number(float(rank)),
+    }  # fmt: skip
+
+
+def _choice_claims() -> dict[str, str]:
+    """What the selection split chose for features and for CAA."""
+    table = pd.read_parquet(data_folder() / "results" / "sae_steering_choices.parquet")
+    chosen = table[table["chosen"]]
+    found: dict[str, str] = {}
+    for method, rows in chosen.groupby("method"):
+        for choice, count in rows["choice"].value_counts().items():
+            found[f"choice.{method}.{str(choice).replace(' ', '_').replace('+', '_')}"] = str(count)
+    features, caa = (chosen[chosen["method"] == method] for method in ("sae", "caa"))
+    return found | {
+        "choice.sae.few": str(int((features["features"] <= 5).sum())),
+        "choice.sae.twenty": str(int((features["features"] == 20).sum())),
+        "choice.sae.weighted": str(int(features["weighted"].astype(bool).sum())),
+        "choice.caa.natural": str(int((caa["length"] != "unit").sum())),
+        "choice.caa.one_layer": str(int(caa["layers"].map(len).eq(1).sum())),
+    }  # fmt: skip
+
+
+def _way(cell: str) -> str:
+    """A cell's name in that of a claim: "caa own" is own, "random direction own" is random direction, "caa tuned" stays."""
+    if cell.endswith("tuned"):
+        return cell
+    if cell.startswith("caa "):
+        return cell.removeprefix("caa ").replace(",", "")
+    return cell.removesuffix(" own").removesuffix(" all")
+
+
+def feature_claims() -> dict[str, str]:
+    """The evaluation of each shipped SAE, and its best features next to neurons, probes and an untrained SAE."""
+    saes = {path: datasets.sae(path) for path in datasets.saes()}
+    found = {}
+    for path, sae in saes.items():
+        report, label = sae.report, f"sae.{_short(path)}"
+        for name in ("fvu_per_level", "topk_pca_fvu", "tokens_fvu"):
+            least, most = (round(100 * each(report[name])) for each in (min, max))
+            found[f"{label}.{name}"] = f"{least} %" if least == most else f"{least} to {most} %"
+        ahead = [1 - mine / bar for mine, bar in zip(report["fvu_per_level"], report["tokens_fvu"], strict=True)]
+        found |= {
+            f"{label}.ahead.least": _percent(min(ahead)).replace("-", "−"),
+            f"{label}.ahead.most": _percent(max(ahead)).replace("-", "−"),
+        }
+        found[f"{label}.passes"] = "passes" if report["passes"] else "fails"
+        found[f"{label}.failed"] = str(len(sae.failed(report["sigmas"])))
+        found[f"{label}.dead"] = f"{100 * report['dead_share']:.1f} %"
+    contrasts: dict[str, Negatives] = {"feature": "all", "feature.counterfactual": "counterfactual"}
+    for start, row in [
+        (start, row) for start, negatives in contrasts.items() for row in wins(auroc_table(saes, negatives)).itertuples()
+    ]:
+        label = f"{start}.{_short(row.site)}.{row.other.replace(' ', '_')}"
+        found |= {
+            f"{label}.better": str(row.better),
+            f"{label}.worse": str(row.worse),
+            f"{label}.ups": str(row.ups),
+            f"{label}.downs": str(row.downs),
+        }
+        found[f"{label}.mean"] = with_interval(row.mean, row.low, row.high)
+    return found
+
+
+def _short(path: str) -> str:
+    """The site of a block in the name of a claim: "0.cross"."""
+    _, _, layer, kind = path.split(".")
+    return f"{layer}.{kind.removesuffix('_attn')}"

@@ -1,0 +1,272 @@
+"""Feature pages: the clips in which an SAE's feature fires, and when; what it responds to; how it sounds turned down or up."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, Unpack
+
+import numpy as np
+import pandas as pd
+import torch
+from markupsafe import Markup
+from torch import Tensor
+from tqdm.auto import tqdm
+
+from audioscope.audio import Clip
+from audioscope.concepts import some_prompts
+from audioscope.edits import Edit, as_edits
+from audioscope.model import BATCH, Model
+from audioscope.pages.html import fill, iframe, page, sound
+from audioscope.sae.features import sampling_like
+from audioscope.sae.sae import SAE, SAEEdit
+from audioscope.store import batches, write_whole
+from audioscope.tracing import Read, Row, Sampling, SamplingKeywords
+
+POOL = 96  # prompts whose clips are searched
+CLIPS = 6  # shown per feature
+LINK = "{}.html"  # the address of a feature's page
+TURNS = (("turned down by half", "scale", 0.5), ("off", "ablate", None), ("turned up threefold", "scale", 3.0))
+
+
+@dataclass(frozen=True, eq=False)
+class FeatureClips:
+    """Clips and when the features of an SAE fire in them: clips [n], active float32 [n, time tokens, d_sae], mean over levels.
+
+    The tokens cover the clips from beginning to end. sampling: how the clips were generated.
+    """
+
+    clips: list[Clip]
+    active: Tensor
+    sampling: Sampling
+
+    def top(self, feature: int, count: int = CLIPS) -> list[int]:
+        """The indices of the clips in which a feature is strongest, averaged over time; those without it are left out."""
+        strength = self.active[:, :, feature].mean(1)
+        return [int(i) for i in strength.argsort(descending=True)[:count] if strength[i] > 0]
+
+
+@dataclass(frozen=True, eq=False)
+class FeatureSet:
+    """An SAE with the features that get pages, and the clips in which they were searched."""
+
+    sae: SAE
+    model: Model
+    found: FeatureClips
+    features: tuple[int, ...]
+
+    def __post_init__(self) -> None:
+        wrong = [feature for feature in self.features if not 0 <= feature < self.sae.d_sae]
+        if wrong or not self.features:
+            raise ValueError(f"features is {wrong or []}, expected numbers from 0 to {self.sae.d_sae - 1}, at least one.")
+
+    @property
+    def site(self) -> str:
+        return str(self.sae.metadata["site"])
+
+    @property
+    def density(self) -> np.ndarray:
+        """The share of tokens at which each feature is active: from the evaluation, or else in the searched clips."""
+        return np.asarray(self.sae.report.get("density") or (self.found.active > 0).float().mean((0, 1)))
+
+    def body(self, feature: int, *, linked: bool = False, level: int = 2, link: str = LINK) -> Markup:
+        """The text and sound of one feature, as HTML. linked: with a link back to the list; level: of its heading; link: the
+        address of another feature's page, with {} for its number."""
+        labels = _labels(self.sae)
+        near = [
+            {
+                "feature": int(f),
+                "cosine": cosine,
+                "page": link.format(int(f)) if f in self.features else "",
+                "label": labels.get(int(f), ""),
+            }
+            for f, cosine in nearest(self.sae, feature).itertuples(index=False)
+        ]
+        return fill(
+            "feature.html", title=f"Feature {feature}", site=self.site, density=float(self.density[feature]),
+            pool=len(self.found.clips), near=near, concepts=_concepts(self.sae, feature), linked=linked, level=level,
+            lead=f"It detects {labels[feature]} best." if feature in labels else "It detects none of the scored concepts.",
+            **_sounds(self.sae, self.model, feature, self.found),
+        )  # fmt: skip
+
+    def html(self, feature: int, linked: bool) -> str:
+        """The page of one feature as one HTML document."""
+        return page(
+            "features", f"Feature {feature}", Markup("<main>\n{}\n</main>").format(self.body(feature, linked=linked, level=1))
+        )
+
+    def listed(self, link: str = LINK) -> dict[str, Any]:
+        """The list of features that fire in the clips or have a page, pages first, then by AUROC; link: as for `body`."""
+        best = best_concepts(self.sae)
+        strongest, density = self.found.active.mean(1).max(0), self.density
+        shown = [f for f in range(self.sae.d_sae) if strongest.values[f] > 0 or f in self.features]
+        rows = [
+            {
+                "feature": f, "page": link.format(f) if f in self.features else "", "density": float(density[f]),
+                "text": self.found.clips[int(strongest.indices[f])].prompt if strongest.values[f] > 0 else "",
+                "concept": best["concept"].get(f, ""), "auroc": f"{best['auroc'][f]:.3f}" if f in best.index else "",
+            }
+            for f in sorted(shown, key=lambda f: (f not in self.features, -float(best["auroc"].get(f, 0)), f))
+        ]  # fmt: skip
+        return {"site": self.site, "rows": rows, "alive": int((strongest.values > 0).sum()), "total": self.sae.d_sae}
+
+
+@torch.no_grad()
+def feature_clips(
+    sae: SAE,
+    model: Model,
+    prompts: Sequence[str] | None = None,
+    *,
+    seeds: Sequence[int] | None = None,
+    edits: Edit | Sequence[Edit] = (),
+    batch_size: int = BATCH,
+    progress: bool = True,
+    on_step: Callable[[int], None] | None = None,
+    **sampling: Unpack[SamplingKeywords],
+) -> FeatureClips:
+    """Generate clips and find where the features of an SAE fire. prompts: None is 96 of the test split of the shipped concepts.
+
+    seeds: one for each prompt; None counts up from 0. edits: act on every prompt; features are read after them. on_step: as for
+    `audioscope.tracing.run`. sampling: steps, guidance, seconds, negative_prompt; those of the SAE's training if not given.
+    """
+    sae.check(model.name, model.fingerprint, model.sites.select([sae.metadata.get("site", "none")]))
+    prompts = some_prompts(POOL) if prompts is None else prompts
+    seeds = range(len(prompts)) if seeds is None else seeds
+    how = sampling_like(model, [sae], sampling)
+    path = str(sae.metadata["site"])
+    chosen = as_edits(edits)
+    rows = [Row(prompt, seed, chosen) for prompt, seed in zip(prompts, seeds, strict=True)]
+    clips, active = [], []
+    rate = model.rate
+    span = (model.adapter.max_duration(model.pipe) if model.adapter.fixed_length else None) or how["seconds"]
+    for part in batches(rows, batch_size, "searching clips", "clip", progress):
+        run = model.run(part, read=Read(model.sites.select([path]), None, False, "cond"), on_step=on_step, **how)
+        assert run.audio is not None
+        values = run.reads[path]
+        by_level = (sae.encode(values[:, i], sigma) for i, sigma in enumerate(run.sigmas.tolist()))
+        active.append(sum(by_level) / len(run.sigmas))
+        clips += [Clip(a.numpy(), rate, row.prompt, row.seed, model.name) for a, row in zip(run.audio, part, strict=True)]
+    whole: Tensor = torch.cat(active)  # type: ignore[arg-type]  # tensors, never 0
+    heard = max(
+        1, round(whole.shape[1] * min(1.0, clips[0].seconds / span))
+    )  # some models always generate tokens for their full length
+    return FeatureClips(clips, whole[:, :heard], how)
+
+
+def best_features(sae: SAE, each: int = 2) -> pd.DataFrame:
+    """The features that detect each concept best by AUROC over all levels, best first: concept, feature, auroc and more."""
+    if sae.scores is None:
+        return pd.DataFrame(columns=["concept", "feature", "auroc", "mean_with", "mean_without"])
+    whole = sae.scores[sae.scores["sigma"].isna()]
+    ordered = whole.sort_values(["auroc", "difference"], ascending=False, kind="stable")
+    return ordered.groupby("concept", sort=False).head(each).reset_index(drop=True)
+
+
+def best_concepts(sae: SAE) -> pd.DataFrame:
+    """The concept that each feature detects best, by feature: concept, auroc and more. Features that detect none are omitted."""
+    return best_features(sae, 10**6).drop_duplicates("feature").set_index("feature")
+
+
+def nearest(sae: SAE, feature: int, count: int = 5) -> pd.DataFrame:
+    """The features whose directions are most like a feature's, by cosine: feature and cosine."""
+    alike = sae.decoder.detach() @ sae.decoder.detach()[feature]
+    alike[feature] = -2
+    top = alike.topk(min(count, sae.d_sae - 1))
+    return pd.DataFrame({"feature": top.indices.tolist(), "cosine": top.values.tolist()})
+
+
+def feature_set(
+    sae: SAE, model: Model, features: Sequence[int] | None = None, *, found: FeatureClips | None = None, **keywords: Any
+) -> FeatureSet:
+    """The features of an SAE that get pages. features: their numbers; None is the two best for each concept.
+
+    found: clips searched earlier; otherwise, `feature_clips` makes them, with the keywords.
+    Raises ValueError for features that the SAE does not have.
+    """
+    if features is None:
+        features = list(dict.fromkeys(best_features(sae)["feature"].astype(int)))
+    nothing = FeatureClips([], torch.empty(0), model.sampling())
+    # report wrong features before clips are generated
+    shown = FeatureSet(sae, model, nothing, tuple(int(feature) for feature in features))
+    return replace(shown, found=feature_clips(sae, model, **keywords) if found is None else found)
+
+
+def feature_pages(
+    sae: SAE,
+    model: Model,
+    out: str | Path,
+    features: Sequence[int] | None = None,
+    *,
+    found: FeatureClips | None = None,
+    progress: bool = True,
+    **keywords: Any,
+) -> Path:
+    """Write a folder of pages: index.html, in which all features can be searched, and one page for each selected feature.
+
+    Every page is one file that holds its sound and pictures and makes no network requests. features: their numbers; None is the
+    two best for each concept. found: clips searched earlier; otherwise, `feature_clips` makes them, with the keywords.
+    Raises ValueError for features that the SAE does not have. Returns the path of the index.
+    """
+    shown = feature_set(sae, model, features, found=found, progress=progress, **keywords)
+    out = Path(out).expanduser()
+    out.mkdir(parents=True, exist_ok=True)
+    for feature in tqdm(shown.features, desc="feature pages", unit="page", disable=not progress):
+        html = shown.html(feature, linked=True)
+        write_whole(out / f"{feature}.html", lambda part, html=html: part.write_text(html))  # type: ignore[misc]
+    body = fill(
+        "features.html", title=f"Features of {sae.metadata.get('model', 'a model')}", **shown.listed(),
+        lead=f"{len(shown.features)} features have a page with sound: what each responds to, when it fires, and how it sounds "
+        "turned down, off and up.",
+    )  # fmt: skip
+    html = page("features", f"Features of {sae.metadata.get('model', 'a model')}", body)
+    write_whole(out / "index.html", lambda part: part.write_text(html))
+    return out / "index.html"
+
+
+def show_feature(sae: SAE, model: Model, feature: int, found: FeatureClips) -> Any:
+    """The page of one feature in a notebook, in an iframe."""
+    return iframe(f"Feature {feature}", FeatureSet(sae, model, found, (feature,)).html(feature, linked=False), 900)
+
+
+def _labels(sae: SAE) -> dict[int, str]:
+    """Feature -> the concept that it detects best, with the AUROC."""
+    best = best_concepts(sae)
+    return {int(feature): f"{row['concept']} (AUROC {row['auroc']:.2f})" for feature, row in best.to_dict("index").items()}
+
+
+def _concepts(sae: SAE, feature: int, count: int = 6) -> list[dict[str, Any]]:
+    if sae.scores is None:
+        return []
+    mine = sae.scores[(sae.scores["feature"] == feature) & sae.scores["sigma"].isna()]
+    return mine.nlargest(count, "auroc").to_dict("records")
+
+
+def _sounds(sae: SAE, model: Model, feature: int, found: FeatureClips) -> dict[str, Any]:
+    """The top clips, and the first of them with the feature turned down, off and up."""
+    top = found.top(feature)
+    if not top:
+        return {"top": [], "turned": [], "changed": "It fires in none of the searched clips."}
+    scale = float(found.active[top, :, feature].max())
+    shown = [figure(found.clips[i], found.active[i, :, feature], scale, "", found.clips[i].prompt) for i in top]
+    first = found.clips[top[0]]
+    figures = [figure(first, found.active[top[0], :, feature], scale, "Unchanged", "")]
+    for title, do, value in TURNS:
+        edit = SAEEdit(sae, (feature,), do, value)  # type: ignore[arg-type]
+        again = feature_clips(sae, model, [first.prompt], seeds=[first.seed or 0], edits=edit, progress=False, **found.sampling)
+        figures.append(figure(again.clips[0], again.active[0, :, feature], scale, title[0].upper() + title[1:], ""))
+    return {"top": shown, "turned": figures, "changed": f"Prompt: {first.prompt}."}
+
+
+def figure(clip: Clip, active: Tensor, scale: float, title: str, text: str) -> dict[str, Any]:
+    """One clip for the template: sound, picture, and the activation as an area."""
+    heights = (100 - 92 * (active / max(scale, 1e-9)).clamp(0, 1)).tolist()
+    points = " ".join(f"{x + 0.5:.1f},{y:.1f}" for x, y in enumerate(heights))
+    peak = (int(active.argmax()) + 0.5) / len(active) * clip.seconds if bool(active.max() > 0) else None
+    share = float((active > 0).float().mean())
+    said = f"active {share:.0%} of the time" + ("" if peak is None else f", strongest at {peak:.1f} s")
+    return {
+        "title": title, "text": text, **sound(clip), "seconds": round(clip.seconds, 3),
+        "width": len(heights), "points": f"0,100 {points} {len(heights)},100",
+        "peak": None if peak is None else round(max(0.0, peak - 0.1), 2), "said": said,
+    }  # fmt: skip

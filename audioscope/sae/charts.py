@@ -1,0 +1,134 @@
+"""Charts of sparse autoencoders: training loss, evaluation, and how well features detect concepts. Altair, with inline data."""
+
+from __future__ import annotations
+
+import altair as alt
+import numpy as np
+import pandas as pd
+
+from audioscope.sae.evaluation import SAEEvaluation
+from audioscope.theme import chart_theme
+
+# Colors that can be distinguished under all common forms of color blindness; shapes carry the same information.
+METHOD_LOOKS = {
+    "feature": ("#a84a08", "circle"), "neuron": ("#0072b2", "square"), "probe": ("#5b5651", "diamond"),
+    "random SAE": ("#cc79a7", "triangle-up"),
+}  # fmt: skip
+
+
+def training_chart(log: pd.DataFrame) -> alt.LayerChart:
+    """Variance unexplained and the share of dead features over the tokens trained on. log: `sae.log`."""
+    long = log.rename(columns={"fvu": "variance unexplained", "dead": "dead features"}).melt(
+        "tokens", ["variance unexplained", "dead features"], "what", "share"
+    )
+    last = log.iloc[-1]
+    return (
+        alt.layer(
+            alt.Chart(long).mark_line(aria=False).encode(
+                x=alt.X("tokens:Q", title="tokens", axis=alt.Axis(format="~s")), y=alt.Y("share:Q", title="share", scale=alt.Scale(domainMin=0)),
+                color=alt.Color("what:N", title=None, scale=alt.Scale(range=["#0072b2", "#a84a08"]), legend=alt.Legend(orient="top")),
+                strokeDash=alt.StrokeDash("what:N", title=None, legend=alt.Legend(orient="top")),
+            ), width=440, height=200,
+        )
+        .properties(description=f"After {last['tokens']:.0f} tokens {last['fvu']:.3f} of the variance is unexplained, {last['dead']:.2f} of the features dead.")
+        .configure(**chart_theme())
+    )  # fmt: skip
+
+
+def evaluation_chart(evaluation: SAEEvaluation) -> alt.LayerChart:
+    """Variance unexplained at each noise level, next to the two baselines; the SAE passes where it is below both."""
+    names = {"fvu": "SAE", "topk_pca_fvu": "PCA, each token's k largest", "tokens_fvu": "random tokens, k of them"}
+    methods = list(names.values())
+    table = evaluation.levels.reset_index(names="level").assign(
+        shown=evaluation.levels["sigma"].map("{:.3f}".format), verdict=np.where(evaluation.levels["passes"], "passes", "fails")
+    )
+    long = table.rename(columns=names).melt(["level", "shown", "verdict"], methods, "what", "share")
+    base = alt.Chart(long).encode(
+        x=alt.X("shown:O", sort=None, title="noise level (sigma), from the first step to the last", axis=alt.Axis(labelAngle=0)),
+        y=alt.Y("share:Q", title="variance unexplained", scale=alt.Scale(domainMin=0)),
+        color=alt.Color("what:N", title=None, scale=alt.Scale(domain=methods, range=["#a84a08", "#5b5651", "#0072b2"]), legend=alt.Legend(orient="top")),
+        shape=alt.Shape("what:N", title=None, scale=alt.Scale(domain=methods, range=["circle", "square", "diamond"]), legend=alt.Legend(orient="top")),
+        tooltip=[alt.Tooltip("what:N", title="by"), alt.Tooltip("shown:N", title="sigma"), alt.Tooltip("share:Q", format=".3f"), "verdict:N"],
+    )  # fmt: skip
+    failed = [row["shown"] for row in table.to_dict("records") if not row["passes"]]
+    where = "every noise level" if len(failed) in (0, len(table)) else ", ".join(failed)
+    outcome = f"fails at {where}" if failed else f"{'passes' if evaluation.passes else 'is below both baselines'} at {where}"
+    return (
+        alt.layer(base.mark_line(aria=False), base.mark_point(filled=True, size=60, opacity=1, aria=False), width=440, height=220)
+        .properties(
+            title=alt.TitleParams(f"The SAE {outcome}", subtitle=[f"{evaluation.dead_share:.1%} of {len(evaluation.density)} features are dead."]),
+            description=f"Variance unexplained by noise level; the SAE {outcome}.",
+        )
+        .configure(**chart_theme())
+    )  # fmt: skip
+
+
+def auroc_chart(table: pd.DataFrame, title: str = "How well one unit detects a concept") -> alt.LayerChart:
+    """AUROC with its interval for each concept and method, at one site: rows of `audioscope.sae.pipeline.auroc_table`."""
+    notes = ["Dashed: chance. Units were chosen on other prompts."]
+    if "negatives" in table:
+        against = "all prompts that do not name it" if (table["negatives"] == "all").all() else "its counterfactual alone"
+        notes.append(f"A concept is distinguished from {against}.")
+    order = table[table["method"] == "feature"].sort_values("auroc", ascending=False)["concept"].tolist()
+    methods = [name for name in METHOD_LOOKS if name in set(table["method"])]
+    legend = alt.Legend(orient="top")
+    base = alt.Chart(table).encode(
+        y=alt.Y("concept:N", sort=order, title=None),
+        yOffset=alt.YOffset("method:N", sort=methods),
+        color=alt.Color(
+            "method:N", sort=methods, title=None, legend=legend,
+            scale=alt.Scale(domain=methods, range=[METHOD_LOOKS[name][0] for name in methods]),
+        ),
+        tooltip=["concept:N", "method:N", alt.Tooltip("auroc:Q", format=".3f"), alt.Tooltip("low:Q", format=".3f"), alt.Tooltip("high:Q", format=".3f"), "unit:N"],
+    )  # fmt: skip
+    scale = alt.Scale(domain=[0.3, 1.0], zero=False, nice=False, clamp=True)
+    bars = base.mark_rule(aria=False).encode(
+        x=alt.X("low:Q", title="AUROC on held-out prompts, 95 % interval", scale=scale), x2="high:Q"
+    )
+    marks = base.mark_point(filled=True, size=50, opacity=1, aria=False).encode(
+        x=alt.X("auroc:Q", scale=scale),
+        shape=alt.Shape(
+            "method:N", sort=methods, title=None, legend=legend,
+            scale=alt.Scale(domain=methods, range=[METHOD_LOOKS[name][1] for name in methods]),
+        ),
+    )  # fmt: skip
+    chance = (
+        alt.Chart(table.head(1))
+        .mark_rule(style="threshold", aria=False)
+        .encode(x=alt.X(datum=0.5, type="quantitative", scale=scale))
+    )
+    return (
+        alt.layer(chance, bars, marks, width=420, height={"step": 11})
+        .properties(
+            title=alt.TitleParams(title, subtitle=notes),
+            description=f"{title}: AUROC of {', '.join(methods)} for {len(order)} concepts.",
+        )
+        .configure(**chart_theme())
+    )
+
+
+def features_chart(table: pd.DataFrame) -> alt.LayerChart:
+    """Every feature by how often it is active and how well it detects the concept that it detects best.
+
+    table: feature, concept, auroc, density (share of tokens at which it is active). A click selects a feature (the selection
+    "picked"), and the parameter chosen_feature draws a ring around one.
+    """
+    shown = table[table["density"] > 0].round({"auroc": 4, "density": 6})
+    base = alt.Chart(shown).encode(
+        x=alt.X("density:Q", title="share of tokens at which it is active", scale=alt.Scale(type="log"), axis=alt.Axis(format="~%", values=[10.0**n for n in range(-5, 1)])),
+        y=alt.Y("auroc:Q", title="AUROC for its best concept", scale=alt.Scale(zero=False)),
+        tooltip=["feature:O", "concept:N", alt.Tooltip("auroc:Q", format=".3f"), alt.Tooltip("density:Q", format=".2%")],
+    )  # fmt: skip
+    points = base.mark_point(filled=True, size=70, opacity=0.6, color="#0072b2", aria=False)
+    points = points.add_params(alt.selection_point(name="picked", fields=["feature"], toggle=False, clear="mouseout"))
+    chosen = base.transform_filter("datum.feature == chosen_feature").mark_point(
+        style="interval", size=260, strokeWidth=3, filled=False, aria=False
+    )
+    return (
+        alt.layer(points, chosen, width=440, height=260)
+        .add_params(alt.param(name="chosen_feature", value=-1))
+        .properties(
+            description=f"{len(shown)} features: share of tokens at which each is active, and AUROC for the concept it detects best."
+        )
+        .configure(**chart_theme())
+    )

@@ -1,0 +1,207 @@
+"""What the features of an SAE respond to: their scores for concepts, by noise level."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Any, Literal, Unpack
+
+import numpy as np
+import pandas as pd
+import torch
+from torch import Tensor
+
+from audioscope.concepts import Concept, _plan, choose, shipped_groups
+from audioscope.model import BATCH, Model
+from audioscope.sae.sae import SAE
+from audioscope.stats import auroc, cohens_d
+from audioscope.store import batches
+from audioscope.tracing import Read, Row, Sampling, SamplingKeywords
+
+Negatives = Literal["all", "counterfactual"]
+Against = Literal["counterfactual", "neutral"]
+NEGATIVES: tuple[Negatives, ...] = ("all", "counterfactual")
+
+
+@lru_cache(maxsize=1)
+def _phrases() -> tuple[re.Pattern[str], dict[str, str]]:
+    """Every phrase of data/concepts.yaml as one regular expression, longest first, and the label that each stands for."""
+    classes = {label: words for group in _plan()["groups"].values() for label, words in group.items()}
+    label_of = {
+        phrase.removeprefix("a "): label
+        for label, words in classes.items()
+        for phrase in (*words.get("adjectives", ()), *words.get("items", ()))
+    }
+    either = "|".join(re.escape(phrase) for phrase in sorted(label_of, key=len, reverse=True))
+    return re.compile(rf"\b(?:{either})\b", re.IGNORECASE), label_of
+
+
+@lru_cache(maxsize=16_384)
+def labels_in(prompt: str) -> frozenset[str]:
+    """The labels that a prompt names in the words of the shipped concepts.
+
+    "a slow song with a violin solo" names slow and violin. Labels are those of `shipped_groups`; other words, such as those of a
+    user's own concepts, name none.
+    """
+    pattern, label_of = _phrases()
+    return frozenset(label_of[found.lower()] for found in pattern.findall(prompt))
+
+
+def with_and_without(rows: pd.DataFrame, concept: str, negatives: Negatives = "counterfactual") -> tuple[np.ndarray, np.ndarray]:
+    """Which generations are examples of a concept, and which are examples of its absence: two bool arrays [rows].
+
+    rows: concept, pair, has and text, as in `ConceptActivations`. With the concept: its own prompts that have it. Without it, for
+    "counterfactual": the same prompts with the counterfactual in its place, which differ in one idea that is always the same; for
+    "all": these, and the prompts of all other concepts except those that name this one. Which prompts name it is known for the
+    labels of the shipped concepts (`labels_in`); for your own concept, only its own prompts are assumed to have it.
+    Raises ValueError for any other `negatives`.
+    """
+    if negatives not in NEGATIVES:
+        raise ValueError(f"negatives is {negatives!r}, expected one of {', '.join(NEGATIVES)}.")
+    own, has = (rows["concept"] == concept).to_numpy(), rows["has"].to_numpy(bool)
+    if negatives == "counterfactual":
+        return own & has, own & ~has
+    own_texts = set(rows["text"][own & has])
+    known = concept in shipped_groups()
+    named = np.array([text in own_texts or (known and concept in labels_in(text)) for text in rows["text"]], bool)
+    return own & has, ~named | (own & ~has)
+
+
+@dataclass(frozen=True, eq=False)
+class ConceptActivations:
+    """Time-averaged activations of the two prompts of every pair, one row per generation.
+
+    rows: concept, pair, has (whether the prompt has the concept) and text (the prompt). sigmas: [levels]. values: name -> float32
+    numpy [rows, levels, units]; a name is a module path, for the neurons of a site, or the name of one of the requested SAEs.
+    """
+
+    rows: pd.DataFrame
+    sigmas: Tensor
+    values: dict[str, np.ndarray]
+
+    def mirrored(self, concept: str, opposite: str) -> ConceptActivations:
+        """With the same generations added in swapped roles: as examples of the opposite, and of its absence."""
+        mine = (self.rows["concept"] == concept).to_numpy()
+        other = self.rows[mine].assign(concept=opposite, has=~self.rows.loc[mine, "has"].to_numpy(bool))
+        values = {name: np.concatenate([each, each[mine]]) for name, each in self.values.items()}
+        return ConceptActivations(pd.concat([self.rows, other], ignore_index=True), self.sigmas, values)
+
+    def of(self, concept: str, name: str, negatives: Negatives = "counterfactual") -> tuple[np.ndarray, np.ndarray]:
+        """Values with and without a concept (`with_and_without`), [prompts, levels, units] each."""
+        with_, without = with_and_without(self.rows, concept, negatives)
+        return self.values[name][with_], self.values[name][without]
+
+
+@torch.no_grad()
+def concept_activations(
+    model: Model,
+    saes: Mapping[str, SAE],
+    concepts: Iterable[str | Concept] | None = None,
+    split: str = "select",
+    *,
+    sites: Iterable[str] = (),
+    without: Iterable[str] = (),
+    against: Against = "counterfactual",
+    pairs: int | None = None,
+    branch: str = "cond",
+    batch_size: int = BATCH,
+    progress: bool = True,
+    **sampling: Unpack[SamplingKeywords],
+) -> ConceptActivations:
+    """Generate both prompts of each pair of a split from the same noise, and average neurons and features over time.
+
+    saes: name -> SAE of a site of this model; features are computed for each token before averaging. sites: more module paths
+    whose neurons to read, in addition to those of the SAEs. against: the second prompt of a pair, the "counterfactual" or the
+    "neutral" one, which has neither idea. without: prompts, such as those that an SAE was trained on, whose pairs are left out.
+    pairs: at most this many of each concept. sampling: steps, guidance, seconds, negative_prompt; if not given, those of the
+    SAEs. Raises ValueError for an SAE of another model.
+    """
+    model.check_unsteered("a reading of concepts")
+    if against not in ("counterfactual", "neutral"):
+        raise ValueError(f"against is {against!r}, expected 'counterfactual' or 'neutral'.")
+    seen = set(without)
+    for sae in saes.values():
+        sae.check(model.name, model.fingerprint, model.sites.select([str(sae.metadata.get("site", "none"))]))
+    paths = list(dict.fromkeys([*sites, *(str(sae.metadata["site"]) for sae in saes.values())]))
+    run = sampling_like(model, saes.values(), sampling)
+    wanted = [
+        (Row(text, concept.seed(pair)), concept.name, pair.index, has)
+        for concept in choose(concepts)
+        for pair in [pair for pair in concept.split(split) if not {pair.clean, pair.corrupted} & seen][:pairs]
+        for text, has in ((pair.clean, True), (pair.corrupted if against == "counterfactual" else pair.neutral, False))
+    ]  # fmt: skip
+    if not all(row.prompt for row, *_ in wanted):
+        raise ValueError(f"against is {against!r}, but a pair has no neutral prompt: add one, or use against='counterfactual'.")
+    kept: dict[str, list[np.ndarray]] = {name: [] for name in [*paths, *saes]}
+    sigmas = torch.empty(0)
+    read = Read(model.sites.select(paths), None, False, branch)
+    for part in batches(wanted, batch_size, f"reading concepts ({split})", progress=progress):
+        found = model.run([row for row, *_ in part], read=read, decode=False, **run)
+        sigmas = found.sigmas
+        for path in paths:
+            kept[path].append(found.reads[path].mean(2).numpy())
+        for name, sae in saes.items():
+            tokens = found.reads[str(sae.metadata["site"])]  # [rows, levels, time, width]
+            by_level = [sae.encode(tokens[:, i], sigma).mean(1) for i, sigma in enumerate(sigmas.tolist())]
+            kept[name].append(torch.stack(by_level, 1).numpy())
+    rows = pd.DataFrame([metadata for _, *metadata in wanted], columns=["concept", "pair", "has"])
+    rows["text"] = [row.prompt for row, *_ in wanted]
+    return ConceptActivations(rows, sigmas, {name: np.concatenate(parts) for name, parts in kept.items()})
+
+
+def sampling_like(model: Model, saes: Iterable[SAE], sampling: SamplingKeywords) -> Sampling:
+    """Sampling settings for clips of some SAEs: as requested, else as in the first SAE's training, else the model's defaults."""
+    metadata = next((sae.metadata for sae in saes if "steps" in sae.metadata), {})
+    asked = {name: value for name, value in sampling.items() if value is not None}
+    return model.sampling(**{name: metadata.get(name) for name in SamplingKeywords.__annotations__} | asked)  # type: ignore[arg-type]
+
+
+def scores_of(with_: np.ndarray, without: np.ndarray) -> dict[str, np.ndarray]:
+    """Scores of units for a concept from values [n, ...] with and without it, each [...].
+
+    ratio: mean_with * log(1 + 1 / (mean_without + 1e-6)), high for what is strong with the concept and absent without it (TADA,
+    eq. 12); difference: of the means; d: `cohens_d`; auroc.
+    """
+    one, other = with_.mean(0), without.mean(0)
+    return {
+        "mean_with": one, "mean_without": other, "ratio": one * np.log1p(1 / (np.maximum(other, 0) + 1e-6)),
+        "difference": one - other, "d": cohens_d(with_, without), "auroc": auroc(with_, without),
+    }  # fmt: skip
+
+
+def score_features(
+    sae: SAE,
+    model: Model,
+    concepts: Iterable[str | Concept] | None = None,
+    split: str = "select",
+    *,
+    readings: ConceptActivations | None = None,
+    name: str = "sae",
+    **keywords: Any,
+) -> pd.DataFrame:
+    """How well each feature detects each concept at each noise level, as a tidy table.
+
+    Steering vectors are made from the scores of the selection split: `sae.scores = score_features(sae, model)`.
+
+    Columns: concept, feature, sigma (NaN: the mean over all levels), mean_with, mean_without, ratio, difference, d and auroc
+    (`scores_of`), to 4 decimals. Features that are never active for a concept's pairs are left out. readings: the result of
+    `concept_activations` with this SAE under `name`; None computes it now, with `keywords`.
+    """
+    chosen = choose(concepts)
+    if readings is None:
+        readings = concept_activations(model, {name: sae}, chosen, split, **keywords)
+    sigmas = np.append(readings.sigmas.numpy(), np.nan)
+    tables = []
+    for concept in chosen:
+        one, other = (np.concatenate([part, part.mean(1, keepdims=True)], 1) for part in readings.of(concept.name, name))
+        found = scores_of(one, other)
+        level, feature = np.nonzero((found["mean_with"] > 0) | (found["mean_without"] > 0))
+        columns = {column: values[level, feature].round(4).astype("float32") for column, values in found.items()}
+        tables.append(
+            pd.DataFrame(
+                {"concept": concept.name, "feature": feature.astype("int32"), "sigma": sigmas[level].astype("float32"), **columns}
+            )
+        )
+    return pd.concat(tables, ignore_index=True)

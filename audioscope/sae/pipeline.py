@@ -1,0 +1,139 @@
+"""The SAEs of a model's sites from start to finish: train, evaluate, score and compare them, and write the folder that ships."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from audioscope.atlas.atlas import Atlas
+from audioscope.concepts import Concept, choose
+from audioscope.model import Model
+from audioscope.sae.comparison import choose_units, compare_units, random_like, read_splits
+from audioscope.sae.evaluation import evaluate_sae
+from audioscope.sae.features import NEGATIVES, ConceptActivations, Negatives, score_features
+from audioscope.sae.files import load_sae, save_sae
+from audioscope.sae.sae import SAE
+from audioscope.sae.streams import TokenStream
+from audioscope.sae.training import train_sae
+from audioscope.sae.vectors import SCORES
+
+COMPARED: dict[Negatives, str] = {"all": "auroc", "counterfactual": "auroc_counterfactual"}  # keys in a report
+MEASURED = ("auroc", "low", "high", "selected", "unit", "sign", "sigma", "difference", "difference_low", "difference_high", "p")
+
+
+def strongest_sites(atlas: Atlas, count: int = 2) -> list[str]:
+    """The module paths with the highest impact averaged over concepts, strongest first."""
+    return atlas.layer_means().nlargest(count, "impact")["site"].tolist()
+
+
+def train_saes(
+    model: Model,
+    sites: Sequence[str],
+    out: str | Path,
+    work: str | Path = "runs/sae",
+    *,
+    prompts: Sequence[str] = (),
+    branches: tuple[str, ...] = ("cond",),
+    positions: int | None = None,
+    settings: dict[str, Any] | None = None,
+    progress: bool = True,
+    **training: Any,
+) -> dict[str, SAE]:
+    """Train an SAE for each site, evaluate it and write it to out/<site>; resumes where it was interrupted.
+
+    work: folder for the states of the trainings. prompts, branches, positions: those of `TokenStream`. settings: more of its
+    keywords, such as steps, guidance, seconds and batch_size. training: keywords of `train_sae`; its defaults are those of the
+    shipped SAEs (one pass over 2,989 prompts, with two passes through each buffer). Returns site path -> SAE.
+    """
+    found = {}
+    for site in sites:
+        stream = TokenStream(model, site, prompts, branches, positions=positions, **(settings or {}))
+        state = Path(work).expanduser() / f"{stream.site}.safetensors"
+        sae = train_sae(stream, **training, out=state, progress=progress)
+        sae.report = evaluate_sae(sae, stream, progress=progress).report()
+        save_sae(sae, Path(out).expanduser() / stream.site)
+        found[stream.site] = sae
+    return found
+
+
+def report_saes(
+    model: Model,
+    out: str | Path,
+    sites: Sequence[str],
+    concepts: Iterable[str | Concept] | None = None,
+    *,
+    prompts: Sequence[str] = (),
+    pairs: int | None = None,
+    readings: dict[str, ConceptActivations] | None = None,
+    progress: bool = True,
+    **keywords: Any,
+) -> pd.DataFrame:
+    """Score all features of the SAEs in out/<site>, compare them with neurons, probes and random SAEs, and save both there.
+
+    scores.parquet receives the scores of the selection split. report.json receives, per concept and method on the test split,
+    "auroc" against all other prompts and "auroc_counterfactual" against the counterfactual alone, and "scores": for each concept
+    and score, the best feature and level of the selection split, and its value on the test split. units.parquet receives how the
+    chosen units order the test prompts, from which `audioscope.sae.comparison.compare_units` computes both AUROCs again.
+    prompts: what the SAEs were trained on, where empty means the default of `TokenStream`; pairs that contain one of them are
+    left out of the selection and test splits. readings: the result of `read_splits` for these SAEs; None reads all sites in the
+    same generations. Returns site and the table of `compare_units`, against all other prompts.
+    """
+    saes = {site: load_sae(Path(out).expanduser() / site) for site in sites}
+    chosen = choose(None if concepts is None else list(concepts))
+    if readings is None:
+        randoms = {site: random_like(sae, TokenStream(model, site, **keywords)) for site, sae in saes.items()}
+        readings = read_splits(model, saes, randoms, chosen, prompts, pairs=pairs, progress=progress, **keywords)
+    for site, sae in saes.items():
+        selected, tested = (
+            score_features(sae, model, chosen, split, readings=readings[split], name=f"feature {site}")
+            for split in ("select", "test")
+        )
+        found = {negatives: choose_units(readings, site, chosen, negatives, progress) for negatives in NEGATIVES}
+        compared = {COMPARED[negatives]: _by_concept(compare_units(*both)) for negatives, both in found.items()}
+        sae.scores, sae.report = selected, {**sae.report, "scores": _held_out(selected, tested), **compared}
+        first, second = (units for _, units in found.values())
+        sae.units = pd.concat([first, second.drop(columns=["concept", "pair", "has"])], axis=1)
+        save_sae(sae, Path(out).expanduser() / site)
+    return auroc_table(saes)
+
+
+def _by_concept(table: pd.DataFrame) -> dict[str, dict[str, dict[str, float | int]]]:
+    """Concept -> method -> measurements, as JSON values; the feature itself has no differences."""
+    return {
+        str(concept): {
+            row["method"]: {name: _plain(row[name]) for name in MEASURED if not pd.isna(row[name])}
+            for row in part.to_dict("records")
+        }
+        for concept, part in table.groupby("concept", sort=False)
+    }
+
+
+def _held_out(selected: pd.DataFrame, tested: pd.DataFrame) -> dict[str, dict[str, dict[str, float | int]]]:
+    """Concept -> score -> the best feature and level by this score on the selection split, with its value on both splits."""
+    keys = ["concept", "feature", "sigma"]
+    both = selected.dropna().merge(tested.dropna(), on=keys, how="left", suffixes=("", " tested"))
+    both = both.fillna({"auroc tested": 0.5}).fillna(0.0)  # a feature that is never active carries no information
+    found: dict[str, dict[str, dict[str, float | int]]] = {}
+    for concept, rows in both.groupby("concept", sort=False):
+        best = {score: rows.loc[rows[score].idxmax()] for score in SCORES}
+        found[str(concept)] = {
+            score: {"feature": int(row["feature"]), "sigma": _plain(row["sigma"]), "selected": _plain(row[score]), "tested": _plain(row[f"{score} tested"])}
+            for score, row in best.items()
+        }  # fmt: skip
+    return found
+
+
+def _plain(value: Any) -> float | int:
+    return int(value) if float(value).is_integer() and not isinstance(value, float) else round(float(value), 5)
+
+
+def auroc_table(saes: dict[str, SAE], negatives: Negatives = "all") -> pd.DataFrame:
+    """The comparisons in the reports, as a tidy table like that of `compare_features`: site, concept, method, auroc, low, ..."""
+    return pd.DataFrame([
+        {"site": site, "concept": concept, "method": method, "negatives": negatives, **values}
+        for site, sae in saes.items() for concept, methods in sae.report.get(COMPARED[negatives], {}).items()
+        for method, values in methods.items()
+    ])  # fmt: skip

@@ -1,0 +1,132 @@
+"""Streams of activations: from prompts to single tokens of a site, across steps, positions and guidance branches."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from audioscope.concepts import concept_prompts
+from audioscope.model import BATCH, Model
+from audioscope.sae.levels import Levels
+from audioscope.store import batches, key
+from audioscope.tracing import Read, Row, Sampling
+
+MEASURED = 64  # prompts on which the means and scales of the noise levels are measured
+
+
+@dataclass(frozen=True, eq=False)
+class TokenStream:
+    """An endless stream of the tokens that one site outputs while prompts are generated: iterating yields float32 [n, width].
+
+    Each item is a batch of generations at all their noise levels and positions, as (x - mean) / scale of each level. Every pass
+    over the prompts has another order and other seeds, so no token repeats. Memory and duration tokens are left out.
+
+    site: a module path. prompts: if empty, those of the shipped concepts' build split. branches: of guidance; batches take turns.
+    at_steps: denoising steps to read (None: all). positions: how many time tokens to keep of each generation and step, drawn at
+    random each time (None: all). A whole batch of generations is read before positions are drawn: for long and wide models,
+    choose few `at_steps` and a small `batch_size`. Raises ValueError for anything but one site, and for an unknown branch.
+    """
+
+    model: Model
+    site: str
+    prompts: Sequence[str] = ()
+    branches: tuple[str, ...] = ("cond",)
+    at_steps: tuple[int, ...] | None = None
+    positions: int | None = None
+    steps: int | None = None
+    guidance: float | None = None
+    seconds: float | None = None
+    negative_prompt: str | None = None
+    batch_size: int = BATCH
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        self.model.check_unsteered("a stream of activations")
+        sites = self.model.sites.select([self.site] if isinstance(self.site, str) else self.site)
+        if len(sites) != 1:
+            raise ValueError(f"site is {self.site!r}, which names {len(sites)} sites, expected exactly one.")
+        object.__setattr__(self, "site", sites[0].path)
+        object.__setattr__(self, "prompts", tuple(self.prompts) or tuple(concept_prompts()))
+        for prompt in self.prompts:
+            self.model.check_prompt(prompt)
+        wrong = set(self.branches) - {"cond", "uncond"}
+        if wrong or not self.branches:
+            raise ValueError(f"branches is {self.branches!r}, expected 'cond', 'uncond' or both.")
+        if self.at_steps is not None:
+            last = self.sampling["steps"] - 1
+            if not self.at_steps or min(self.at_steps) < 0 or max(self.at_steps) > last:
+                raise ValueError(f"at_steps is {self.at_steps}, expected steps from 0 to {last}.")
+            object.__setattr__(self, "at_steps", tuple(sorted(set(self.at_steps))))
+        if self.positions is not None and self.positions < 1:
+            raise ValueError(f"positions is {self.positions}, expected at least 1, or None for all.")
+
+    @cached_property
+    def sampling(self) -> Sampling:
+        return self.model.sampling(self.steps, self.guidance, self.seconds, self.negative_prompt)
+
+    @property
+    def metadata(self) -> dict[str, Any]:
+        """Where the tokens come from, as JSON values."""
+        return {
+            "model": self.model.name, "fingerprint": self.model.fingerprint, "site": self.site, "branches": list(self.branches),
+            "prompts": key(list(self.prompts)), "prompt_count": len(self.prompts), "at_steps": self.at_steps and list(self.at_steps),
+            "positions": self.positions, "batch_size": self.batch_size, "stream_seed": self.seed,
+            **self.sampling,
+        }  # fmt: skip
+
+    def read(self, prompts: Sequence[str], seeds: Sequence[int], branch: str = "cond") -> tuple[Tensor, Tensor]:
+        """One batch of generations, unscaled: tokens float32 [prompts, levels, positions, width], and the noise levels [levels].
+
+        The seeds determine which positions are kept. Raises FloatingPointError if the model produces NaN or infinity.
+        """
+        self.model.check_unsteered("a stream of activations")
+        (site,) = self.model.sites.select([self.site])
+        rows = [Row(prompt, int(seed)) for prompt, seed in zip(prompts, seeds, strict=True)]
+        run = self.model.run(rows, read=Read((site,), self.at_steps, False, branch), decode=False, **self.sampling)
+        values = run.reads[self.site]
+        if not bool(torch.isfinite(values).all()):
+            raise FloatingPointError(f"{self.model.name} produced NaN or infinity at {self.site}: try float32.")
+        if self.positions is not None:
+            drawn = np.random.default_rng(list(seeds)).random(values.shape[:3]).argsort(2)[..., : self.positions]
+            values = values.gather(2, torch.from_numpy(drawn.copy())[..., None].expand(-1, -1, -1, values.shape[3]))
+        return values, run.sigmas if self.at_steps is None else run.sigmas[list(self.at_steps)]
+
+    @cached_property
+    def levels(self) -> Levels:
+        """Mean, scale and norm of the site's tokens at each noise level, from the first 64 prompts of a separate pass."""
+        rng = np.random.default_rng([self.seed, MEASURED])
+        chosen = [self.prompts[i] for i in rng.permutation(len(self.prompts))[:MEASURED]]
+        found = []
+        for part in batches(chosen, self.batch_size):
+            for branch in self.branches:
+                values, sigmas = self.read(part, rng.integers(2**40, size=len(part)).tolist(), branch)
+                found.append(values)
+        x = torch.cat(found).transpose(0, 1).flatten(1, 2)  # [levels, tokens, width]
+        means = x.mean(1)
+        scales = (x - means[:, None]).square().sum(-1).mean(1).sqrt().clamp_min(1e-6)
+        return Levels(sigmas, means, scales, x.norm(dim=-1).mean(1))
+
+    def __iter__(self) -> Iterator[Tensor]:
+        return self.batches()
+
+    def batches(self, first: int = 0) -> Iterator[Tensor]:
+        """The stream from batch `first` on; its items do not depend on whether the earlier batches were generated."""
+        each = -(-len(self.prompts) // self.batch_size)
+        levels = self.levels
+        number = first
+        while True:
+            order = np.random.default_rng([self.seed, number // each]).permutation(len(self.prompts))
+            place = number % each * self.batch_size
+            rng = np.random.default_rng([self.seed, number, 1])
+            texts = [self.prompts[i] for i in order[place : place + self.batch_size]]
+            values, _ = self.read(
+                texts, rng.integers(2**40, size=len(texts)).tolist(), self.branches[number % len(self.branches)]
+            )
+            yield levels.scaled(values).flatten(0, 2)
+            number += 1

@@ -1,0 +1,227 @@
+"""Features against CAA with both tuned: the same pairs, the same contrast, and as many choices, made on the selection split.
+
+The number of features and their weighting decide what a vector of features does; the sites and the lengths decide what CAA does.
+To compare the methods and not two settings, each axis gets each method's best choice on prompts that are not reported.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import reduce
+from operator import add
+from pathlib import Path
+from typing import Any, Unpack
+
+import numpy as np
+import pandas as pd
+
+from audioscope.concepts import Concept, concept_prompts
+from audioscope.model import Model
+from audioscope.sae.features import concept_activations, score_features
+from audioscope.sae.methods import random_features_method
+from audioscope.sae.sae import SAE
+from audioscope.scoring.scorers import Scorer
+from audioscope.sites import Site
+from audioscope.steer.benchmark import steer_all
+from audioscope.steer.caa import caa
+from audioscope.steer.cells import CAA_TUNED, RANDOM_FEATURES, SAE_TUNED, SAE_UNTUNED
+from audioscope.steer.methods import SteeringMethod, prompt_switch_method, vector_method
+from audioscope.steer.results import SteeringSweep
+from audioscope.steer.sweeps import BATCH, GRID, calibrate
+from audioscope.steer.vectors import SteeringVector
+from audioscope.store import write_whole
+from audioscope.tracing import SamplingKeywords
+
+COUNTS = (1, 2, 5, 20)  # features at each noise level
+PAPERS = 20  # the paper's number, weighted equally: what "untuned" means
+# One site in its natural length needs far more than one norm of its output to cost as much as rewriting the prompt.
+WIDER = (*GRID, 12.0)
+REACHED = 0.95  # share of the price that a choice must reach on the selection split
+
+
+@dataclass(frozen=True)
+class Choice:
+    """One setting of a method: the resulting method, and what was chosen, as JSON values."""
+
+    method: SteeringMethod
+    metadata: Mapping[str, Any]
+
+
+def score_contrast(model: Model, saes: Iterable[SAE], concept: Concept, pairs: int = 50, **settings: Any) -> list[SAE]:
+    """The SAEs, scored on exactly the pairs, noise and contrast from which `caa` makes its vector of a concept.
+
+    If the concept has an opposite, it is scored as well, on the same generations in swapped roles. settings: steps, guidance,
+    seconds, and the other keywords of `concept_activations`. Returns copies that share the weights.
+    """
+    chosen = list(saes)
+    if pairs < 1:
+        raise ValueError(f"pairs is {pairs}, expected at least 1.")
+    named = {f"feature {sae.metadata['site']}": sae for sae in chosen}
+    found = concept_activations(
+        model, named, [concept], "build", against="counterfactual" if concept.opposite else "neutral", pairs=pairs, **settings
+    )
+    ends = [concept]
+    if concept.opposite:
+        found = found.mirrored(concept.name, concept.opposite)
+        ends.append(replace(concept, name=concept.opposite, opposite=concept.name))
+    scored = []
+    for name, sae in named.items():
+        mine = copy.copy(sae)
+        mine.scores = score_features(sae, model, ends, "build", readings=found, name=name)
+        scored.append(mine)
+    return scored
+
+
+def feature_choices(concept: Concept, saes: Sequence[SAE]) -> list[Choice]:
+    """The settings to try for features: 1, 2, 5 or 20 of each SAE at each noise level, weighted equally or by activity.
+
+    A single feature is tried without a weight only: for a single concept, a weight would change only its length, and its sign if
+    the best feature by ratio is less active with the concept. Raises ValueError if there is no SAE.
+    """
+    if not saes:
+        raise ValueError("saes is empty, expected at least one SAE.")
+    found = []
+    for count in COUNTS:
+        for weighted in (False, True)[: 1 if count == 1 else 2]:
+            metadata = {"features": count, "weighted": weighted}
+            vector = reduce(add, (sae.vector(concept.name, **metadata, against=concept.opposite or None) for sae in saes))
+            name = f"{count} {'weighted' if weighted else 'alike'}"
+            found.append(Choice(vector_method(vector, name, SAE_TUNED.method), metadata))
+    return found
+
+
+def caa_choices(vector: SteeringVector, sites: Iterable[Site]) -> list[Choice]:
+    """The settings to try for CAA: each site alone and all sites, with every direction of norm 1 or in natural lengths.
+
+    All sites are also tried "balanced": with natural lengths over the noise levels, but no site longer than another. For two
+    sites, these are as many choices as features have. vector: made with normalize=False.
+    """
+    chosen = list(sites)
+    numbers = [site.layer for site in chosen]
+    names = {s.path: f"{s.layer}" if numbers.count(s.layer) == 1 else f"{s.layer} {s.kind}" for s in chosen}
+    layers = {site.path: site.layer for site in chosen}
+    ways = [[path] for path in layers] + ([list(layers)] if len(layers) > 1 else [])
+    found = []
+    for paths in ways:
+        natural, where = vector.only(paths), "+".join(names[path] for path in paths)
+        lengths = {"unit": natural.unit(), "natural": natural}
+        if len(paths) > 1:
+            lengths["balanced"] = reduce(add, (part / mean_length(part) for part in (natural.only([path]) for path in paths)))
+        for length, each in lengths.items():
+            metadata = {"layers": [layers[path] for path in paths], "at": list(paths), "length": length}
+            found.append(Choice(vector_method(each, f"{length} {where}"), metadata))
+    return found
+
+
+def mean_length(vector: SteeringVector) -> float:
+    """Mean norm of a vector's directions, over sites and noise levels."""
+    return float(vector.to_frame()["length"].mean())
+
+
+def tuned_methods(
+    model: Model,
+    concept: Concept,
+    saes: Sequence[SAE],
+    folder: str | Path,
+    *,
+    pairs: int = 50,
+    prompts: int = 8,
+    without: Iterable[str] = (),
+    scorer: Scorer | None = None,
+    price: Scorer | None = None,
+    batch_size: int = BATCH,
+    progress: bool = True,
+    **sampling: Unpack[SamplingKeywords],
+) -> list[SteeringMethod]:
+    """Vectors of features and CAA at the sites of the SAEs, both tuned and as in the paper, random features, and PCI.
+
+    Tuned means the choice with the largest area on `prompts` neutral prompts of the selection split, one seed each, up to the
+    price of rewriting the prompt; a choice whose largest strength does not come near that price is passed over if there is
+    another.
+    folder: receives the vector, the clips' scores (choices/, resumed) and choices.parquet: concept, method, choice, auc, reached,
+    chosen, and the settings of each choice. without, scorer, price: as for `calibrate`.
+    """
+    folder = Path(folder).expanduser()
+    built = min(pairs, len(concept.split("build")))
+    scored = score_contrast(model, saes, concept, built, progress=progress, **sampling)
+    sites = model.sites.select([str(sae.metadata["site"]) for sae in saes])
+    vector = caa(model, concept, sites, built, normalize=False, file=folder / "vector", progress=progress, **sampling)
+    tried = {SAE_TUNED.method: feature_choices(concept, scored), CAA_TUNED.method: caa_choices(vector, sites)}
+    methods = [choice.method for choices in tried.values() for choice in choices]
+    rewritten = prompt_switch_method(model.sampling(**sampling).steps)
+    calibrate(
+        model, concept, [*methods, rewritten], grid=WIDER, prompts=prompts, without=without, scorer=scorer, price=price, batch_size=batch_size,
+        out=folder / "choices", progress=progress, **sampling
+    )  # fmt: skip
+    areas = SteeringSweep.load(folder / "choices").areas()
+    lines, best = [], {}
+    for method, choices in tried.items():
+        dear = [
+            c for c in choices if areas.loc[c.method.cell, "reached"] >= REACHED
+        ]  # a choice that hardly moves has an area near 0, whatever it does
+        top = max(dear or choices, key=lambda choice: np.nan_to_num(areas.loc[choice.method.cell, "auc"], nan=-np.inf))
+        best[method] = top
+        lines += [
+            {"concept": concept.name, "method": method, "choice": c.method.sites, **areas.loc[c.method.cell], "chosen": c is top, **c.metadata}
+            for c in choices
+        ]  # fmt: skip
+    table = pd.DataFrame(lines)
+    write_whole(folder / "choices.parquet", table.to_parquet)
+    features = best[SAE_TUNED.method].metadata
+    papers: dict[str, dict[str, Any]] = {
+        SAE_TUNED.method: {"features": PAPERS, "weighted": False},
+        CAA_TUNED.method: {"at": [site.path for site in sites], "length": "unit"},
+    }
+    untuned = {method: next(c for c in tried[method] if papers[method].items() <= c.metadata.items()) for method in tried}
+    return [
+        *(_named(best[method], SAE_TUNED.sites) for method in tried),
+        *(_named(untuned[method], SAE_UNTUNED.sites) for method in tried),
+        random_features_method(scored, concept, RANDOM_FEATURES.sites, **features, against=concept.opposite or None), rewritten,
+    ]  # fmt: skip
+
+
+def _named(choice: Choice, sites: str) -> SteeringMethod:
+    return replace(
+        choice.method, sites=sites, metadata={**choice.method.metadata, "choice": choice.method.sites, **choice.metadata}
+    )
+
+
+def steer_all_features(
+    model: Model,
+    saes: Sequence[SAE],
+    out: str | Path,
+    work: str | Path = "runs/sae_steering",
+    *,
+    without: Iterable[str] | None = None,
+    **keywords: Any,
+) -> pd.DataFrame:
+    """`steer_all` for vectors of SAE features and CAA at the same sites, both tuned, and random features.
+
+    The files are named sae_steering. See `audioscope.sae.tuning.tuned_methods`; sae_steering_choices.parquet receives what was
+    tried and chosen. without: neutral prompts to leave out; None means those that the shipped SAEs were trained on, so that no
+    clip starts from one.
+    """
+    seen = set(concept_prompts() if without is None else without)
+    shared = (
+        "steps",
+        "guidance",
+        "seconds",
+        "scorer",
+        "price",
+        "batch_size",
+        "progress",
+    )  # tuning uses the settings of the reported sweeps
+    alike = {name: keywords[name] for name in shared if name in keywords}
+
+    def compared(concept: Concept, folder: Path) -> Sequence[SteeringMethod]:
+        return tuned_methods(model, concept, saes, folder, without=seen, **alike)
+
+    table = steer_all(model, out, work, methods=compared, name="sae_steering", without=seen, grid=WIDER, **keywords)
+    choices = pd.concat(
+        [pd.read_parquet(Path(work).expanduser() / axis / "choices.parquet") for axis in table["concept"].unique()],
+        ignore_index=True,
+    )
+    write_whole(Path(out).expanduser() / "sae_steering_choices.parquet", choices.to_parquet)
+    return table

@@ -1,0 +1,16 @@
+from .measures import beat_agreement as beat_agreement
+from .measures import chroma_similarity as chroma_similarity
+from .measures import faults as faults
+from .measures import measure as measure
+from .probe import ProbeScorer as ProbeScorer
+from .probe import pairs_like as pairs_like
+from .probe import probe_scorer as probe_scorer
+from .probe import read_folder as read_folder
+from .scorers import Clap as Clap
+from .scorers import ListenerScorer as ListenerScorer
+from .scorers import MeasureScorer as MeasureScorer
+from .scorers import Muq as Muq
+from .scorers import Scorer as Scorer
+from .scorers import default_scorer as default_scorer
+from .scorers import feature_distance as feature_distance
+from .scorers import listener_scorer as listener_scorer

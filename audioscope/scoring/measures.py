@@ -1,0 +1,179 @@
+"""Plain measurements of sound, without any trained weights: what is in a clip, what two clips share, what is faulty.
+
+All take audio [clips, channels, samples] float32, -1..1, and its rate in Hz. Nothing is normalized first.
+"""
+
+from __future__ import annotations
+
+import tempfile
+import warnings
+from functools import lru_cache
+from getpass import getuser
+from pathlib import Path
+
+import librosa
+import mir_eval
+import numpy as np
+import pandas as pd
+import scipy.linalg
+import scipy.stats
+import torch
+from filelock import FileLock
+from torch import Tensor
+
+from audioscope.audio import Clip
+
+KEYS = ("C", "C#", "D", "D#", "E", "F", "F#", "G", "G#", "A", "A#", "B")
+# How well each degree fits a major and a minor key (Krumhansl and Kessler, 1982).
+MAJOR = np.array([6.35, 2.23, 3.48, 2.33, 4.38, 4.09, 2.52, 5.19, 2.39, 3.66, 2.29, 2.88])
+MINOR = np.array([6.33, 2.68, 3.52, 5.38, 2.60, 3.53, 2.54, 4.75, 3.98, 2.69, 3.34, 3.17])
+SILENT = -60.0  # dB RMS: below this, tempo, key and brightness mean nothing
+TEMPI = scipy.stats.uniform(55, 140)  # BPM from 55 to 195; librosa's own prior pulls fast and slow tempi toward 120
+HOP = 512  # samples between frames of librosa's onset strength
+
+
+@lru_cache(maxsize=1)
+def _compile() -> None:
+    """Make librosa compile what is used here, one process at a time.
+
+    numba caches compiled code on disk. If two processes fill that cache at once, each leaves the other's code in it, and every
+    process after them crashes, permanently (seen with numba 0.68: notebooks and tests that started together).
+    """
+    with FileLock(Path(tempfile.gettempdir()) / f"audioscope-{getuser()}-numba.lock"):
+        wave = np.random.default_rng(0).normal(0, 0.1, 16_000).astype(np.float32)
+        flux = librosa.onset.onset_strength(y=wave, sr=16_000)
+        librosa.onset.onset_detect(onset_envelope=flux, sr=16_000)
+        librosa.feature.tempo(onset_envelope=flux, sr=16_000, prior=TEMPI)
+        librosa.beat.beat_track(y=wave, sr=16_000, units="time")
+        librosa.feature.chroma_stft(y=wave, sr=16_000, tuning=0.0)
+        librosa.feature.spectral_centroid(y=wave, sr=16_000)
+
+
+def _mono(audio: Tensor) -> list[np.ndarray]:
+    _compile()
+    if audio.ndim != 3:
+        raise ValueError(f"audio has shape {tuple(audio.shape)}, expected [clips, channels, samples].")
+    return list(audio.float().mean(1).cpu().numpy())
+
+
+def level(audio: Tensor) -> np.ndarray:
+    """RMS level of each clip in dB relative to full scale: float [clips], at least -120."""
+    return (10 * torch.log10(audio.float().square().mean((1, 2)).clamp_min(1e-12))).cpu().numpy()
+
+
+def measure(audio: Tensor, rate: int) -> pd.DataFrame:
+    """One row per clip: tempo in BPM, onsets per second, key, mode, register, centroid in Hz, loudness in LUFS (ITU-R BS.1770).
+
+    tempo and onsets come from spectral flux. tempo is the strongest beat between 55 and 195 BPM, with none preferred, so it
+    may be twice or half of what you would tap; NaN for fewer than two onsets. mode: correlation with the best major key's profile
+    minus that with the best minor key's, positive for major. key: the best of all 24, such as "C" or "A minor". register: the
+    mean pitch of the energy between 60 and 2,000 Hz, as a MIDI note number (60 is middle C). All but loudness are NaN (key "")
+    for a silent clip; loudness is NaN for clips that are silent or shorter than its .4 s window.
+    """
+    rows = []
+    loud = [Clip(samples, rate).loudness for samples in audio.float().cpu().numpy()]
+    for wave, decibels, lufs in zip(_mono(audio), level(audio), loud, strict=True):
+        row = {"tempo": np.nan, "onsets": np.nan, "key": "", "mode": np.nan, "register": np.nan, "centroid": np.nan,
+               "loudness": lufs}  # fmt: skip
+        if decibels > SILENT:
+            flux = librosa.onset.onset_strength(y=wave, sr=rate)
+            # a short hit has two edges: what comes within 60 ms of an onset belongs to it
+            onsets = librosa.onset.onset_detect(onset_envelope=flux, sr=rate, wait=round(0.06 * rate / HOP))
+            # without onsets there is no tempo: librosa would return 0 or a guess from the prior
+            tempo = _tempo(wave, rate) if len(onsets) >= 2 else np.nan
+            key, mode = _key(wave, rate)
+            centroid = float(librosa.feature.spectral_centroid(y=wave, sr=rate).mean())
+            row |= {"tempo": tempo if tempo > 0 else np.nan, "onsets": len(onsets) * rate / len(wave), "key": key,
+                    "mode": mode, "register": _register(wave, rate), "centroid": centroid}  # fmt: skip
+        rows.append(row)
+    return pd.DataFrame(rows)
+
+
+def _tempo(wave: np.ndarray, rate: int) -> float:
+    hop = HOP // 2  # at the other measurements' hop, fast beats are a few frames apart
+    flux = librosa.onset.onset_strength(y=wave, sr=rate, hop_length=hop)
+    return float(librosa.feature.tempo(onset_envelope=flux, sr=rate, hop_length=hop, prior=TEMPI)[0])
+
+
+def _register(wave: np.ndarray, rate: int) -> float:
+    power = (np.abs(librosa.stft(wave, n_fft=2048)) ** 2).sum(1)
+    notes = librosa.hz_to_midi(np.clip(librosa.fft_frequencies(sr=rate, n_fft=2048), 1, None))
+    inside = (notes >= librosa.hz_to_midi(60.0)) & (notes <= librosa.hz_to_midi(2000.0))
+    total = power[inside].sum()
+    return float((notes[inside] * power[inside]).sum() / total) if total > 0 else np.nan
+
+
+def _chroma(wave: np.ndarray, rate: int) -> np.ndarray:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # librosa warns about clips shorter than its lowest filter
+        return librosa.feature.chroma_stft(y=wave, sr=rate, tuning=0.0)
+
+
+def _key(wave: np.ndarray, rate: int) -> tuple[str, float]:
+    profile = _chroma(wave, rate).mean(1)
+    fits = {
+        name + suffix: float(np.corrcoef(np.roll(shape, i), profile)[0, 1])
+        for suffix, shape in (("", MAJOR), (" minor", MINOR))
+        for i, name in enumerate(KEYS)
+    }
+    major = max(value for key, value in fits.items() if not key.endswith("minor"))
+    minor = max(value for key, value in fits.items() if key.endswith("minor"))
+    return max(fits, key=lambda key: fits[key]), major - minor
+
+
+def chroma_similarity(audio: Tensor, other: Tensor, rate: int) -> np.ndarray:
+    """How similar each clip and its counterpart are in harmony, frame by frame: mean cosine of chroma, 0 to 1, [clips]."""
+    result = []
+    for one, two in zip(_mono(audio), _mono(other), strict=True):
+        a, b = _chroma(one, rate), _chroma(two, rate)
+        norms = np.linalg.norm(a, axis=0) * np.linalg.norm(b, axis=0)
+        audible = norms > 1e-6
+        result.append(float(((a * b).sum(0)[audible] / norms[audible]).mean()) if audible.any() else np.nan)
+    return np.array(result)
+
+
+def beats(audio: Tensor, rate: int) -> list[np.ndarray]:
+    """The times of each clip's tracked beats, in s."""
+    return [librosa.beat.beat_track(y=wave, sr=rate, units="time")[1] for wave in _mono(audio)]
+
+
+def beat_agreement(one: np.ndarray, other: np.ndarray) -> float:
+    """F-measure of two lists of beats within 70 ms, 0 to 1; 0 if only one has beats, NaN if neither has.
+
+    Nothing is cut off at the start, although that is usual for long recordings.
+    """
+    if len(one) and len(other):
+        return float(mir_eval.beat.f_measure(one, other))
+    return 0.0 if len(one) or len(other) else np.nan
+
+
+def beat_f_measure(audio: Tensor, other: Tensor, rate: int) -> np.ndarray:
+    """How similar each clip and its counterpart are in rhythm: `beat_agreement` of their beats, [clips]."""
+    return np.array([beat_agreement(a, b) for a, b in zip(beats(audio, rate), beats(other, rate), strict=True)])
+
+
+def frechet_distance(embeddings: np.ndarray, others: np.ndarray) -> float:
+    """Distance between two sets of embeddings [n, width] modeled as Gaussians: 0 for equal sets; the formula behind FAD and FID.
+
+    Raises ValueError for sets of fewer than two, or of different widths. With fewer clips than dimensions, it is biased upward.
+    """
+    if min(len(embeddings), len(others)) < 2 or embeddings.shape[1:] != others.shape[1:]:
+        raise ValueError(f"The sets have shapes {embeddings.shape} and {others.shape}, expected [n >= 2, width] of equal width.")
+    mean, second = embeddings.mean(0) - others.mean(0), np.cov(others, rowvar=False)
+    first = np.cov(embeddings, rowvar=False)
+    root = scipy.linalg.sqrtm(np.atleast_2d(first @ second)).real
+    return float(mean @ mean + np.trace(np.atleast_2d(first + second)) - 2 * np.trace(root))
+
+
+def faults(audio: Tensor) -> pd.DataFrame:
+    """One row per clip: level in dB RMS, silent (below -60 dB), clipped (share of samples within .1 % of full scale), dc."""
+    flat = audio.float().flatten(1)
+    decibels = level(audio)
+    return pd.DataFrame(
+        {
+            "level": decibels,
+            "silent": decibels < SILENT,
+            "clipped": (flat.abs() >= 0.999).float().mean(1).cpu().numpy(),
+            "dc": flat.mean(1).cpu().numpy(),
+        }
+    )

@@ -1,0 +1,218 @@
+"""Your own music as a concept: a folder of audio becomes a scorer, and the prompts that sound like it become pairs."""
+
+from __future__ import annotations
+
+import hashlib
+import warnings
+from collections.abc import Hashable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import soundfile as sf
+import torch
+from torch import Tensor
+from torchaudio.functional import resample
+
+from audioscope.audio import Clip
+from audioscope.concepts import SPLITS, Concept, load_concepts, some_prompts
+from audioscope.model import Model
+from audioscope.scoring.scorers import Scorer
+from audioscope.stats import auroc
+
+SUFFIXES = (".wav", ".flac", ".mp3", ".ogg", ".aif", ".aiff")
+FOLDS = 5
+SILENCE = 1e-7  # mean square below which a piece is silent, -70 dB
+
+
+def read_folder(folder: str | Path, model: Model, seconds: float | None = None, most: int = 64) -> list[Clip]:
+    """The audio of a folder as the model would sound at its best: mono pieces, at its rate and of its length.
+
+    The audio also goes through the model's codec, if that is a plain one. seconds: of each piece; the model's default length if
+    None. most: pieces to keep, spread evenly over the files and within each; every piece has its file as `prompt`. A file that is
+    shorter than a piece is repeated; silent pieces are left out, with a warning. Hidden files are not read. Raises
+    FileNotFoundError if there is no audio, ValueError for a file that cannot be read or if there is nothing but silence.
+    """
+    folder = Path(folder).expanduser()
+    files = sorted(path for path in folder.rglob("*") if path.suffix.lower() in SUFFIXES and not path.name.startswith("."))
+    if not files:
+        raise FileNotFoundError(f"{folder} holds no audio: expected files that end in {', '.join(SUFFIXES)}.")
+    rate, long = model.rate, model.sampling(seconds=seconds).seconds
+    chosen = [files[i] for i in np.linspace(0, len(files) - 1, min(most, len(files))).round().astype(int)]
+    each = max(1, most // len(chosen))
+    pieces = [(file, piece) for file in chosen for piece in _pieces(file, rate, long, each)]
+    loud = [(file, piece) for file, piece in pieces if float(piece.square().mean()) > SILENCE]
+    if not loud:
+        raise ValueError(f"{folder} holds nothing but silence.")
+    if len(loud) < len(pieces):
+        warnings.warn(
+            f"{len(pieces) - len(loud)} of {len(pieces)} pieces of {folder} are silent and were left out.", stacklevel=2
+        )
+    audio = torch.stack([piece for _, piece in loud])[:, None]
+    codec: Any = getattr(model.pipe, "vae", None)
+    if type(codec).__name__ == "MelCodec":  # so that a listener judges the music, and not which codec it went through
+        with torch.no_grad():
+            audio = codec.decode(codec.encode(audio.to(codec.device))).sample[..., : audio.shape[-1]].cpu()
+    return [Clip(wave.numpy(), rate, str(file.relative_to(folder))) for wave, (file, _) in zip(audio, loud, strict=True)]
+
+
+def _pieces(file: Path, rate: int, seconds: float, most: int) -> list[Tensor]:
+    """Up to `most` pieces of a file, evenly spread, each float32 [samples]; only those are decoded."""
+    size = int(seconds * rate)
+    try:
+        metadata = sf.info(file)
+        long = int(np.ceil(seconds * metadata.samplerate))
+        count = min(most, max(1, metadata.frames // long))
+        starts = np.linspace(0, max(0, metadata.frames - long), count).astype(int)
+        waves = [sf.read(file, long, int(start), dtype="float32", always_2d=True)[0].mean(1) for start in starts]
+    except Exception as error:
+        raise ValueError(f"{file} cannot be read as audio ({error}): repair it or remove it from the folder.") from error
+    pieces = []
+    for wave in waves:
+        if not len(wave):
+            raise ValueError(f"{file} is empty: remove it from the folder.")
+        part = resample(torch.from_numpy(wave), metadata.samplerate, rate)
+        pieces.append(part.repeat(-(-size // len(part)))[:size])
+    return pieces
+
+
+@dataclass(frozen=True, eq=False)
+class ProbeScorer:
+    """A linear classifier on what another scorer's network hears: log-odds of your own concept, next to that scorer's concepts.
+
+    Few clips cannot calibrate it: the log-odds rank clips, but what probability each stands for was not tested.
+
+    auroc: how well it classifies clips that it was not fitted on, by cross-validation with up to five folds; .5 is chance.
+    """
+
+    name: str
+    concept: str
+    base: Any
+    weights: np.ndarray
+    bias: float
+    auroc: float
+    units: str = "log-odds"
+    queries: Mapping[str, str] = field(default_factory=dict)
+
+    @property
+    def needs(self) -> str:
+        return str(self.base.needs)
+
+    @property
+    def concepts(self) -> list[str]:
+        return [self.concept, *(name for name in self.base.concepts if name != self.concept)]
+
+    @property
+    def fingerprint(self) -> str:
+        own = hashlib.sha256(self.weights.tobytes() + np.float64(self.bias).tobytes()).hexdigest()[:8]
+        return f"{self.base.fingerprint}-{own}"
+
+    def check(self, model: Any) -> None:
+        self.base.check(model)
+
+    def layers(self, audio: Tensor, rate: int) -> list[Tensor]:
+        """The layers of the base scorer, for distances."""
+        return list(self.base.layers(audio, rate))
+
+    def __call__(self, audio: Tensor, rate: int) -> pd.DataFrame:
+        own = _heard(self.base, audio, rate) @ self.weights + self.bias
+        others = self.base(audio, rate).drop(columns=self.concept, errors="ignore")
+        return pd.concat([pd.DataFrame({self.concept: own}), others], axis=1)
+
+    def __repr__(self) -> str:
+        return f"ProbeScorer({self.concept!r} on {self.base.name}: AUROC {self.auroc:.2f} on clips it was not fitted on)"
+
+
+def _heard(scorer: Any, audio: Tensor, rate: int) -> np.ndarray:
+    """The outputs of all layers of a scorer's network, averaged over positions: float64 [clips, features]."""
+    layers = scorer.layers(audio, rate)
+    return torch.cat([layer.flatten(2).mean(2) for layer in layers], 1).double().cpu().numpy()
+
+
+def probe_scorer(
+    concept: str, with_: Sequence[Clip], without: Sequence[Clip], base: Any, groups: Sequence[Hashable] | None = None
+) -> ProbeScorer:
+    """A scorer of your own concept from clips that have it and clips that do not; channels are averaged.
+
+    base: a scorer whose network hears them, such as `listener_scorer()` for `tiny` or `Clap()`. groups: what belongs together
+    when the AUROC is measured, for the clips with the concept and then for those without, such as the number of a pair; None is
+    the `prompt` (the file, for clips from `read_folder`). Raises ValueError for fewer than 5 clips of either kind, for clips of
+    different rates or lengths, or if all clips of either kind are in one group.
+    """
+    from sklearn.linear_model import LogisticRegression
+    from sklearn.model_selection import StratifiedGroupKFold
+    from sklearn.pipeline import make_pipeline
+    from sklearn.preprocessing import StandardScaler
+
+    if min(len(with_), len(without)) < FOLDS:
+        raise ValueError(
+            f"There are {len(with_)} clips with {concept!r} and {len(without)} without, expected at least {FOLDS} of each."
+        )
+    clips = [*with_, *without]
+    shapes = {(clip.rate, clip.samples.shape[1]) for clip in clips}
+    if len(shapes) > 1:
+        raise ValueError(f"The clips differ in rate or length (Hz, samples: {sorted(shapes)}): expected equal ones.")
+    if not hasattr(base, "layers"):
+        raise ValueError(f"The scorer {base.name!r} has no layers() to build on.")
+    labels = [clip.prompt for clip in clips] if groups is None else list(groups)
+    if len(labels) != len(clips):
+        raise ValueError(f"There are {len(labels)} groups for {len(clips)} clips, expected one for each clip.")
+    numbers = pd.factorize(pd.Series(labels))[0]
+    folds = min(FOLDS, len(set(numbers[: len(with_)])), len(set(numbers[len(with_) :])))
+    if folds < 2:
+        raise ValueError(
+            f"All clips with {concept!r}, or all without, come from one file or prompt: how well they can be told apart "
+            "cannot be measured. Add others."
+        )
+    audio = torch.from_numpy(np.stack([clip.mono[None] for clip in clips]))
+    features = _heard(base, audio, clips[0].rate)
+    has = np.repeat([1, 0], [len(with_), len(without)])
+
+    def classifier() -> Any:
+        # strongly regularized: there are more features than clips
+        return make_pipeline(StandardScaler(), LogisticRegression(C=0.003, class_weight="balanced", max_iter=2000))
+
+    out = np.zeros(len(clips))
+    for train, test in StratifiedGroupKFold(folds).split(features, has, numbers):
+        out[test] = classifier().fit(features[train], has[train]).decision_function(features[test])
+    scale, line = classifier().fit(features, has)
+    weights = line.coef_[0] / scale.scale_
+    bias = float(line.intercept_[0] - (scale.mean_ * weights).sum())
+    return ProbeScorer(f"probe of {concept}", concept, base, weights, bias, float(auroc(out[has == 1], out[has == 0])))
+
+
+def pairs_like(
+    model: Model,
+    scorer: Scorer,
+    concept: str,
+    prompts: Iterable[str] | None = None,
+    pairs: int = 32,
+    *,
+    group: str = "",
+    seed: int = 0,
+    progress: bool = True,
+) -> Concept:
+    """A concept from what its scorer hears in the model: the prompts that sound most like it, each with one that does not.
+
+    Every prompt is generated once and scored. The best become clean prompts. The corrupted prompt of each is the one of the lower
+    half that shares the most words with it, and serves as its neutral prompt, too; it is not a counterfactual, since other words
+    differ as well. Pairs are dealt to the four splits in turn, so that layers, vectors and reports use different pairs. prompts:
+    None is 192 of the shipped ones. group: of the concept, for controls. Raises ValueError if there are too few prompts.
+    """
+    texts = list(dict.fromkeys(some_prompts(192, "build") if prompts is None else prompts))
+    if not len(SPLITS) * 2 <= pairs <= len(texts) // 2:
+        raise ValueError(f"pairs is {pairs} with {len(texts)} prompts, expected {len(SPLITS) * 2} to {len(texts) // 2}.")
+    clips = model.generate(texts, seed=[seed + number for number in range(len(texts))], progress=progress)
+    scores = scorer(torch.from_numpy(np.stack([clip.samples for clip in clips])), clips[0].rate)[concept].to_numpy()
+    order = np.argsort(-np.nan_to_num(scores, nan=-np.inf), kind="stable")
+    rest = [texts[i] for i in order[len(texts) // 2 :]]
+    rows = []
+    for number, place in enumerate(order[:pairs]):
+        words = set(texts[place].split())
+        other = max(rest, key=lambda text: len(words & set(text.split())) / len(words | set(text.split())))
+        rest.remove(other)
+        rows.append({"concept": concept, "clean": texts[place], "corrupted": other, "neutral": other,
+                     "split": SPLITS[number % len(SPLITS)], "group": group or None})  # fmt: skip
+    return load_concepts(pd.DataFrame(rows))[concept]

@@ -1,0 +1,381 @@
+"""Scorers: audio in, one number per concept out. The only module that imports scorer models."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from math import ceil
+from pathlib import Path
+from typing import Any, Protocol
+
+import pandas as pd
+import torch
+from torch import Tensor
+from torchaudio.functional import resample
+
+from audioscope.concepts import shipped_groups
+from audioscope.store import default_device, fingerprint
+from audioscope.tiny import listener
+from audioscope.tiny.bank import RATE
+from audioscope.tiny.music import GROUPS, SAMPLES
+
+# How each group of the paper's concepts is phrased in the query to a text-audio model.
+PHRASES = {
+    "voice": "{c} vocals",
+    "tempo": "{c} tempo music",
+    "mood": "{c} music",
+    "genre": "{c} music",
+    "lead": "{c}",
+    "percussion": "{c}",
+}
+
+
+class Scorer(Protocol):
+    """Audio in, one number for each concept out. Your own scorer needs only `concepts` and the call: see `completed`.
+
+    Called with audio [clips, channels, samples] float32 and its rate in Hz, it returns one row per clip and one column
+    for each of its `concepts`, in `units`. `needs` says what must be installed or downloaded, `queries` what a text-audio
+    model was asked for each concept. `fingerprint` changes when the scores do. `check(model)` raises ValueError for a model whose
+    audio it cannot judge. A scorer in "log-odds" may also have `calibrated`, the end of its calibrated range: an atlas then also
+    offers its scores clipped there.
+    """
+
+    @property
+    def name(self) -> str: ...
+
+    @property
+    def fingerprint(self) -> str: ...
+
+    @property
+    def concepts(self) -> Sequence[str]: ...
+
+    @property
+    def units(self) -> str: ...
+
+    @property
+    def needs(self) -> str: ...
+
+    @property
+    def queries(self) -> Mapping[str, str]: ...
+
+    def check(self, model: Any) -> None: ...
+
+    def __call__(self, audio: Tensor, rate: int) -> pd.DataFrame: ...
+
+
+@dataclass(frozen=True, eq=False)
+class _Completed:
+    """A scorer that has only `concepts` and a call, with the rest of `Scorer` filled in."""
+
+    given: Any
+    units: str = "score"
+    needs: str = ""
+    queries: Mapping[str, str] = field(default_factory=dict)
+
+    @property
+    def name(self) -> str:
+        return str(getattr(self.given, "name", getattr(self.given, "__name__", type(self.given).__name__)))
+
+    @property
+    def fingerprint(self) -> str:
+        return f"unknown, {self.name}"
+
+    @property
+    def concepts(self) -> Sequence[str]:
+        return list(self.given.concepts)
+
+    def check(self, model: Any) -> None:
+        """Accept any audio."""
+
+    def __call__(self, audio: Tensor, rate: int) -> pd.DataFrame:
+        return pd.DataFrame(self.given(audio, rate), columns=self.concepts)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.given, name)  # such as its layers, if it has any
+
+
+def completed(scorer: Any) -> Scorer:
+    """Your own scorer as a full `Scorer`: `concepts` and a call are enough, the rest has defaults.
+
+    Without a `fingerprint`, a folder of results cannot tell that the scorer changed. Raises TypeError for anything that cannot
+    score.
+    """
+    if not callable(scorer) or not hasattr(scorer, "concepts"):
+        raise TypeError(
+            f"scorer is {scorer!r}, expected an object with `concepts` that is called with audio and its rate (see Scorer)."
+        )
+    complete = all(hasattr(scorer, name) for name in ("name", "fingerprint", "units", "needs", "queries", "check"))
+    return scorer if complete else _Completed(scorer)
+
+
+@dataclass(frozen=True, eq=False)
+class ListenerScorer:
+    """The tiny model's own classifier: log-odds of each named class of each group, calibrated up to +-6 and not clipped."""
+
+    listener: Any
+    name: str = "listener"
+    any_audio: bool = False
+    units: str = "log-odds"
+    calibrated: float = 6.0
+    needs: str = "nothing: it ships with audioscope"
+    queries: Mapping[str, str] = field(default_factory=dict)
+
+    @property
+    def concepts(self) -> list[str]:
+        return [name for names in GROUPS.values() for name in names if name != "none"]
+
+    @property
+    def fingerprint(self) -> str:
+        return fingerprint(self.listener)
+
+    def check(self, model: Any) -> None:
+        if not self.any_audio and type(model.pipe.vae).__name__ != "MelCodec":
+            raise ValueError(
+                f"The {self.name} knows only the tiny model's music, and {model.name} is another kind of model: give a scorer "
+                "made for it, or listener_scorer(any_audio=True) if you know what you are doing."
+            )
+
+    def _heard(self, audio: Tensor, rate: int) -> Tensor:
+        """The audio as mono at the listener's rate and length [clips, 65536]."""
+        if not self.any_audio and (rate != RATE or audio.shape[-1] != SAMPLES):
+            raise ValueError(
+                f"The audio is {audio.shape[-1] / rate:g} s at {rate} Hz, but the {self.name} expects {SAMPLES / RATE:g} s at "
+                f"{RATE} Hz: generate with the model's default length, or use any_audio=True."
+            )
+        mono = (resample(audio, rate, RATE) if rate != RATE else audio).mean(1)
+        return torch.nn.functional.pad(mono, (0, max(0, SAMPLES - mono.shape[-1])))[:, :SAMPLES]
+
+    def __call__(self, audio: Tensor, rate: int) -> pd.DataFrame:
+        scores = self.listener.log_odds(self._heard(audio, rate))
+        return pd.DataFrame(
+            {
+                name: scores[group][:, i].numpy()
+                for group, names in GROUPS.items()
+                for i, name in enumerate(names)
+                if name != "none"
+            }
+        )
+
+    @torch.no_grad()
+    def layers(self, audio: Tensor, rate: int) -> list[Tensor]:
+        """The output of each convolution block, [clips, channels, bands, frames]: for `feature_distance`."""
+        x, outputs = (self.listener.codec.log_mel(self._heard(audio, rate))[:, None] + 2.0) / 1.6, []
+        for block in self.listener.body.body:
+            x = block(x)
+            outputs.append(x)
+        return outputs
+
+
+def listener_scorer(name: str = "listener", any_audio: bool = False) -> ListenerScorer:
+    """The tiny model's listener (or "judge", which measures the reported gains; nothing is localized or priced with it).
+
+    any_audio: also accept clips of other models, lengths and rates, which it was not trained on.
+    """
+    return ListenerScorer(listener.load(name), name, any_audio)
+
+
+def _queries(concepts: Sequence[str] | Mapping[str, str] | None, template: str) -> dict[str, str]:
+    """Concept -> text query: as given, or the template around each concept's phrase; None is the paper's concepts."""
+    if isinstance(concepts, Mapping):
+        return dict(concepts)
+    groups = shipped_groups()
+    names = [name for name in groups if name not in ("none", "neutral", "medium")] if concepts is None else list(concepts)
+    return {name: template.format(PHRASES[groups[name]].format(c=name) if name in groups else name) for name in names}
+
+
+class _TextScorer:
+    """The base of scorers with text queries: `network` hears any audio, `queries` is concept -> text."""
+
+    network: Any
+    queries: dict[str, str]
+
+    @property
+    def concepts(self) -> list[str]:
+        return list(self.queries)
+
+    @cached_property
+    def fingerprint(self) -> str:
+        asked = hashlib.sha256(json.dumps(self.queries, sort_keys=True).encode()).hexdigest()[:8]
+        return f"{fingerprint(self.network)}-{asked}"
+
+    def check(self, model: Any) -> None:
+        """Accept any model's audio."""
+
+
+class Clap(_TextScorer):
+    """Cosine similarity of sound and text in any CLAP checkpoint of transformers (the paper's scorer for two models).
+
+    checkpoint: a folder or a hub name. concepts: names, or a mapping from name to text query; None is the paper's.
+    template: put around each concept's phrase. Longer clips are scored in windows of the checkpoint's length (10 s) and averaged;
+    shorter ones are repeated, as its authors do. The level is not normalized.
+    Raises FileNotFoundError or ConnectionError, with how to get it in one line, if the checkpoint is missing.
+    """
+
+    units = "cosine similarity"
+
+    def __init__(
+        self, checkpoint: str | Path = "laion/larger_clap_music", concepts: Sequence[str] | Mapping[str, str] | None = None,
+        template: str = "This is a music of {}", device: str | None = None,
+    ):  # fmt: skip
+        from transformers import ClapModel, ClapProcessor
+
+        self.name, self.needs = f"clap ({checkpoint})", f"the checkpoint {checkpoint}"
+        try:
+            self.processor = ClapProcessor.from_pretrained(checkpoint)
+            self.network = ClapModel.from_pretrained(checkpoint).eval()
+        except Exception as error:
+            kind = FileNotFoundError if Path(checkpoint).is_absolute() or Path(checkpoint).exists() else ConnectionError
+            raise kind(
+                f"No CLAP checkpoint at {str(checkpoint)!r}: give a folder, or the name of a checkpoint on the hub that was "
+                "downloaded once, such as with `hf download laion/larger_clap_music`."
+            ) from error
+        self.network.to(default_device(device))
+        self.queries = _queries(concepts, template)
+
+    @cached_property
+    @torch.no_grad()
+    def _texts(self) -> Tensor:
+        asked = self.processor.tokenizer(list(self.queries.values()), padding=True, return_tensors="pt").to(self.network.device)
+        return torch.nn.functional.normalize(_pooled(self.network.get_text_features(**asked)), dim=-1)
+
+    def _windows(self, audio: Tensor, rate: int) -> tuple[dict[str, Tensor], int]:
+        """The network's input for all windows of all clips, and how many windows a clip has."""
+        extractor = self.processor.feature_extractor
+        mono = resample(audio.float().mean(1), rate, extractor.sampling_rate).cpu()
+        length = extractor.nb_max_samples
+        count = ceil(mono.shape[-1] / length)
+        starts = torch.linspace(0, max(0, mono.shape[-1] - length), count).long().tolist()
+        parts = [wave[start : start + length].numpy() for wave in mono for start in starts]
+        inputs = extractor(parts, sampling_rate=extractor.sampling_rate, return_tensors="pt")
+        if "is_longer" in inputs:  # if no clip is longer than a window, the extractor marks a random one as longer
+            inputs["is_longer"] = torch.zeros_like(torch.as_tensor(inputs["is_longer"]))
+        return {name: value.to(self.network.device) for name, value in inputs.items()}, count
+
+    @torch.no_grad()
+    def embeddings(self, audio: Tensor, rate: int) -> Tensor:
+        """Unit vectors [clips, width], the mean over windows normalized again: for `measures.frechet_distance`, too."""
+        inputs, count = self._windows(audio, rate)
+        each = torch.nn.functional.normalize(_pooled(self.network.get_audio_features(**inputs)), dim=-1)
+        return torch.nn.functional.normalize(each.unflatten(0, (-1, count)).mean(1), dim=-1)
+
+    def __call__(self, audio: Tensor, rate: int) -> pd.DataFrame:
+        return pd.DataFrame((self.embeddings(audio, rate) @ self._texts.T).cpu().numpy(), columns=self.concepts)
+
+    @torch.no_grad()
+    def layers(self, audio: Tensor, rate: int) -> list[Tensor]:
+        """Hidden states of the audio tower, [clips, channels, ..., windows]: for `feature_distance` (LPAPS)."""
+        inputs, count = self._windows(audio, rate)
+        states = self.network.audio_model(**inputs, output_hidden_states=True).hidden_states
+        return [state.unflatten(0, (-1, count)).movedim(1, -1) for state in states]
+
+
+def _pooled(output: Any) -> Tensor:
+    """transformers 5 wraps features in an output object, earlier versions do not."""
+    return getattr(output, "pooler_output", output)
+
+
+class Muq(_TextScorer):
+    """Similarity of sound and text in MuQ-MuLan (the paper's other scorer); needs the extra `muq` and its checkpoint.
+
+    Raises ImportError or ConnectionError, with how to get what is missing in one line.
+    """
+
+    units, rate = "similarity", 24_000
+
+    def __init__(
+        self, checkpoint: str | Path = "OpenMuQ/MuQ-MuLan-large", concepts: Sequence[str] | Mapping[str, str] | None = None,
+        template: str = "A {} track", device: str | None = None,
+    ):  # fmt: skip
+        try:
+            from muq import MuQMuLan
+        except ImportError as error:
+            raise ImportError("The MuQ scorer needs a package that is not installed: pip install muq.") from error
+        self.name, self.needs = f"muq ({checkpoint})", f"pip install muq and the checkpoint {checkpoint}"
+        try:
+            self.network = MuQMuLan.from_pretrained(str(checkpoint)).eval()
+        except Exception as error:
+            raise ConnectionError(
+                f"No MuQ-MuLan checkpoint at {str(checkpoint)!r}: download it once with `hf download {checkpoint}`."
+            ) from error
+        self.network.to(default_device(device))
+        self.queries = _queries(concepts, template)
+
+    @torch.no_grad()
+    def __call__(self, audio: Tensor, rate: int) -> pd.DataFrame:
+        device = next(self.network.parameters()).device
+        heard = self.network(wavs=resample(audio.float().mean(1), rate, self.rate).to(device))
+        asked = self.network(texts=list(self.queries.values()))
+        return pd.DataFrame(self.network.calc_similarity(heard, asked).cpu().numpy(), columns=self.concepts)
+
+
+MEASURED = {"fast": ("tempo", 1), "slow": ("tempo", -1), "happy": ("mode", 1), "sad": ("mode", -1)}
+
+
+@dataclass(frozen=True)
+class MeasureScorer:
+    """A measurement as a scorer, without weights: each concept is a column of `measures.measure` with a sign.
+
+    which: concept -> (column, +1 or -1), such as {"fast": ("tempo", 1)}. A clip without the measurement (no onsets, silence)
+    scores NaN, and its cell is left out.
+    """
+
+    which: Mapping[str, tuple[str, int]] = field(default_factory=lambda: dict(MEASURED))
+    name: str = "measures"
+    units: str = "the measurement's own"
+    needs: str = "nothing"
+
+    def __post_init__(self) -> None:
+        columns = ("tempo", "onsets", "mode", "register", "centroid", "loudness")
+        for concept, (column, sign) in self.which.items():
+            if column not in columns or sign not in (1, -1):
+                raise ValueError(f"{concept!r} is measured by {(column, sign)}, expected one of {columns} with 1 or -1.")
+
+    @property
+    def concepts(self) -> list[str]:
+        return list(self.which)
+
+    @property
+    def queries(self) -> dict[str, str]:
+        return {}
+
+    @property
+    def fingerprint(self) -> str:
+        return hashlib.sha256(json.dumps({c: list(w) for c, w in self.which.items()}, sort_keys=True).encode()).hexdigest()[:16]
+
+    def check(self, model: Any) -> None:
+        """Accept any audio."""
+
+    def __call__(self, audio: Tensor, rate: int) -> pd.DataFrame:
+        from audioscope.scoring.measures import measure
+
+        table = measure(audio, rate)
+        return pd.DataFrame({concept: sign * table[column] for concept, (column, sign) in self.which.items()}, dtype=float)
+
+
+def default_scorer(model: Any) -> Scorer:
+    """The scorer that a model's adapter names: the listener for `tiny`, CLAP for the real models."""
+    return listener_scorer() if model.adapter.scorer == "listener" else Clap()
+
+
+def second_opinions(scorer: Scorer) -> tuple[Scorer, ...]:
+    """The additional scorers of a sweep if none were named: the judge for `tiny`'s listener, else none."""
+    if isinstance(scorer, ListenerScorer) and scorer.name == "listener":
+        return (listener_scorer("judge", scorer.any_audio),)
+    return ()
+
+
+def feature_distance(layers: Sequence[Tensor], others: Sequence[Tensor]) -> Tensor:
+    """How different each clip sounds to a network, [clips]: 0 for equal clips.
+
+    Layer by layer, features are normalized to unit length over channels (dimension 1), and the squared differences are averaged
+    over positions, then over layers: LPIPS without learned weights (Zhang et al., 2018), which with CLAP's tower is called LPAPS
+    (Iashin and Rahtu, 2021).
+    """
+    parts = []
+    for one, two in zip(layers, others, strict=True):
+        a, b = (torch.nn.functional.normalize(x.float(), dim=1) for x in (one, two))
+        parts.append((a - b).square().sum(1).flatten(1).mean(1))
+    return torch.stack(parts).mean(0)

@@ -1,0 +1,175 @@
+"""Contrastive Activation Addition: a steering vector from pairs of prompts.
+
+vector = audioscope.caa(model, "fast")
+with model.steer(vector, strength=1.5):
+    model.generate("a jazz song with drums")
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, Literal, Unpack
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from audioscope.atlas.atlas import Atlas
+from audioscope.concepts import Concept, Pairs, choose
+from audioscope.edits import Branch
+from audioscope.model import BATCH, Model
+from audioscope.sites import Site
+from audioscope.steer.vectors import SteeringVector
+from audioscope.store import batches, check_same, data_folder, key
+from audioscope.tracing import Read, Row, SamplingKeywords
+from audioscope.version import __version__
+
+Against = Literal["opposite", "neutral"]
+STRONGEST = 3  # layers that stand in for a concept's own layers if none passes the rule
+
+
+def steering_sites(model: Model, concept: Concept, sites: Any = "cross", atlas: Atlas | None = None) -> tuple[Site, ...]:
+    """The sites to steer at: "functional" (shared by the concepts), "own" (the concept's), "cross", "self", "all", or a list.
+
+    "own": those that pass the atlas's rule for the concept or its opposite; if none does, the three strongest in the atlas.
+    atlas: an atlas of this model; None means the shipped one. Raises ValueError if an atlas is needed but belongs to another
+    model, has no functional layers, or does not contain the concept.
+    """
+    if not (isinstance(sites, str) and sites in ("functional", "own")):
+        return model.sites.select(sites)
+    if atlas is None:
+        atlas = Atlas.load(data_folder() / "atlas")
+    if atlas.settings.get("fingerprint") != model.fingerprint:
+        raise ValueError(
+            f"sites={sites!r} needs an atlas of {model.name!r} with weights {model.fingerprint}, but this one is of "
+            f"{atlas.settings['model']!r} with weights {atlas.settings.get('fingerprint')}: pass "
+            "atlas=audioscope.localize(model, ...), or name the sites."
+        )
+    if sites == "functional":
+        if not atlas.functional:
+            raise ValueError("The atlas has no functional layers: use sites='own', 'cross', or a list.")
+        return model.sites.select(atlas.functional)
+    ends = [name for name in (concept.name, concept.opposite) if name in atlas.concepts]
+    if not ends:
+        raise ValueError(f"The atlas does not contain {concept.name!r}, so its own layers are unknown: name the sites.")
+    own = [path for name in ends for path in atlas.own_layers(name)]
+    if not own:
+        impacts = atlas.impacts().query("concept in @ends and defined").groupby("site")["impact"].mean()
+        if impacts.empty:
+            raise ValueError(
+                f"The atlas has no defined impact for {concept.name!r}, so its own layers are unknown: name the sites."
+            )
+        own = list(impacts.nlargest(STRONGEST).index)
+    return model.sites.select(own)
+
+
+def caa(
+    model: Model,
+    concept: str | Concept | Pairs,
+    sites: Any = "cross",
+    pairs: int | None = None,
+    *,
+    against: Against | None = None,
+    split: str = "build",
+    seeds: int = 1,
+    branch: Branch = "cond",
+    normalize: bool = True,
+    shuffle: int | None = None,
+    atlas: Atlas | None = None,
+    batch_size: int = BATCH,
+    file: str | Path | None = None,
+    progress: bool = True,
+    **sampling: Unpack[SamplingKeywords],
+) -> SteeringVector:
+    """Contrastive Activation Addition: the mean output of sites over prompts with a concept, minus the mean without it.
+
+    Computed per site and noise level, over time tokens only, with one generation per prompt and seed; both prompts of a pair
+    start from the same noise (TADA, section 3, eq. 6, with each direction normalized to norm 1 as there). Means are accumulated
+    batch by batch, so memory does not grow with the number of prompts.
+
+    concept: the name of a shipped concept, a Concept, or a list of (with, without) tuples of prompts.
+    sites, atlas: as for `steering_sites`.
+    pairs: use the first `pairs` pairs of the split; None means all.
+    against: "opposite" (slow for fast) or "neutral" (the same sentence without the concept); None means the opposite if the
+    concept has one; for tuples, it is the second prompt.
+    branch: the guidance branch whose outputs are read.
+    normalize: scale directions to norm 1; False keeps the length of each difference, relative to the mean norm of the site's
+    output, so that strength 1 adds the mean difference that the prompts make.
+    shuffle: a control: exchanges the two prompts in half of the pairs, drawn with this seed.
+    file: where the vector is stored; it is read instead if it exists and was made with the same settings.
+    Raises ValueError, or UnknownName, for input out of range or a file with another vector, before anything is generated.
+    """
+    model.check_unsteered("a vector")
+    chosen = choose(concept)[0]
+    bare = not chosen.opposite and not any(
+        pair.neutral or pair.split for pair in chosen.pairs
+    )  # two prompts per pair, and nothing else is known
+    against = against or ("opposite" if chosen.opposite or bare else "neutral")
+    if against not in ("opposite", "neutral"):
+        raise ValueError(f"against is {against!r}, expected 'opposite' or 'neutral'.")
+    if against == "opposite" and not (chosen.opposite or bare):
+        raise ValueError(f"{chosen.name!r} has no opposite: use against='neutral'.")
+    if branch == "both":
+        raise ValueError("branch is 'both', expected 'cond' or 'uncond': a vector belongs to one branch.")
+    where = steering_sites(model, chosen, sites, atlas)
+    settings = model.sampling(**sampling)
+    pairs = len(chosen.split(split)) if pairs is None else int(pairs)
+    found = chosen.split(split)[:pairs]
+    if pairs < 2 or seeds < 1 or len(found) < pairs:
+        raise ValueError(
+            f"pairs is {pairs} and seeds is {seeds}, expected 2 to {len(chosen.split(split))} pairs (split {split!r}) and at least 1 seed."
+        )
+    texts = [(pair.clean, pair.corrupted if against == "opposite" else pair.neutral) for pair in found]
+    empty = next((pair for pair, (_, other) in zip(found, texts, strict=True) if not other), None)
+    if empty is not None:
+        raise ValueError(
+            f"Pair {empty.index} of {chosen.name!r} ({empty.clean!r}) has no neutral prompt: add one in a column 'neutral'."
+        )
+    for text in {text for pair in texts for text in pair}:
+        model.check_prompt(text)
+    metadata = {
+        "concept": chosen.name, "against": "neutral wording" if against == "neutral" else chosen.opposite or "the second prompts", "branch": branch,
+        "sites": [site.path for site in where], "pairs": pairs, "seeds": seeds, "split": split, "normalize": normalize,
+        "shuffle": shuffle, **settings, "prompts": key(texts), "audioscope": __version__,
+    }  # fmt: skip
+    if file is not None and Path(file).expanduser().with_suffix(".safetensors").exists():
+        return _same(SteeringVector.load(file), file, model, metadata)
+    swapped = np.zeros(len(texts), bool)
+    if shuffle is not None:
+        swapped[np.random.default_rng(shuffle).permutation(len(texts))[: len(texts) // 2]] = True
+    rows: list[tuple[Row, int]] = [
+        (Row(text, chosen.seed(pair, number)), sign * (-1 if swap else 1))
+        for pair, both, swap in zip(found, texts, swapped, strict=True)
+        for number in range(seeds) for text, sign in zip(both, (1, -1), strict=True)
+    ]  # fmt: skip
+    total: dict[str, Tensor] = {}
+    lengths: dict[str, Tensor] = {}
+    sigmas = torch.empty(0)
+    for part in batches(rows, batch_size, f"reading {chosen.name}", progress=progress):
+        run = model.run([row for row, _ in part], read=Read(where, branch=branch), decode=False, **settings)
+        if not bool(run.finite.all()):
+            raise FloatingPointError(f"{model.name} produced NaN or infinity for a prompt of {chosen.name!r}: try float32.")
+        sigmas = run.sigmas
+        signs = torch.tensor([float(sign) for _, sign in part])
+        for path, values in run.reads.items():
+            # running sums of differences, so that only one [steps, width] tensor is kept per site
+            total[path] = total.get(path, 0) + torch.einsum("r,rsw->sw", signs, values)
+            lengths[path] = lengths.get(path, 0) + run.norms[path].sum(0)
+    norms = {path: value / len(rows) for path, value in lengths.items()}
+    mean = {path: value / (len(rows) / 2) for path, value in total.items()}
+    directions = {
+        path: torch.nn.functional.normalize(value, dim=1) if normalize else value / norms[path].clamp_min(1e-12)[:, None]
+        for path, value in mean.items()
+    }
+    vector = SteeringVector(directions, norms, sigmas, model.name, model.fingerprint, metadata)
+    if file is not None:
+        vector.save(file)
+    return vector
+
+
+def _same(found: SteeringVector, file: str | Path, model: Model, metadata: dict[str, Any]) -> SteeringVector:
+    """The vector in a file, if it is the one that would be made now. Raises ValueError with what differs."""
+    found.check(model.name, model.fingerprint, model.sites)
+    there, now = ({name: value for name, value in each.items() if name != "audioscope"} for each in (found.metadata, metadata))
+    check_same(f"{file} holds a vector", there, now, "choose another file, or delete it")
+    return found

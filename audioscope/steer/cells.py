@@ -1,0 +1,62 @@
+"""The cells of the shipped sweeps: a method at some sites, its label on pages, and its look in charts.
+
+The only place where these names are defined: tables store them as text; `str(OWN)` is "caa own".
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Cell:
+    """A method at some sites.
+
+    color, dash, shape: its look in charts, so that color alone never distinguishes two cells (after Okabe and Ito).
+    """
+
+    method: str
+    sites: str
+    label: str
+    color: str
+    dash: tuple[int, ...]
+    shape: str
+
+    def __str__(self) -> str:
+        return f"{self.method} {self.sites}"
+
+
+OWN = Cell("caa", "own", "localized: its own layers", "#e69f00", (1, 0), "square")
+SHARED = Cell("caa", "shared", "localized: shared layers", "#d55e00", (1, 0), "circle")
+ALL = Cell("caa", "all", "everywhere", "#0072b2", (1, 0), "diamond")
+NATURAL = Cell("caa", "all, natural lengths", "everywhere, in natural lengths", "#56b4e9", (6, 3), "triangle-up")
+RANDOM_LAYERS = tuple(
+    Cell("caa", f"random layers {number}", f"random layers, set {number}", "#8a8580", dash, "triangle-down")
+    for number, dash in ((1, (4, 3)), (2, (8, 2)), (3, (2, 2)))
+)
+ANY_RANDOM_LAYERS = "caa random layers"  # the three sets together, see `SteeringSweep.family`
+RANDOM_DIRECTION = Cell("random direction", "own", "random direction", "#8a8580", (1, 3), "cross")
+FIXED_DIRECTION = Cell("fixed direction", "own", "one random direction", "#5b5651", (1, 2), "cross")
+SHUFFLED_LABELS = Cell("shuffled labels", "own", "shuffled labels", "#5b5651", (4, 4), "stroke")
+TEXT_BLEND = "text blend"
+REWRITTEN = Cell(
+    "pci", "all", "the prompt rewritten", "#009e73", (8, 3), "triangle-right"
+)  # its largest distance is the budget of all cells
+SAE_TUNED = Cell("sae", "tuned", "features, tuned", "#cc79a7", (1, 0), "triangle-left")
+CAA_TUNED = Cell("caa", "tuned", "CAA, tuned", "#0072b2", (6, 3), "diamond")
+SAE_UNTUNED = Cell("sae", "untuned", "features, untuned", "#cc79a7", (2, 2), "triangle-left")
+CAA_UNTUNED = Cell("caa", "untuned", "CAA, untuned", "#56b4e9", (2, 2), "diamond")
+RANDOM_FEATURES = Cell("random features", "tuned", "random features", "#8a8580", (1, 3), "cross")
+
+CELLS = {
+    str(cell): cell
+    for cell in (
+        OWN, SHARED, ALL, NATURAL, *RANDOM_LAYERS, RANDOM_DIRECTION, FIXED_DIRECTION, SHUFFLED_LABELS, REWRITTEN,
+        SAE_TUNED, CAA_TUNED, SAE_UNTUNED, CAA_UNTUNED, RANDOM_FEATURES,
+    )
+}  # fmt: skip
+
+
+def label_of(name: str) -> str:
+    """The label of a cell on pages; a user's own cell keeps its name."""
+    return CELLS[name].label if name in CELLS else name

@@ -1,0 +1,177 @@
+"""Charts of steering: score over distance, and all axes at a glance."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+
+import altair as alt
+import numpy as np
+import pandas as pd
+
+from audioscope.steer.cells import ALL, CELLS, OWN, RANDOM_DIRECTION, REWRITTEN
+from audioscope.theme import chart_theme, reading
+
+OTHERS = (("#cc79a7", [2, 2], "triangle-left"), ("#5b5651", [9, 2, 2, 2], "wedge"))
+
+
+def look_of(name: str) -> tuple[str, list[int], str] | None:
+    """Color, dash and shape of a shipped cell; None for any other."""
+    cell = CELLS.get(name)
+    return None if cell is None else (cell.color, list(cell.dash), cell.shape)
+
+
+def steering_chart(
+    curves: pd.DataFrame,
+    concept: str,
+    opposite: str = "",
+    *,
+    now: bool = False,
+    names: Mapping[str, str] | None = None,
+    ring: bool = False,
+) -> alt.LayerChart:
+    """The concept's score over the distance from the unsteered clip, one line per cell; steering away extends to the left.
+
+    curves: `SteeringSweep.curves()`. Higher at the same distance is better. now: for a page, puts the legend below and draws a
+    ring for each row (cell, distance, score) of the data set "now", which the page moves. ring: for an explorer, draws a ring
+    that the parameters now_distance and now_score move. names: labels of cells in the legend. Raises ValueError if there is
+    nothing to draw.
+    """
+    if curves.empty:
+        raise ValueError("The sweep has no curves yet: let it finish at least one prompt.")
+    cells = list(dict.fromkeys(curves["cell"]))
+    spare = iter(OTHERS * len(cells))
+    looks = [look_of(cell) or next(spare) for cell in cells]
+    shown = curves.assign(
+        distance=(curves["distance"] * np.sign(curves["strength"])).round(4), strength=curves["strength"].round(3)
+    )
+    shown = shown.sort_values(["cell", "strength"], ignore_index=True)
+    many = len(cells) > 1
+    called = f"{json.dumps(dict(names))}[datum.label] || datum.label" if names else alt.Undefined
+    legend = (
+        alt.Legend(
+            title="way to steer",
+            symbolOpacity=1,
+            labelLimit=260,
+            labelExpr=called,
+            orient="bottom" if now else alt.Undefined,
+            direction="vertical" if now else alt.Undefined,
+        )
+        if many
+        else None
+    )
+    ends = "distance from the unsteered clip"
+    if opposite:
+        ends = f"further towards {opposite} ← {ends} → further towards {concept}"
+    color = alt.Color("cell:N", scale=alt.Scale(domain=cells, range=[look[0] for look in looks]), sort=cells, legend=legend)
+    base = alt.Chart(shown).encode(
+        x=alt.X("distance:Q", title=ends, axis=alt.Axis(tickCount=6)),
+        color=color,
+        tooltip=[
+            alt.Tooltip("cell:N", title="way to steer"),
+            alt.Tooltip("strength:Q"),
+            alt.Tooltip("score:Q", format=".2f"),
+            alt.Tooltip("low:Q", format=".2f"),
+            alt.Tooltip("high:Q", format=".2f"),
+            alt.Tooltip("distance:Q", title="distance", format=".3f"),
+        ],
+    )
+    pick = alt.selection_point(fields=["cell"], bind="legend")
+    faint = alt.when(pick).then(alt.value(1.0)).otherwise(alt.value(0.12))
+    score = f"score: {concept} − {opposite}, half the log-odds" if opposite else f"score of {concept}"
+    lines = base.mark_line(aria=False).encode(
+        y=alt.Y("score:Q", title=score),
+        order="strength:Q",
+        strokeDash=alt.StrokeDash(
+            "cell:N", scale=alt.Scale(domain=cells, range=[look[1] for look in looks]), sort=cells, legend=legend
+        ),
+        opacity=faint,
+    )
+    marks = base.mark_point(filled=True, size=55, aria=False).encode(
+        y="score:Q",
+        shape=alt.Shape("cell:N", scale=alt.Scale(domain=cells, range=[look[2] for look in looks]), sort=cells, legend=legend),
+        opacity=faint,
+    )
+    bars = base.mark_rule(aria=False).encode(
+        y="low:Q", y2="high:Q", opacity=alt.when(pick).then(alt.value(0.35)).otherwise(alt.value(0.05))
+    )
+    title = f"Steering {opposite} ↔ {concept}" if opposite else f"Steering towards {concept}"
+    notes = ["Higher at the same distance is better. Bars: 95 % intervals, prompts as units."] if many else []
+    best = shown.loc[shown["score"].idxmax()]
+    layers = [bars, lines, marks]
+    if now:
+        mark = alt.Chart(alt.NamedData("now")).mark_point(size=240, strokeWidth=3, filled=False, aria=False)
+        layers.append(mark.encode(x="distance:Q", y="score:Q", color=color))
+    params = [pick]
+    if ring:
+        params += [alt.param(name=name, value=0.0) for name in ("now_distance", "now_score")]
+        mark = alt.Chart(shown[:1]).transform_calculate(distance="now_distance", score="now_score")
+        mark = mark.mark_point(style="interval", size=240, strokeWidth=3, filled=False, aria=False)
+        layers.append(mark.encode(x="distance:Q", y="score:Q"))
+    return (
+        alt.layer(*layers, width=440, height=300)
+        .add_params(*params)
+        .properties(
+            title=alt.TitleParams(title, subtitle=notes),
+            description=f"{title}: score over distance for {', '.join(cells)}. Highest score {best['score']:.2f} by {best['cell']}.",
+        )
+        .configure(**chart_theme())
+    )
+
+
+def axes_chart(
+    summary: pd.DataFrame, cells: tuple[str, ...] = (str(OWN), str(ALL), str(RANDOM_DIRECTION), str(REWRITTEN))
+) -> alt.LayerChart:
+    """How well every axis is steered, at a glance: the area under the gain within the budget, with its interval, for each cell.
+
+    summary: rows of `SteeringSweep.summary()` for many concepts. Axes are sorted by the first cell's area. Raises ValueError if
+    no row belongs to these cells.
+    """
+    named = summary.assign(cell=summary["method"] + " " + summary["sites"])
+    shown = named[named["cell"].isin(cells)]
+    if shown.empty:
+        raise ValueError(f"None of the cells {list(cells)} is in the table: it has {sorted(named['cell'].unique())}.")
+    bounds = zip(shown["auc"], shown["auc_low"], shown["auc_high"], strict=True)
+    shown = shown.assign(reading=[reading(*row) for row in bounds])
+    order = shown[shown["cell"] == cells[0]].sort_values("auc", ascending=False)["concept"].tolist()
+    spare = iter(OTHERS * len(cells))
+    looks = [look_of(cell) or next(spare) for cell in cells]
+    base = alt.Chart(shown).encode(
+        y=alt.Y("concept:N", sort=order, title=None),
+        yOffset=alt.YOffset("cell:N", sort=list(cells)),
+        color=alt.Color(
+            "cell:N",
+            sort=list(cells),
+            scale=alt.Scale(domain=list(cells), range=[look[0] for look in looks]),
+            title="way to steer",
+        ),
+        tooltip=[
+            "concept:N",
+            alt.Tooltip("cell:N", title="way to steer"),
+            alt.Tooltip("reading:N", title="AUC"),
+            alt.Tooltip("spearman:Q", format=".2f"),
+        ],
+    )
+    bars = base.mark_rule(aria=False).encode(
+        x=alt.X("auc_low:Q", title="gain in log-odds times distance, up to the budget"), x2="auc_high:Q"
+    )
+    marks = base.mark_point(filled=True, size=50, opacity=1, aria=False).encode(
+        x="auc:Q",
+        shape=alt.Shape(
+            "cell:N",
+            sort=list(cells),
+            scale=alt.Scale(domain=list(cells), range=[look[2] for look in looks]),
+            title="way to steer",
+        ),
+    )
+    zero = alt.Chart(shown.head(1)).mark_rule(style="threshold", aria=False).encode(x=alt.datum(0))
+    return (
+        alt.layer(zero, bars, marks, width=420, height={"step": 13})
+        .properties(
+            title=alt.TitleParams(
+                "How well each axis is steered", subtitle=["AUC of score over distance, 95 % intervals with prompts as units."]
+            ),
+            description=f"AUC of steering on {shown['concept'].nunique()} axes by {', '.join(cells)}, with intervals.",
+        )
+        .configure(**chart_theme())
+    )

@@ -1,0 +1,97 @@
+"""The arithmetic of steering: the area under the curve of alignment over preservation (the AUC), and its smoothness."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import pandas as pd
+
+from audioscope.steer.cells import REWRITTEN
+
+REFERENCE = (str(REWRITTEN),)
+
+
+def steering_auc(table: pd.DataFrame, reference: Sequence[str] = REFERENCE) -> pd.DataFrame:
+    """Area under the gain in score over the distance from the unsteered clip, up to a common budget (TADA, section 5).
+
+    table: columns concept, cell, strength, distance, score; rows with the same strength are averaged. For each side (positive and
+    negative strengths), the budget, shared by all cells, is the largest distance that every reference cell reaches; points beyond
+    it are cut, and one point is added at the budget by interpolation. Gains in the wrong direction count as negative. Returns one
+    row per concept and cell: auc (the mean over its sides), positive, negative (NaN if the cell or the reference was not run on
+    that side), the budgets cutoff_positive and cutoff_negative, and reached: the share of the budget that the cell's curve
+    covers, on the side where it covers less. Below 1, its area is too small to be compared, since nothing is extrapolated.
+    Raises ValueError for a missing column, and for a concept without any reference cell or without strength 0.
+    """
+    missing = {"concept", "cell", "strength", "distance", "score"} - set(table.columns)
+    if missing:
+        raise ValueError(f"The table lacks the columns {sorted(missing)}: expected concept, cell, strength, distance, score.")
+    known = table.dropna(subset=["distance", "score"])
+    points = known.groupby(["concept", "cell", "strength"], sort=False)[["distance", "score"]].mean().reset_index()
+    lines = []
+    for concept, rows in points.groupby("concept", sort=False):
+        anchors = rows[rows["cell"].isin(reference)]
+        if anchors.empty:
+            raise ValueError(
+                f"{concept!r} has none of the reference cells {list(reference)}: its cells are {sorted(rows['cell'].unique())}."
+            )
+        cutoffs = {side: _cutoff(anchors[anchors["strength"] * side > 0]) for side in (1, -1)}
+        for cell, part in rows.groupby("cell", sort=False):
+            if not (part["strength"] == 0).any():
+                raise ValueError(f"{cell!r} of {concept!r} has no row with strength 0, to which the others are compared.")
+            curves = {side: within(part, side, cutoff) for side, cutoff in cutoffs.items() if not np.isnan(cutoff)}
+            curves = {side: curve for side, curve in curves.items() if (part["strength"] * side > 0).any()}
+            areas = {side: _area(curve, side) for side, curve in curves.items()}
+            reached = [min(1.0, curve["distance"].max() / cutoffs[side]) for side, curve in curves.items()]
+            lines.append({"concept": concept, "cell": cell, "auc": float(np.mean(list(areas.values()))) if areas else np.nan,
+                          "positive": areas.get(1, np.nan), "negative": areas.get(-1, np.nan), "cutoff_positive": cutoffs[1],
+                          "cutoff_negative": cutoffs[-1], "reached": min(reached, default=np.nan)})  # fmt: skip
+    return pd.DataFrame(lines)
+
+
+def within(points: pd.DataFrame, side: int, cutoff: float) -> pd.DataFrame:
+    """One side of a curve within a budget, by increasing |strength|, with a point added at the budget if others were cut.
+
+    points: columns strength, distance, score, one row per strength. The added point lies between the farthest point kept and the
+    nearest point cut, in distance, and has the strength of the latter.
+    """
+    half = points[points["strength"] * side >= 0].dropna(subset=["distance", "score"])
+    inside = half["distance"] <= cutoff + 1e-9
+    kept, cut = half[inside], half[~inside]
+    if len(cut) and len(kept):
+        last, beyond = kept.loc[kept["distance"].idxmax()], cut.loc[cut["distance"].idxmin()]
+        gap = beyond["distance"] - last["distance"]
+        if gap > 1e-12:
+            score = last["score"] + (beyond["score"] - last["score"]) * (cutoff - last["distance"]) / gap
+            border = pd.DataFrame([{"strength": beyond["strength"], "distance": cutoff, "score": score}])
+            kept = pd.concat([kept[["strength", "distance", "score"]], border], ignore_index=True)
+    return kept[["strength", "distance", "score"]].sort_values("strength", key=abs, kind="stable", ignore_index=True)
+
+
+def _cutoff(anchors: pd.DataFrame) -> float:
+    """The largest distance that every reference cell reaches; NaN if there is no reference cell."""
+    return float(anchors.groupby("cell")["distance"].max().min()) if len(anchors) else np.nan
+
+
+def _area(curve: pd.DataFrame, side: int) -> float:
+    if len(curve) < 2:
+        return np.nan
+    return float(np.trapezoid((curve["score"] - curve["score"].iloc[0]) * side, curve["distance"]))
+
+
+def smoothness(strength: np.ndarray, score: np.ndarray, points: int = 11) -> float:
+    """How unevenly the score rises with the strength: the standard deviation of its steps over its largest gain.
+
+    The steps lie between `points` evenly spaced strengths, at which the score is interpolated, so that 0 is a straight line
+    whatever strengths were run; lower is better (TADA, section 5). strength, score: float [n], with strength 0 among them; both
+    sides are averaged. NaN if the score never gains.
+    """
+    found = []
+    for side in (1, -1):
+        order = [i for i in np.argsort(np.abs(strength), kind="stable") if strength[i] * side >= 0]
+        gain = (score[order] - score[order[0]]) * side
+        if len(order) > 2 and gain.max() > 0:
+            size = np.abs(strength[order])
+            even = np.interp(np.linspace(0, size[-1], points), size, gain)
+            found.append(float(np.std(np.diff(even / gain.max()))))
+    return float(np.mean(found)) if found else np.nan

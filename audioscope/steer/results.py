@@ -1,0 +1,398 @@
+"""The results of a finished steering sweep: what each method gains, what it costs, and how certain that is."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import numpy as np
+import pandas as pd
+from scipy import stats
+
+from audioscope.atlas.atlas import Scale
+from audioscope.audio import Clip
+from audioscope.concepts import shipped_groups
+from audioscope.errors import UnknownName
+from audioscope.stats import chance_of, interval, pseudo_values
+from audioscope.steer.cells import REWRITTEN
+from audioscope.steer.curves import smoothness, steering_auc, within
+from audioscope.store import plain, write_whole
+from audioscope.views import view
+
+if TYPE_CHECKING:
+    from audioscope.steer.vectors import SteeringVector
+
+# The criterion of steering (see `SteeringSweep.summary`) was chosen on the selection split and committed before this sweep was
+# scored, but after an older criterion had failed its controls on the same test prompts. So the sweep is not a test of the
+# criterion.
+SURE, FLOOR = 0.05, 0.1
+
+
+class Difference(NamedTuple):
+    """How much larger one area is than another on the same prompts, with its 95 % interval and its two-sided p-value."""
+
+    more: float
+    low: float
+    high: float
+    p: float
+
+
+def between_ends(table: pd.DataFrame, prefix: str, concept: str, opposite: str) -> np.ndarray:
+    """The score of a concept from columns of scores, float [rows]; with an opposite, half the difference of the two ends."""
+    mine = table[f"{prefix}{concept}"].to_numpy(float)
+    return (mine - table[f"{prefix}{opposite}"].to_numpy(float)) / 2 if opposite else mine
+
+
+def captions(rows: pd.DataFrame) -> list[str]:
+    """A caption for each clip of a sweep's table: score, distance, tempo."""
+    return [
+        f"score {row.score:+.2f}, distance {row.distance:.3f}" + (f", {row.tempo:.0f} BPM" if row.tempo > 0 else "")
+        for row in rows.itertuples()
+    ]
+
+
+@dataclass(eq=False)
+class SteeringSweep:
+    """A finished steering sweep of one concept and what follows from it.
+
+    table: one row per clip: concept, method, sites, cell (method and sites), prompt, seed, strength, score (of the concept, by
+    the scorer, not clipped; with an opposite, half the difference of the two), distance (from the unsteered clip, by the price's
+    network), chroma and beat (similarity to it; 1 means equal), tempo in BPM and the other measures, level, silent, clipped, one
+    "scored ..." column for every concept of the scorer, and the clip's file. If there are two networks, "distance of ..." and
+    "... scored ..." contain what each measures in the other's place. folder: where the clips are stored.
+    """
+
+    table: pd.DataFrame
+    settings: dict[str, Any]
+    folder: Path
+
+    @property
+    def concept(self) -> str:
+        return str(self.settings["concept"])
+
+    @property
+    def cells(self) -> list[str]:
+        return list(dict.fromkeys(self.table["cell"]))
+
+    @property
+    def two_networks(self) -> bool:
+        """Whether the gain's network measured the distance as well, in addition to the price's network."""
+        return f"distance of {self.settings.get('scorer')}" in self.table
+
+    @property
+    def ends(self) -> list[str]:
+        """The concept and, where it has one, its opposite."""
+        return [name for name in (self.concept, str(self.settings["opposite"])) if name]
+
+    @property
+    def exchangeable(self) -> bool:
+        """Whether the price's network scored the concept as well, so that the two can trade places (`swapped`)."""
+        return self.two_networks and all(f"{self.settings.get('price')} scored {end}" in self.table for end in self.ends)
+
+    def on(self, scale: Scale) -> SteeringSweep:
+        """The same sweep on another scale: "raw" as measured, "clipped" to the range in which the scorer was calibrated.
+
+        Raises ValueError if the scorer has no such range.
+        """
+        end = self.settings.get("calibrated")
+        if scale == "raw":
+            return self
+        if scale != "clipped" or not end:
+            raise ValueError(
+                f"scale is {scale!r}, expected 'raw'"
+                + (" or 'clipped'." if end else f": the {self.settings['scorer']} has no calibrated range.")
+            )
+        columns = [name for name in self.table if name.startswith("scored ")]
+        table = self.table.assign(**{name: self.table[name].clip(-end, end) for name in columns})
+        return self._scored(table, "scored ")
+
+    def swapped(self) -> SteeringSweep:
+        """The same sweep with its two networks exchanged: the price's network measures the gain, the gain's network the price.
+
+        Raises ValueError if one network measured both, or if the price's network did not score the concept.
+        """
+        gain = self.settings.get("scorer", "unknown")
+        price = self.settings.get("price", gain)
+        if not self.two_networks:
+            raise ValueError(f"One network, the {gain}, measured both gain and price: there is nothing to exchange.")
+        if not self.exchangeable:
+            raise ValueError(
+                f"The {price} measured the price, but did not score {' and '.join(self.ends)}: it cannot measure the gain."
+            )
+        theirs = {f"{gain} scored {end}": self.table[f"scored {end}"] for end in self.ends}
+        table = self.table.assign(
+            distance=self.table[f"distance of {gain}"], **{f"distance of {price}": self.table["distance"]}, **theirs
+        )
+        return replace(
+            self._scored(table, f"{price} scored "),
+            settings={**self.settings, "scorer": price, "price": gain, "calibrated": None},
+        )
+
+    def repriced(self) -> SteeringSweep:
+        """The same gains over the price by the gain's own network, which may favor itself: for comparison."""
+        gain = self.settings.get("scorer", "unknown")
+        if not self.two_networks:
+            raise ValueError(f"One network, the {gain}, measured both gain and price: there is no other price.")
+        return replace(self, table=self.table.assign(distance=self.table[f"distance of {gain}"]))
+
+    def _scored(self, table: pd.DataFrame, prefix: str) -> SteeringSweep:
+        score = between_ends(table, prefix, self.concept, str(self.settings["opposite"]))
+        return replace(self, table=table.assign(score=score.astype("float32")))
+
+    def family(self, name: str) -> list[str]:
+        """The cells that a name stands for: the cell itself, or its numbered cells ("caa random layers" for sets 1, 2 and 3).
+
+        Raises ValueError for a name that is neither.
+        """
+        found = [
+            cell
+            for cell in self.cells
+            if cell == name or (cell.startswith(f"{name} ") and cell.removeprefix(f"{name} ").isdigit())
+        ]
+        if not found:
+            raise ValueError(f"No cell {name!r} in this sweep. There are: {', '.join(self.cells)}.")
+        return found
+
+    @property
+    def _reference(self) -> list[str]:
+        return [str(REWRITTEN)] if str(REWRITTEN) in self.cells else self.cells
+
+    def points(self, table: pd.DataFrame | None = None) -> pd.DataFrame:
+        """Mean distance and score by cell and strength, averaged first over each prompt's seeds, then over prompts."""
+        table = self.table if table is None else table
+        means = table.groupby(["cell", "prompt", "strength"], sort=False)[["distance", "score"]].mean()
+        return means.groupby(level=["cell", "strength"], sort=False).mean().reset_index()
+
+    def curves(self) -> pd.DataFrame:
+        """One row per cell and strength: the measurements averaged over prompts, and the score's 95 % interval (low, high).
+
+        off: share of clips that failed, are silent, are clipped in more than 1 % of their samples, or differ by more than 6 dB
+        from the unsteered level.
+        """
+        base = self.table[self.table["strength"] == 0].drop_duplicates(["prompt", "seed"]).set_index(["prompt", "seed"])["level"]
+        before = base.reindex(pd.MultiIndex.from_frame(self.table[["prompt", "seed"]])).to_numpy()
+        off = (
+            self.table["failed"]
+            | self.table["silent"].astype(bool)
+            | (self.table["clipped"] > 0.01)
+            | ((self.table["level"] - before).abs() > 6)
+        )
+        names = ["score", "distance", "chroma", "beat", "tempo", "onsets", "mode", "register", "centroid", "off"]
+        each = (
+            self.table.assign(off=off.astype(float))
+            .groupby(["cell", "method", "sites", "strength", "prompt"], sort=False)[names]
+            .mean()
+        )
+        grouped = each.groupby(level=["cell", "method", "sites", "strength"], sort=False)
+        curve = grouped.mean()
+        bounds = [interval(values.to_numpy()) for _, values in grouped["score"]]
+        curve.insert(1, "low", [low for low, _ in bounds])
+        curve.insert(2, "high", [high for _, high in bounds])
+        return curve.reset_index().sort_values(
+            ["cell", "strength"], key=lambda c: c.map(self.cells.index) if c.name == "cell" else c, ignore_index=True
+        )
+
+    @cached_property
+    def _pseudo(self) -> pd.DataFrame:
+        """Each prompt's contribution to the AUC of each cell."""
+        return pseudo_values(self.table, lambda table: self._aucs(table)["auc"])
+
+    @cached_property
+    def _areas(self) -> pd.DataFrame:
+        return self._aucs(self.table)
+
+    def areas(self) -> pd.DataFrame:
+        """The AUC of each cell and the share of the budget that it reached, by cell: `summary` without the slower statistics."""
+        return self._areas[["auc", "reached"]].copy()
+
+    def _aucs(self, table: pd.DataFrame) -> pd.DataFrame:
+        if table.empty:
+            raise ValueError("The table of this sweep is empty: there is nothing to summarize.")
+        return steering_auc(self.points(table).assign(concept=self.concept), self._reference).set_index("cell")
+
+    def summary(self) -> pd.DataFrame:
+        """One row per cell: the AUC with its interval, and how certain, monotonic, smooth and specific the steering is.
+
+        p_beyond: one-sided p-value, where the null hypothesis is that the AUC is not larger than that of the random direction (or
+        random features) on the same prompts. p_rising: the same for a score that does not rise with the strength within the
+        budget (each prompt's slope is one value). share: the AUC over that of rewriting the prompt. auc_repriced: the AUC over
+        the price by the gain's own network (`repriced`), NaN if one network measured both. steerable: both p-values at most .05,
+        and share at least .1; for many axes, see `audioscope.steer.benchmark.steerable`, which corrects for their number.
+        spearman: rank correlation of strength and mean score, within and up to the budget; it falls where a curve saturates.
+        gain: in score, up to the budget, mean of both sides. specificity: mean movement of unrelated concepts per unit of
+        movement of this one, at the largest strength within the budget (0 is perfect). budget: the distance that rewriting the
+        prompt takes, mean of both sides. reached: the share of the budget that the strengths covered.
+        """
+        aucs, points = self._areas, self.points()
+        chance = next((name for name in self.cells if name.partition(" ")[0] == "random"), None)
+        bounds = {name: interval(self._pseudo[name].to_numpy(), float(aucs.loc[name, "auc"])) for name in self.cells}
+        named = self.table.drop_duplicates("cell").set_index("cell")
+        units = self.table[["prompt", "seed"]].drop_duplicates()
+        rewritten = float(aucs.loc[str(REWRITTEN), "auc"]) if str(REWRITTEN) in self.cells else np.nan
+        repriced = self.repriced().areas()["auc"].to_dict() if self.two_networks else {}
+        lines = []
+        for name in self.cells:
+            area = aucs.loc[name]
+            cutoffs = {1: float(area["cutoff_positive"]), -1: float(area["cutoff_negative"])}
+            mine = points[points["cell"] == name]
+            curves = {side: within(mine, side, cutoff) for side, cutoff in cutoffs.items()}
+            curves = {side: curve for side, curve in curves.items() if len(curve) > 1}
+            kept = pd.concat([*curves.values(), mine.iloc[:0]]).drop_duplicates("strength")
+            gains = [side * (curve["score"].iloc[-1] - curve["score"].iloc[0]) for side, curve in curves.items()]
+            rank = float(kept[["strength", "score"]].corr("spearman").iloc[0, 1]) if len(kept) > 2 else np.nan
+            low, high = bounds[name]
+            judged = chance is not None and name != chance
+            difference = self.compare(name, chance) if judged and chance else None
+            p_beyond = np.nan if difference is None else difference.p / 2 if difference.more > 0 else 1 - difference.p / 2
+            p_rising, share = self._rising(name, mine, cutoffs), float(area["auc"]) / rewritten
+            lines.append({
+                "concept": self.concept, "method": named.loc[name, "method"], "sites": named.loc[name, "sites"],
+                "auc": float(area["auc"]), "auc_low": low, "auc_high": high,
+                "auc_repriced": repriced.get(name, np.nan), "p_beyond": p_beyond, "p_rising": p_rising, "share": share,
+                "steerable": bool(max(p_beyond, p_rising) <= SURE and share >= FLOOR) if judged and np.isfinite([p_beyond, p_rising]).all() else None, "spearman": rank,
+                "prompts": units["prompt"].nunique(), "seeds": len(units) // units["prompt"].nunique(),
+                "gain": float(np.mean(gains)) if gains else np.nan, "specificity": self._specificity(name, mine, cutoffs),
+                "smoothness": smoothness(kept["strength"].to_numpy(float), kept["score"].to_numpy(float)) if len(kept) else np.nan,
+                "budget": float(np.mean([cutoffs[side] for side in curves])) if curves else np.nan, "reached": float(area["reached"]),
+                "largest": float(mine["strength"].abs().max()),
+            })  # fmt: skip
+        return pd.DataFrame(lines)
+
+    def _rising(self, name: str, points: pd.DataFrame, cutoffs: dict[int, float]) -> float:
+        """One-sided p-value for a score that does not rise with the strength within the budget: a t-test of prompts' slopes."""
+        inside = {0.0}
+        for side, cutoff in cutoffs.items():
+            half = points[points["strength"] * side > 0].sort_values("strength", key=abs)
+            near = half[half["distance"] <= cutoff + 1e-9]
+            inside |= set((near if len(near) else half[:1])["strength"])
+        rows = self.table[(self.table["cell"] == name) & self.table["strength"].isin(inside)]
+        each = rows.groupby(["prompt", "strength"])["score"].mean().unstack("strength").dropna()
+        if len(each) < 2 or each.shape[1] < 2:
+            return np.nan
+        strength = each.columns.to_numpy(float) - each.columns.to_numpy(float).mean()
+        slopes = each.to_numpy(float) @ strength
+        if np.ptp(slopes) < 1e-12:  # all equal: no error to divide by
+            return 0.0 if slopes[0] > 0 else 1.0
+        return float(stats.ttest_1samp(slopes, 0.0, alternative="greater").pvalue)
+
+    def _specificity(self, name: str, points: pd.DataFrame, cutoffs: dict[int, float]) -> float:
+        groups = shipped_groups()
+        group = self.settings["group"] or groups.get(self.concept, "")
+        scored = [c for c in self.table.columns if c.startswith("scored ")]
+        others = [
+            c
+            for c in scored
+            if c[7:] not in (self.concept, self.settings["opposite"]) and (not group or groups.get(c[7:]) != group)
+        ]
+        means = self.table[self.table["cell"] == name].groupby("strength")[["score", *others]].mean()
+        found = []
+        for side, cutoff in cutoffs.items():
+            inside = points[(points["strength"] * side > 0) & (points["distance"] <= cutoff + 1e-9)]
+            if len(inside):
+                move = means.loc[inside["strength"].max() if side > 0 else inside["strength"].min()] - means.loc[0.0]
+                if others and abs(move["score"]) > 0:
+                    found.append(float(move[others].abs().mean() / abs(move["score"])))
+        return float(np.mean(found)) if found else np.nan
+
+    def compare(self, one: str, other: str) -> Difference:
+        """How much larger the AUC of one cell is than another's on the same prompts; numbered cells count as their mean.
+
+        "caa random layers" stands for such numbered cells (see `family`). The interval and p come from a paired t-test on the
+        prompts' pseudo-values. Raises ValueError for an unknown cell.
+        """
+        mine, theirs = self.family(one), self.family(other)
+        aucs = self._areas["auc"]
+        more = float(aucs[mine].mean() - aucs[theirs].mean())
+        each = (self._pseudo[mine].mean(axis=1) - self._pseudo[theirs].mean(axis=1)).to_numpy()
+        return Difference(more, *interval(each, more), chance_of(each, more))
+
+    def tracks(self, cell_name: str | None = None) -> list[Track]:
+        """The clips of one cell (None: the first) for a slider, one track per prompt and seed; empty if no clips were kept."""
+        name = self.cells[0] if cell_name is None else cell_name
+        if name not in self.cells:
+            raise UnknownName(f"No cell {name!r} in this sweep. There are: {', '.join(self.cells)}.")
+        rows = self.table[(self.table["cell"] == name) & (self.table["clip"] != "")].sort_values("strength")
+        tracks = []
+        for (text, seed), part in rows.groupby(["text", "seed"], sort=False):
+            clips = [Clip.load(self.folder / row.clip, prompt=str(text), seed=int(row.seed)) for row in part.itertuples()]
+            tracks.append(Track(f"{text} (seed {seed})", part["strength"].tolist(), clips, captions(part)))
+        return tracks
+
+    def to_frame(self) -> pd.DataFrame:
+        """One row per cell: see `summary`."""
+        return self.summary()
+
+    def chart(self) -> Any:
+        """Score over distance, with one line per cell, as an Altair chart."""
+        return view("SteeringSweep.chart")(self.curves(), self.concept, str(self.settings["opposite"]))
+
+    def explore(self, model: Any = None, vector: SteeringVector | None = None) -> Any:
+        """A widget for JupyterLab: choose a way to steer and a prompt, move the slider, and see where you are on the curve.
+
+        model, vector: regenerate clips of `tiny` that were not kept, for the standard methods; None means the shipped model, if
+        the sweep was made with its weights, and the vector in the sweep's folder, or the shipped vector. Other sweeps need
+        clips=True. Raises ValueError for a model with other weights.
+        """
+        return view("SteeringSweep.explore")(self, model, vector)
+
+    def save(self, folder: str | Path) -> Path:
+        """Write clips.parquet (the table) and steering.json (the settings); returns the folder. The audio stays where it is."""
+        folder = Path(folder).expanduser()
+        folder.mkdir(parents=True, exist_ok=True)
+        write_whole(folder / "clips.parquet", lambda path: self.table.to_parquet(path, compression="zstd"))
+        write_whole(
+            folder / "steering.json", lambda path: path.write_text(json.dumps(self.settings, indent=1, default=plain) + "\n")
+        )
+        return folder
+
+    @classmethod
+    def load(cls, folder: str | Path) -> SteeringSweep:
+        """Read what `save` wrote. Raises FileNotFoundError if the folder contains no sweep."""
+        folder = Path(folder).expanduser()
+        if not (folder / "steering.json").exists():
+            raise FileNotFoundError(
+                f"{folder} does not contain a steering sweep: make one with audioscope.steer.steering_sweep or "
+                "`audioscope steer`."
+            )
+        return cls(pd.read_parquet(folder / "clips.parquet"), json.loads((folder / "steering.json").read_text()), folder)
+
+    def __repr__(self) -> str:
+        rows = self.summary()
+        lines = [
+            f"  {r.method} {r.sites}: AUC {r.auc:.3f} [{r.auc_low:.3f}, {r.auc_high:.3f}], Spearman {r.spearman:.2f}"
+            for r in rows.itertuples()
+        ]
+        axis = f"{self.concept} / {self.settings['opposite']}" if self.settings["opposite"] else self.concept
+        return "\n".join(
+            [
+                f"SteeringSweep({axis}, {self.settings['model']}: {rows['prompts'].iloc[0]} prompts x "
+                f"{rows['seeds'].iloc[0]} seeds)",
+                *lines,
+            ]
+        )
+
+
+@dataclass(frozen=True)
+class Track:
+    """The clips of one slider, from the strongest steering away from the concept to the strongest toward it.
+
+    strengths: strictly increasing. captions: the text for each clip (its score, its distance).
+    """
+
+    title: str
+    strengths: Sequence[float]
+    clips: Sequence[Clip]
+    captions: Sequence[str]
+
+    def __post_init__(self) -> None:
+        if not len(self.strengths) == len(self.clips) == len(self.captions) >= 2:
+            raise ValueError(
+                f"The track {self.title!r} has {len(self.strengths)} strengths, {len(self.clips)} clips and {len(self.captions)} "
+                "captions, expected the same number of each, at least 2."
+            )
+        if list(self.strengths) != sorted(set(self.strengths)):
+            raise ValueError(f"The strengths of {self.title!r} are {list(self.strengths)}, expected strictly increasing values.")

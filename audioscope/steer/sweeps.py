@@ -1,0 +1,381 @@
+"""The steering sweep: every method at every strength, on prompts that never name the concept, and what comes out."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Unpack
+
+import numpy as np
+import pandas as pd
+from torch import Tensor
+
+from audioscope.atlas.atlas import Atlas
+from audioscope.audio import Clip
+from audioscope.concepts import Concept, Pair, choose
+from audioscope.model import Model
+from audioscope.scoring import measures
+from audioscope.scoring.scorers import Scorer, completed, default_scorer, feature_distance, listener_scorer
+from audioscope.steer.caa import caa, steering_sites
+from audioscope.steer.cells import REWRITTEN, TEXT_BLEND
+from audioscope.steer.methods import SteeringMethod, prompt_switch_method, standard_methods, vector_method
+from audioscope.steer.results import SteeringSweep, between_ends
+from audioscope.steer.vectors import SteeringVector
+from audioscope.store import key, run_units, safe_name
+from audioscope.tracing import Row, Sampling, SamplingKeywords
+
+BATCH = 16  # rows per batch: larger batches are not faster on a CPU
+GRID = (0.3, 0.8, 2.0, 5.0)  # strengths that a calibration tries
+TRIED = (1 / 3, 2 / 3, 1.0)  # shares of the largest strength, tried instead if a method has one
+# Shares of the calibrated strength. The last goes well beyond the budget, which differs between prompts: the area of a curve that
+# ends before the budget cannot be compared.
+SHARES = (0.4, 0.7, 1.0, 1.3, 1.9)
+BOTH_SHARES = (0.6, 1.0, 1.8)  # on each of two sides
+
+
+@dataclass(frozen=True)
+class _Bench:
+    """A model, a concept and two scorers, checked: generates rows and measures the clips.
+
+    scorer: measures the gain. price: its network measures the distance; a different network if there are two.
+    """
+
+    model: Model
+    concept: Concept
+    scorer: Any
+    price: Any
+    run: Sampling
+    batch_size: int
+
+    def check(self) -> None:
+        for each in (self.scorer, self.price):
+            each.check(self.model)
+        for name in self.ends:
+            if name not in self.scorer.concepts:
+                raise ValueError(f"The {self.scorer.name} cannot score {name!r}: it knows {', '.join(self.scorer.concepts)}.")
+        if not hasattr(self.price, "layers"):
+            raise ValueError(
+                f"The scorer {self.price.name!r} has no layers(), from which the distance to the unsteered clip is computed: "
+                "pass another scorer as price=."
+            )
+
+    @property
+    def ends(self) -> list[str]:
+        return [name for name in (self.concept.name, self.concept.opposite) if name]
+
+    def pairs(self, split: str, count: int, without: Iterable[str] = ()) -> tuple[Pair, ...]:
+        seen = set(without)
+        found = tuple(pair for pair in self.concept.neutral_pairs(split) if pair.neutral not in seen)
+        if not 1 <= count <= len(found):
+            raise ValueError(
+                f"prompts is {count}, expected 1 to {len(found)}, the available neutral prompts of {self.concept.name!r} in "
+                f"split {split!r}."
+            )
+        return found[:count]
+
+    def sound(self, rows: Sequence[Row]) -> tuple[Tensor, np.ndarray]:
+        """Audio [rows, channels, samples] with NaN replaced by silence, and which rows are finite, [rows]."""
+        run = self.model.run_in_batches(rows, self.batch_size, **self.run)
+        assert run.audio is not None
+        return run.audio, run.finite.numpy()
+
+    def distances(self, scorer: Any, audio: Tensor, finite: np.ndarray) -> np.ndarray:
+        """How different each clip sounds from the first, to a scorer's network, [clips]; NaN where either is not finite.
+
+        The last axis of the network's layers is averaged first: time for the listener and the judge, 10 s windows for CLAP.
+        """
+        layers = [values.mean(-1) for values in scorer.layers(audio, self.model.rate)]
+        far = feature_distance(layers, [values[:1].expand_as(values) for values in layers]).cpu().numpy()
+        return np.where(finite & finite[0], far, np.nan)
+
+    def heard(self, audio: Tensor, finite: np.ndarray) -> pd.DataFrame:
+        """What both scorers measure in clips, the first of which is unsteered.
+
+        Columns: `score`, `distance`, "scored ..." for each concept, and, if the price has a network of its own, that network's
+        scores of the ends and the distance by the scorer's network.
+        """
+        scores = self.scorer(audio, self.model.rate).astype("float32")
+        found = pd.DataFrame({"distance": self.distances(self.price, audio, finite)}).join(scores.add_prefix("scored "))
+        if self.price is not self.scorer:
+            theirs = self.price(audio, self.model.rate).astype("float32")
+            for name in self.ends:
+                if name in theirs:
+                    found[f"{self.price.name} scored {name}"] = theirs[name]
+            if hasattr(self.scorer, "layers"):
+                found[f"distance of {self.scorer.name}"] = self.distances(self.scorer, audio, finite)
+        found.insert(0, "score", between_ends(found, "scored ", self.concept.name, self.concept.opposite))
+        found = found.astype("float32")
+        found.loc[~finite] = np.nan
+        return found
+
+
+def _bench(
+    model: Model, concept: str | Concept, scorer: Scorer | None, price: Scorer | None, batch_size: int, sampling: SamplingKeywords
+) -> _Bench:
+    model.check_unsteered("a sweep")
+    chosen = choose([concept])[0]
+    if scorer is None and model.adapter.scorer == "listener":
+        scorer, price = listener_scorer("judge"), price or listener_scorer()
+    scorer = default_scorer(model) if scorer is None else completed(scorer)
+    bench = _Bench(model, chosen, scorer, scorer if price is None else completed(price), model.sampling(**sampling), batch_size)
+    bench.check()
+    return bench
+
+
+def calibrate(
+    model: Model,
+    concept: str | Concept,
+    methods: Sequence[SteeringMethod],
+    budget: float | None = None,
+    *,
+    grid: Sequence[float] = GRID,
+    split: str = "select",
+    prompts: int = 6,
+    without: Iterable[str] = (),
+    scorer: Scorer | None = None,
+    price: Scorer | None = None,
+    batch_size: int = BATCH,
+    out: str | Path | None = None,
+    progress: bool = True,
+    **sampling: Unpack[SamplingKeywords],
+) -> pd.DataFrame:
+    """Find the strength at which each method moves clips by `budget` from the unsteered ones, to compare all at equal price.
+
+    budget: a value of the sweep's `distance`; None means the distance of rewriting the prompt, for each side. The strengths in
+    `grid` are tried on prompts of the selection split, and the distance is interpolated between them; scores play no part.
+    without, scorer, price: as for `steering_sweep`. out: folder for the results of the trial, resumed if it exists, and readable
+    by `SteeringSweep.load`. Returns one row per method and side: cell, side (1, and -1 if the concept has an opposite), strength,
+    budget, distance (at that strength, by interpolation) and reached (False if even the largest strength stays short of the
+    budget; the row then contains that strength).
+    """
+    bench = _bench(model, concept, scorer, price, batch_size, sampling)
+    if not grid or min(grid) <= 0:
+        raise ValueError(f"grid is {list(grid)}, expected strengths above 0.")
+    if budget is not None and not budget > 0:
+        raise ValueError(f"budget is {budget}, expected a distance above 0, or None for the distance of rewriting the prompt.")
+    sides = (1, -1) if bench.concept.opposite else (1,)
+    tried_methods = list(methods)
+    if str(REWRITTEN) not in [method.cell for method in methods]:
+        tried_methods.append(prompt_switch_method(bench.run["steps"]))
+    strengths = {
+        method.cell: [
+            side * s for side in sides for s in (sorted(grid) if method.largest is None else [method.largest * t for t in TRIED])
+        ]
+        for method in tried_methods
+    }
+    trial = _run(
+        bench,
+        tried_methods,
+        strengths,
+        bench.pairs(split, prompts, without),
+        1,
+        split,
+        out,
+        False,
+        False,
+        progress,
+        "calibrating",
+    )
+    distance = trial.points().set_index(["cell", "strength"])["distance"]
+    lines = []
+    for side in sides:
+        limit = float(distance[str(REWRITTEN), float(side)]) if budget is None else budget
+        for method in methods:
+            if method.largest is not None:
+                strength, far = method.largest, np.nan
+            else:
+                mine = distance[method.cell]
+                mine = mine[mine.index * side > 0].sort_index(key=abs)
+                strength, far = _strength_at(limit, np.abs(mine.index.to_numpy(float)), mine.to_numpy(float))
+            lines.append({"cell": method.cell, "side": side, "strength": side * strength, "budget": limit, "distance": far,
+                          "reached": not far < limit * 0.999})  # fmt: skip
+    return pd.DataFrame(lines)
+
+
+def _strength_at(budget: float, strengths: np.ndarray, distances: np.ndarray) -> tuple[float, float]:
+    """The strength, at most the largest, at which an increasing curve of distances reaches a budget, and the distance there.
+
+    Between two strengths, and below the smallest, the distance is modeled as a power of the strength.
+    """
+    logs = np.log(strengths), np.log(np.maximum.accumulate(np.maximum(distances, 1e-9)))
+    if logs[1][0] > np.log(budget):  # below all that were tried: a squared distance grows roughly with the square of the strength
+        return float(np.exp(logs[0][0] - (logs[1][0] - np.log(budget)) / 2)), budget
+    strength = float(np.exp(np.interp(np.log(budget), logs[1], logs[0])))
+    return strength, min(budget, float(np.exp(logs[1][-1])))
+
+
+def strengths_from(calibration: pd.DataFrame, steps: int) -> dict[str, list[float]]:
+    """Six or seven strengths per cell of a calibration, from 0 to well beyond the budget; for PCI, multiples of 1 / `steps`."""
+    result = {}
+    for name, rows in calibration.groupby("cell", sort=False):
+        shares: tuple[float, ...] = BOTH_SHARES if len(rows) > 1 else SHARES
+        if name == str(REWRITTEN):
+            shares = tuple(max(1, round(steps * i / len(shares))) / steps for i in range(1, len(shares) + 1))
+        result[str(name)] = sorted({0.0, *(float(s) * share for s in rows["strength"] for share in shares)})
+    return result
+
+
+def steering_sweep(
+    model: Model,
+    concept: str | Concept,
+    methods: Sequence[SteeringMethod] | SteeringVector | None = None,
+    strengths: Sequence[float] | Mapping[str, Sequence[float]] | None = None,
+    *,
+    prompts: int = 8,
+    seeds: int = 2,
+    split: str = "test",
+    without: Iterable[str] = (),
+    scorer: Scorer | None = None,
+    price: Scorer | None = None,
+    atlas: Atlas | None = None,
+    batch_size: int = BATCH,
+    out: str | Path | None = None,
+    grid: Sequence[float] = GRID,
+    clips: bool = False,
+    progress: bool = True,
+    **sampling: Unpack[SamplingKeywords],
+) -> SteeringSweep:
+    """Steer neutral prompts toward a concept with several methods and strengths, and measure the gain and the price.
+
+    methods: ways to steer, such as `standard_methods` returns; one vector; or None for the standard methods, with vectors made by
+    `caa`.
+    strengths: for all methods, or by cell (`method.cell`); strength 0 is always added. None calibrates each method on the
+    selection split, with the strengths in `grid` (see `calibrate`).
+    prompts, seeds: the number of neutral prompts of `split`, and of seeds for each; a unit of the sweep is one prompt and seed
+    with all methods and strengths, in batches of `batch_size` rows.
+    without: neutral prompts to leave out, such as those that an SAE was trained on.
+    scorer: measures the gain. price: measures the distance from the unsteered clip, by its network's layers, and so sets the
+    strengths; pass a different network from the scorer's, or what pleases one network counts twice. If both are None, they are
+    the judge and the listener for `tiny`, and otherwise both are the model's own scorer.
+    out: folder for the results, including vectors and calibration, resumed if it exists; None means a temporary folder.
+    clips: also keep the audio.
+    Raises ValueError, or UnknownName, for input out of range, before anything is generated.
+    """
+    bench = _bench(model, concept, scorer, price, batch_size, sampling)
+    chosen = bench.concept
+    without = set(without)
+    pairs = bench.pairs(split, prompts, without)
+    if seeds < 1:
+        raise ValueError(f"seeds is {seeds}, expected at least 1.")
+    folder = Path(out).expanduser() if out is not None else Path(tempfile.mkdtemp(prefix="audioscope-steer-"))
+    folder.mkdir(parents=True, exist_ok=True)
+    if methods is None:
+        for which in ("functional", "own"):
+            steering_sites(model, chosen, which, atlas)  # raises before the vector is made
+        built = min(50, len(chosen.split("build")))
+        vector, shuffled = (
+            caa(
+                model, chosen, "cross", built, normalize=False, shuffle=shuffle, file=folder / name, progress=progress, **sampling
+            )
+            for name, shuffle in (("vector", None), ("shuffled", 0))
+        )
+        methods = standard_methods(model, chosen, vector, shuffled, atlas, bench.run.steps)
+    elif isinstance(methods, SteeringVector):
+        methods = [vector_method(methods, "vector's")]
+    if strengths is None:
+        found = calibrate(
+            model, chosen, methods, grid=grid, without=without, scorer=bench.scorer, price=bench.price, batch_size=batch_size, out=folder / "calibration",
+            progress=progress, **sampling
+        )  # fmt: skip
+        strengths = strengths_from(found, bench.run["steps"])
+    names = [method.cell for method in methods]
+    by_cell = dict(strengths) if isinstance(strengths, Mapping) else dict.fromkeys(names, strengths)
+    if set(by_cell) != set(names):
+        raise ValueError(f"strengths names {sorted(by_cell)}, but the methods are {names}.")
+    return _run(bench, methods, by_cell, pairs, seeds, split, folder, clips, True, progress, "steering")
+
+
+def _run(
+    bench: _Bench, methods: Sequence[SteeringMethod], strengths: Mapping[str, Sequence[float]], pairs: Sequence[Pair], seeds: int, split: str,
+    out: str | Path | None, clips: bool, measured: bool, progress: bool, desc: str,
+) -> SteeringSweep:  # fmt: skip
+    """Run a sweep with everything chosen. measured: also measure tempo, key and so on, which takes a third of the time."""
+    chosen = bench.concept
+    names = [method.cell for method in methods]
+    if len(set(names)) < len(names):
+        raise ValueError(f"Duplicate method names: {names}.")
+    by_cell = {name: sorted({0.0, *map(float, values)}) for name, values in strengths.items()}
+    variants = [(method, strength) for method in methods for strength in by_cell[method.cell] if strength]
+    if not variants:
+        raise ValueError("All strengths are 0, so nothing would be steered: expected at least one other.")
+    for method, strength in variants:
+        if not abs(strength) < 1e6:
+            raise ValueError(f"Strength {strength} of {method.cell!r} is not finite, or not below 1e6 in magnitude.")
+        if method.largest is not None and abs(strength) > method.largest:
+            raise ValueError(
+                f"Strength {strength:g} of {method.cell!r} is out of range: expected at most {method.largest:g} in magnitude."
+            )
+    if not chosen.opposite and any(
+        strength < 0 and method.name in (REWRITTEN.method, TEXT_BLEND) for method, strength in variants
+    ):
+        raise ValueError(f"{chosen.name!r} has no opposite, so a prompt cannot be rewritten to it: use strengths above 0.")
+    settings = {
+        "model": bench.model.name, "fingerprint": bench.model.fingerprint, "concept": chosen.name, "opposite": chosen.opposite, "split": split,
+        "scorer": bench.scorer.name, "scorer_fingerprint": bench.scorer.fingerprint, "units": bench.scorer.units,
+        "calibrated": getattr(bench.scorer, "calibrated", None), "price": bench.price.name, "price_fingerprint": bench.price.fingerprint,
+        **bench.run, "batch_size": bench.batch_size, "clips": clips, "rate": bench.model.rate, "group": chosen.group,
+        "methods": {a.cell: {"strengths": by_cell[a.cell], **a.metadata} for a in methods},
+    }  # fmt: skip
+    units = [
+        {"concept": chosen.name, "prompt": pair.index, "text": pair.neutral, "towards": pair.clean,
+         "away": pair.corrupted if chosen.opposite else "", "seed": chosen.seed(pair, n)}
+        for pair in pairs for n in range(seeds)
+    ]  # fmt: skip
+    by_number = {pair.index: pair for pair in pairs}
+    folder = Path(out).expanduser() if out is not None else Path(tempfile.mkdtemp(prefix="audioscope-steer-"))
+
+    def work(unit: dict[str, Any]) -> pd.DataFrame:
+        return _do_unit(bench, unit, by_number[unit["prompt"]], variants, folder if clips else None, measured)
+
+    table = run_units(folder, settings, units, work, progress, f"{desc} {chosen.name}")
+    result = SteeringSweep(table, settings, folder)
+    result.save(folder)
+    return result
+
+
+def _do_unit(
+    bench: _Bench,
+    unit: dict[str, Any],
+    pair: Pair,
+    variants: list[tuple[SteeringMethod, float]],
+    folder: Path | None,
+    measured: bool,
+) -> pd.DataFrame:
+    """All methods and strengths of one prompt and seed: one row per method and strength, the unsteered clip once per method."""
+    rows = [Row(pair.neutral, unit["seed"])]
+    rows += [Row(pair.neutral, unit["seed"], method.on(pair, strength, unit["seed"])) for method, strength in variants]
+    audio, finite = bench.sound(rows)
+    found = bench.heard(audio, finite)
+    if measured:
+        found = _measured(audio, finite, bench.model.rate).join(found)
+    found["failed"], found["clip"] = ~finite, ""
+    labels = [("", "", 0.0)] + [(method.name, method.sites, strength) for method, strength in variants]
+    found[["method", "sites", "strength"]] = labels
+    if folder is not None:
+        for i, (method, sites, strength) in enumerate(labels):
+            if finite[i]:
+                name = f"{safe_name(f'{method} {sites}')}_{strength:+.9g}" if method else "unsteered"
+                file = f"clips/{unit['prompt']:03d}-{key(unit)[:8]}/{name}.flac"
+                Clip(audio[i].numpy(), bench.model.rate).save(folder / file)
+                found.loc[i, "clip"] = file
+    zero = found.iloc[:1]
+    parts = [zero.assign(method=m, sites=s) for m, s in dict.fromkeys(label[:2] for label in labels[1:])]
+    table = pd.concat([*parts, found.iloc[1:]], ignore_index=True)
+    metadata = {"model": bench.model.name, "concept": bench.concept.name, "opposite": bench.concept.opposite, **unit}
+    return table.assign(**metadata, cell=table["method"] + " " + table["sites"])
+
+
+def _measured(audio: Tensor, finite: np.ndarray, rate: int) -> pd.DataFrame:
+    """Plain measurements of clips, the first of which is unsteered; NaN where a clip is not finite."""
+    found = pd.concat([measures.measure(audio, rate), measures.faults(audio)], axis=1).drop(columns="key")
+    found["chroma"] = measures.chroma_similarity(audio, audio[:1].expand_as(audio), rate)
+    beats = measures.beats(audio, rate)
+    found["beat"] = [measures.beat_agreement(own, beats[0]) for own in beats]
+    columns = found.columns.drop("silent")
+    found[columns] = found[columns].astype("float32")
+    found.loc[~finite, columns] = np.nan
+    if not finite[0]:
+        found[["chroma", "beat"]] = np.nan
+    return found

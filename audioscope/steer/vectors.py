@@ -1,0 +1,343 @@
+"""Steering vectors: the direction of a concept at each site and noise level, as frozen values with arithmetic and files."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import pandas as pd
+import safetensors.torch
+import torch
+from safetensors import SafetensorError
+from torch import Tensor
+
+from audioscope.edits import Branch, Edit, Here, Which, check_seconds, within
+from audioscope.sites import Site, Sites
+from audioscope.store import plain, write_whole
+
+FORMAT = 1  # version of the file format
+Mode = Literal["add", "keep_norm", "project_out"]
+
+
+@dataclass(frozen=True, eq=False)
+class SteeringVector:
+    """What to add to the outputs of some sites to get more of a concept (TADA, section 3, eq. 6).
+
+    directions: site path -> float32 [levels, width], dimensionless: at strength 1, a direction of norm 1 adds a vector as long as
+    the site's mean output norm. norms: site path -> float32 [levels], this mean norm. sigmas: float32 [levels], the noise levels,
+    strictly decreasing. model, fingerprint: the model that the activations come from, and the hash of its weights. metadata: how
+    the vector was made (concept, against, branch, pairs, a hash of the prompts, version), JSON values only.
+
+    `+ - * /` and unary minus act on what the vector adds; both vectors must come from the same model. Raises ValueError for
+    inconsistent shapes, for values that are not finite, and for vectors that cannot be combined.
+    """
+
+    directions: Mapping[str, Tensor]
+    norms: Mapping[str, Tensor]
+    sigmas: Tensor
+    model: str
+    fingerprint: str
+    metadata: Mapping[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        levels = self.sigmas.shape
+        if len(levels) != 1 or not levels[0] or not self.directions or self.directions.keys() != self.norms.keys():
+            raise ValueError(
+                "A steering vector needs at least one noise level, and directions and norms for the same sites, at least one."
+            )
+        if not bool((self.sigmas[1:] < self.sigmas[:-1]).all()):
+            raise ValueError(f"sigmas is {self.sigmas.tolist()}, expected strictly decreasing noise levels.")
+        for path, values in self.directions.items():
+            if values.ndim != 2 or values.shape[:1] != levels or self.norms[path].shape != levels:
+                raise ValueError(
+                    f"{path} has directions {list(values.shape)} and norms {list(self.norms[path].shape)}, expected [levels, width] "
+                    f"and [levels] for {levels[0]} noise levels."
+                )
+            if not (torch.isfinite(values).all() and torch.isfinite(self.norms[path]).all()):
+                raise ValueError(f"The directions or norms of {path} contain NaN or infinity.")
+
+    @property
+    def paths(self) -> tuple[str, ...]:
+        """The module paths of its sites."""
+        return tuple(self.directions)
+
+    @cached_property
+    def _rising(self) -> tuple[np.ndarray, dict[str, Tensor]]:
+        """Noise levels, increasing, and what strength 1 adds at each, in the units of the activations."""
+        scaled = {path: (self.directions[path] * self.norms[path][:, None]).flip(0) for path in self.paths}
+        return self.sigmas.flip(0).numpy(), scaled
+
+    def at(self, path: str, sigma: float) -> Tensor:
+        """What strength 1 adds at a noise level, float32 [width]: linear between the two nearest levels, constant beyond them."""
+        sigmas, scaled = self._rising
+        place = float(np.interp(sigma, sigmas, np.arange(len(sigmas))))
+        low = min(int(place), max(0, len(sigmas) - 2))
+        high = min(low + 1, len(sigmas) - 1)
+        return torch.lerp(scaled[path][low], scaled[path][high], place - low)
+
+    def check(self, model: str, fingerprint: str, sites: Sites) -> None:
+        """Raise ValueError, with both values, unless the vector was made from this model and its widths match the sites."""
+        known = {site.path: site for site in sites}
+        for path, values in self.directions.items():
+            if path not in known:
+                raise ValueError(
+                    f"The vector acts at {path!r}, but {model!r} has no such site; its sites look like {sites.all[0].path!r}."
+                )
+            if values.shape[1] != known[path].width:
+                raise ValueError(
+                    f"The vector has width {values.shape[1]} at {path}, but {model!r} has width {known[path].width} there."
+                )
+        if self.fingerprint != fingerprint:
+            raise ValueError(
+                f"The vector was made from {self.model!r} with weights {self.fingerprint}, but this is {model!r} with weights "
+                f"{fingerprint}: re-create it from this model."
+            )
+
+    def failed(self, sigmas: Sequence[float]) -> list[float]:
+        """The noise levels among `sigmas` at which an SAE that this vector was made from fails its evaluation."""
+
+        def fails(metadata: Mapping[str, Any], sigma: float) -> bool:
+            known = metadata.get("levels_passed", {})  # sigma, as text -> whether it passed
+            nearest = min(known, key=lambda level: abs(float(level) - sigma), default=None)
+            return (nearest is not None and not known[nearest]) or any(fails(part, sigma) for part in metadata.get("sum_of", ()))
+
+        return [sigma for sigma in sigmas if fails(self.metadata, sigma)]
+
+    def edit(self, strength: float = 1.0, **keywords: Any) -> AddVector:
+        """The edit that adds `strength` times this vector; keywords are those of `AddVector`."""
+        return AddVector(self, strength, **keywords)
+
+    def only(self, sites: Iterable[str | Site]) -> SteeringVector:
+        """The same vector at some of its sites. Raises ValueError for a site that it does not have, or if no site is given."""
+        paths = [str(site) for site in sites]
+        missing = [path for path in paths if path not in self.directions]
+        if missing or not paths:
+            raise ValueError(
+                f"The vector has no direction at {missing or 'an empty list of sites'}: its sites are {', '.join(self.paths)}."
+            )
+        return replace(
+            self, directions={p: self.directions[p] for p in self.paths if p in paths},
+            norms={p: self.norms[p] for p in self.paths if p in paths},
+        )  # fmt: skip
+
+    def _mapped(self, directions: Mapping[str, Tensor], **metadata: Any) -> SteeringVector:
+        return replace(self, directions=dict(directions), metadata={**self.metadata, **metadata})
+
+    def __mul__(self, factor: float) -> SteeringVector:
+        return self._mapped(
+            {p: v * float(factor) for p, v in self.directions.items()}, scaled=factor * self.metadata.get("scaled", 1.0)
+        )
+
+    __rmul__ = __mul__
+
+    def __truediv__(self, factor: float) -> SteeringVector:
+        return self * (1 / factor)
+
+    def __neg__(self) -> SteeringVector:
+        return self * -1.0
+
+    def __add__(self, other: SteeringVector) -> SteeringVector:
+        """The vector that adds what both would add: the sum at shared sites; elsewhere, the one vector that has the site."""
+        other = self._alike(other)
+        total, norms = dict(self.directions), {**other.norms, **self.norms}
+        for path, theirs in other.directions.items():
+            if path in total:
+                total[path] = total[path] + theirs * (other.norms[path] / self.norms[path].clamp_min(1e-12))[:, None]
+            else:
+                total[path] = theirs
+        name = f"{self.metadata.get('concept', '?')} + {other.metadata.get('concept', '?')}"
+        return replace(
+            self, directions=total, norms=norms, metadata={"concept": name, "sum_of": [dict(self.metadata), dict(other.metadata)]}
+        )
+
+    def __sub__(self, other: SteeringVector) -> SteeringVector:
+        return self + -other
+
+    def _alike(self, other: SteeringVector) -> SteeringVector:
+        """The other vector at this one's noise levels. Raises ValueError, with both values, for another model or width."""
+        if not isinstance(other, SteeringVector):
+            raise TypeError(f"A steering vector combines only with another SteeringVector, not with a {type(other).__name__}.")
+        if self.fingerprint != other.fingerprint:
+            raise ValueError(
+                f"One vector was made from {self.model!r} with weights {self.fingerprint}, the other from {other.model!r} with "
+                f"weights {other.fingerprint}."
+            )
+        for path in self.directions.keys() & other.directions.keys():
+            if self.directions[path].shape[1] != other.directions[path].shape[1]:
+                raise ValueError(
+                    f"At {path} one vector has width {self.directions[path].shape[1]}, the other {other.directions[path].shape[1]}."
+                )
+        return other if torch.equal(self.sigmas, other.sigmas) else other.at_levels(self.sigmas)
+
+    def at_levels(self, sigmas: Tensor) -> SteeringVector:
+        """The same vector at other noise levels, by interpolation."""
+        rising = self.sigmas.flip(0).numpy()
+        norms = {p: torch.from_numpy(np.interp(sigmas, rising, n.flip(0))).float() for p, n in self.norms.items()}
+        wanted = {p: torch.stack([self.at(p, float(s)) for s in sigmas]) for p in self.paths}
+        directions = {p: v / norms[p].clamp_min(1e-12)[:, None] for p, v in wanted.items()}
+        return replace(self, directions=directions, norms=norms, sigmas=sigmas.float().clone())
+
+    def orthogonal_to(self, other: SteeringVector) -> SteeringVector:
+        """The vector without its part along `other` at shared sites: steers one concept without moving along another."""
+        along = self._alike(other).directions
+        clean = {}
+        for path, mine in self.directions.items():
+            if path in along:
+                unit = torch.nn.functional.normalize(along[path], dim=1)
+                mine = mine - (mine * unit).sum(1, keepdim=True) * unit
+            clean[path] = mine
+        return self._mapped(clean, orthogonal_to=other.metadata.get("concept", "?"))
+
+    def unit(self) -> SteeringVector:
+        """The same directions, each of norm 1: strength 1 pushes every site by the mean norm of its output, as in the paper."""
+        return self._mapped({p: torch.nn.functional.normalize(v, dim=1) for p, v in self.directions.items()}, normalize=True)
+
+    def random(self, seed: int) -> SteeringVector:
+        """A control: random directions with the same norms, and the same similarity from level to level, as this vector's.
+
+        At each site, the span of the directions is rotated to a random subspace of the whole space.
+        """
+        generator = torch.Generator().manual_seed(seed)
+        turned = {}
+        for path, values in self.directions.items():
+            left, scale, _ = torch.linalg.svd(values.float(), full_matrices=False)
+            basis, _ = torch.linalg.qr(torch.randn(values.shape[1], len(scale), generator=generator))
+            turned[path] = (left * scale) @ basis.T
+        return self._mapped(turned, random=seed)
+
+    def cosines(self, other: SteeringVector) -> pd.DataFrame:
+        """How similar two vectors are: one row per shared site and noise level, columns site, sigma, cosine."""
+        theirs = self._alike(other).directions
+        return pd.DataFrame([
+            {"site": path, "sigma": float(sigma), "cosine": float(torch.nn.functional.cosine_similarity(a, b, dim=0))}
+            for path, values in self.directions.items() if path in theirs
+            for sigma, a, b in zip(self.sigmas, values, theirs[path], strict=True)
+        ], columns=["site", "sigma", "cosine"])  # fmt: skip
+
+    def save(self, file: str | Path) -> Path:
+        """Write the numbers to file.safetensors and the rest to file.json; returns the former. Any suffix is replaced."""
+        file = Path(file).expanduser()
+        file.parent.mkdir(parents=True, exist_ok=True)
+        tensors = {"sigmas": self.sigmas.contiguous()}
+        for path in self.paths:
+            tensors[f"{path}/directions"], tensors[f"{path}/norms"] = (
+                self.directions[path].contiguous(),
+                self.norms[path].contiguous(),
+            )
+        about = {
+            "format": FORMAT,
+            "model": self.model,
+            "fingerprint": self.fingerprint,
+            "sites": list(self.paths),
+            "metadata": dict(self.metadata),
+        }
+        numbers, rest = file.with_suffix(".safetensors"), file.with_suffix(".json")
+        write_whole(rest, lambda part: part.write_text(json.dumps(about, indent=1, default=plain) + "\n"))
+        write_whole(numbers, lambda part: safetensors.torch.save_file(tensors, part))
+        return numbers
+
+    @classmethod
+    def load(cls, file: str | Path) -> SteeringVector:
+        """Read what `save` wrote; both files are data, and nothing in them is executed.
+
+        Raises FileNotFoundError for a missing file and ValueError for a corrupt one.
+        """
+        numbers, rest = Path(file).expanduser().with_suffix(".safetensors"), Path(file).expanduser().with_suffix(".json")
+        for part in (numbers, rest):
+            if not part.exists():
+                raise FileNotFoundError(
+                    f"No steering vector at {part}: SteeringVector.save writes a .safetensors and a .json file."
+                )
+        try:
+            about, tensors = json.loads(rest.read_text()), safetensors.torch.load_file(numbers)
+            if about["format"] != FORMAT:
+                raise ValueError(f"its format is {about['format']}, but this version of audioscope reads format {FORMAT}")
+            return cls(
+                {p: tensors[f"{p}/directions"].float() for p in about["sites"]}, {p: tensors[f"{p}/norms"].float() for p in about["sites"]},
+                tensors["sigmas"].float(), str(about["model"]), str(about["fingerprint"]), dict(about["metadata"]),
+            )  # fmt: skip
+        except (SafetensorError, ValueError, KeyError, TypeError) as error:
+            raise ValueError(f"{numbers} and its .json are corrupt or not a steering vector ({error}).") from error
+
+    def to_frame(self) -> pd.DataFrame:
+        """One row per site: path, width, number of levels, mean norm of its directions, and mean norm of the site's output."""
+        return pd.DataFrame([
+            {"site": p, "width": v.shape[1], "levels": len(v), "length": float(v.norm(dim=1).mean()), "output_norm": float(self.norms[p].mean())}
+            for p, v in self.directions.items()
+        ])  # fmt: skip
+
+    def __repr__(self) -> str:
+        versus = f" against {self.metadata['against']}" if self.metadata.get("against") else ""
+        return (
+            f"SteeringVector({self.metadata.get('concept', '?')}{versus}, {self.model}: {len(self.paths)} sites, {len(self.sigmas)} noise "
+            f"levels from {self.sigmas[0]:.3g} to {self.sigmas[-1]:.3g})"
+        )
+
+    def _repr_html_(self) -> str:
+        from html import escape
+
+        return f"<p>{escape(repr(self))}</p>{self.to_frame().round(3).to_html(index=False)}"
+
+
+@dataclass(frozen=True)
+class AddVector(Edit):
+    """Steer: add `strength` times a steering vector to the outputs of its sites, at every time token (TADA, section 3).
+
+    strength: in units of the mean norm of a site's output; negative values steer away. mode: "add"; "keep_norm" restores each
+    token's original norm; "project_out" subtracts `strength` times each token's component along the vector. seconds: only tokens
+    between these two times, in s. sites: None means all sites of the vector. branch: "cond" by default, which guidance amplifies.
+    Tokens that do not represent time (memory, duration) are left unchanged.
+    """
+
+    sites: Which = field(default=None, kw_only=True)
+    branch: Branch = field(default="cond", kw_only=True)
+    vector: SteeringVector
+    strength: float = 1.0
+    mode: Mode = field(default="add", kw_only=True)
+    seconds: tuple[float, float] | None = field(default=None, kw_only=True)
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not isinstance(self.vector, SteeringVector):
+            raise TypeError(
+                f"vector is a {type(self.vector).__name__}, expected a SteeringVector, such as audioscope.caa returns."
+            )
+        if not abs(self.strength) < 1e6:
+            raise ValueError(f"strength is {self.strength}, expected a finite number, usually between -2 and 2.")
+        if self.mode not in ("add", "keep_norm", "project_out"):
+            raise ValueError(f"mode is {self.mode!r}, expected 'add', 'keep_norm' or 'project_out'.")
+        check_seconds(self.seconds)
+        if self.sites is None:
+            object.__setattr__(self, "sites", self.vector.paths)
+
+    @property
+    def made_for(self) -> SteeringVector:
+        return self.vector
+
+    def check(self, model: str, fingerprint: str, sites: Sites) -> None:
+        self.vector.check(model, fingerprint, sites)
+        self.vector.only(sites.select(self.sites))  # raises for a site that the vector does not have
+
+    def failed(self, sigmas: Sequence[float]) -> list[float]:
+        return self.vector.failed(sigmas)
+
+    @property
+    def idle(self) -> bool:
+        return self.strength == 0
+
+    def change(self, own: Tensor, other: Tensor | None, here: Here) -> Tensor:
+        step = self.vector.at(here.site.path, here.sigma).to(own.device)
+        old = own[here.leading :].float()
+        if self.mode == "project_out":
+            unit = torch.nn.functional.normalize(step, dim=0)
+            new = old - self.strength * (old @ unit)[:, None] * unit
+        else:
+            new = old + self.strength * step
+            if self.mode == "keep_norm":
+                new = new * (old.norm(dim=1) / new.norm(dim=1).clamp_min(1e-12))[:, None]
+        return torch.cat([own[: here.leading], within(self.seconds, new, old, here).to(own.dtype)])

@@ -1,0 +1,183 @@
+"""Where the shipped data is, how files are written whole, and how sweeps resume."""
+
+from __future__ import annotations
+
+import errno
+import hashlib
+import json
+import os
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
+from zlib import crc32
+
+import numpy as np
+import pandas as pd
+from tqdm.auto import tqdm
+
+if TYPE_CHECKING:
+    from torch import nn
+
+T = TypeVar("T")
+
+
+def _shipped(name: str, mark: str) -> Path:
+    """A folder that is next to the package in a checkout, and inside it in a wheel; mark: what it must contain."""
+    package = Path(__file__).resolve().parent
+    for folder in (package / name, package.parent / name):
+        if any(folder.glob(mark)):
+            return folder
+    raise FileNotFoundError(f"No folder {name}/ in {package} or next to it: reinstall audioscope or use a full checkout.")
+
+
+def data_folder() -> Path:
+    """The folder `data/` with the tiny model, the concepts and the shipped atlas. Raises FileNotFoundError if it is missing."""
+    return _shipped("data", "tiny")
+
+
+def notebooks_folder() -> Path:
+    """The folder of the notebooks. Raises FileNotFoundError if it is missing."""
+    return _shipped("notebooks", "00_*.ipynb")
+
+
+def write_whole(file: Path, write: Callable[[Path], Any]) -> None:
+    """Write a file under another name and rename it, so that it exists whole or not at all.
+
+    Raises OSError with advice if the disk is full.
+    """
+    part = file.with_name(f"{file.name}.{os.getpid()}.part")
+    try:
+        write(part)
+        part.replace(file)
+    except OSError as error:
+        if error.errno == errno.ENOSPC:
+            advice = f"The disk of {file.parent} is full. Finished work is kept: free some space and run again"
+            raise OSError(errno.ENOSPC, advice) from error
+        raise
+    finally:
+        part.unlink(missing_ok=True)
+
+
+def save_array(file: Path, values: Any) -> None:
+    """np.save under exactly this name: given a path, it would add a suffix."""
+    import numpy as np
+
+    with open(file, "wb") as handle:
+        np.save(handle, values, allow_pickle=False)
+
+
+def plain(value: Any) -> Any:
+    """Convert a numpy number to a Python number, for JSON. Raises TypeError for anything else."""
+    if isinstance(value, np.generic):
+        return value.item()
+    raise TypeError(f"{value!r} is a {type(value).__name__}, which JSON cannot represent.")
+
+
+def batches(items: Sequence[T], size: int, desc: str = "", unit: str = "prompt", progress: bool = False) -> Iterator[Sequence[T]]:
+    """Parts of at most `size` items, in order, with an optional progress bar over all items."""
+    with tqdm(total=len(items), desc=desc, unit=unit, disable=not progress) as bar:
+        for start in range(0, len(items), size):
+            part = items[start : start + size]
+            yield part
+            bar.update(len(part))
+
+
+def default_device(device: str | None) -> str:
+    """The named device; if None, a GPU if there is one, else the CPU."""
+    import torch
+
+    return device or ("cuda" if torch.cuda.is_available() else "cpu")
+
+
+def check_same(what: str, there: Mapping[str, Any], now: Mapping[str, Any], advice: str) -> None:
+    """Raise ValueError if stored work was made with other settings than those requested now.
+
+    The message names all of them, and the first with both values. what: begins the message ("runs/x holds a sweep"); advice:
+    ends it. Values that JSON cannot tell apart (a tuple and a list) count as the same.
+    """
+    now = json.loads(json.dumps(now, default=plain))
+    differ = sorted(name for name in there.keys() | now.keys() if there.get(name) != now.get(name))
+    if differ:
+        values = f"{differ[0]}: {_short(there.get(differ[0]))} there, {_short(now.get(differ[0]))} now"
+        raise ValueError(f"{what} with other settings ({', '.join(differ)}; {values}): {advice}.")
+
+
+def key(unit: Any) -> str:
+    """A short name for a unit that depends only on its content."""
+    return hashlib.sha256(json.dumps(unit, sort_keys=True, default=plain).encode()).hexdigest()[:16]
+
+
+def seed_of(concept: str, pair: int, number: int) -> int:
+    """The seed of a unit: different noise for every unit, so that pairs are independent draws of noise, too."""
+    return crc32(f"{concept}/{pair}/{number}".encode())
+
+
+def safe_name(name: str) -> str:
+    """A name made safe for use in a file name."""
+    return "".join(c if c.isalnum() or c in "-_" else "_" for c in name)
+
+
+def claim(folder: Path, settings: dict[str, Any]) -> None:
+    """Claim a folder for this sweep, or check that it is this sweep's already.
+
+    Raises ValueError if it holds results of another model or of other settings.
+    """
+    file = folder / "settings.json"
+    if file.exists():
+        try:
+            stored = json.loads(file.read_text())
+        except ValueError as error:
+            raise ValueError(f"{file} is damaged: delete {folder}, or choose another folder.") from error
+        check_same(f"{folder} holds a sweep", stored, settings, "choose another folder, or delete it")
+        return
+    folder.mkdir(parents=True, exist_ok=True)
+    write_whole(file, lambda path: path.write_text(json.dumps(settings, indent=1, default=plain) + "\n"))
+
+
+def _short(value: Any) -> str:
+    text = repr(value)
+    return text if len(text) < 60 else text[:57] + "..."
+
+
+def _read(file: Path) -> pd.DataFrame:
+    try:
+        return pd.read_parquet(file)
+    except (ValueError, OSError) as error:
+        raise ValueError(f"{file} is damaged: delete it and run again to recompute that unit.") from error
+
+
+def run_units(
+    folder: Path,
+    settings: dict[str, Any],
+    units: Sequence[dict[str, Any]],
+    work: Callable[[dict[str, Any]], pd.DataFrame],
+    progress: bool = True,
+    desc: str = "sweep",
+) -> pd.DataFrame:
+    """Compute every unit that the folder lacks and return all tables, in the order of the units.
+
+    A unit's table is one Parquet file, written by rename: a run that is killed anywhere loses at most the unit in progress,
+    and a rerun resumes from there. Results do not depend on where runs were interrupted, since `work` sees one unit at a time.
+    """
+    claim(folder, settings)
+    (folder / "units").mkdir(exist_ok=True)
+    files = {key(unit): folder / "units" / f"{key(unit)}.parquet" for unit in units}
+    if len(files) != len(units):
+        raise ValueError("Two units of the sweep are equal: expected each unit only once.")
+    todo = [unit for unit in units if not files[key(unit)].exists()]
+    with tqdm(total=len(units), initial=len(units) - len(todo), desc=desc, unit="unit", disable=not progress) as bar:
+        for unit in todo:
+            table = work(unit)
+            write_whole(files[key(unit)], table.to_parquet)
+            bar.update()
+    return pd.concat([_read(file) for file in files.values()], ignore_index=True)
+
+
+def fingerprint(*modules: nn.Module) -> str:
+    """A short hash of samples of all weights and buffers: it tells two models of the same shape apart."""
+    digest = hashlib.sha256()
+    for module in modules:
+        for name, weight in module.state_dict().items():
+            digest.update(name.encode())
+            digest.update(weight.flatten()[:: max(1, weight.numel() // 64)].float().cpu().numpy().tobytes())
+    return digest.hexdigest()[:16]

@@ -1,0 +1,33 @@
+"""Doors: a result opens its chart, page, widget or file by name, since those import the result and not vice versa.
+
+The codec of `tiny` is behind a door, too: a model folder refers to it by name.
+
+This table is the only way up in the package: nothing else refers to a higher layer. Each key is the method that opens the door.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import Any
+
+DOORS = {
+    "MelCodec": "audioscope.tiny.codec:MelCodec",
+    "Model.play": "audioscope.widgets.playground:Playground",
+    "Atlas.chart": "audioscope.atlas.charts:heatmap",
+    "Atlas.explore": "audioscope.widgets.atlas:AtlasExplorer",
+    "Atlas.save_html": "audioscope.pages.atlas:save_html",
+    "Atlas.save_site": "audioscope.pages.atlas:save_site",
+    "SteeringSweep.chart": "audioscope.steer.charts:steering_chart",
+    "SteeringSweep.explore": "audioscope.widgets.steering:SteeringExplorer",
+    "SAEEvaluation.chart": "audioscope.sae.charts:evaluation_chart",
+    "SAE.vector": "audioscope.sae.vectors:sae_vector",
+    "SAE.explore": "audioscope.widgets.sae:SAEExplorer",
+    "SAE.save_pretrained": "audioscope.sae.files:save_sae",
+    "SAE.from_pretrained": "audioscope.sae.files:load_sae",
+}
+
+
+def view(name: str) -> Any:
+    """The object behind a door of the table; its module is imported only now. Raises KeyError for an unknown name."""
+    module, _, attribute = DOORS[name].partition(":")
+    return getattr(import_module(module), attribute)
