@@ -23,8 +23,8 @@ def __getattr__(name: str) -> Any:
     try:
         return _public(name)
     except OSError as error:
-        from audioscope.errors import MEND, is_torchaudio_failure
+        from audioscope.errors import FIX_TORCHAUDIO, is_torchaudio_failure
 
         if is_torchaudio_failure(error):
-            raise ImportError(MEND) from error
+            raise ImportError(FIX_TORCHAUDIO) from error
         raise

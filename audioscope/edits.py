@@ -161,6 +161,8 @@ class Apply(Edit):
     `fn` is called once per step for each row and branch that the edit acts on; `here` holds the site, the noise level and how the
     tokens map to time (`Here`). Raises ValueError if the function returns another shape.
 
+    For what no edit can do, use nnsight itself on `model.denoiser`: `notebooks/02_look_inside` traces it by hand.
+
     >>> half = audioscope.Apply("cross", lambda output, here: output / 2, steps=(0, 3))
     """
 

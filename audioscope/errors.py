@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-MEND = "With a CPU-only torch, torchaudio's CUDA files fail to load: run `python -m audioscope.fix_torchaudio` once."
+FIX_TORCHAUDIO = "With a CPU-only torch, torchaudio's CUDA files fail to load: run `python -m audioscope.fix_torchaudio` once."
 
 
 class UnknownName(KeyError):

@@ -19,7 +19,7 @@ def _folder(package: str) -> Path | None:
     return Path(spec.origin).parent if spec and spec.origin else None
 
 
-def mend(torch: Path | None = None, torchaudio: Path | None = None) -> list[Path]:
+def fix(torch: Path | None = None, torchaudio: Path | None = None) -> list[Path]:
     """Set aside torchaudio's compiled files if torch is a CPU build and they fail to load; returns their new paths.
 
     torch, torchaudio: the packages' folders, found on the import path if None. Neither is imported here.
@@ -44,7 +44,7 @@ def mend(torch: Path | None = None, torchaudio: Path | None = None) -> list[Path
 
 
 def main() -> int:
-    mend()
+    fix()
     if find_spec("torchaudio") is None:
         print("torchaudio is not installed: pip install torchaudio", file=sys.stderr)
         return 1

@@ -102,7 +102,7 @@ def check_same(what: str, there: Mapping[str, Any], now: Mapping[str, Any], advi
         raise ValueError(f"{what} with other settings ({', '.join(differ)}; {values}): {advice}.")
 
 
-def key(unit: Any) -> str:
+def content_hash(unit: Any) -> str:
     """A short name for a unit that depends only on its content."""
     return hashlib.sha256(json.dumps(unit, sort_keys=True, default=plain).encode()).hexdigest()[:16]
 
@@ -117,7 +117,7 @@ def safe_name(name: str) -> str:
     return "".join(c if c.isalnum() or c in "-_" else "_" for c in name)
 
 
-def claim(folder: Path, settings: dict[str, Any]) -> None:
+def check_settings(folder: Path, settings: dict[str, Any]) -> None:
     """Claim a folder for this sweep, or check that it is this sweep's already.
 
     Raises ValueError if it holds results of another model or of other settings.
@@ -159,16 +159,16 @@ def run_units(
     A unit's table is one Parquet file, written by rename: a run that is killed anywhere loses at most the unit in progress,
     and a rerun resumes from there. Results do not depend on where runs were interrupted, since `work` sees one unit at a time.
     """
-    claim(folder, settings)
+    check_settings(folder, settings)
     (folder / "units").mkdir(exist_ok=True)
-    files = {key(unit): folder / "units" / f"{key(unit)}.parquet" for unit in units}
+    files = {content_hash(unit): folder / "units" / f"{content_hash(unit)}.parquet" for unit in units}
     if len(files) != len(units):
         raise ValueError("Two units of the sweep are equal: expected each unit only once.")
-    todo = [unit for unit in units if not files[key(unit)].exists()]
+    todo = [unit for unit in units if not files[content_hash(unit)].exists()]
     with tqdm(total=len(units), initial=len(units) - len(todo), desc=desc, unit="unit", disable=not progress) as bar:
         for unit in todo:
             table = work(unit)
-            write_whole(files[key(unit)], table.to_parquet)
+            write_whole(files[content_hash(unit)], table.to_parquet)
             bar.update()
     return pd.concat([_read(file) for file in files.values()], ignore_index=True)
 

@@ -16,7 +16,7 @@ from packaging.requirements import Requirement
 from packaging.specifiers import SpecifierSet
 from packaging.utils import canonicalize_name
 
-from audioscope.fix_torchaudio import mend
+from audioscope.fix_torchaudio import fix
 
 ROOT = Path(__file__).resolve().parents[1]
 PYPROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
@@ -153,12 +153,12 @@ def libraries(packages: dict[str, Path]) -> list[str]:
 
 def test_mend_sets_cuda_files_aside_beside_a_cpu_torch(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     packages = fake_packages(tmp_path, cuda=None, compiled_for_cuda=True)
-    aside = mend(**packages)
+    aside = fix(**packages)
     assert libraries(packages) == ["_torchaudio.abi3.so.cuda", "libtorchaudio.abi3.so.cuda"]
     assert sorted(path.name for path in aside) == libraries(packages)
     assert "no CUDA" in capsys.readouterr().out, "the mending is visible"
 
-    assert mend(**packages) == [], "a second call finds nothing to do"
+    assert fix(**packages) == [], "a second call finds nothing to do"
     assert len(libraries(packages)) == 2
     assert capsys.readouterr().out == ""
 
@@ -167,7 +167,7 @@ def test_mend_sets_cuda_files_aside_beside_a_cpu_torch(tmp_path: Path, capsys: p
 def test_mend_leaves_what_works(tmp_path: Path, cuda: str | None, compiled_for_cuda: bool) -> None:
     packages = fake_packages(tmp_path, cuda, compiled_for_cuda)
     before = libraries(packages)
-    assert mend(**packages) == []
+    assert fix(**packages) == []
     assert libraries(packages) == before
 
 

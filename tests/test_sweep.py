@@ -7,7 +7,7 @@ from conftest import Nearness
 import audioscope
 from audioscope.concepts import Pair, shipped_concepts
 from audioscope.steer.methods import SteeringMethod
-from audioscope.store import key, safe_name, seed_of
+from audioscope.store import content_hash, safe_name, seed_of
 from audioscope.tracing import Row
 
 
@@ -59,5 +59,5 @@ def test_what_a_control_draws_differs_from_arm_to_arm_and_seed_to_seed():
 
 
 def test_a_key_depends_on_content_alone():
-    assert key({"a": 1, "b": "x"}) == key({"b": "x", "a": 1}) == "ce5c626fb4030742"
-    assert key({"a": 1}) != key({"a": 2}) and safe_name('a b/c-d"') == "a_b_c-d_"
+    assert content_hash({"a": 1, "b": "x"}) == content_hash({"b": "x", "a": 1}) == "ce5c626fb4030742"
+    assert content_hash({"a": 1}) != content_hash({"a": 2}) and safe_name('a b/c-d"') == "a_b_c-d_"

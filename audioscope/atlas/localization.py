@@ -24,7 +24,7 @@ from audioscope.edits import PatchOutput, PatchText, Which
 from audioscope.model import Model
 from audioscope.scoring.scorers import Scorer, completed, default_scorer, second_opinions
 from audioscope.sites import Site
-from audioscope.store import key, run_units, safe_name
+from audioscope.store import content_hash, run_units, safe_name
 from audioscope.tracing import Row, Sampling, SamplingKeywords
 
 Patch = Literal["text", "output"]
@@ -337,7 +337,7 @@ def _do_unit(sweep: _Sweep, unit: dict[str, Any], folder: Path | None) -> pd.Dat
         file = ""
         if folder is not None and not failed[i]:
             name = row if row != "patched" else site.replace("/", "_")
-            file = f"clips/{safe_name(unit['concept'])}/{unit['pair']:03d}-{key(unit)[:8]}/{name}.flac"
+            file = f"clips/{safe_name(unit['concept'])}/{unit['pair']:03d}-{content_hash(unit)[:8]}/{name}.flac"
             Clip(audio[i].numpy(), rate).save(folder / file)
         lines.append({"row": row, "site": site, "layer": layer, "clip": file, "failed": bool(failed[i])})
     rows = pd.DataFrame(lines)

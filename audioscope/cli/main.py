@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from audioscope.cli import sae as cli_sae
-from audioscope.errors import MEND, UnknownName, is_torchaudio_failure
+from audioscope.errors import FIX_TORCHAUDIO, UnknownName, is_torchaudio_failure
 from audioscope.store import data_folder
 
 if TYPE_CHECKING:
@@ -180,7 +180,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             warnings.showwarning = _show
             options.do(options)
     except (ValueError, UnknownName, OSError, FloatingPointError) as error:
-        text = MEND if is_torchaudio_failure(error) else str(error)
+        text = FIX_TORCHAUDIO if is_torchaudio_failure(error) else str(error)
         print(f"audioscope: {' '.join(text.split())}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:

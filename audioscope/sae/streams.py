@@ -14,7 +14,7 @@ from torch import Tensor
 from audioscope.concepts import concept_prompts
 from audioscope.model import BATCH, Model
 from audioscope.sae.levels import Levels
-from audioscope.store import batches, key
+from audioscope.store import batches, content_hash
 from audioscope.tracing import Read, Row, Sampling
 
 MEASURED = 64  # prompts on which the means and scales of the noise levels are measured
@@ -75,7 +75,7 @@ class TokenStream:
         """Where the tokens come from, as JSON values."""
         return {
             "model": self.model.name, "fingerprint": self.model.fingerprint, "site": self.site, "branches": list(self.branches),
-            "prompts": key(list(self.prompts)), "prompt_count": len(self.prompts), "at_steps": self.at_steps and list(self.at_steps),
+            "prompts": content_hash(list(self.prompts)), "prompt_count": len(self.prompts), "at_steps": self.at_steps and list(self.at_steps),
             "positions": self.positions, "batch_size": self.batch_size, "stream_seed": self.seed,
             **self.sampling,
         }  # fmt: skip

@@ -20,7 +20,7 @@ from audioscope.edits import Branch
 from audioscope.model import BATCH, Model
 from audioscope.sites import Site
 from audioscope.steer.vectors import SteeringVector
-from audioscope.store import batches, check_same, data_folder, key
+from audioscope.store import batches, check_same, content_hash, data_folder
 from audioscope.tracing import Read, Row, SamplingKeywords
 from audioscope.version import __version__
 
@@ -130,7 +130,7 @@ def caa(
     metadata = {
         "concept": chosen.name, "against": "neutral wording" if against == "neutral" else chosen.opposite or "the second prompts", "branch": branch,
         "sites": [site.path for site in where], "pairs": pairs, "seeds": seeds, "split": split, "normalize": normalize,
-        "shuffle": shuffle, **settings, "prompts": key(texts), "audioscope": __version__,
+        "shuffle": shuffle, **settings, "prompts": content_hash(texts), "audioscope": __version__,
     }  # fmt: skip
     if file is not None and Path(file).expanduser().with_suffix(".safetensors").exists():
         return _same(SteeringVector.load(file), file, model, metadata)

@@ -23,7 +23,7 @@ from audioscope.steer.cells import REWRITTEN, TEXT_BLEND
 from audioscope.steer.methods import SteeringMethod, prompt_switch_method, standard_methods, vector_method
 from audioscope.steer.results import SteeringSweep, between_ends
 from audioscope.steer.vectors import SteeringVector
-from audioscope.store import key, run_units, safe_name
+from audioscope.store import content_hash, run_units, safe_name
 from audioscope.tracing import Row, Sampling, SamplingKeywords
 
 BATCH = 16  # rows per batch: larger batches are not faster on a CPU
@@ -357,7 +357,7 @@ def _do_unit(
         for i, (method, sites, strength) in enumerate(labels):
             if finite[i]:
                 name = f"{safe_name(f'{method} {sites}')}_{strength:+.9g}" if method else "unsteered"
-                file = f"clips/{unit['prompt']:03d}-{key(unit)[:8]}/{name}.flac"
+                file = f"clips/{unit['prompt']:03d}-{content_hash(unit)[:8]}/{name}.flac"
                 Clip(audio[i].numpy(), bench.model.rate).save(folder / file)
                 found.loc[i, "clip"] = file
     zero = found.iloc[:1]
