@@ -103,6 +103,11 @@ class Adapter:
     scorer: str = "clap"  # default scorer
     paper: tuple[tuple[str, Any], ...] = ()  # settings of TADA's localization, if it used the model
 
+    @property
+    def is_tiny(self) -> bool:
+        """Whether it is the embedded model's, whose music the listener and the judge know."""
+        return self.scorer == "listener"
+
     def rows(self, count: int, guidance: float) -> dict[str, range]:
         """The rows of each guidance branch in a denoiser call for `count` prompts."""
         if guidance <= 1.0:

@@ -45,7 +45,7 @@ class Edit:
     sites: Which = field(kw_only=False)
     steps: tuple[int, int] | None = None
     branch: Branch = "both"
-    place: ClassVar[Literal["text", "output"]] = "output"
+    target: ClassVar[Literal["text", "output"]] = "output"
 
     def __post_init__(self) -> None:
         if self.branch not in ("both", "cond", "uncond"):
@@ -96,7 +96,7 @@ class PatchText(Edit):
     """
 
     prompt: str
-    place: ClassVar[Literal["text", "output"]] = "text"
+    target: ClassVar[Literal["text", "output"]] = "text"
 
     def change(self, own: Tensor, other: Tensor | None, here: Here) -> Tensor:
         assert other is not None
@@ -139,7 +139,7 @@ class BlendText(Edit):
 
     prompt: str
     amount: float = 1.0
-    place: ClassVar[Literal["text", "output"]] = "text"
+    target: ClassVar[Literal["text", "output"]] = "text"
 
     @property
     def idle(self) -> bool:

@@ -144,7 +144,7 @@ def _plan(rows: Sequence[Row], sites: Sites, layout: dict[str, range], steps: in
                 raise ValueError(f"An edit's window is steps {edit.steps}, but the run has {steps} steps.")
             pairs = tuple((layout[b][number], None if source is None else layout[b][source]) for b in branches)
             for site in sites.select(edit.sites):
-                if edit.place == "text" and site.kind != "cross":
+                if edit.target == "text" and site.kind != "cross":
                     raise ValueError(f"{type(edit).__name__} needs text, but {site.path} is self-attention: use PatchOutput.")
                 plan.setdefault(site, []).append(_Action(edit, pairs))
     return plan
@@ -208,8 +208,8 @@ def run(
         for site, module in modules.items():
             here = Here(site, sigma, leading, span)
             actions = [a for a in plan.get(site, ()) if a.edit.acts_at(step)]
-            text = [a for a in actions if a.edit.place == "text"]
-            output = [a for a in actions if a.edit.place == "output"]
+            text = [a for a in actions if a.edit.target == "text"]
+            output = [a for a in actions if a.edit.target == "output"]
             if text:
                 module.inputs = _swap_text(module.inputs, adapter.text, text, here)
             if output:

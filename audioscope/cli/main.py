@@ -99,10 +99,10 @@ def parser() -> argparse.ArgumentParser:
     what.add_argument("--all", action="store_true", help="compare all steering methods on every axis (an hour on two cores)")
     steer.add_argument("--pairs-from", type=Path, metavar="CSV", help="your own pairs, with the columns split and neutral")
     steer.add_argument("--model", default="tiny", help="'tiny', a diffusers folder, or a hub name")
-    steer.add_argument("--strengths", help="first:last:count, or a comma-separated list (default -2:2:9)")
-    steer.add_argument("--sites", help="functional, own (default), cross, self, or comma-separated module paths")
+    steer.add_argument("--strengths", help="first:last:count, or a comma-separated list (default -1:1:9)")
+    steer.add_argument("--sites", help="cross (default), own, functional, self, or comma-separated module paths")
     steer.add_argument("--atlas", type=Path, help="folder of the model's atlas (default: the shipped one)")
-    steer.add_argument("--pairs", type=int, help="pairs to make the vector from (default 50)")
+    steer.add_argument("--pairs", type=int, help="pairs to make the vector from (default: all)")
     steer.add_argument("--prompts", type=int, help="neutral prompts to steer (default 2; 12 with --all)")
     steer.add_argument("--seeds", type=int, help="seeds per prompt (default 1; 2 with --all)")
     steer.add_argument("--steps", type=int, help="denoising steps (default: the model's)")
@@ -291,28 +291,28 @@ def _steer(options: argparse.Namespace) -> None:
         shown = ["concept", "method", "sites", "auc", "auc_low", "auc_high", "spearman", "steerable"]
         print(table[shown].round(3).to_string(index=False))
         return
-    strengths = _strengths(options.strengths or "-2:2:9")
+    strengths = _strengths(options.strengths or "-1:1:9")
     if not any(strengths):
         raise ValueError(f"--strengths is {options.strengths!r}: at least one must not be 0.")
     concept = (
         choose([options.concept])[0] if options.pairs_from is None else _own(options.concept, load_concepts(options.pairs_from))
     )
     prompts, seeds = (given if given is not None else usual for given, usual in ((options.prompts, 2), (options.seeds, 1)))
-    pairs = options.pairs if options.pairs is not None else 50
     if not 1 <= prompts <= len(concept.neutral_pairs("test")) or seeds < 1:
         raise ValueError(
             f"--prompts is {prompts} and --seeds {seeds}, expected 1 to {len(concept.neutral_pairs('test'))} prompts "
             f"(neutral prompts from the test split of {concept.name!r}) and at least 1 seed."
         )
-    which = options.sites or "own"
-    model = load(options.model)
-    sites = which if which in ("functional", "own", "cross", "self", "all") else which.split(",")
-    vector = caa(model, concept, sites, pairs, file=options.out / "vector", **settings)
+    model, asked = load(options.model), {} if options.pairs is None else {"pairs": options.pairs}
+    if options.sites is not None:
+        whole = options.sites in ("functional", "own", "cross", "self", "all")
+        asked["sites"] = options.sites if whole else options.sites.split(",")
+    vector = caa(model, concept, file=options.out / "vector", **asked, **settings)
     del settings["atlas"]
     sweep = steering_sweep(
         model,
         concept,
-        [vector_method(vector, which)],
+        [vector_method(vector, options.sites or "all")],
         strengths,
         prompts=prompts,
         seeds=seeds,

@@ -20,7 +20,7 @@ from tqdm.auto import tqdm
 from audioscope.atlas.atlas import CENSORED, Atlas, Scale, ends
 from audioscope.atlas.charts import impact_table
 from audioscope.pages.atlas_data import PATCHES, Piece, atlas_data, charts_of, names_of, scale_on, steering_data
-from audioscope.pages.html import LOUDNESS, embedded, fill, page, web
+from audioscope.pages.html import LOUDNESS, asset, json_for_html, page, render
 from audioscope.steer.results import SteeringSweep
 from audioscope.store import write_whole
 from audioscope.theme import chart_theme, reading
@@ -103,7 +103,7 @@ def save_site(
     (folder / version).mkdir(parents=True, exist_ok=True)
 
     def write(name: str) -> None:
-        text = embedded({piece.name: piece.make(None) for piece in packs[name]})
+        text = json_for_html({piece.name: piece.make(None) for piece in packs[name]})
         file = folder / version / f"{name}.js"
         write_whole(file, lambda part: part.write_text(f"audioscopePack({json.dumps(name)},{text});\n", encoding="utf-8"))
 
@@ -162,7 +162,7 @@ class _Page:
         atlas, settings = self.atlas, self.atlas.settings
         means = atlas.layer_means(self.scale).sort_values("layer", kind="stable", ignore_index=True)
         zero, one = ends(settings["direction"])
-        return fill(
+        return render(
             "atlas.html", title=self.title, charts=self.charts, versions=VERSIONS, loudness=f"{LOUDNESS:.0f}".replace("-", "−"),
             question=f"Each cell asks: {QUESTION[settings['direction']]} With an impact of 0, the music sounds like the {zero} "
             f"prompt, with 1 like the {one} prompt; below 0, it moves the other way.",
@@ -193,7 +193,7 @@ class _Page:
             data={"atlas": known, **data},
             charts=True,
             packs="'self' file:" if folder else "",
-            style=web("atlas.css"),
+            style=asset("atlas.css"),
         )
 
 
@@ -220,7 +220,7 @@ def _best(pieces: Sequence[Piece], room: int, progress: bool) -> dict[str, dict[
                 if len(group) == 1 and group[0].pack in first and group[0].pack not in kept:
                     continue  # a patched clip without the clips to compare it with
                 made = {piece.name: piece.make(LONGEST) for piece in group}
-                size = len(embedded(made).encode()) + 200
+                size = len(json_for_html(made).encode()) + 200
                 if used + size > border:
                     break
                 kept.setdefault(group[0].pack, {}).update(made)

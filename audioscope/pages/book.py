@@ -14,7 +14,7 @@ import nbformat
 from markupsafe import Markup
 from tqdm.auto import tqdm
 
-from audioscope.pages.html import fill, page, web
+from audioscope.pages.html import asset, page, render
 from audioscope.store import notebooks_folder, write_whole
 from audioscope.theme import LIVE_CHART
 
@@ -98,7 +98,7 @@ def make_book(out: str | Path, notebooks: str | Path | None = None, names: Seque
             write_whole(out / f"{chapter.name}.html", lambda part, html=html: part.write_text(html))  # type: ignore[misc]
     finally:
         there = [chapter for chapter in whole if (out / f"{chapter.name}.html").exists()]
-        index = page("book", "audioscope: the course", fill("book_index.html", chapters=there), style=web("book.css"))
+        index = page("book", "audioscope: the course", render("book_index.html", chapters=there), style=asset("book.css"))
         write_whole(out / "index.html", lambda part: part.write_text(index))
     check_links(out, ["index", *asked], [chapter.name for chapter in there])
     return out / "index.html"
@@ -135,8 +135,8 @@ def chapter_html(chapter: Chapter, all_chapters: Sequence[Chapter]) -> str:
             )
     place = next(i for i, each in enumerate(all_chapters) if each.name == chapter.name)
     before, after = (all_chapters[i] if 0 <= i < len(all_chapters) else None for i in (place - 1, place + 1))
-    body = fill("book.html", cells=cells, before=before, after=after, name=chapter.name)
-    return page("book", chapter.title, body, data={"charts": charts}, charts=bool(charts), style=web("book.css"))
+    body = render("book.html", cells=cells, before=before, after=after, name=chapter.name)
+    return page("book", chapter.title, body, data={"charts": charts}, charts=bool(charts), style=asset("book.css"))
 
 
 def _output_html(output: Any, charts: list[Any]) -> str:

@@ -18,7 +18,7 @@ from audioscope.audio import Clip
 from audioscope.concepts import some_prompts
 from audioscope.edits import Edit, as_edits
 from audioscope.model import BATCH, Model
-from audioscope.pages.html import fill, iframe, page, sound
+from audioscope.pages.html import iframe, page, render, sound
 from audioscope.sae.features import sampling_like
 from audioscope.sae.sae import SAE, SAEEdit
 from audioscope.store import batches, write_whole
@@ -83,7 +83,7 @@ class FeatureSet:
             }
             for f, cosine in nearest(self.sae, feature).itertuples(index=False)
         ]
-        return fill(
+        return render(
             "feature.html", title=f"Feature {feature}", site=self.site, density=float(self.density[feature]),
             pool=len(self.found.clips), near=near, concepts=_concepts(self.sae, feature), linked=linked, level=level,
             lead=f"It detects {labels[feature]} best." if feature in labels else "It detects none of the scored concepts.",
@@ -214,7 +214,7 @@ def feature_pages(
     for feature in tqdm(shown.features, desc="feature pages", unit="page", disable=not progress):
         html = shown.html(feature, linked=True)
         write_whole(out / f"{feature}.html", lambda part, html=html: part.write_text(html))  # type: ignore[misc]
-    body = fill(
+    body = render(
         "features.html", title=f"Features of {sae.metadata.get('model', 'a model')}", **shown.listed(),
         lead=f"{len(shown.features)} features have a page with sound: what each responds to, when it fires, and how it sounds "
         "turned down, off and up.",

@@ -42,7 +42,7 @@ FRAME = """<!doctype html>
 """
 
 
-def web(name: str) -> str:
+def asset(name: str) -> str:
     """A file from audioscope/pages/web: a style sheet, a template or a script."""
     return files("audioscope.pages").joinpath("web", name).read_text(encoding="utf-8")
 
@@ -55,9 +55,9 @@ def modules(name: str) -> dict[str, str]:
     found: dict[str, str] = {}
     todo = [name]
     while todo:
-        for other in re.findall(r'"audioscope/([\w.]+)"', web(todo.pop())):
+        for other in re.findall(r'"audioscope/([\w.]+)"', asset(todo.pop())):
             if other not in found:
-                found[other] = data_uri("text/javascript", web(other).encode())
+                found[other] = data_uri("text/javascript", asset(other).encode())
                 todo.append(other)
     return {f"audioscope/{other}": address for other, address in found.items()}
 
@@ -69,9 +69,9 @@ def vega() -> Markup:
     return Markup(code.replace("</script", "<\\/script"))
 
 
-def fill(template: str, **values: Any) -> Markup:
+def render(template: str, **values: Any) -> Markup:
     """A template from audioscope/pages/web, filled in: values may contain any characters, since they are escaped."""
-    loader = jinja2.FunctionLoader(web)
+    loader = jinja2.FunctionLoader(asset)
     environment = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined, loader=loader)
     return Markup(environment.get_template(template).render(**values))
 
@@ -86,21 +86,21 @@ def page(
     packs: str = "",
     style: str = "",
 ) -> str:
-    """An HTML document. kind: the name of its script in audioscope/pages/web; body: as `fill` returns; data: JSON for the script,
+    """An HTML document. kind: the name of its script in audioscope/pages/web; body: as `render` returns; data: JSON for the script,
     by the id of its element; charts: whether it draws any; packs: where scripts with sound may be loaded from, besides the page.
 
     The page's policy forbids all other requests.
     """
     environment = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined)
     return environment.from_string(FRAME).render(
-        kind=kind, title=title, body=body, data={name: embedded(value) for name, value in (data or {}).items()},
+        kind=kind, title=title, body=body, data={name: json_for_html(value) for name, value in (data or {}).items()},
         scripts=[vega()] if charts else [], beside=packs,
-        style=Markup(web("style.css") + style), imports=embedded({"imports": modules(f"{kind}.js")}),
-        module=Markup(web(f"{kind}.js").replace("</script", "<\\/script")),
+        style=Markup(asset("style.css") + style), imports=json_for_html({"imports": modules(f"{kind}.js")}),
+        module=Markup(asset(f"{kind}.js").replace("</script", "<\\/script")),
     )  # fmt: skip
 
 
-def embedded(value: Any) -> Markup:
+def json_for_html(value: Any) -> Markup:
     """JSON that is safe inside HTML, as compact as possible. Raises ValueError for NaN or infinity, which JSON does not have."""
     return htmlsafe_json_dumps(value, json.dumps, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
 

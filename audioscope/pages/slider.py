@@ -9,7 +9,7 @@ from typing import Any
 import vl_convert
 from markupsafe import Markup
 
-from audioscope.pages.html import fill, iframe, page, sound
+from audioscope.pages.html import iframe, page, render, sound
 from audioscope.steer.results import Track
 from audioscope.store import write_whole
 
@@ -36,7 +36,7 @@ def slider_html(tracks: Sequence[Track], title: str = "", text: str = "", chart:
         raise ValueError("A slider page needs at least one track: no clips were kept.")
     data = [track_data(track) for track in tracks]
     picture = Markup(vl_convert.vegalite_to_svg(chart.to_json()) if chart is not None else "")
-    body = fill("slider.html", title=title, headed=bool(title), text=text, tracks=tracks, chart=picture)
+    body = render("slider.html", title=title, headed=bool(title), text=text, tracks=tracks, chart=picture)
     return page(
         "slider", title or "Strength sliders", body, data={"tracks": data}, style="" if title else "main { padding: 4px; }"
     )

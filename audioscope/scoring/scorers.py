@@ -132,7 +132,7 @@ class ListenerScorer:
         return fingerprint(self.listener)
 
     def check(self, model: Any) -> None:
-        if not self.any_audio and type(model.pipe.vae).__name__ != "MelCodec":
+        if not self.any_audio and not model.adapter.is_tiny:
             raise ValueError(
                 f"The {self.name} knows only the tiny model's music, and {model.name} is another kind of model: give a scorer "
                 "made for it, or listener_scorer(any_audio=True) if you know what you are doing."
@@ -357,7 +357,7 @@ class MeasureScorer:
 
 def default_scorer(model: Any) -> Scorer:
     """The scorer that a model's adapter names: the listener for `tiny`, CLAP for the real models."""
-    return listener_scorer() if model.adapter.scorer == "listener" else Clap()
+    return listener_scorer() if model.adapter.is_tiny else Clap()
 
 
 def second_opinions(scorer: Scorer) -> tuple[Scorer, ...]:

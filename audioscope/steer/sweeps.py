@@ -116,7 +116,7 @@ def _bench(
 ) -> _Bench:
     model.check_unsteered("a sweep")
     chosen = choose([concept])[0]
-    if scorer is None and model.adapter.scorer == "listener":
+    if scorer is None and model.adapter.is_tiny:
         scorer, price = listener_scorer("judge"), price or listener_scorer()
     scorer = default_scorer(model) if scorer is None else completed(scorer)
     bench = _Bench(model, chosen, scorer, scorer if price is None else completed(price), model.sampling(**sampling), batch_size)

@@ -22,7 +22,7 @@ from audioscope import datasets
 from audioscope.audio import Clip
 from audioscope.model import Model, load
 from audioscope.pages.atlas_data import swapped
-from audioscope.pages.html import data_uri, fill, iframe, page, sound, web
+from audioscope.pages.html import asset, data_uri, iframe, page, render, sound
 from audioscope.scoring.scorers import listener_scorer
 from audioscope.tiny.music import SAMPLES
 from audioscope.tracing import Row, Sampling
@@ -34,7 +34,7 @@ PATIENCE = 10.0  # s that a new explorer waits for its first sound before it is 
 def module(name: str) -> str:
     """A script from audioscope/pages/web as one ES module: its imports are data URIs in it, so all widgets share one player."""
     return re.sub(
-        r'"audioscope/([\w.]+)"', lambda found: f'"{data_uri("text/javascript", module(found[1]).encode())}"', web(name)
+        r'"audioscope/([\w.]+)"', lambda found: f'"{data_uri("text/javascript", module(found[1]).encode())}"', asset(name)
     )
 
 
@@ -51,7 +51,7 @@ class Sounds(anywidget.AnyWidget):
     """
 
     _esm = module("sounds.js")
-    _css = web("widget.css")
+    _css = asset("widget.css")
     label = traitlets.Unicode("clips").tag(sync=True)
     sounds: Any = traitlets.List().tag(sync=True)
     version = traitlets.Int(0).tag(sync=True)
@@ -77,10 +77,10 @@ class StrengthSlider(anywidget.AnyWidget):
     """
 
     _esm = module("strengths.js")
-    _css = web("widget.css")
+    _css = asset("widget.css")
     tracks: Any = traitlets.List().tag(sync=True)
     place = traitlets.Float(0.0).tag(sync=True)
-    _controls = traitlets.Unicode(str(fill("controls.html", track={"strengths": [0, 1], "title": "steering"}))).tag(sync=True)
+    _controls = traitlets.Unicode(str(render("controls.html", track={"strengths": [0, 1], "title": "steering"}))).tag(sync=True)
 
 
 # Where JupyterLab shows the live widget, hide the static picture before it; without a kernel, hide the widget's empty place.
@@ -170,7 +170,7 @@ class Explorer(widgets.VBox):
         """The current state of the explorer for pages without a kernel: chart, text and players, in an iframe."""
         parts = {"text": "", "chart": None, "clips": []} | self.still_parts()
         picture = Markup(vl_convert.vegalite_to_svg(parts["chart"].to_json())) if parts["chart"] is not None else ""
-        body = fill(
+        body = render(
             "still.html",
             title=self.title,
             text=parts["text"],
@@ -257,7 +257,7 @@ class ListenerCaption:
     """What the listener hears in clips of `tiny`, in words; empty for the clips of other models."""
 
     def __init__(self, model: Model):
-        self.listener = listener_scorer() if model.adapter.scorer == "listener" else None
+        self.listener = listener_scorer() if model.adapter.is_tiny else None
 
     def __call__(self, clips: list[Clip], concepts: tuple[str, ...] = ()) -> list[str]:
         """For each clip, the log-odds of some concepts or, if it knows none of them, of up to five that it hears most clearly."""
