@@ -282,7 +282,7 @@ assert (chance["low"] > 0).all() and (chance["worse"] == 0).all() and chance["be
 # lengths minus equal lengths is <!--=steer.all_natural_lengths-all.mean-->.06 [−.06, .17]<!--/-->, significantly better on <!--=steer.all_natural_lengths-all.better_on-->metal<!--/--> and worse on <!--=steer.all_natural_lengths-all.worse_on-->trombone<!--/-->. In `tiny`,
 # steering where the concept is localized does not pay off.
 #
-# In the paper, ACE-Step gained 39 % by localising, Stable Audio Open 8 %. A second group localized concepts in Stable Audio 3, which has `tiny`'s architecture, and also
+# In the paper, ACE-Step gained 39 % by localizing, Stable Audio Open 8 %. A second group localized concepts in Stable Audio 3, which has `tiny`'s architecture, and also
 # found no gain from steering at the localized layers.
 
 # %%

@@ -23,7 +23,7 @@ OF_SAES = {
 EXEMPT = (
     r"arXiv \d{4}\.\d+", r"Python 3\.\d+|older than 3\.\d+", r"(Stable Audio Open|ACE-Step) 1\.\d", r"2\.5 (/|over)", r"threshold of \.10", r"below \.2\b",
     r"\d\.\d million tokens", r"\.5 is chance", r"8 of 256", r"Layer 12 of 24 and layer 6 of 12", r"^# \.011 \(ACE-Step, happy\), one unit of rounding is 9 %",
-    r"\.011 \(ACE-Step, happy\)", r"one unit of rounding is 9 %", r"(up to|within) 5 %", r"ACE-Step gained 39 % by localising, Stable Audio Open 8 %",
+    r"\.011 \(ACE-Step, happy\)", r"one unit of rounding is 9 %", r"(up to|within) 5 %", r"ACE-Step gained 39 % by localizing, Stable Audio Open 8 %",
     r"95 % intervals?", r"18 axes", r"never through layer 3", r"choose \*fast\* and layer 1 or 2",
 )  # fmt: skip
 
