@@ -110,7 +110,7 @@ class Model:
 
     @property
     def fingerprint(self) -> str:
-        """A short hash of all weights of the pipeline: denoiser, text encoder, codec."""
+        """A short hash of samples of all weights of the pipeline: denoiser, text encoder, codec."""
         parts = sorted(self.pipe.components.items())
         return fingerprint(*(part for _, part in parts if isinstance(part, nn.Module)))
 

@@ -96,7 +96,9 @@ def parser() -> argparse.ArgumentParser:
     steer = verbs.add_parser("steer", help="steer music toward a concept: clips, a table and a page with a slider")
     what = steer.add_mutually_exclusive_group(required=True)
     what.add_argument("--concept", help="a shipped concept, such as fast, or one from --pairs-from")
-    what.add_argument("--all", action="store_true", help="compare all steering methods on every axis (an hour on two cores)")
+    what.add_argument(
+        "--all", action="store_true", help="compare all steering methods on every axis (about two hours on two cores)"
+    )
     steer.add_argument("--pairs-from", type=Path, metavar="CSV", help="your own pairs, with the columns split and neutral")
     steer.add_argument("--model", default="tiny", help="'tiny', a diffusers folder, or a hub name")
     steer.add_argument("--strengths", help="first:last:count, or a comma-separated list (default -1:1:9)")

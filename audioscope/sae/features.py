@@ -129,7 +129,7 @@ def concept_activations(
     wanted = [
         (Row(text, concept.seed(pair)), concept.name, pair.index, has)
         for concept in choose(concepts)
-        for pair in [pair for pair in concept.split(split) if not {pair.clean, pair.corrupted} & seen][:pairs]
+        for pair in [pair for pair in concept.split(split) if not {pair.clean, pair.corrupted if against == "counterfactual" else pair.neutral} & seen][:pairs]
         for text, has in ((pair.clean, True), (pair.corrupted if against == "counterfactual" else pair.neutral, False))
     ]  # fmt: skip
     if not all(row.prompt for row, *_ in wanted):

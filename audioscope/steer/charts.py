@@ -62,7 +62,7 @@ def steering_chart(
     )
     ends = "distance from the unsteered clip"
     if opposite:
-        ends = f"further towards {opposite} ← {ends} → further towards {concept}"
+        ends = f"further toward {opposite} ← {ends} → further toward {concept}"
     color = alt.Color("cell:N", scale=alt.Scale(domain=cells, range=[look[0] for look in looks]), sort=cells, legend=legend)
     base = alt.Chart(shown).encode(
         x=alt.X("distance:Q", title=ends, axis=alt.Axis(tickCount=6)),
@@ -95,7 +95,7 @@ def steering_chart(
     bars = base.mark_rule(aria=False).encode(
         y="low:Q", y2="high:Q", opacity=alt.when(pick).then(alt.value(0.35)).otherwise(alt.value(0.05))
     )
-    title = f"Steering {opposite} ↔ {concept}" if opposite else f"Steering towards {concept}"
+    title = f"Steering {opposite} ↔ {concept}" if opposite else f"Steering toward {concept}"
     notes = ["Higher at the same distance is better. Bars: 95 % intervals, prompts as units."] if many else []
     best = shown.loc[shown["score"].idxmax()]
     layers = [bars, lines, marks]
