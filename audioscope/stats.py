@@ -55,11 +55,8 @@ def mean_with_interval(values: ArrayLike, level: float = 0.95) -> tuple[float, f
     known = known[~np.isnan(known)]
     if not len(known):
         return np.nan, np.nan, np.nan
-    mean = float(known.mean())
-    if len(known) < 2:
-        return mean, np.nan, np.nan
-    half = float(stats.t.ppf(0.5 + level / 2, len(known) - 1) * known.std(ddof=1) / len(known) ** 0.5)
-    return mean, mean - half, mean + half
+    low, high = interval(known, level=level) if len(known) > 1 else (np.nan, np.nan)
+    return float(known.mean()), low, high
 
 
 # The weight of each pseudo-pair, in pairs. A clipped score or a probability hides most shifts, so pairs that all stay at 0 say

@@ -60,8 +60,6 @@ def write_whole(file: Path, write: Callable[[Path], Any]) -> None:
 
 def save_array(file: Path, values: Any) -> None:
     """np.save under exactly this name: given a path, it would add a suffix."""
-    import numpy as np
-
     with open(file, "wb") as handle:
         np.save(handle, values, allow_pickle=False)
 

@@ -1,5 +1,6 @@
 """What others do in one line works in one line: own edits, activations, concepts from tuples, own scorers."""
 
+import copy
 import inspect
 from typing import get_type_hints
 
@@ -11,6 +12,7 @@ import torch
 import audioscope
 from audioscope import AddVector, Apply, PatchText, datasets, load_concepts
 from audioscope.scoring import Scorer
+from audioscope.scoring.scorers import completed
 from audioscope.store import batches, check_same
 from audioscope.tracing import Sampling, SamplingKeywords
 
@@ -97,6 +99,9 @@ def test_an_atlas_from_plain_tuples_with_a_scorer_of_two_lines(tiny):
     whole = tiny.run([audioscope.Row(TUPLES[0][0], atlas.table["seed"].iloc[0])], steps=1).audio
     first = atlas.table.query("row == 'clean' and pair == 0")["score"].item()
     assert first == pytest.approx(float(whole.square().mean()), rel=1e-3)
+    half = type("Half", (), {"concepts": ("fast",), "units": "dB", "__call__": Loudness.__call__})()
+    assert completed(half).units == "dB" and completed(half).fingerprint == "unknown, Half" and completed(half).queries == {}
+    assert copy.copy(completed(half)).name == "Half" and not hasattr(completed(half), "layers")
     with pytest.raises(TypeError, match="expected an object with `concepts`"):
         audioscope.localize(tiny, {"fast": TUPLES[:2]}, pairs=1, scorer=lambda audio, rate: audio)
     assert inspect.isclass(Scorer)

@@ -115,7 +115,7 @@ def _window(model: Model, when: When | int | None, run: Sampling, prompt: str) -
     return share_of_noise(WINDOWS.index(when), model.run([Row(prompt, 0)], decode=False, **run).log_snr.numpy())
 
 
-def _sweep(
+def checked_sweep(
     model: Model, concepts: Concepts, pairs: int, seeds: int, patch: Patch, direction: Direction, sites: Which, split: str,
     scorer: Scorer | None, also: Iterable[Scorer] | None, batch_size: int | None, when: When | int | None,
     sampling: SamplingKeywords,
@@ -196,7 +196,7 @@ def localize(
     out: folder for the results, resumed if it exists; a temporary one if None. clips: also keep the sound.
     Raises ValueError, or UnknownName (a KeyError), for input out of range, before anything is generated.
     """
-    sweep = _sweep(model, concepts, pairs, seeds, patch, direction, sites, split, scorer, also, batch_size, when, sampling)
+    sweep = checked_sweep(model, concepts, pairs, seeds, patch, direction, sites, split, scorer, also, batch_size, when, sampling)
     if until_stable is not None and not 1 <= until_stable < pairs:
         raise ValueError(f"until_stable is {until_stable}, expected 1 to {pairs - 1}, less than the {pairs} pairs.")
     folder = Path(out).expanduser() if out is not None else Path(tempfile.mkdtemp(prefix="audioscope-atlas-"))
@@ -280,7 +280,7 @@ def plan(
     Warns if the interval of a layer's mean over concepts will be wider than half the threshold on either side. How much
     pairs vary is taken from `tiny`; a large model with prompts that hardly change its score needs more pairs.
     """
-    sweep = _sweep(model, concepts, pairs, seeds, patch, direction, sites, split, scorer, also, batch_size, when, sampling)
+    sweep = checked_sweep(model, concepts, pairs, seeds, patch, direction, sites, split, scorer, also, batch_size, when, sampling)
     unit = sweep.units(1)[0]
     timed = replace(sweep, window=None)  # the few steps that are timed have no thirds
     times, samples = {}, 0
@@ -288,7 +288,7 @@ def plan(
         began = time.perf_counter()
         audio, _ = timed.sound(unit, steps=count)
         for scorer in (sweep.scorer, *sweep.also):
-            scorer(torch.nan_to_num(audio), model.rate)
+            scorer(audio, model.rate)
         samples = audio[0].numel()
         times[count] = time.perf_counter() - began
     step = max(0.0, (times[3] - times[1]) / 2)
@@ -329,7 +329,7 @@ def _do_unit(sweep: _Sweep, unit: dict[str, Any], folder: Path | None) -> pd.Dat
     failed = ~finite
     rate = model.rate
     scorers = {"score": sweep.scorer, **{score_column(s.name): s for s in sweep.also}}
-    scores = {name: scorer(torch.nan_to_num(audio), rate).astype("float32") for name, scorer in scorers.items()}
+    scores = {name: scorer(audio, rate).astype("float32") for name, scorer in scorers.items()}
     for table in scores.values():
         table[failed.numpy()] = np.nan
     lines = []

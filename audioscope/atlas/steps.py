@@ -11,11 +11,10 @@ import pandas as pd
 from scipy.special import expit
 
 from audioscope.atlas.atlas import SCALES, Scale, score_column
-from audioscope.atlas.localization import Concepts
-from audioscope.concepts import choose
+from audioscope.atlas.localization import Concepts, checked_sweep
 from audioscope.edits import PatchText
 from audioscope.model import Model
-from audioscope.scoring.scorers import Scorer, completed, default_scorer, second_opinions
+from audioscope.scoring.scorers import Scorer
 from audioscope.stats import mean_of_ratios, mean_of_ratios_random_concepts, ratio_of_means
 from audioscope.store import run_units
 from audioscope.tracing import Row, SamplingKeywords
@@ -43,33 +42,15 @@ def patch_steps(
     batch_size: rows at a time; None is all rows of a unit at once. out: folder, resumed if it exists; a temporary one if None.
     Raises ValueError, or UnknownName, before anything is generated.
     """
-    model.check_unsteered("a sweep")
-    chosen, main = choose(concepts), default_scorer(model) if scorer is None else completed(scorer)
-    also = second_opinions(main)
-    for each in (main, *also):
-        each.check(model)
-    run = model.sampling(**sampling)
-    for concept in chosen:
-        if not 1 <= pairs <= len(concept.split(split)):
-            raise ValueError(
-                f"pairs is {pairs}, expected 1 to {len(concept.split(split))}, the number of pairs of {concept.name!r} in {split!r}."
-            )
-        if concept.name not in main.concepts:
-            raise ValueError(f"The {main.name} cannot score {concept.name!r}: it knows {', '.join(main.concepts)}.")
-        for pair in concept.split(split)[:pairs]:
-            model.check_prompt(pair.clean)
-            model.check_prompt(pair.corrupted)
-    units = [
-        {"concept": c.name, "pair": p.index, "seed": c.seed(p), "clean": p.clean, "corrupted": p.corrupted}
-        for c in chosen for p in c.split(split)[:pairs]
-    ]  # fmt: skip
+    sweep = checked_sweep(
+        model, concepts, pairs, 1, "text", "sufficient", "cross", split, scorer, None, batch_size, None, sampling
+    )
+    main, also, run = sweep.scorer, sweep.also, sweep.run
     scorers = {"score": main, **{score_column(each.name): each for each in also}}
     ends = {
         f"calibrated {name}": getattr(each, "calibrated", np.nan) if each.units == "log-odds" else np.nan
         for name, each in scorers.items()
     }
-    if batch_size is not None and batch_size < 1:
-        raise ValueError(f"batch_size is {batch_size}, expected at least 1 row, or None for all rows of a unit at once.")
     settings = {
         "model": model.name, "fingerprint": model.fingerprint, "split": split, "scorer": main.name,
         "scorer_fingerprint": main.fingerprint, "also": {each.name: each.fingerprint for each in also}, **run, "by": "step",
@@ -77,11 +58,11 @@ def patch_steps(
 
     def work(unit: dict[str, Any]) -> pd.DataFrame:
         clean, corrupted, seed = unit["clean"], unit["corrupted"], unit["seed"]
-        patched = [Row(corrupted, seed, (PatchText("cross", clean, steps=(n, n + 1)),)) for n in range(run["steps"])]
+        patched = [Row(corrupted, seed, (PatchText("cross", clean, steps=(n, n + 1)),)) for n in range(run.steps)]
         rows = [Row(clean, seed), Row(corrupted, seed), *patched]
         output = model.run_in_batches(rows, batch_size, **run)
         assert output.audio is not None
-        table = pd.DataFrame({"row": ["clean", "corrupted"] + ["patched"] * run["steps"], "step": [-1, -1, *range(run["steps"])]})
+        table = pd.DataFrame({"row": ["clean", "corrupted"] + ["patched"] * run.steps, "step": [-1, -1, *range(run.steps)]})
         table["sigma"] = [np.nan, np.nan, *output.sigmas.tolist()]
         table["log_snr"] = [np.nan, np.nan, *output.log_snr.tolist()]
         for name, each in scorers.items():
@@ -90,7 +71,7 @@ def patch_steps(
         return table.assign(concept=unit["concept"], pair=unit["pair"], seed=seed, **ends)
 
     folder = Path(out).expanduser() if out is not None else Path(tempfile.mkdtemp(prefix="audioscope-steps-"))
-    return run_units(folder, settings, units, work, progress, "steps")
+    return run_units(folder, settings, sweep.units(pairs), work, progress, "steps")
 
 
 def step_impacts(table: pd.DataFrame, scale: Scale = "raw", score: str = "score") -> pd.DataFrame:

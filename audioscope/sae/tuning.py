@@ -158,9 +158,8 @@ def tuned_methods(
     areas = SteeringSweep.load(folder / "choices").areas()
     lines, best = [], {}
     for method, choices in tried.items():
-        dear = [
-            c for c in choices if areas.loc[c.method.cell, "reached"] >= REACHED
-        ]  # a choice that hardly moves has an area near 0, whatever it does
+        # a choice that hardly moves has an area near 0, whatever it does
+        dear = [c for c in choices if areas.loc[c.method.cell, "reached"] >= REACHED]
         top = max(dear or choices, key=lambda choice: np.nan_to_num(areas.loc[choice.method.cell, "auc"], nan=-np.inf))
         best[method] = top
         lines += [
@@ -204,15 +203,8 @@ def steer_all_features(
     clip starts from one.
     """
     seen = set(concept_prompts() if without is None else without)
-    shared = (
-        "steps",
-        "guidance",
-        "seconds",
-        "scorer",
-        "price",
-        "batch_size",
-        "progress",
-    )  # tuning uses the settings of the reported sweeps
+    # tuning uses the settings of the reported sweeps
+    shared = (*SamplingKeywords.__annotations__, "scorer", "price", "batch_size", "progress")
     alike = {name: keywords[name] for name in shared if name in keywords}
 
     def compared(concept: Concept, folder: Path) -> Sequence[SteeringMethod]:

@@ -68,33 +68,20 @@ class Scorer(Protocol):
 
 @dataclass(frozen=True, eq=False)
 class _Completed:
-    """A scorer that has only `concepts` and a call, with the rest of `Scorer` filled in."""
+    """A scorer of which only `concepts` and the call are required: what else it has is its own, the rest is filled in."""
 
-    given: Any
-    units: str = "score"
-    needs: str = ""
-    queries: Mapping[str, str] = field(default_factory=dict)
-
-    @property
-    def name(self) -> str:
-        return str(getattr(self.given, "name", getattr(self.given, "__name__", type(self.given).__name__)))
-
-    @property
-    def fingerprint(self) -> str:
-        return f"unknown, {self.name}"
-
-    @property
-    def concepts(self) -> Sequence[str]:
-        return list(self.given.concepts)
-
-    def check(self, model: Any) -> None:
-        """Accept any audio."""
+    own: Any
 
     def __call__(self, audio: Tensor, rate: int) -> pd.DataFrame:
-        return pd.DataFrame(self.given(audio, rate), columns=self.concepts)
+        return pd.DataFrame(self.own(audio, rate), columns=list(self.concepts))
 
     def __getattr__(self, name: str) -> Any:
-        return getattr(self.given, name)  # such as its layers, if it has any
+        own = object.__getattribute__(self, "own")
+        if name not in ("name", "fingerprint", "units", "needs", "queries", "check") or hasattr(own, name):
+            return getattr(own, name)
+        called = str(getattr(own, "name", getattr(own, "__name__", type(own).__name__)))
+        filled = {"name": called, "fingerprint": f"unknown, {called}", "units": "score", "needs": "", "queries": {}}
+        return filled.get(name, lambda model: None)  # check: any audio will do
 
 
 def completed(scorer: Any) -> Scorer:
@@ -108,7 +95,7 @@ def completed(scorer: Any) -> Scorer:
             f"scorer is {scorer!r}, expected an object with `concepts` that is called with audio and its rate (see Scorer)."
         )
     complete = all(hasattr(scorer, name) for name in ("name", "fingerprint", "units", "needs", "queries", "check"))
-    return scorer if complete else _Completed(scorer)
+    return scorer if complete else _Completed(scorer)  # type: ignore[return-value]  # by __getattr__
 
 
 @dataclass(frozen=True, eq=False)

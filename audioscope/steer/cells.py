@@ -30,18 +30,18 @@ OWN = Cell("caa", "own", "localized: its own layers", "#e69f00", (1, 0), "square
 SHARED = Cell("caa", "shared", "localized: shared layers", "#d55e00", (1, 0), "circle")
 ALL = Cell("caa", "all", "everywhere", "#0072b2", (1, 0), "diamond")
 NATURAL = Cell("caa", "all, natural lengths", "everywhere, in natural lengths", "#56b4e9", (6, 3), "triangle-up")
+RANDOM_SETS = "random layers"  # the sites of each set, before its number
 RANDOM_LAYERS = tuple(
-    Cell("caa", f"random layers {number}", f"random layers, set {number}", "#8a8580", dash, "triangle-down")
+    Cell("caa", f"{RANDOM_SETS} {number}", f"{RANDOM_SETS}, set {number}", "#8a8580", dash, "triangle-down")
     for number, dash in ((1, (4, 3)), (2, (8, 2)), (3, (2, 2)))
 )
-ANY_RANDOM_LAYERS = "caa random layers"  # the three sets together, see `SteeringSweep.family`
+ANY_RANDOM_LAYERS = f"caa {RANDOM_SETS}"  # the three sets together, see `SteeringSweep.family`
 RANDOM_DIRECTION = Cell("random direction", "own", "random direction", "#8a8580", (1, 3), "cross")
 FIXED_DIRECTION = Cell("fixed direction", "own", "one random direction", "#5b5651", (1, 2), "cross")
 SHUFFLED_LABELS = Cell("shuffled labels", "own", "shuffled labels", "#5b5651", (4, 4), "stroke")
 TEXT_BLEND = "text blend"
-REWRITTEN = Cell(
-    "pci", "all", "the prompt rewritten", "#009e73", (8, 3), "triangle-right"
-)  # its largest distance is the budget of all cells
+# its largest distance is the budget of all cells
+REWRITTEN = Cell("pci", "all", "the prompt rewritten", "#009e73", (8, 3), "triangle-right")
 SAE_TUNED = Cell("sae", "tuned", "features, tuned", "#cc79a7", (1, 0), "triangle-left")
 CAA_TUNED = Cell("caa", "tuned", "CAA, tuned", "#0072b2", (6, 3), "diamond")
 SAE_UNTUNED = Cell("sae", "untuned", "features, untuned", "#cc79a7", (2, 2), "triangle-left")

@@ -21,6 +21,7 @@ from audioscope.steer.cells import (
     NATURAL,
     OWN,
     RANDOM_DIRECTION,
+    RANDOM_SETS,
     REWRITTEN,
     SHARED,
     SHUFFLED_LABELS,
@@ -61,7 +62,7 @@ def _metadata(vector: SteeringVector, **more: Any) -> dict[str, Any]:
     return {"vector": dict(vector.metadata), "at": list(vector.paths), "numbers": crc32(numbers), **more}
 
 
-def vector_method(vector: SteeringVector, sites: str, method: str = "caa", **keywords: Any) -> SteeringMethod:
+def vector_method(vector: SteeringVector, sites: str, method: str = OWN.method, **keywords: Any) -> SteeringMethod:
     """Add a vector; keywords are those of `AddVector`."""
     return SteeringMethod(
         method, sites, lambda pair, strength, seed: [AddVector(vector, strength, **keywords)], _metadata(vector, **keywords)
@@ -88,7 +89,7 @@ def random_layers_methods(
         chosen, left = list(dict.fromkeys(left))[: len(own)], left[len(own) :]
         chosen += rng.permutation(sorted(own)).tolist()[: len(own) - len(chosen)]
         metadata = _metadata(everywhere.only(chosen), instead_of=sorted(own), draw=number, **keywords)
-        methods.append(replace(vector_method(everywhere.only(chosen), f"random layers {number}", **keywords), metadata=metadata))
+        methods.append(replace(vector_method(everywhere.only(chosen), f"{RANDOM_SETS} {number}", **keywords), metadata=metadata))
     return methods
 
 
