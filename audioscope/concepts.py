@@ -216,7 +216,7 @@ def choose(which: Concepts) -> list[Concept]:
     if isinstance(which, Mapping):
         return list(load_concepts(which).values())
     items = [which] if isinstance(which, str | Concept) else list(which)
-    if items and all(isinstance(item, tuple) for item in items):
+    if items and all(isinstance(item, tuple | list) for item in items):
         return list(load_concepts(items).values())
     chosen = []
     for item in items:

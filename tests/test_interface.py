@@ -76,6 +76,8 @@ def test_a_vector_from_plain_tuples(tiny):
     table = load_concepts(pd.DataFrame(rows))["concept"]
     same = audioscope.caa(tiny, table, sites=[2], steps=2, against="opposite", progress=False)
     assert torch.equal(vector.directions[tiny.sites[2].path], same.directions[tiny.sites[2].path])
+    from_json = audioscope.caa(tiny, [list(pair) for pair in TUPLES], sites=[2], steps=2, progress=False)
+    assert torch.equal(from_json.directions[tiny.sites[2].path], vector.directions[tiny.sites[2].path])
     assert vector.metadata["pairs"] == 3 and len(audioscope.caa(tiny, TUPLES, steps=1, progress=False).paths) == 12
     concept = load_concepts({"fast": [*TUPLES, ("fast music", "slow music", "music")]})["fast"]
     assert len(concept.split("localize")) == len(concept.split("test")) == 4 and concept.pairs[3].neutral == "music"
