@@ -25,7 +25,7 @@ from audioscope.adapters import (  # fmt: skip
     adapter_for,
     adapter_of_class,
 )
-from audioscope.edits import PatchText
+from audioscope.edits import Apply, PatchText
 from audioscope.model import Model, read_sites
 from audioscope.tracing import Row
 
@@ -238,14 +238,41 @@ def test_text_that_enters_elsewhere_too_is_found_at_load(stable_audio):
         tracing.check(stable_audio.pipe, stable_audio.adapter, stable_audio.sites)
 
 
-@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
-def test_laws_hold_in_half_precision(tmp_path, dtype):
-    BUILDERS["stable_audio"]().save_pretrained(tmp_path)
+HALVES = pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16], ids=str)
+
+
+@HALVES
+@pytest.mark.parametrize("name", BUILDERS)
+def test_laws_hold_in_half_precision(tmp_path, name, dtype):
+    BUILDERS[name]().save_pretrained(tmp_path)
     model = audioscope.load(tmp_path, dtype=dtype)
-    rows = [Row(A, 0), Row(B, 0), Row(B, 0, (PatchText("cross", A),))]
-    clean, corrupted, swapped = model.run(rows, **model.sampling(3, 3.0, None), decode=False).latents.float()
+    rows = [
+        Row(A, 0),
+        Row(B, 0),
+        Row(B, 0, (PatchText("cross", A),)),
+        Row(A, 0, (Apply("cross", lambda output, here: output / 2),)),
+    ]
+    run = model.run(rows, **model.sampling(3, 3.0, None))
+    clean, corrupted, swapped, halved = run.latents.float()
     torch.testing.assert_close(swapped, clean, rtol=2e-2, atol=2e-2)
-    assert (clean - corrupted).abs().max() > 10 * (clean - swapped).abs().max()
+    assert min((clean - other).abs().max() for other in (corrupted, halved)) > 10 * (clean - swapped).abs().max()
+    assert run.audio.dtype == torch.float32 and run.audio.isfinite().all()
+
+
+@HALVES
+def test_tiny_sounds_in_half_precision_as_in_float32(tiny, dtype):
+    model = audioscope.load("tiny", dtype=dtype)
+    assert model.pipe.transformer.dtype == dtype and torch.equal(model.pipe.vae.basis, tiny.pipe.vae.basis)
+    moved = audioscope.load("tiny").pipe.to(dtype)
+    assert moved.transformer.dtype == dtype and torch.equal(moved.vae.basis, tiny.pipe.vae.basis)
+
+    def log_mel(model, **keywords):
+        clip = model.generate("a jazz song with a flute", steps=8, **keywords)
+        return tiny.pipe.vae.log_mel(torch.from_numpy(clip.samples)).flatten()
+
+    same, silent = log_mel(model), log_mel(model, edits=Apply("cross", lambda output, here: 0 * output))
+    heard = torch.stack([log_mel(tiny), same, silent]).corrcoef()[0]
+    assert heard[1] > 0.98 and heard[2] < 0.9, heard  # .995 and more, against less than .9
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device here")

@@ -53,6 +53,20 @@ class MelCodec(ModelMixin, ConfigMixin):
         self.register_buffer("window", torch.hann_window(n_fft), persistent=False)
         self.anchor = nn.Parameter(torch.zeros(1), requires_grad=False)  # diffusers reads a model's dtype from its parameters
 
+    @classmethod
+    def from_pretrained(cls, *args, **keywords) -> MelCodec:
+        """The codec in float32, whatever the pipeline's dtype: a spectrogram in half precision is audibly rough."""
+        return super().from_pretrained(*args, **{**keywords, "torch_dtype": torch.float32})
+
+    def _apply(self, fn, recurse=True):
+        """Moved, as `.to` of its pipeline asks, but never to another precision."""
+
+        def moved(tensor: Tensor) -> Tensor:
+            result = fn(tensor)
+            return result if result.dtype == tensor.dtype else tensor.to(result.device)
+
+        return super()._apply(moved, recurse)
+
     @property
     def downsampling_ratio(self) -> int:
         """Samples per latent frame."""
