@@ -22,7 +22,7 @@ from pathlib import Path
 import torch
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "tests"))
-from pipelines import PROMPTS, build_stable_audio
+from helpers.pipelines import PROMPTS, build_stable_audio
 
 from audioscope.edits import PatchText
 from audioscope.model import Model

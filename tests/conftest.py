@@ -10,8 +10,8 @@ import torch
 
 torch.set_num_threads(1)  # small tensors: threads cost more than they give, and tests may run side by side
 
-from browsing import BROWSERS, LIMIT, REASON  # noqa: E402
-from pipelines import BUILDERS  # noqa: E402
+from helpers.browsing import BROWSERS, LIMIT, REASON  # noqa: E402
+from helpers.pipelines import BUILDERS  # noqa: E402
 
 import audioscope  # noqa: E402
 from audioscope.model import Model  # noqa: E402

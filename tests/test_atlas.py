@@ -12,7 +12,7 @@ import pandas as pd
 import pytest
 import torch
 from conftest import KILLED, Nearness
-from pipelines import PROMPTS, build_stable_audio
+from helpers.pipelines import PROMPTS, build_stable_audio
 
 import audioscope
 from audioscope import datasets, tracing

@@ -8,7 +8,7 @@ import sys
 
 import nbformat
 import pytest
-from browsing import hears, new_context, until
+from helpers.browsing import hears, new_context, until
 
 from audioscope.cli.main import main
 from audioscope.pages.book import chapters, check_links, copy_notebooks

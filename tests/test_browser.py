@@ -8,8 +8,22 @@ import threading
 import numpy as np
 import pytest
 from axe_playwright_python.sync_playwright import Axe
-from browsing import HEARD, hears, near, new_context, settle, until
-from tones import ALPHAS, BEST, CELLS, EVIL, GROUPS, LAYERS, PAIRS, ROWS, atlas_of_tones, pitch, site, steered, steering_of_tones
+from helpers.browsing import HEARD, hears, near, new_context, settle, until
+from helpers.tones import (
+    ALPHAS,
+    BEST,
+    CELLS,
+    EVIL,
+    GROUPS,
+    LAYERS,
+    PAIRS,
+    ROWS,
+    atlas_of_tones,
+    pitch,
+    site,
+    steered,
+    steering_of_tones,
+)
 
 import audioscope
 from audioscope.atlas.charts import orders
@@ -639,7 +653,7 @@ def test_the_code_of_a_cell_makes_its_clips(browser, tiny, tmp_path, monkeypatch
 
 def test_sliders_in_a_notebooks_frame_play(browser, tmp_path):
     """As a notebook holds them: in a frame of the document itself."""
-    from tones import tone
+    from helpers.tones import tone
 
     from audioscope.pages.html import iframe
 

@@ -15,8 +15,8 @@ import ipywidgets
 import numpy as np
 import pandas as pd
 import pytest
-from browsing import LIMIT
-from tones import EVIL, SECONDS, atlas_of_tones, site, steering_of_tones
+from helpers.browsing import LIMIT
+from helpers.tones import EVIL, SECONDS, atlas_of_tones, site, steering_of_tones
 
 import audioscope
 from audioscope import AddVector, PatchText, SAEEdit

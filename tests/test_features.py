@@ -7,7 +7,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-from pipelines import PROMPTS
+from helpers.pipelines import PROMPTS
 from sklearn.metrics import roc_auc_score
 
 import audioscope

@@ -14,12 +14,12 @@ from pathlib import Path
 import nbformat
 import pytest
 from axe_playwright_python.sync_playwright import Axe
-from browsing import LIMIT, heard, hears, near, new_context, settle, until
-from tones import pitch, steered
+from helpers.browsing import LIMIT, heard, hears, near, new_context, settle, until
+from helpers.tones import pitch, steered
 
 CELLS = [
     "import sys\nfrom pathlib import Path\nsys.path.insert(0, {tests!r})",
-    "import audioscope\nfrom tones import atlas_of_tones, steering_of_tones\n"
+    "import audioscope\nfrom helpers.tones import atlas_of_tones, steering_of_tones\n"
     "model = audioscope.load('tiny')\naudioscope.show_charts()\nfolder = Path({folder!r})",
     "atlas_of_tones(folder).explore()",
     "steering_of_tones(folder).explore()",

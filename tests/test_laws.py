@@ -5,7 +5,7 @@ import weakref
 
 import pytest
 import torch
-from pipelines import PROMPTS
+from helpers.pipelines import PROMPTS
 
 from audioscope import tracing
 from audioscope.edits import Ablate, PatchOutput, PatchText

@@ -11,7 +11,7 @@ import subprocess
 import jupytext
 import nbformat
 import pytest
-from browsing import LIMIT
+from helpers.browsing import LIMIT
 from nbclient import NotebookClient
 
 NAMES = (

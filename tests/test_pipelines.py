@@ -10,7 +10,7 @@ from unittest.mock import patch
 
 import pytest
 import torch
-from pipelines import BUILDERS, PROMPTS, build_ace_step, build_audioldm2, build_stable_audio_3
+from helpers.pipelines import BUILDERS, PROMPTS, build_ace_step, build_audioldm2, build_stable_audio_3
 
 import audioscope
 from audioscope import tracing

@@ -3,7 +3,7 @@
 import numpy as np
 import pandas as pd
 import pytest
-from tones import atlas_of_tones
+from helpers.tones import atlas_of_tones
 
 import audioscope
 from audioscope import datasets

@@ -9,7 +9,7 @@ from itertools import pairwise
 import numpy as np
 import pandas as pd
 import pytest
-from tones import EVIL, GROUPS, PAIRS, ROWS, atlas_of_tones, steering_of_tones, tone
+from helpers.tones import EVIL, GROUPS, PAIRS, ROWS, atlas_of_tones, steering_of_tones, tone
 
 from audioscope import Clip
 from audioscope.atlas.charts import _runs, heatmap, impact_table, orders, side_by_side

@@ -7,7 +7,7 @@ from dataclasses import replace
 import pytest
 import safetensors.torch
 import torch
-from pipelines import PROMPTS
+from helpers.pipelines import PROMPTS
 
 import audioscope
 from audioscope import SAE

@@ -10,7 +10,7 @@ import subprocess
 import pytest
 import safetensors.torch
 import torch
-from browsing import LIMIT
+from helpers.browsing import LIMIT
 
 from audioscope import SAE, datasets
 

@@ -110,7 +110,7 @@ def test_measurements_as_a_scorer(tiny):
 @pytest.fixture(scope="module", params=["rand_trunc", "fusion"])
 def clap_folder(request, tmp_path_factory):
     """A small random CLAP, saved as published ones are: some fuse windows of long clips, some do not."""
-    from pipelines import WORDS
+    from helpers.pipelines import WORDS
     from tokenizers import Tokenizer, models, pre_tokenizers
     from transformers import ClapConfig, ClapFeatureExtractor, ClapModel, ClapProcessor, PreTrainedTokenizerFast
 

@@ -13,7 +13,7 @@ import pandas as pd
 import pytest
 import torch
 from conftest import KILLED
-from pipelines import PROMPTS
+from helpers.pipelines import PROMPTS
 
 import audioscope
 from audioscope import AddVector, BlendText, PatchText, SteeringVector, caa
