@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: help setup browser test atlas lab book results notebooks lint clean
+.PHONY: help setup browser test check atlas lab book docs results notebooks lint clean
 .DELETE_ON_ERROR:
 
 help:
@@ -10,6 +10,8 @@ help:
 	@echo "make test     the tests and the notebooks"
 	@echo "make lab      JupyterLab on notebooks/"
 	@echo "make book     the notebooks, run and as pages with sound, in book/index.html"
+	@echo "make docs     the documentation site, with the book, in site/index.html"
+	@echo "make check    lint, types and the tests that matter most, in about three minutes"
 	@echo "make setup    the environment alone, in .venv"
 	@echo "make results  rebuild what depends on the tiny model's weights"
 	@echo "make notebooks  the ipynb files, from their percent scripts"
@@ -28,7 +30,7 @@ setup: .venv/.ready
 		$(PYTHON) -m venv .venv; \
 	fi
 	@$(BIN)/python -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "audioscope needs Python 3.11 or later, but .venv has $$($(BIN)/python -V 2>&1): remove .venv and run make again" >&2; exit 1; }
-	$(BIN)/python -m pip install -c constraints.txt -e '.[test]'
+	$(BIN)/python -m pip install -c constraints.txt -e '.[lab,pages,test]'
 	$(BIN)/python -m audioscope.fix_torchaudio
 	@touch $@
 
@@ -50,6 +52,10 @@ test: setup browser
 	$(PYTEST) --nbmake --nbmake-timeout=3600 notebooks || failed="$$failed notebooks"; \
 	[ -z "$$failed" ] || { echo "*** FAILED:$$failed ***" >&2; exit 1; }
 
+# What a push must pass, in about three minutes: the marks `slow` and `rest` are left to `make test`.
+check: lint
+	$(PYTEST) tests -m "not slow and not rest"
+
 atlas: setup
 	$(BIN)/audioscope atlas --out atlas
 
@@ -58,6 +64,14 @@ lab: setup
 
 book: setup
 	$(BIN)/audioscope book --out book
+
+# The site takes the book in, which is made again only if a notebook is newer.
+book/index.html: $(wildcard notebooks/*.ipynb) | setup
+	$(BIN)/audioscope book --out book
+
+docs: setup book/index.html
+	$(BIN)/sphinx-build --fail-on-warning --keep-going --quiet -d .sphinx docs site
+	@echo "site/index.html opens in any browser, offline"
 
 results: setup
 	$(BIN)/python tools/make_results.py

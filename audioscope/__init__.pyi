@@ -19,6 +19,7 @@ from .edits import Apply as Apply
 from .edits import BlendText as BlendText
 from .edits import PatchOutput as PatchOutput
 from .edits import PatchText as PatchText
+from .installed import __version__ as __version__
 from .model import Activations as Activations
 from .model import Model as Model
 from .model import load as load
@@ -32,4 +33,3 @@ from .steer.vectors import SteeringVector as SteeringVector
 from .theme import show_charts as show_charts
 from .tracing import Read as Read
 from .tracing import Row as Row
-from .version import __version__ as __version__

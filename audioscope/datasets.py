@@ -13,10 +13,10 @@ from pathlib import Path
 import pandas as pd
 
 from audioscope.atlas.atlas import Atlas
-from audioscope.atlas.published import published  # noqa: F401
+from audioscope.atlas.published import published
 from audioscope.atlas.windows import WINDOWS
-from audioscope.concepts import concept_prompts, some_prompts  # noqa: F401
-from audioscope.concepts import shipped_concepts as concepts  # noqa: F401
+from audioscope.concepts import concept_prompts, some_prompts
+from audioscope.concepts import shipped_concepts as concepts
 from audioscope.errors import UnknownName
 from audioscope.model import Model
 from audioscope.sae.files import load_sae
@@ -25,6 +25,10 @@ from audioscope.steer.results import SteeringSweep
 from audioscope.steer.vectors import SteeringVector
 from audioscope.store import data_folder
 
+__all__ = [
+    "atlas", "concept_prompts", "concepts", "data_folder", "fingerprint", "is_shipped", "maps", "published", "sae", "saes",
+    "some_prompts", "steering", "steering_table", "steps", "vector",
+]  # fmt: skip
 MAPS = (*WINDOWS, "output")
 
 

@@ -15,7 +15,7 @@ RESULT = re.compile(
 )
 # The layers whose SAEs ship are named in what is said of these; they are no finding.
 OF_SAES = {
-    "README.md": r"[Ii]n layer [06]|(second:|baseline\);|\n) *layer [06]",
+    "findings.md": r"[Ii]n layer [06]|(second:|baseline\);|\n) *layer [06]",
     "06": r"[Ii]n layer [06]",
     "07": r"([Ii]n|of) layer [06]",
 }
@@ -71,7 +71,7 @@ def unmarked(text, *more):
 def test_the_prose_says_what_the_tables_give(checker, values):
     assert checker.differences(values, digests()) == []
     names = [name for file in checker.prose() for name, _ in marked(file.read_text())]
-    assert len(set(names)) > 60 and {"README.md", "03_concept_atlas.py"} <= {
+    assert len(set(names)) > 60 and {"findings.md", "teaching.md", "03_concept_atlas.py"} <= {
         f.name for f in checker.prose() if marked(f.read_text())
     }
 
@@ -107,7 +107,8 @@ def test_one_other_value_of_a_table_is_found(checker, values, tmp_path, monkeypa
 
 
 def test_no_result_stands_unmarked(root):
-    for file in [root / "README.md", *sorted((root / "notebooks").glob("*.py"))]:
+    pages = [root / "README.md", root / "docs" / "findings.md", root / "docs" / "teaching.md", root / "docs" / "course.md"]
+    for file in [*pages, *sorted((root / "notebooks").glob("*.py"))]:
         name = next((name for name in OF_SAES if file.name.startswith(name)), None)
         assert unmarked(words(file), *([OF_SAES[name]] if name else [])) == [], file.name
     assert unmarked("an impact of .31, 75 % of draws, 16 of 18 layers") == [".31", "75 %", "16 of 18"]

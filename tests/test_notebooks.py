@@ -81,11 +81,11 @@ def test_one_style(root, name):
     assert re.search(r"\*\*Time\*\*: \d+ minutes", first) and "**Before this**: " in first
     row = next(
         line
-        for line in (root / "README.md").read_text().splitlines()
-        if f"notebooks/{name}.ipynb" in line and line.startswith("|")
+        for line in (root / "docs" / "course.md").read_text().splitlines()
+        if f"book/{name}.html" in line and line.startswith("|")
     )
     minutes, runs = re.search(r"\*\*Time\*\*: (\d+) minutes.*?it runs in (?:about )?([\d½]+|half)", first).groups()
-    assert f"| {minutes} ({'½' if runs == 'half' else runs}) |" in row, "README and notebook say the same minutes"
+    assert f"| {minutes} ({'½' if runs == 'half' else runs}) |" in row, "the course page and the notebook say the same minutes"
     text = "\n".join(cell.source for cell in notebook.cells if cell.cell_type == "markdown")
     headings = re.findall(r"^## (.*)$", text, re.MULTILINE)
     assert headings[-2:] == ["Limits", "Read next"] and sum(h.startswith("Exercise") for h in headings) >= 1

@@ -22,6 +22,8 @@ ROOT = Path(__file__).resolve().parents[1]
 PYPROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
 PROJECT = PYPROJECT["project"]
 README = (ROOT / "README.md").read_text()
+DOCS = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").rglob("*.md"))]
+PROSE = "\n".join(page.read_text() for page in DOCS)
 MAKEFILE = (ROOT / "Makefile").read_text()
 ENVIRONMENT = yaml.safe_load((ROOT / "environment.yml").read_text())
 
@@ -39,7 +41,7 @@ def constraints() -> dict[str, Requirement]:
 
 def code_lines(markdown: str) -> list[str]:
     """The lines of fenced blocks and the inline code of a page, without comments."""
-    fence = re.compile(r"^```\w*\n(.*?)^```", re.MULTILINE | re.DOTALL)
+    fence = re.compile(r"^```[^\n]*\n(.*?)^```$", re.MULTILINE | re.DOTALL)
     lines = [line for block in fence.findall(markdown) for line in block.splitlines()]
     lines += re.findall(r"`([^`\n]+)`", fence.sub("", markdown))
     return [line.split("  #")[0].strip() for line in lines]
@@ -81,10 +83,10 @@ def test_conda_takes_torch_from_conda_and_the_rest_from_the_package() -> None:
     names = [line for line in ENVIRONMENT["dependencies"] if isinstance(line, str)]
     (pip,) = [line["pip"] for line in ENVIRONMENT["dependencies"] if isinstance(line, dict)]
     assert sorted(names) == sorted([f"python{PROJECT['requires-python']}", "pytorch", "torchaudio", "pip"])
-    assert pip == ["-e .[test]"], "environment.yml installs the package; a second list of dependencies would drift"
+    assert pip == ["-e .[lab,pages,test]"], "environment.yml installs the package; a second list of dependencies would drift"
 
 
-# --- the README says what is there
+# --- the README and the documentation say what is there
 
 
 def test_readme_names_the_lowest_python() -> None:
@@ -92,39 +94,55 @@ def test_readme_names_the_lowest_python() -> None:
     assert f"Python {lowest} or later" in README
 
 
-def test_readme_make_targets_exist() -> None:
+def test_the_readme_is_short() -> None:
+    assert len(README.splitlines()) <= 150
+
+
+def test_make_targets_exist() -> None:
     targets = set(re.findall(r"^([a-z]+):", MAKEFILE, re.MULTILINE))
-    named = {name for line in code_lines(README) for name in re.findall(r"\bmake ([a-z]+)", line)}
-    assert {"atlas", "test", "setup", "lab"} <= named
+    named = {name for line in code_lines(PROSE) for name in re.findall(r"^make ([a-z]+)", line)}
+    assert {"atlas", "test", "setup", "lab", "check", "docs", "book"} <= named
     assert named <= targets
+    assert targets <= set(re.findall(r'@echo "make ([a-z]+)', MAKEFILE)) | {"help", "browser"}, "make help names all"
 
 
-def test_readme_commands_parse() -> None:
+def test_no_text_suggests_another_projects_package() -> None:
+    """`audioscope` on PyPI belongs to someone else."""
+    files = [*DOCS, *(ROOT / "audioscope").rglob("*.py"), *(ROOT / "notebooks").glob("*.py"), *(ROOT / ".github").rglob("*.yml")]
+    for file in files:
+        assert not re.search(r"(pip|uv|pipx|conda) (install|add) [^\n]*\baudioscope\b(?!-diffusion)", file.read_text()), file
+
+
+def test_documented_commands_parse() -> None:
     from audioscope.cli.main import parser
 
     understands = parser()
-    commands = audioscope_commands(code_lines(README))
-    assert {command.split()[0] for command in commands} >= {"sites", "atlas", "steer", "generate", "tiny"}
+    commands = audioscope_commands(code_lines(PROSE))
+    assert {command.split()[0] for command in commands} >= {"sites", "atlas", "steer", "sae", "book", "generate", "tiny"}
     commands += audioscope_commands(MAKEFILE.splitlines())
     for command in commands:
         try:
             understands.parse_args(shlex.split(command))
         except SystemExit:
-            pytest.fail(f"named in README.md or Makefile, but not understood: audioscope {command}")
+            pytest.fail(f"named in the documentation or the Makefile, but not understood: audioscope {command}")
 
 
-def test_readme_files_exist() -> None:
+def test_documented_files_exist() -> None:
     named = {
-        line for line in code_lines(README) if re.fullmatch(r"notebooks/\S+\.ipynb|data/\S+|[\w-]+\.(txt|yml|cff)|LICENSE", line)
+        line
+        for line in code_lines(PROSE)
+        if re.fullmatch(r"(notebooks|data|docs|tools|tests|audioscope)/\S+|[\w-]+\.(txt|yml|cff|toml)|LICENSE", line)
     }
-    assert sum(name.startswith("notebooks/") for name in named) == 9
-    missing = sorted(name for name in named if not (ROOT / name).exists())
-    assert not missing, f"named in README.md, but not there: {missing}"
+    missing = sorted(name for name in named if not list(ROOT.glob(name)))
+    assert len(named) > 8 and not missing, f"named in the documentation, but not there: {missing}"
+    for page in (ROOT / "README.md", *(ROOT / "docs").glob("*.md")):
+        for target in re.findall(r"\]\((?!https?://)([^)#]+)", page.read_text()):
+            assert (page.parent / target).exists(), f"{page.name} links to {target}, which is not there"
 
 
-def test_readme_lists_every_notebook() -> None:
-    there = {f"notebooks/{path.name}" for path in (ROOT / "notebooks").glob("*.ipynb")}
-    assert there <= set(code_lines(README))
+def test_the_course_page_lists_every_notebook() -> None:
+    there = {path.stem for path in (ROOT / "notebooks").glob("*.ipynb")}
+    assert there == set(re.findall(r"book/(\d\d_\w+)\.html", (ROOT / "docs" / "course.md").read_text()))
 
 
 def test_citation_has_the_package_version() -> None:
@@ -207,7 +225,7 @@ def test_wheel_works_outside_the_checkout(tmp_path: Path) -> None:
     pip = [sys.executable, "-m", "pip", "--disable-pip-version-check", "--quiet"]
     # Nothing here needs the network: hatchling is in the test extra, and the dependencies are the environment's.
     subprocess.run([*pip, "wheel", "--no-deps", "--no-build-isolation", "--no-index", "-w", tmp_path, ROOT], check=True)
-    (wheel,) = tmp_path.glob("audioscope-*.whl")
+    (wheel,) = tmp_path.glob("audioscope_diffusion-*.whl")
     site = tmp_path / "site"
     subprocess.run([*pip, "install", "--no-deps", "--no-index", "--target", site, wheel], check=True)
 

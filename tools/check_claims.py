@@ -18,7 +18,8 @@ STORED = ROOT / "data" / "claims.json"
 
 def prose() -> list[Path]:
     """The files whose results are marked."""
-    return [ROOT / "README.md", ROOT / "data" / "tiny" / "README.md", *sorted((ROOT / "notebooks").glob("*.py"))]
+    pages = [ROOT / "README.md", ROOT / "data" / "tiny" / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
+    return [*pages, *sorted((ROOT / "notebooks").glob("*.py"))]
 
 
 def differences(values: dict[str, str], tables: dict[str, str]) -> list[tuple[str, str, str, str]]:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from playwright.sync_api import sync_playwright
 
-PICTURES = Path(__file__).resolve().parent / "pictures"
+PICTURES = Path(__file__).resolve().parents[1] / "docs" / "pictures"
 VIEWS = {  # file -> address, light or dark, and what is done on the page before
     "atlas.png": ("#concept=bongos&site=transformer.transformer_blocks.6.cross_attn", "light", ""),
     "steering.png": ("#view=steering&concept=fast", "dark", "document.querySelector('.slider').slider.range.value = 4.5; document.querySelector('.slider').slider.show()"),

@@ -17,12 +17,12 @@ from torch import Tensor
 from audioscope.atlas.atlas import Atlas
 from audioscope.concepts import Concept, Pairs, choose
 from audioscope.edits import Branch
+from audioscope.installed import __version__
 from audioscope.model import BATCH, Model
 from audioscope.sites import Site
 from audioscope.steer.vectors import SteeringVector
 from audioscope.store import batches, check_same, content_hash, data_folder
 from audioscope.tracing import Read, Row, SamplingKeywords
-from audioscope.version import __version__
 
 Against = Literal["opposite", "neutral"]
 STRONGEST = 3  # layers that stand in for a concept's own layers if none passes the rule

@@ -1,0 +1,44 @@
+"""What is installed: the version of this copy of audioscope, and its optional parts (extras)."""
+
+from __future__ import annotations
+
+import json
+from importlib.metadata import Distribution, PackageNotFoundError
+from importlib.util import find_spec
+from pathlib import Path
+from urllib.parse import urlsplit
+from urllib.request import url2pathname
+
+DISTRIBUTION = "audioscope-diffusion"  # on PyPI, `audioscope` is another project
+EXTRAS = {  # the modules that each extra of pyproject.toml brings
+    "lab": ("jupyterlab",),
+    "pages": ("ipykernel", "nbclient", "nbconvert", "nbformat", "vl_convert"),
+    "muq": ("muq",),
+    "bank": ("mido",),
+}
+
+try:
+    _this: Distribution | None = Distribution.from_name(DISTRIBUTION)
+    __version__ = _this.version
+except PackageNotFoundError:  # a checkout on the path that was never installed
+    _this, __version__ = None, "0+unknown"
+
+
+def install_hint(extra: str) -> str:
+    """The command that adds an extra to this copy, from the folder, repository or index that it was installed from."""
+    if _this is None:
+        return f"pip install -e '{Path(__file__).parents[1]}[{extra}]'"
+    origin = json.loads(_this.read_text("direct_url.json") or "{}")  # PEP 610: absent if it came from an index
+    url, name = origin.get("url", ""), f"{DISTRIBUTION}[{extra}]"
+    if "dir_info" in origin:
+        editable = "-e " if origin["dir_info"].get("editable") else ""
+        return f"pip install {editable}'{url2pathname(urlsplit(url).path)}[{extra}]'"
+    if version := origin.get("vcs_info"):
+        url = f"{version['vcs']}+{url}@{version['commit_id']}"
+    return f"pip install '{name} @ {url}'" if url else f"pip install '{name}'"
+
+
+def need(extra: str, what: str) -> None:
+    """Raise ImportError, with the command that adds it, if a module of an extra is missing; call it before any work."""
+    if missing := [module for module in EXTRAS[extra] if find_spec(module) is None]:
+        raise ImportError(f"{what} needs {', '.join(missing)}, which is not installed: {install_hint(extra)}")
