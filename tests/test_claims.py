@@ -1,14 +1,13 @@
 """What the prose claims: every result number is one that the shipped tables give, and none stands there unmarked."""
 
-import importlib.util
 import json
 import re
 
+import check_claims as checker
+import claims as made
 import pandas as pd
 import pytest
-
-from audioscope.pages import claims as made
-from audioscope.pages.claims import MARK, digests, filled, listed, marked, number, recompute_claims, with_interval
+from claims import MARK, digests, filled, listed, marked, number, recompute_claims, with_interval
 
 RESULT = re.compile(
     r"(?<![\w.])(?:[+−-]?\d*\.\d+|\d+ ?%|\d+ of \d+|\d+ (?:cells?|axes|axis)|layers? \d+(?:(?:, \d+)* (?:and|or) \d+)?|on \d+)(?![\w]|\.\d)"
@@ -26,14 +25,6 @@ EXEMPT = (
     r"\.011 \(ACE-Step, happy\)", r"one unit of rounding is 9 %", r"(up to|within) 5 %", r"ACE-Step gained 39 % by localizing, Stable Audio Open 8 %",
     r"95 % intervals?", r"18 axes", r"never through layer 3", r"choose \*fast\* and layer 1 or 2",
 )  # fmt: skip
-
-
-@pytest.fixture(scope="module")
-def checker(root):
-    spec = importlib.util.spec_from_file_location("check_claims", root / "tools" / "check_claims.py")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
 
 
 @pytest.fixture(scope="module")
@@ -68,7 +59,7 @@ def unmarked(text, *more):
     return RESULT.findall(text)
 
 
-def test_the_prose_says_what_the_tables_give(checker, values):
+def test_the_prose_says_what_the_tables_give(values):
     assert checker.differences(values, digests()) == []
     names = [name for file in checker.prose() for name, _ in marked(file.read_text())]
     assert len(set(names)) > 60 and {"findings.md", "teaching.md", "03_concept_atlas.py"} <= {
@@ -76,7 +67,7 @@ def test_the_prose_says_what_the_tables_give(checker, values):
     }
 
 
-def test_one_wrong_digit_is_found(checker, values, tmp_path, monkeypatch):
+def test_one_wrong_digit_is_found(values, tmp_path, monkeypatch):
     file = tmp_path / "README.md"
     file.write_text("Layer 0 has <!--=atlas.top-->.25 [.24, .27]<!--/--> and <!--=atlas.gone-->3<!--/-->.")
     monkeypatch.setattr(checker, "prose", lambda: [file])
@@ -85,7 +76,7 @@ def test_one_wrong_digit_is_found(checker, values, tmp_path, monkeypatch):
     assert filled(file.read_text(), values).startswith(f"Layer 0 has <!--=atlas.top-->{values['atlas.top']}<!--/-->")
 
 
-def test_one_other_value_of_a_table_is_found(checker, values, tmp_path, monkeypatch):
+def test_one_other_value_of_a_table_is_found(values, tmp_path, monkeypatch):
     """Also one that moves no claim: the digests are of all that the tables hold."""
     folder = tmp_path / "results"
     folder.mkdir()

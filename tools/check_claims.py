@@ -10,7 +10,7 @@ import argparse
 import json
 from pathlib import Path
 
-from audioscope.pages.claims import digests, filled, marked, recompute_claims
+from claims import digests, filled, marked, recompute_claims
 
 ROOT = Path(__file__).resolve().parent.parent
 STORED = ROOT / "data" / "claims.json"
