@@ -12,19 +12,15 @@ from urllib.parse import unquote, urlsplit
 
 import nbformat
 from markupsafe import Markup
+from nbclient import NotebookClient
+from nbconvert.filters import Highlight2HTML, markdown2html
 from tqdm.auto import tqdm
 
-from audioscope.pages.html import asset, page, render
-from audioscope.store import notebooks_folder, write_whole
+from audioscope.pages.html import asset, page, render, save_page
+from audioscope.store import notebooks_folder
 from audioscope.theme import LIVE_CHART
 
 TIMEOUT = 3600  # s that one cell may take
-
-
-def _markdown(text: str) -> str:
-    from nbconvert.filters import markdown2html
-
-    return str(markdown2html(text))
 
 
 @dataclass(frozen=True, eq=False)
@@ -45,7 +41,7 @@ class Chapter:
     def said(self, what: str) -> Markup:
         """The text after these bold words in the opening, up to the next bold words, as HTML; empty if they do not occur."""
         found = re.search(rf"\*\*{what}\*\*:?\s*(.*?)(?=\*\*|\n\s*\n|$)", self.opening, re.DOTALL)
-        return Markup(re.sub(r"^<p>|</p>$", "", _markdown(" ".join(found[1].split())).strip())) if found else Markup("")
+        return Markup(re.sub(r"^<p>|</p>$", "", markdown2html(" ".join(found[1].split())).strip())) if found else Markup("")
 
 
 def chapters(folder: str | Path | None = None, names: Sequence[str] = ()) -> list[Chapter]:
@@ -67,9 +63,6 @@ def make_book(out: str | Path, notebooks: str | Path | None = None, names: Seque
     out: a folder; each page is written as soon as its notebook has run. notebooks, names: as for `chapters`.
     Raises ValueError with the name of a notebook that failed, or with broken links. Returns the path of the index.
     """
-    from nbclient import NotebookClient
-    from nbclient.exceptions import CellExecutionError
-
     out, found = Path(out).expanduser(), chapters(notebooks, names)
     asked = {chapter.name for chapter in found}
     out.mkdir(parents=True, exist_ok=True)
@@ -80,34 +73,24 @@ def make_book(out: str | Path, notebooks: str | Path | None = None, names: Seque
         for chapter in bar:
             bar.set_postfix_str(chapter.name)
             try:
+                place = {"metadata": {"path": str(out)}}
                 NotebookClient(
-                    chapter.notebook,
-                    timeout=TIMEOUT,
-                    startup_timeout=600,
-                    iopub_timeout=600,
-                    resources={"metadata": {"path": str(out)}},
+                    chapter.notebook, timeout=TIMEOUT, startup_timeout=600, iopub_timeout=600, resources=place
                 ).execute()
-            except Exception as error:  # of the cell or of the kernel, or a timeout
-                what = (
-                    f"{error.ename}: {error.evalue}"
-                    if isinstance(error, CellExecutionError)
-                    else f"{type(error).__name__}: {error}"
-                )
+            except Exception as error:  # of the kernel, a timeout, or of the cell, which has the name and text of what it raised
+                what = f"{getattr(error, 'ename', type(error).__name__)}: {getattr(error, 'evalue', error)}"
                 raise ValueError(f"{chapter.name} failed: {what.strip()}. Open it in JupyterLab to see where.") from error
-            html = chapter_html(chapter, whole)
-            write_whole(out / f"{chapter.name}.html", lambda part, html=html: part.write_text(html))  # type: ignore[misc]
+            save_page(out / f"{chapter.name}.html", chapter_html(chapter, whole))
     finally:
         there = [chapter for chapter in whole if (out / f"{chapter.name}.html").exists()]
-        index = page("book", "audioscope: the course", render("book_index.html", chapters=there), style=asset("book.css"))
-        write_whole(out / "index.html", lambda part: part.write_text(index))
+        index = render("book_index.html", chapters=there)
+        save_page(out / "index.html", page("book", "audioscope: the course", index, style=asset("book.css")))
     check_links(out, ["index", *asked], [chapter.name for chapter in there])
     return out / "index.html"
 
 
 def chapter_html(chapter: Chapter, all_chapters: Sequence[Chapter]) -> str:
     """A notebook with its outputs as one HTML document."""
-    from nbconvert.filters import Highlight2HTML
-
     highlight = Highlight2HTML(pygments_lexer="python")
     charts: list[Any] = []
     there = {each.name for each in all_chapters}
@@ -119,49 +102,33 @@ def chapter_html(chapter: Chapter, all_chapters: Sequence[Chapter]) -> str:
     cells: list[dict[str, Any]] = []
     for cell in chapter.notebook.cells:
         if cell.cell_type == "markdown":
-            html = re.sub(r'href="([\w.-]+)\.ipynb(#[^"]*)?"', linked, _markdown(cell.source))
+            html = re.sub(r'href="([\w.-]+)\.ipynb(#[^"]*)?"', linked, markdown2html(cell.source))
             cells.append({"kind": "text", "html": Markup(html)})
         elif cell.source.strip():
-            outputs = [Markup(html) for output in cell.outputs if (html := _output_html(output, charts))]
+            outputs = [html for output in cell.outputs if (html := _output_html(output, charts))]
             tags = cell.metadata.get("tags", [])
-            cells.append(
-                {
-                    "kind": "code",
-                    "html": Markup(highlight(cell.source)),
-                    "outputs": outputs,
-                    "check": "check" in tags,
-                    "answer": "answer" in tags,
-                }
-            )
+            cells.append({"kind": "code", "html": Markup(highlight(cell.source)), "outputs": outputs, "tags": tags})
     place = next(i for i, each in enumerate(all_chapters) if each.name == chapter.name)
     before, after = (all_chapters[i] if 0 <= i < len(all_chapters) else None for i in (place - 1, place + 1))
     body = render("book.html", cells=cells, before=before, after=after, name=chapter.name)
     return page("book", chapter.title, body, data={"charts": charts}, charts=bool(charts), style=asset("book.css"))
 
 
-def _output_html(output: Any, charts: list[Any]) -> str:
+def _output_html(output: Any, charts: list[Any]) -> Markup:
     """One output of a cell; charts gets those for Vega. Progress bars and live widgets mean nothing on a page and are omitted."""
-    if output.output_type == "stream":
-        return (
-            str(Markup("<pre class='output' tabindex='0'>{}</pre>").format(output.text.rstrip()))
-            if output.name == "stdout"
-            else ""
-        )
-    data = output.get("data", {})
+    data = {"text/plain": output.text.rstrip()} if output.get("name") == "stdout" else output.get("data", {})
     if LIVE_CHART in data:
         charts.append({name: value for name, value in data[LIVE_CHART].items() if name != "$schema"})  # Vega is newer here
-        return f'<figure class="card paper scroll" tabindex="0" data-chart="{len(charts) - 1}">{data["image/svg+xml"]}</figure>'
+        chart = '<figure class="card paper scroll" tabindex="0" data-chart="{}">{}</figure>'
+        return Markup(chart).format(len(charts) - 1, Markup(data["image/svg+xml"]))
     if "application/vnd.jupyter.widget-view+json" in data:
-        return ""
+        return Markup()
     if "text/html" in data:
-        return (
-            f'<div class="scroll" tabindex="0">{data["text/html"]}</div>'
-            if "<table" in data["text/html"]
-            else str(data["text/html"])
-        )
+        html = Markup(data["text/html"])
+        return Markup('<div class="scroll" tabindex="0">{}</div>').format(html) if "<table" in html else html
     if "image/png" in data:
-        return f'<img alt="" src="data:image/png;base64,{data["image/png"]}">'
-    return str(Markup("<pre class='output' tabindex='0'>{}</pre>").format(data["text/plain"])) if "text/plain" in data else ""
+        return Markup('<img alt="" src="data:image/png;base64,{}">').format(data["image/png"])
+    return Markup("<pre class='output' tabindex='0'>{}</pre>").format(data["text/plain"]) if "text/plain" in data else Markup()
 
 
 class _Links(HTMLParser):

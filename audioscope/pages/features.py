@@ -18,10 +18,10 @@ from audioscope.audio import Clip
 from audioscope.concepts import some_prompts
 from audioscope.edits import Edit, as_edits
 from audioscope.model import BATCH, Model
-from audioscope.pages.html import iframe, page, render, sound
+from audioscope.pages.html import iframe, page, render, save_page, sound
 from audioscope.sae.features import sampling_like
 from audioscope.sae.sae import SAE, SAEEdit
-from audioscope.store import batches, write_whole
+from audioscope.store import batches
 from audioscope.tracing import Read, Row, Sampling, SamplingKeywords
 
 POOL = 96  # prompts whose clips are searched
@@ -212,16 +212,10 @@ def feature_pages(
     out = Path(out).expanduser()
     out.mkdir(parents=True, exist_ok=True)
     for feature in tqdm(shown.features, desc="feature pages", unit="page", disable=not progress):
-        html = shown.html(feature, linked=True)
-        write_whole(out / f"{feature}.html", lambda part, html=html: part.write_text(html))  # type: ignore[misc]
-    body = render(
-        "features.html", title=f"Features of {sae.metadata.get('model', 'a model')}", **shown.listed(),
-        lead=f"{len(shown.features)} features have a page with sound: what each responds to, when it fires, and how it sounds "
-        "turned down, off and up.",
-    )  # fmt: skip
-    html = page("features", f"Features of {sae.metadata.get('model', 'a model')}", body)
-    write_whole(out / "index.html", lambda part: part.write_text(html))
-    return out / "index.html"
+        save_page(out / f"{feature}.html", shown.html(feature, linked=True))
+    title = f"Features of {sae.metadata.get('model', 'a model')}"
+    body = render("features.html", title=title, count=len(shown.features), **shown.listed())
+    return save_page(out / "index.html", page("features", title, body))
 
 
 def show_feature(sae: SAE, model: Model, feature: int, found: FeatureClips) -> Any:

@@ -10,6 +10,7 @@ from dataclasses import replace
 from functools import cache
 from html import escape
 from importlib.resources import files
+from pathlib import Path
 from typing import Any
 
 import altair as alt
@@ -19,27 +20,9 @@ from jinja2.utils import htmlsafe_json_dumps
 from markupsafe import Markup
 
 from audioscope.audio import Clip
+from audioscope.store import write_whole
 
 LOUDNESS = -23.0  # LUFS at which every clip of a page is played
-
-FRAME = """<!doctype html>
-<html lang="en">
-<head>
-<meta charset="utf-8">
-<meta name="viewport" content="width=device-width, initial-scale=1">
-<meta http-equiv="Content-Security-Policy" content="default-src 'none'; script-src 'unsafe-inline' data:{{ ' ' ~ beside if beside }}; style-src 'unsafe-inline'; img-src data:; media-src data:">
-<title>{{ title }}</title>
-<style>{{ style }}</style>
-<script type="importmap">{{ imports }}</script>
-</head>
-<body data-page="{{ kind }}">
-{{ body }}
-{% for name, value in data.items() %}<script type="application/json" id="{{ name }}">{{ value }}</script>
-{% endfor %}{% for script in scripts %}<script>{{ script }}</script>
-{% endfor %}<script type="module">{{ module }}</script>
-</body>
-</html>
-"""
 
 
 def asset(name: str) -> str:
@@ -91,13 +74,18 @@ def page(
 
     The page's policy forbids all other requests.
     """
-    environment = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined)
-    return environment.from_string(FRAME).render(
-        kind=kind, title=title, body=body, data={name: json_for_html(value) for name, value in (data or {}).items()},
-        scripts=[vega()] if charts else [], beside=packs,
+    return str(render(
+        "page.html", kind=kind, title=title, body=body, beside=packs, scripts=[vega()] if charts else [],
+        data={name: json_for_html(value) for name, value in (data or {}).items()},
         style=Markup(asset("style.css") + style), imports=json_for_html({"imports": modules(f"{kind}.js")}),
         module=Markup(asset(f"{kind}.js").replace("</script", "<\\/script")),
-    )  # fmt: skip
+    ))  # fmt: skip
+
+
+def save_page(file: Path, text: str) -> Path:
+    """Write a page, or what it loads, whole or not at all; returns its path."""
+    write_whole(file, lambda part: part.write_text(text, encoding="utf-8"))
+    return file
 
 
 def json_for_html(value: Any) -> Markup:

@@ -9,9 +9,8 @@ from typing import Any
 import vl_convert
 from markupsafe import Markup
 
-from audioscope.pages.html import iframe, page, render, sound
+from audioscope.pages.html import iframe, page, render, save_page, sound
 from audioscope.steer.results import Track
-from audioscope.store import write_whole
 
 
 def track_data(track: Track) -> dict[str, Any]:
@@ -44,10 +43,9 @@ def slider_html(tracks: Sequence[Track], title: str = "", text: str = "", chart:
 
 def slider_page(tracks: Sequence[Track], file: str | Path, title: str, text: str = "", chart: Any = None) -> Path:
     """Write `slider_html` to a file, which opens offline and from an email; returns its path."""
-    file, whole = Path(file).expanduser(), slider_html(tracks, title, text, chart)
+    file, html = Path(file).expanduser(), slider_html(tracks, title, text, chart)
     file.parent.mkdir(parents=True, exist_ok=True)
-    write_whole(file, lambda part: part.write_text(whole))
-    return file
+    return save_page(file, html)
 
 
 def steering_slider(*tracks: Track) -> Any:
