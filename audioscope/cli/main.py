@@ -11,14 +11,12 @@ import sys
 import warnings
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import Any, NoReturn
 
 from audioscope.cli import sae as cli_sae
+from audioscope.cli.parts import MODEL, SAMPLING, command, given
 from audioscope.errors import FIX_TORCHAUDIO, UnknownName, is_torchaudio_failure
 from audioscope.store import data_folder
-
-if TYPE_CHECKING:
-    from audioscope.concepts import Concept
 
 QUICK = "female,fast,happy,metal,violin,drums"
 
@@ -43,21 +41,16 @@ def parser() -> argparse.ArgumentParser:
     top = _Parser(prog="audioscope", description="See and hear what the attention layers of music models do.")
     verbs = top.add_subparsers(dest="verb", required=True, metavar="COMMAND")
 
-    sites = verbs.add_parser("sites", help="list the attention sites of a model")
-    sites.add_argument("--model", default="tiny", help="'tiny', a diffusers folder, or a hub name")
+    sites = command(verbs, "sites", _sites, "list the attention sites of a model", [MODEL])
     sites.add_argument("--json", action="store_true", help="print JSON")
-    sites.set_defaults(do=_sites)
 
-    atlas = verbs.add_parser("atlas", help="build the concept-by-layer atlas and its page")
-    atlas.add_argument("--model", default="tiny", help="'tiny', a diffusers folder, or a hub name")
+    atlas = command(verbs, "atlas", _atlas, "build the concept-by-layer atlas and its page", [SAMPLING])
     atlas.add_argument("--quick", action="store_true", help=f"6 concepts ({QUICK}), 4 pairs")
     atlas.add_argument("--concepts", help="comma-separated names, or a CSV file of your own pairs")
     atlas.add_argument("--pairs", type=int, help="pairs per concept (default 8)")
     atlas.add_argument("--seeds", type=int, default=1, help="seeds per pair (default 1)")
     atlas.add_argument("--patch", choices=("text", "output"), help="default: text, or output with --sites self")
     atlas.add_argument("--sites", choices=("cross", "self"), default="cross")
-    atlas.add_argument("--steps", type=int, help="denoising steps (default: the model's)")
-    atlas.add_argument("--guidance", type=float, help="guidance (default: the model's)")
     atlas.add_argument(
         "--direction",
         choices=("sufficient", "necessary"),
@@ -91,73 +84,58 @@ def parser() -> argparse.ArgumentParser:
     atlas.add_argument("--html", type=Path, metavar="FILE", help="also write one HTML file of at most 12 MB, with the best clips")
     atlas.add_argument("--plan", action="store_true", help="only estimate the cost and the precision")
     atlas.add_argument("--out", type=Path, default=Path("atlas"), help="output folder; resumed if it holds the same sweep")
-    atlas.set_defaults(do=_atlas)
 
-    steer = verbs.add_parser("steer", help="steer music toward a concept: clips, a table and a page with a slider")
+    steer = command(verbs, "steer", _steer, "steer music toward a concept: clips, a table and a page with a slider", [SAMPLING])
     what = steer.add_mutually_exclusive_group(required=True)
     what.add_argument("--concept", help="a shipped concept, such as fast, or one from --pairs-from")
     what.add_argument(
         "--all", action="store_true", help="compare all steering methods on every axis (about two hours on two cores)"
     )
     steer.add_argument("--pairs-from", type=Path, metavar="CSV", help="your own pairs, with the columns split and neutral")
-    steer.add_argument("--model", default="tiny", help="'tiny', a diffusers folder, or a hub name")
     steer.add_argument("--strengths", help="first:last:count, or a comma-separated list (default -1:1:9)")
     steer.add_argument("--sites", help="cross (default), own, functional, self, or comma-separated module paths")
     steer.add_argument("--atlas", type=Path, help="folder of the model's atlas (default: the shipped one)")
     steer.add_argument("--pairs", type=int, help="pairs to make the vector from (default: all)")
     steer.add_argument("--prompts", type=int, help="neutral prompts to steer (default 2; 12 with --all)")
     steer.add_argument("--seeds", type=int, help="seeds per prompt (default 1; 2 with --all)")
-    steer.add_argument("--steps", type=int, help="denoising steps (default: the model's)")
-    steer.add_argument("--guidance", type=float, help="guidance (default: the model's)")
     steer.add_argument("--work", type=Path, default=Path("runs/steering"), help="with --all: folder for the sweeps")
     steer.add_argument("--out", type=Path, required=True, help="output folder; resumed if it holds the same sweep")
-    steer.set_defaults(do=_steer)
 
     cli_sae.add(verbs)
 
-    book = verbs.add_parser("book", help="run the notebooks and write them as pages with charts and sound")
+    book = command(verbs, "book", _book, "run the notebooks and write them as pages with charts and sound")
     book.add_argument("names", nargs="*", metavar="NAME", help="notebooks to run, such as 00_start_here (default: all)")
     book.add_argument("--notebooks", type=Path, metavar="FOLDER", help="folder of the notebooks (default: the shipped ones)")
     book.add_argument("--out", type=Path, default=Path("book"), help="output folder (default: book)")
-    book.set_defaults(do=_book)
-    copy = verbs.add_parser("notebooks", help="copy the notebooks to a folder to work in")
+    copy = command(verbs, "notebooks", _notebooks, "copy the notebooks to a folder to work in")
     copy.add_argument("out", type=Path, metavar="FOLDER")
-    copy.set_defaults(do=_notebooks)
 
-    generate = verbs.add_parser("generate", help="generate a clip from text")
+    generate = command(verbs, "generate", _generate, "generate a clip from text", [SAMPLING])
     generate.add_argument("prompt")
-    generate.add_argument("--model", default="tiny")
     generate.add_argument("--seed", type=int, default=0)
-    generate.add_argument("--steps", type=int)
-    generate.add_argument("--guidance", type=float)
     generate.add_argument("--seconds", type=float)
     generate.add_argument("--negative-prompt", metavar="TEXT", help="prompt of the unconditional branch (default: none)")
     generate.add_argument("--out", type=Path, required=True, help="a .flac, .wav, .ogg or .mp3 file")
-    generate.set_defaults(do=_generate)
 
     tiny = verbs.add_parser("tiny", help="train and evaluate the embedded model").add_subparsers(
         dest="what", required=True, metavar="WHAT"
     )
-    train = tiny.add_parser("train", help="train the embedded model (CPU or CUDA)")
+    train = command(tiny, "train", _train, "train the embedded model (CPU or CUDA)")
     train.add_argument("--hours", type=float, required=True, help="total hours of training, including earlier ones when resuming")
     train.add_argument("--resume", action="store_true", help="resume from the state in --work")
     train.add_argument("--out", type=Path, default=Path("runs/tiny/pipeline"), help="folder for the finished pipeline")
     train.add_argument("--work", type=Path, default=Path("runs/tiny"), help="folder for latents, states and the log")
-    train.set_defaults(do=_train)
     train.add_argument("--start", type=Path, help="trained pipeline to start from, such as data/tiny (default: from scratch)")
-    listeners = tiny.add_parser("listeners", help="train the listener and the judge")
+    listeners = command(tiny, "listeners", _listeners, "train the listener and the judge")
     listeners.add_argument("--out", type=Path, default=Path("runs/tiny"))
     listeners.add_argument("--work", type=Path, default=Path("runs/tiny"))
     listeners.add_argument("--codec", type=Path, help="folder of the codec (default: the shipped one)")
-    listeners.set_defaults(do=_listeners)
-    choose = tiny.add_parser("choose", help="let the listener choose among the last checkpoints of a training run")
+    choose = command(tiny, "choose", _choose, "let the listener choose among the last checkpoints of a training run")
     choose.add_argument("--work", type=Path, default=Path("runs/tiny"), help="the --work folder of the training run")
     choose.add_argument("--out", type=Path, required=True, help="folder for the chosen pipeline")
-    choose.set_defaults(do=_choose)
-    evaluate = tiny.add_parser("evaluate", help="accuracy of the listener and the judge, on real and on generated clips")
+    evaluate = command(tiny, "evaluate", _evaluate, "accuracy of the listener and the judge, on real and on generated clips")
     evaluate.add_argument("--json", action="store_true", help="print JSON")
     evaluate.add_argument("--clips", type=int, default=400, help="clips of each kind (default 400)")
-    evaluate.set_defaults(do=_evaluate)
     return top
 
 
@@ -237,29 +215,19 @@ def _atlas(options: argparse.Namespace) -> None:
     if options.html is not None and options.html.is_dir():
         raise ValueError(f"--html is {options.html}, which is a folder: give a file name.")
     model = load(options.model)
-    settings = {
+    settings: dict[str, Any] = {
         "concepts": concepts,
         "pairs": options.pairs if options.pairs is not None else 4 if options.quick else 8,
-        "seeds": options.seeds,
         "patch": options.patch or ("output" if options.sites == "self" else "text"),
-        "direction": options.direction,
-        "when": options.when,
-        "sites": options.sites,
-        "steps": options.steps,
-        "guidance": options.guidance,
-        "negative_prompt": options.negative_prompt,
-        "batch_size": options.batch_size,
-    }
+    } | given(options, "seeds", "direction", "when", "sites", "steps", "guidance", "negative_prompt", "batch_size")
     if options.plan:
         print(patching.plan(model, **settings))
         return
     atlas = patching.localize(model, **settings, until_stable=options.until_stable, out=options.out)
-    extras: dict[str, Any] = {"others": []}
-    if not options.bare and datasets.is_shipped(model):
-        extras = page_extras(model, atlas, options.out / "steered")
-    extras["others"] = [*beside, *extras["others"]]
+    shipped = not options.bare and datasets.is_shipped(model)
+    extras: dict[str, Any] = page_extras(model, atlas, options.out / "steered") if shipped else {}
+    extras |= {"others": [*beside, *extras.get("others", [])], "scale": options.scale}
     print(atlas)
-    extras["scale"] = options.scale
     page = atlas.save_site(options.out, **extras)
     if options.html is not None:
         print(f"\nThe atlas in one file: {atlas.save_html(options.html, **extras).resolve()}")
@@ -267,6 +235,7 @@ def _atlas(options: argparse.Namespace) -> None:
 
 
 def _steer(options: argparse.Namespace) -> None:
+    from audioscope.atlas.atlas import Atlas
     from audioscope.concepts import choose, load_concepts
     from audioscope.model import load
     from audioscope.pages.slider import slider_page
@@ -275,52 +244,43 @@ def _steer(options: argparse.Namespace) -> None:
     from audioscope.steer.methods import vector_method
     from audioscope.steer.sweeps import steering_sweep
 
-    from_atlas = None
-    if options.atlas is not None:
-        from audioscope.atlas.atlas import Atlas
-
-        from_atlas = Atlas.load(options.atlas)
-    settings = {"steps": options.steps, "guidance": options.guidance, "atlas": from_atlas}
+    from_atlas = None if options.atlas is None else Atlas.load(options.atlas)
+    sampling = given(options, "steps", "guidance")
+    usual = (12, 2) if options.all else (2, 1)
+    prompts, seeds = (each if each is not None else n for each, n in zip((options.prompts, options.seeds), usual, strict=True))
     if options.all:
-        unused = [name for name in ("strengths", "sites", "pairs", "pairs_from") if getattr(options, name) is not None]
-        if unused:
+        if unused := list(given(options, "strengths", "sites", "pairs", "pairs_from")):
             raise ValueError(
                 f"--all cannot be combined with --{unused[0].replace('_', '-')}: "
                 "it compares a fixed set of methods on the shipped axes."
             )
-        prompts, seeds = (given if given is not None else usual for given, usual in ((options.prompts, 12), (options.seeds, 2)))
-        table = steer_all(load(options.model), options.out, options.work, prompts=prompts, seeds=seeds, **settings)
+        table = steer_all(
+            load(options.model), options.out, options.work, prompts=prompts, seeds=seeds, atlas=from_atlas, **sampling
+        )
         shown = ["concept", "method", "sites", "auc", "auc_low", "auc_high", "spearman", "steerable"]
         print(table[shown].round(3).to_string(index=False))
         return
     strengths = _strengths(options.strengths or "-1:1:9")
     if not any(strengths):
         raise ValueError(f"--strengths is {options.strengths!r}: at least one must not be 0.")
-    concept = (
-        choose([options.concept])[0] if options.pairs_from is None else _own(options.concept, load_concepts(options.pairs_from))
-    )
-    prompts, seeds = (given if given is not None else usual for given, usual in ((options.prompts, 2), (options.seeds, 1)))
+    if options.pairs_from is None:
+        concept = choose([options.concept])[0]
+    elif options.concept in (mine := load_concepts(options.pairs_from)):
+        concept = mine[options.concept]
+    else:
+        raise UnknownName(f"No concept {options.concept!r} in the pairs. There are: {', '.join(mine)}.")
     if not 1 <= prompts <= len(concept.neutral_pairs("test")) or seeds < 1:
         raise ValueError(
             f"--prompts is {prompts} and --seeds {seeds}, expected 1 to {len(concept.neutral_pairs('test'))} prompts "
             f"(neutral prompts from the test split of {concept.name!r}) and at least 1 seed."
         )
-    model, asked = load(options.model), {} if options.pairs is None else {"pairs": options.pairs}
-    if options.sites is not None:
-        whole = options.sites in ("functional", "own", "cross", "self", "all")
-        asked["sites"] = options.sites if whole else options.sites.split(",")
-    vector = caa(model, concept, file=options.out / "vector", **asked, **settings)
-    del settings["atlas"]
+    model, sites = load(options.model), options.sites or "cross"
+    if sites not in ("functional", "own", "cross", "self", "all"):
+        sites = sites.split(",")
+    vector = caa(model, concept, sites, options.pairs, atlas=from_atlas, file=options.out / "vector", **sampling)
+    method = vector_method(vector, options.sites or "all")
     sweep = steering_sweep(
-        model,
-        concept,
-        [vector_method(vector, options.sites or "all")],
-        strengths,
-        prompts=prompts,
-        seeds=seeds,
-        clips=True,
-        out=options.out,
-        **settings,
+        model, concept, [method], strengths, prompts=prompts, seeds=seeds, clips=True, out=options.out, **sampling
     )
     name = f"{concept.opposite} to {concept.name}" if concept.opposite else f"toward {concept.name}"
     where = ", ".join(vector.paths)
@@ -333,12 +293,6 @@ def _steer(options: argparse.Namespace) -> None:
     print(f"\nThe page: {page.resolve()}\nIts table: {(options.out / 'clips.parquet').resolve()}")
 
 
-def _own(name: str, concepts: dict[str, Concept]) -> Concept:
-    if name not in concepts:
-        raise UnknownName(f"No concept {name!r} in the pairs. There are: {', '.join(concepts)}.")
-    return concepts[name]
-
-
 def _generate(options: argparse.Namespace) -> None:
     from audioscope.audio import check_suffix
     from audioscope.model import load
@@ -346,7 +300,7 @@ def _generate(options: argparse.Namespace) -> None:
     check_suffix(options.out)
     if options.out.is_dir():
         raise ValueError(f"--out is {options.out}, which is a folder: give a file name.")
-    sampling = {name: getattr(options, name) for name in ("steps", "guidance", "seconds", "negative_prompt")}
+    sampling = given(options, "steps", "guidance", "seconds", "negative_prompt")
     clip = load(options.model).generate(options.prompt, options.seed, **sampling)
     print(f"{clip.save(options.out)}: {clip}")
 
@@ -380,7 +334,3 @@ def _evaluate(options: argparse.Namespace) -> None:
 
     result = evaluate(clips=options.clips)
     print(json.dumps(result, indent=1) if options.json else as_table(result))
-
-
-if __name__ == "__main__":
-    raise SystemExit(main())

@@ -6,14 +6,17 @@ import argparse
 from pathlib import Path
 from typing import Any
 
+from audioscope.cli.parts import MODEL, SAMPLING, command, given
+
 
 def add(verbs: Any) -> None:
     """Add the command to a parser's subcommands."""
     sae = verbs.add_parser("sae", help="train sparse autoencoders and see what their features mean").add_subparsers(
         dest="what", required=True, metavar="WHAT"
     )
-    train = sae.add_parser("train", help="train an SAE at each site, evaluate it, and score and compare its features")
-    train.add_argument("--model", default="tiny", help="'tiny', a diffusers folder, or a hub name")
+    train = command(
+        sae, "train", _train, "train an SAE at each site, evaluate it, and score and compare its features", [SAMPLING]
+    )
     train.add_argument("--sites", help="comma-separated module paths (default: the two strongest layers of the model's atlas)")
     train.add_argument("--atlas", type=Path, help="folder of the model's atlas (default: the shipped one)")
     train.add_argument(
@@ -26,25 +29,20 @@ def add(verbs: Any) -> None:
     train.add_argument("--buffer-epochs", type=int, help="passes over each buffer (default 2)")
     train.add_argument("--branches", default="cond", help="guidance branches: cond (default), uncond, or cond,uncond")
     train.add_argument("--positions", type=int, help="time tokens kept per generation and step (default: all)")
-    train.add_argument("--steps", type=int, help="denoising steps (default: the model's)")
-    train.add_argument("--guidance", type=float, help="guidance (default: the model's)")
     train.add_argument("--seconds", type=float, help="length of the generated clips (default: the model's)")
     train.add_argument("--batch-size", type=int, help="generations per batch (default 32)")
     train.add_argument("--pairs", type=int, help="pairs per concept to score and compare with (default: all)")
     train.add_argument("--skip-report", action="store_true", help="only train and evaluate")
     train.add_argument("--work", type=Path, default=Path("runs/sae"), help="folder for the states of training runs; resumed")
     train.add_argument("--out", type=Path, required=True, help="output folder, with one subfolder per site")
-    train.set_defaults(do=_train)
 
-    pages = sae.add_parser("pages", help="write a searchable folder of feature pages with sound")
+    pages = command(sae, "pages", _pages, "write a searchable folder of feature pages with sound", [MODEL])
     pages.add_argument("--sae", required=True, help="an SAE's folder, or a site of 'tiny' with a shipped SAE")
-    pages.add_argument("--model", default="tiny", help="'tiny', a diffusers folder, or a hub name")
     pages.add_argument("--features", help="comma-separated numbers (default: the two best for each concept)")
     pages.add_argument(
         "--prompts", type=Path, metavar="TXT", help="prompts to search, one per line (default: 96 of the test split)"
     )
     pages.add_argument("--out", type=Path, required=True, help="output folder")
-    pages.set_defaults(do=_pages)
 
 
 def _lines(file: Path | None) -> list[str]:
@@ -74,13 +72,11 @@ def _train(options: argparse.Namespace) -> None:
         sites = strongest_sites(atlas)
     else:
         sites = [site.path for site in model.sites.select(options.sites.split(","))]
-    chosen = {name: getattr(options, name) for name in ("expansion_factor", "k", "kind", "training_tokens", "buffer_epochs")}
-    training = {name: value for name, value in chosen.items() if value is not None}
-    settings = {name: getattr(options, name) for name in ("steps", "guidance", "seconds")}
-    batch_size = {} if options.batch_size is None else {"batch_size": options.batch_size}
+    training = given(options, "expansion_factor", "k", "kind", "training_tokens", "buffer_epochs")
+    settings = given(options, "steps", "guidance", "seconds", "batch_size")
     saes = train_saes(
         model, sites, options.out, options.work, prompts=_lines(options.prompts), branches=tuple(options.branches.split(",")),
-        positions=options.positions, settings=settings | batch_size, **training,
+        positions=options.positions, settings=settings, **training,
     )  # fmt: skip
     for site, sae in saes.items():
         report = sae.report
@@ -91,9 +87,7 @@ def _train(options: argparse.Namespace) -> None:
             f"l0 {report['l0']:.1f}, dead {report['dead_share']:.1%}"
         )
     if not options.skip_report:
-        table = report_saes(
-            model, options.out, list(saes), prompts=_lines(options.prompts), pairs=options.pairs, **settings, **batch_size
-        )
+        table = report_saes(model, options.out, list(saes), prompts=_lines(options.prompts), pairs=options.pairs, **settings)
         print(wins(table).to_string(index=False))
     print(f"\nThe SAEs: {options.out.resolve()}")
 

@@ -1,0 +1,27 @@
+"""What commands share: a subcommand with its function, the options that several have, and those that were given."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Callable, Sequence
+from typing import Any
+
+MODEL = argparse.ArgumentParser(add_help=False)
+MODEL.add_argument("--model", default="tiny", help="'tiny', a diffusers folder, or a hub name")
+SAMPLING = argparse.ArgumentParser(add_help=False, parents=[MODEL])
+SAMPLING.add_argument("--steps", type=int, help="denoising steps (default: the model's)")
+SAMPLING.add_argument("--guidance", type=float, help="guidance (default: the model's)")
+
+
+def command(
+    verbs: Any, name: str, do: Callable[[argparse.Namespace], None], help: str, parents: Sequence[argparse.ArgumentParser] = ()
+) -> argparse.ArgumentParser:
+    """Add a subcommand. do: what runs it; parents: the shared options that it has."""
+    parser: argparse.ArgumentParser = verbs.add_parser(name, help=help, parents=parents)
+    parser.set_defaults(do=do)
+    return parser
+
+
+def given(options: argparse.Namespace, *names: str) -> dict[str, Any]:
+    """Those of some options that were given, as keywords for a function that has their defaults."""
+    return {name: value for name in names if (value := getattr(options, name)) is not None}
