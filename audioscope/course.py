@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 __all__ = ["Verdict", "check"]
+HEADS = {True: ("Right.", "#009e73"), False: ("Not yet.", "#d55e00"), None: ("Your turn.", "#0072b2")}
 
 
 @dataclass(frozen=True)
@@ -19,18 +20,14 @@ class Verdict:
     right: bool | None
     text: str
 
-    @property
-    def head(self) -> str:
-        return {True: "Right.", False: "Not yet.", None: "Your turn."}[self.right]
-
     def __repr__(self) -> str:
-        return f"{self.head} {self.text}"
+        return f"{HEADS[self.right][0]} {self.text}"
 
     def _repr_html_(self) -> str:
-        color = {True: "#009e73", False: "#d55e00", None: "#0072b2"}[self.right]
+        head, color = HEADS[self.right]
         return (
             f'<div role="status" style="border-left:4px solid {color};padding:4px 12px;margin:4px 0">'
-            f"<b>{self.head}</b> {escape(self.text)}</div>"
+            f"<b>{head}</b> {escape(self.text)}</div>"
         )
 
 
@@ -54,10 +51,8 @@ def check(
         return Verdict(None, "Replace None in the cell above with your answer, run that cell, and then run this one.")
     if isinstance(answer, np.generic):
         answer = answer.item()
-    other = Verdict(
-        False,
-        f"Your answer is {answer!r:.80}, of type {type(answer).__name__}: the question asks for something else. {otherwise}",
-    )
+    said = f"Your answer is {answer!r:.80}, of type {type(answer).__name__}: the question asks for something else. {otherwise}"
+    other = Verdict(False, said)
     if not isinstance(answer, kind) or (isinstance(answer, bool) and kind is int):
         return other
     try:

@@ -20,9 +20,8 @@ from tqdm.auto import tqdm
 from audioscope.atlas.atlas import CENSORED, Atlas, Scale, ends
 from audioscope.atlas.charts import impact_table
 from audioscope.pages.atlas_data import PATCHES, Piece, atlas_data, charts_of, names_of, scale_on, steering_data
-from audioscope.pages.html import LOUDNESS, asset, json_for_html, page, render
+from audioscope.pages.html import LOUDNESS, asset, json_for_html, page, render, save_page
 from audioscope.steer.results import SteeringSweep
-from audioscope.store import write_whole
 from audioscope.theme import chart_theme, reading
 
 if TYPE_CHECKING:
@@ -67,15 +66,13 @@ def save_html(
     path.parent.mkdir(parents=True, exist_ok=True)
     whole = _Page(atlas, others, steering, features, scale)
     body = whole.body(one_file=True)
-    room = size - len(whole.html(body, {}, {}).encode()) - 2000
+    room = size - len(whole.html(body, {}).encode()) - 2000
     if room < 0:
         raise ValueError(
             f"size is {size}, but the page has {size - room} bytes without any sound: allow more, or give fewer atlases."
         )
     kept = _best(whole.pieces, room, progress)
-    html = whole.html(body, kept, {f"pack-{name}": content for name, content in kept.items()})
-    write_whole(path, lambda part: part.write_text(html, encoding="utf-8"))
-    return path
+    return save_page(path, whole.html(body, kept))
 
 
 def save_site(
@@ -99,22 +96,19 @@ def save_site(
     # each version gets its own folder: an older page, on this disk or in a browser's cache, never plays the sound of a newer one
     held = {name: [piece.name for piece in pieces] for name, pieces in packs.items()}
     body = whole.body(one_file=False)
-    version = f"packs/atlas-{crc32(whole.html(body, held, {}, folder='packs').encode()):08x}"
+    version = f"packs/atlas-{crc32(whole.html(body, held, folder='packs').encode()):08x}"
     (folder / version).mkdir(parents=True, exist_ok=True)
 
     def write(name: str) -> None:
         text = json_for_html({piece.name: piece.make(None) for piece in packs[name]})
-        file = folder / version / f"{name}.js"
-        write_whole(file, lambda part: part.write_text(f"audioscopePack({json.dumps(name)},{text});\n", encoding="utf-8"))
+        save_page(folder / version / f"{name}.js", f"audioscopePack({json.dumps(name)},{text});\n")
 
     with ThreadPoolExecutor(os.cpu_count()) as pool:  # encoding sound is C code, which does not hold Python's lock
         sounds = [name for name in packs if name[0] != "f"]
         list(tqdm(pool.map(write, sounds), desc="sound for the page", total=len(sounds), unit="pack", disable=not progress))
     for name in tqdm([name for name in packs if name[0] == "f"], desc="feature pages", unit="page", disable=not progress):
         write(name)  # one by one, since they run the model
-    path = folder / "index.html"
-    html = whole.html(body, held, {}, folder=version)
-    write_whole(path, lambda part: part.write_text(html, encoding="utf-8"))
+    path = save_page(folder / "index.html", whole.html(body, held, folder=version))
     for old in (folder / "packs").iterdir():
         if old.is_dir() and re.fullmatch("atlas-[0-9a-f]{8}", old.name) and old.name != Path(version).name:
             shutil.rmtree(old)
@@ -175,8 +169,8 @@ class _Page:
             longest=f"{LONGEST:.0f}" if one_file and self._cut() else None,
         )  # fmt: skip
 
-    def html(self, body: Markup, packs: Mapping[str, Iterable[str]], data: dict[str, Any], folder: str = "") -> str:
-        """The document. packs: the names in each pack that can be opened; data: more data in it; folder: where the packs are."""
+    def html(self, body: Markup, packs: Mapping[str, Iterable[str]], folder: str = "") -> str:
+        """The document. packs: what can be opened, by name, of each pack; folder: where the packs are, if not in the document."""
         first, strongest = self.maps[0], self.atlas.examples(self.scale)
         concept = strongest.loc[strongest["impact"].idxmax(), "concept"] if len(strongest) else self.atlas.concepts[0]
         start = {"concept": concept, "site": first["best"].get(concept, first["sites"][0][0]), "map": 0}
@@ -186,15 +180,10 @@ class _Page:
             "packs": {name: list(content) for name, content in packs.items()}, "start": start, "folder": folder,
             "longest": None if folder else LONGEST, "themes": [chart_theme(), chart_theme(dark=True)],
         }  # fmt: skip
-        return page(
-            "atlas",
-            self.title,
-            body,
-            data={"atlas": known, **data},
-            charts=True,
-            packs="'self' file:" if folder else "",
-            style=asset("atlas.css"),
-        )
+        inside = {} if folder else {f"pack-{name}": content for name, content in packs.items()}
+        source = "'self' file:" if folder else ""
+        data = {"atlas": known, **inside}
+        return page("atlas", self.title, body, data=data, charts=True, packs=source, style=asset("atlas.css"))
 
 
 def _body(shown: FeatureSet, feature: int, number: int, longest: float | None) -> str:
@@ -259,22 +248,10 @@ def _functional(means: pd.DataFrame) -> str:
 
 def _settings(settings: dict) -> list[tuple[str, str]]:
     """The settings worth reading first, in words; the rest are in the table at the end of the page."""
-
-    def many(value: object) -> object:
-        return len(value) if isinstance(value, (list, tuple)) else value
-
-    named = {
-        "model": settings.get("model"),
-        "patch": PATCHES.get(settings.get("patch", ""), settings.get("patch")),
-        "direction": settings.get("direction"),
-        "when": settings.get("when"),
-        "steps": settings.get("steps"),
-        "guidance": settings.get("guidance"),
-        "seconds": settings.get("seconds"),
-        "pairs per concept": many(settings.get("pairs")),
-        "seeds per pair": many(settings.get("seeds")),
-    }
-    return [(name, str(value)) for name, value in named.items() if value is not None]
+    shown = settings | {"patch": PATCHES.get(settings.get("patch", ""), settings.get("patch"))}
+    words = {"pairs": "pairs per concept", "seeds": "seeds per pair"}
+    first = ("model", "patch", "direction", "when", "steps", "guidance", "seconds", "pairs", "seeds")
+    return [(words.get(name, name), str(shown[name])) for name in first if shown.get(name) is not None]
 
 
 def _table(atlas: Atlas, name: str, scale: Scale | None) -> dict[str, Any]:

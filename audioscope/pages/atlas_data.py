@@ -63,15 +63,9 @@ def name_of(settings: dict[str, Any]) -> str:
         parts.append("self-attention" if kinds == {"self"} else "cross- and self-attention")
     if settings.get("direction") == "necessary":
         parts.append("into the clean run")
-    if settings.get("when") is not None:
-        when = settings["when"]
-        parts.append(
-            f"step {when}"
-            if isinstance(when, int)
-            else f"{when} steps"
-            if settings.get("window")
-            else f"{when} third of the steps"
-        )
+    if (when := settings.get("when")) is not None:
+        part = "steps" if settings.get("window") else "third of the steps"
+        parts.append(f"step {when}" if isinstance(when, int) else f"{when} {part}")
     if "source" in settings:
         parts.append("published")
     return f"{settings['model']}: {', '.join(parts)}"
@@ -221,13 +215,8 @@ def steering_data(sweep: SteeringSweep, place_of: int) -> tuple[dict[str, Any], 
             ],
         })  # fmt: skip
     opposite = str(sweep.settings["opposite"])
-    chart = steering_chart(
-        curves[curves["cell"].isin([method["cell"] for method in methods])],
-        sweep.concept,
-        opposite,
-        now=True,
-        names={name: label_of(name) for name in ordered},
-    )
+    names = {name: label_of(name) for name in ordered}
+    chart = steering_chart(curves[curves["cell"].isin(ordered)], sweep.concept, opposite, now=True, names=names)
     return {
         "concept": sweep.concept, "opposite": opposite, "title": f"{opposite} ↔ {sweep.concept}" if opposite else sweep.concept,
         "text": text, "methods": methods, "chart": spec_of(chart.to_dict()), "seconds": sweep.settings.get("seconds"),
@@ -251,15 +240,8 @@ def charts_of(atlases: Sequence[Atlas], names: Sequence[str], scale: Scale | Non
 
     def entry(name: str, place: int | None, chart: Any, wide: bool) -> dict[str, Any]:
         whole = chart.to_dict()
-        title = whole["title"]
-        return {
-            "name": name,
-            "map": place,
-            "title": title["text"],
-            "notes": " ".join(title["subtitle"]),
-            "spec": spec_of(whole),
-            "wide": wide,
-        }
+        title, notes = whole["title"]["text"], " ".join(whole["title"]["subtitle"])
+        return {"name": name, "map": place, "title": title, "notes": notes, "spec": spec_of(whole), "wide": wide}
 
     models: dict[str, Atlas] = {}
     for place, atlas in enumerate(atlases):

@@ -74,27 +74,20 @@ class FeatureSet:
         """The text and sound of one feature, as HTML. linked: with a link back to the list; level: of its heading; link: the
         address of another feature's page, with {} for its number."""
         labels = _labels(self.sae)
-        near = [
-            {
-                "feature": int(f),
-                "cosine": cosine,
-                "page": link.format(int(f)) if f in self.features else "",
-                "label": labels.get(int(f), ""),
-            }
-            for f, cosine in nearest(self.sae, feature).itertuples(index=False)
-        ]
+        near = nearest(self.sae, feature)
+        near["page"] = [link.format(f) if f in self.features else "" for f in near["feature"]]
+        near["label"] = [labels.get(f, "") for f in near["feature"]]
         return render(
             "feature.html", title=f"Feature {feature}", site=self.site, density=float(self.density[feature]),
-            pool=len(self.found.clips), near=near, concepts=_concepts(self.sae, feature), linked=linked, level=level,
+            pool=len(self.found.clips), near=near.to_dict("records"), concepts=_concepts(self.sae, feature),
             lead=f"It detects {labels[feature]} best." if feature in labels else "It detects none of the scored concepts.",
-            **_sounds(self.sae, self.model, feature, self.found),
+            linked=linked, level=level, **_sounds(self.sae, self.model, feature, self.found),
         )  # fmt: skip
 
     def html(self, feature: int, linked: bool) -> str:
         """The page of one feature as one HTML document."""
-        return page(
-            "features", f"Feature {feature}", Markup("<main>\n{}\n</main>").format(self.body(feature, linked=linked, level=1))
-        )
+        body = Markup("<main>\n{}\n</main>").format(self.body(feature, linked=linked, level=1))
+        return page("features", f"Feature {feature}", body)
 
     def listed(self, link: str = LINK) -> dict[str, Any]:
         """The list of features that fire in the clips or have a page, pages first, then by AUROC; link: as for `body`."""
@@ -148,10 +141,8 @@ def feature_clips(
         active.append(sum(by_level) / len(run.sigmas))
         clips += [Clip(a.numpy(), rate, row.prompt, row.seed, model.name) for a, row in zip(run.audio, part, strict=True)]
     whole: Tensor = torch.cat(active)  # type: ignore[arg-type]  # tensors, never 0
-    heard = max(
-        1, round(whole.shape[1] * min(1.0, clips[0].seconds / span))
-    )  # some models always generate tokens for their full length
-    return FeatureClips(clips, whole[:, :heard], how)
+    heard = round(whole.shape[1] * min(1.0, clips[0].seconds / span))  # some models generate tokens for their full length
+    return FeatureClips(clips, whole[:, : max(1, heard)], how)
 
 
 def best_features(sae: SAE, each: int = 2) -> pd.DataFrame:

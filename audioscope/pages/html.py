@@ -52,6 +52,11 @@ def vega() -> Markup:
     return Markup(code.replace("</script", "<\\/script"))
 
 
+def svg(chart: Any) -> Markup:
+    """An altair chart as a picture; empty for None."""
+    return Markup(vl_convert.vegalite_to_svg(chart.to_json()) if chart is not None else "")
+
+
 def render(template: str, **values: Any) -> Markup:
     """A template from audioscope/pages/web, filled in: values may contain any characters, since they are escaped."""
     loader = jinja2.FunctionLoader(asset)

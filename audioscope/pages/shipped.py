@@ -27,7 +27,7 @@ from audioscope.tracing import Row, Sampling
 HEARD = (str(OWN), str(ALL), str(RANDOM_LAYERS[0]))  # localized, everywhere, and at random
 
 
-def rows_again(sweep: SteeringSweep, model: Model, vector: SteeringVector, lines: pd.DataFrame) -> list[Row]:
+def rows_again(sweep: SteeringSweep, vector: SteeringVector, lines: pd.DataFrame) -> list[Row]:
     """The rows that made some lines of a sweep's table, from what its settings say about each method.
 
     vector: the sweep's, at all sites. Raises ValueError for a method that cannot be reconstructed from it.
@@ -66,7 +66,7 @@ def with_sound(
     table = sweep.table
     number, seed = table[["prompt", "seed"]].iloc[0]
     chosen = table.index[(table["prompt"] == number) & (table["seed"] == seed) & table["cell"].isin(cells)]
-    rows_of = dict(zip(chosen, rows_again(sweep, model, datasets.vector(axis), table.loc[chosen]), strict=True))
+    rows_of = dict(zip(chosen, rows_again(sweep, datasets.vector(axis), table.loc[chosen]), strict=True))
     folder, todo, files = Path(folder).expanduser(), {}, {}
     for line in chosen:
         cell, strength = table.loc[line, ["cell", "strength"]]
@@ -100,7 +100,5 @@ def page_extras(model: Model, atlas: Atlas, folder: Path, *, progress: bool = Tr
             sets.append(feature_set(sae, model, wanted, progress=progress))
     steering = [with_sound(model, axis, folder, progress=progress) for axis in axes]
     papers = [published(name) for name in NAMES]
-    maps = [
-        other for other in (datasets.atlas(), *datasets.maps().values()) if name_of(other.settings) != name_of(atlas.settings)
-    ]
+    maps = [each for each in (datasets.atlas(), *datasets.maps().values()) if name_of(each.settings) != name_of(atlas.settings)]
     return {"others": [*maps, *papers], "steering": steering, "features": sets}

@@ -6,10 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import vl_convert
-from markupsafe import Markup
-
-from audioscope.pages.html import iframe, page, render, save_page, sound
+from audioscope.pages.html import iframe, page, render, save_page, sound, svg
 from audioscope.steer.results import Track
 
 
@@ -34,8 +31,7 @@ def slider_html(tracks: Sequence[Track], title: str = "", text: str = "", chart:
     if not tracks:
         raise ValueError("A slider page needs at least one track: no clips were kept.")
     data = [track_data(track) for track in tracks]
-    picture = Markup(vl_convert.vegalite_to_svg(chart.to_json()) if chart is not None else "")
-    body = render("slider.html", title=title, headed=bool(title), text=text, tracks=tracks, chart=picture)
+    body = render("slider.html", title=title, text=text, tracks=tracks, chart=svg(chart))
     return page(
         "slider", title or "Strength sliders", body, data={"tracks": data}, style="" if title else "main { padding: 4px; }"
     )

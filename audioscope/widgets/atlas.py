@@ -43,7 +43,7 @@ class AtlasExplorer(Explorer):
         super().__init__()
         self.atlas, self.title = atlas, f"Atlas of {name_of(atlas.settings)}"
         self.model = model_like(atlas.settings.get("fingerprint"), model, "The atlas")
-        self._ear = ListenerCaption(self.model) if self.model else None
+        self._ear = ListenerCaption(self.model)
         self.impacts = atlas.impacts()
         self._examples = atlas.examples().set_index("concept") if "row" in atlas.table else pd.DataFrame()
         direction = atlas.settings.get("direction", "sufficient")
@@ -67,11 +67,9 @@ class AtlasExplorer(Explorer):
         self._chosen()
         self.live.wait(PATIENCE)
         self.chart.selections.observe(self._picked, "picked")
-        self.concept.observe(self._chosen, "value")
-        self.site.observe(lambda change: self._hear(), "value")
-        self.pair.observe(lambda change: self._paired(), "value")
-        for text in (self.clean, self.corrupted):
-            text.observe(lambda change: self._hear(), "value")
+        self.on(self._chosen, self.concept)
+        self.on(self._paired, self.pair)
+        self.on(self._hear, self.site, self.clean, self.corrupted)
 
     def _now(self, concept: str, site: str) -> Any:
         """The heatmap with a selected cell."""
@@ -95,10 +93,8 @@ class AtlasExplorer(Explorer):
         rows = table[(table["concept"] == self.concept.value) & (table["scored"] == self.concept.value)]
         return rows.drop_duplicates(["pair", "seed"]).reset_index(drop=True)
 
-    def _chosen(self, change: Any = None) -> None:
+    def _chosen(self) -> None:
         """Another concept was selected: list its pairs, and select the example."""
-        if self._quiet:
-            return
         units = self._units()
         with self.together():
             self.pair.options = [(f"{row.pair}, seed {row.seed}", (int(row.pair), int(row.seed))) for row in units.itertuples()]
@@ -111,12 +107,8 @@ class AtlasExplorer(Explorer):
 
     def _paired(self) -> None:
         """Another pair was selected: show its prompts."""
-        if self._quiet:
-            return
         if self.pair.value is not None:
-            units = self._units()
-            pair, seed = self.pair.value
-            unit = units[(units["pair"] == pair) & (units["seed"] == seed)].iloc[0]
+            unit = self._units().set_index(["pair", "seed"]).loc[self.pair.value]
             self._kept = str(unit["clean_prompt"]), str(unit["corrupted_prompt"])
             with self.together():
                 self.clean.value, self.corrupted.value = self._kept
@@ -124,8 +116,6 @@ class AtlasExplorer(Explorer):
 
     def _hear(self) -> None:
         """Show the selected clips: from files if they were kept; otherwise, and for other prompts, generated now."""
-        if self._quiet:
-            return
         concept, site = self.concept.value, next(s for s in self.atlas.sites if s.path == self.site.value)
         self.chart.params.set_trait("chosen_concept", concept)
         self.chart.params.set_trait("chosen_site", site.path)
@@ -179,24 +169,17 @@ class AtlasExplorer(Explorer):
                     raise ValueError(f"The {name} prompt is empty.")
             rows = [*(Row(prompt, unit["seed"]) for prompt in prompts), patched_row(settings, unit, site)]
             clips = live_clips(self.model, rows, Sampling.of(settings), step)
-        scores = self._ear(clips, (concept,)) if self._ear else [""] * 3
         texts = (*prompts, ROLES[settings["patch"], settings["direction"]])
+        scores = self._ear(clips, (concept,))
         captions = [f"{text}. {score}" if score else text for text, score in zip(texts, scores, strict=True)]
         names = ("clean", "corrupted", f"patched at layer {site.layer}")
         sounds = [heard(*each) for each in zip(clips, names, captions, strict=True)]
         unknown = unknown_said(self.model, " ".join(prompts)) if self.model else ""
         return sounds, f"{concept} at layer {site.layer}. {unknown}".strip()  # for users of screen readers
 
-    def _show(self, made: tuple[list[dict[str, Any]], str]) -> None:
-        sounds, said = made
-        # the version that is playing stays the same in the next cell
-        self.sounds.show(sounds, self.sounds.version if self.sounds.sounds else 2)
-        self.sounds.say(said)
-
     def still_parts(self) -> dict[str, Any]:
         where = f"{self.concept.value} at {self.site.value}"
-        chart = self._now(self.concept.value, self.site.value)
-        return {"chart": chart, "text": f"Selected: {where}.", "clips": self.sounds.sounds}
+        return {"chart": self._now(self.concept.value, self.site.value), "text": f"Selected: {where}."}
 
     def __repr__(self) -> str:
         return f"AtlasExplorer({name_of(self.atlas.settings)}: {self.concept.value} at {self.site.value})\n{self.atlas!r}"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 import threading
 from collections.abc import Callable, Iterator, Sequence
@@ -15,14 +16,13 @@ import ipywidgets as widgets
 import pandas as pd
 import torch
 import traitlets
-import vl_convert
 from markupsafe import Markup
 
 from audioscope import datasets
 from audioscope.audio import Clip
 from audioscope.model import Model, load
 from audioscope.pages.atlas_data import swapped
-from audioscope.pages.html import asset, data_uri, iframe, page, render, sound
+from audioscope.pages.html import asset, data_uri, iframe, page, render, sound, svg
 from audioscope.scoring.scorers import listener_scorer
 from audioscope.tiny.music import SAMPLES
 from audioscope.tracing import Row, Sampling
@@ -158,27 +158,33 @@ class Explorer(widgets.VBox):
         if self._another:
             self.silence()
 
+    def on(self, handler: Callable[[], Any], *controls: widgets.Widget) -> None:
+        """Call a handler when the value of one of these controls changes, except in the block of `together`."""
+        for control in controls:
+            control.observe(lambda change: self._quiet or handler(), "value")
+
+    def _show(self, made: tuple[list[dict[str, Any]], str]) -> None:
+        """Show what a job made, clips and a message. Which of them plays stays the same; the first time, it is the last one."""
+        sounds, said = made
+        same = len(self.sounds.sounds) == len(sounds)
+        self.sounds.show(sounds, self.sounds.version if same else len(sounds) - 1)
+        self.sounds.say(said)
+
     def silence(self) -> None:
         """Remove the current clips."""
         self.sounds.show([])
 
     def still_parts(self) -> dict[str, Any]:
-        """What the picture without a kernel shows: text, chart (altair) and clips (as for `Sounds`), each if there is any."""
-        return {"clips": self.sounds.sounds}
+        """What the picture without a kernel shows: text, chart (altair) and clips (as for `Sounds`) if not the current ones."""
+        return {}
 
     def still(self) -> Any:
         """The current state of the explorer for pages without a kernel: chart, text and players, in an iframe."""
-        parts = {"text": "", "chart": None, "clips": []} | self.still_parts()
-        picture = Markup(vl_convert.vegalite_to_svg(parts["chart"].to_json())) if parts["chart"] is not None else ""
-        body = render(
-            "still.html",
-            title=self.title,
-            text=parts["text"],
-            chart=picture,
-            clips=[{"title": clip["name"], "text": clip["caption"], **clip} for clip in parts["clips"]],
-        )
-        rows = -(-len(parts["clips"]) // 3)
-        height = 110 + 230 * rows + (chart_height(picture) if picture else 0)
+        parts = {"text": "", "chart": None, "clips": self.sounds.sounds} | self.still_parts()
+        picture = svg(parts["chart"])
+        clips = [{"title": clip["name"], "text": clip["caption"], **clip} for clip in parts["clips"]]
+        body = render("still.html", title=self.title, text=parts["text"], chart=picture, clips=clips)
+        height = 110 + 230 * math.ceil(len(clips) / 3) + (chart_height(picture) if picture else 0)
         return iframe(self.title, page("features", self.title, body, style="main { padding: 8px; }"), height)
 
     def close(self) -> None:
@@ -206,9 +212,9 @@ def close_all(box: widgets.Widget) -> None:
         child.close()
 
 
-def chart_height(svg: str) -> int:
+def chart_height(picture: str) -> int:
     """The height that an SVG picture needs, in px."""
-    found = re.search(r'<svg[^>]*\bheight="([\d.]+)"', svg)
+    found = re.search(r'<svg[^>]*\bheight="([\d.]+)"', picture)
     return round(float(found[1])) + 30 if found else 300
 
 
@@ -254,10 +260,10 @@ def marked(prompt: str, other: str) -> Markup:
 
 
 class ListenerCaption:
-    """What the listener hears in clips of `tiny`, in words; empty for the clips of other models."""
+    """What the listener hears in clips of `tiny`, in words; empty for the clips of other models, or of none."""
 
-    def __init__(self, model: Model):
-        self.listener = listener_scorer() if model.adapter.is_tiny else None
+    def __init__(self, model: Model | None):
+        self.listener = listener_scorer() if model is not None and model.adapter.is_tiny else None
 
     def __call__(self, clips: list[Clip], concepts: tuple[str, ...] = ()) -> list[str]:
         """For each clip, the log-odds of some concepts or, if it knows none of them, of up to five that it hears most clearly."""

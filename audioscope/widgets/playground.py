@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from functools import partial
 from typing import Any, Unpack
 
 import ipywidgets as widgets
@@ -20,17 +20,6 @@ from audioscope.widgets.live import Step
 
 NOTHING = ""  # the menu's value for no steering
 REACH = 2.0  # the slider's limit if no other is known
-
-
-@dataclass(frozen=True)
-class Request:
-    """Everything that determines the clips of a playground: the values of its controls."""
-
-    prompt: str
-    seed: int
-    axis: str
-    vector: SteeringVector | None
-    strength: float
 
 
 class Playground(Explorer):
@@ -63,13 +52,8 @@ class Playground(Explorer):
         names = axes() if shipped else list(vectors or {})
         self.prompt = labelled(widgets.Text, "Prompt", "98%", value=prompt, continuous_update=False)
         self.seed = labelled(widgets.BoundedIntText, "Seed", "150px", value=seed, min=0, max=2**53)
-        self.axis = labelled(
-            widgets.Dropdown,
-            "Steer",
-            "260px",
-            options=[("nothing", NOTHING), *((name, name) for name in names)],
-            value=names[0] if vectors else NOTHING,
-        )
+        menu = [("nothing", NOTHING), *((name, name) for name in names)]
+        self.axis = labelled(widgets.Dropdown, "Steer", "260px", options=menu, value=names[0] if vectors else NOTHING)
         where = ["own layers", "all layers"] if shipped else ["the vector's sites"]
         self.where = labelled(widgets.Dropdown, "at", "200px", options=where)
         self.strength = labelled(widgets.FloatSlider, "Strength", "98%", min=-reach, max=reach, step=0.05, readout_format="+.2f")
@@ -78,11 +62,9 @@ class Playground(Explorer):
         menus = widgets.HBox([self.seed, self.axis, self.where], layout=FLOW)
         self.children = (self.prompt, menus, self.strength, self.sounds)
         self.sounds.label = "clips of this prompt"
-        self._show(self._make(self._wish(), lambda share: None))  # what a page without a kernel keeps
-        for control in (self.prompt, self.seed, self.strength):
-            control.observe(self._asked, "value")
-        for menu in (self.axis, self.where):
-            menu.observe(self._turned, "value")
+        self._show(self._make(*self._wish(), lambda share: None))  # what a page without a kernel keeps
+        self.on(self._asked, self.prompt, self.seed, self.strength)
+        self.on(self._turned, self.axis, self.where)
 
     def _choose(self) -> None:
         """Set the vector that the menus name, and the slider's limits: as far as the shipped sweep went on this axis."""
@@ -100,46 +82,39 @@ class Playground(Explorer):
             self.strength.max = round(float(table.loc[mine, "largest"].item()), 1)
             self.strength.min = -self.strength.max
 
-    def _wish(self) -> Request:
+    def _wish(self) -> tuple[str, int, str, SteeringVector | None, float]:
+        """Everything that determines the clips: prompt, seed, axis, vector and strength, as the controls have them now."""
         strength = float(self.strength.value)
         vector = self._vector if strength else None
-        return Request(self.prompt.value.strip(), int(self.seed.value), str(self.axis.value), vector, strength)
+        return self.prompt.value.strip(), int(self.seed.value), str(self.axis.value), vector, strength
 
-    def _make(self, wish: Request, step: Step) -> tuple[list[dict[str, Any]], str]:
+    def _make(
+        self, prompt: str, seed: int, axis: str, vector: SteeringVector | None, strength: float, step: Step
+    ) -> tuple[list[dict[str, Any]], str]:
         """The clips of a request, and the message about them."""
-        if not wish.prompt:
+        if not prompt:
             raise ValueError("The prompt is empty: type what to play, such as 'a slow sad song with violin'.")
-        rows, names = [Row(wish.prompt, wish.seed)], [f"Unsteered: {wish.prompt}"]
+        rows, names = [Row(prompt, seed)], [f"Unsteered: {prompt}"]
         concepts: tuple[str, ...] = ()
-        if wish.vector is not None:
-            rows.append(Row(wish.prompt, wish.seed, (wish.vector.edit(wish.strength),)))
-            names.append(f"Steered: {wish.axis} {minus(f'{wish.strength:+.2f}')}")
-            concepts = (str(wish.vector.metadata.get("concept", "")), str(wish.vector.metadata.get("against", "")))
+        if vector is not None:
+            rows.append(Row(prompt, seed, (vector.edit(strength),)))
+            names.append(f"Steered: {axis} {minus(f'{strength:+.2f}')}")
+            concepts = (str(vector.metadata.get("concept", "")), str(vector.metadata.get("against", "")))
         clips = live_clips(self.model, rows, self._run, step)
         sounds = [heard(*each) for each in zip(clips, names, self._ear(clips, concepts), strict=True)]
-        return sounds, unknown_said(self.model, wish.prompt)
+        return sounds, unknown_said(self.model, prompt)
 
-    def _show(self, made: tuple[list[dict[str, Any]], str]) -> None:
-        sounds, said = made
-        # the one of the two that is playing stays; the first steered clip plays as soon as there is one
-        same = len(self.sounds.sounds) == len(sounds)
-        self.sounds.show(sounds, self.sounds.version if same else len(sounds) - 1)
-        self.sounds.say(said)
+    def _asked(self) -> None:
+        self.ask(partial(self._make, *self._wish()), self._show)
 
-    def _asked(self, change: Any = None) -> None:
-        if self._quiet:
-            return
-        wish = self._wish()
-        self.ask(lambda step: self._make(wish, step), self._show)
-
-    def _turned(self, change: Any = None) -> None:
+    def _turned(self) -> None:
         """Another vector was selected: set its slider, then request its clips, once."""
         with self.together():
             self._choose()
         self._asked()
 
     def still_parts(self) -> dict[str, Any]:
-        return {"clips": self.sounds.sounds, "text": f"{self.model.name}, seed {self.seed.value}."}
+        return {"text": f"{self.model.name}, seed {self.seed.value}."}
 
     def __repr__(self) -> str:
         steered = f"steer {self.axis.value or 'nothing'} {self.strength.value:+g}"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
 import ipywidgets as widgets
@@ -37,6 +38,7 @@ from audioscope.widgets.live import Step
 SEARCHED = 32  # prompts whose clips are searched
 BATCH = 16  # prompts per batch
 CLIPS = 3  # shown per feature
+TARGET = "Target (× max activation)"
 LARGEST = 4.0  # × max activation: the limit of the slider that sets a feature
 LARGEST_SCALE = 8.0
 
@@ -48,7 +50,7 @@ class SAEExplorer(Explorer):
         super().__init__()
         self.sae, self.title = sae, f"Features of {sae.metadata.get('site', 'an SAE')}"
         self.model = model_like(sae.metadata.get("fingerprint"), model, "The SAE")
-        self._ear = None if self.model is None else ListenerCaption(self.model)
+        self._ear = ListenerCaption(self.model)
         self._parts: list[FeatureClips] = []  # the clips that are searched for features, as far as they were generated
         self._shown: int | None = None  # the feature whose clips are shown
         self._given = ""  # the prompt that we filled in; any other was typed
@@ -60,12 +62,9 @@ class SAEExplorer(Explorer):
         self.metadata = widgets.HTML()
         self.prompt = labelled(widgets.Text, "Prompt", "98%", continuous_update=False)
         self.seed = labelled(widgets.BoundedIntText, "Seed", "150px", min=0, max=2**31 - 1)
-        self.do = labelled(
-            widgets.Dropdown, "Action", "240px", options=[("set everywhere", "set"), ("scale where it fires", "scale")]
-        )
-        self.amount = labelled(
-            widgets.FloatSlider, "Target (× max activation)", "98%", value=2.0, min=0.0, max=LARGEST, step=0.25
-        )
+        actions = [("set everywhere", "set"), ("scale where it fires", "scale")]
+        self.do = labelled(widgets.Dropdown, "Action", "240px", options=actions)
+        self.amount = labelled(widgets.FloatSlider, TARGET, "98%", value=2.0, min=0.0, max=LARGEST, step=0.25)
         self.fires = Sounds(label="clips in which the feature fires")
         self.sounds.label = "unchanged, and with the feature changed"
         self.children = (
@@ -75,18 +74,17 @@ class SAEExplorer(Explorer):
         self._search()
         self._chosen()
         self.live.wait(PATIENCE)
-        self.words.observe(self._search, "value")
-        self.feature.observe(self._chosen, "value")
         self.chart.selections.observe(self._picked, "picked")
-        self.do.observe(self._ranged, "value")
-        for control in (self.prompt, self.seed, self.amount):
-            control.observe(self._turned, "value")
+        self.on(self._search, self.words)
+        self.on(self._chosen, self.feature)
+        self.on(self._ranged, self.do)
+        self.on(self._turned, self.prompt, self.seed, self.amount)
 
     def _now(self, feature: int | None) -> Any:
         """The chart with a selected feature."""
         return set_params(self._picture, chosen_feature=-1 if feature is None else int(feature))
 
-    def _search(self, change: Any = None) -> None:
+    def _search(self) -> None:
         """Keep the features in the list that match every word."""
         words = self.words.value.lower().split()
         texts = {
@@ -109,22 +107,16 @@ class SAEExplorer(Explorer):
             self.words.value = ""
             self.feature.value = int(change["new"].value[0]["feature"])
 
-    def _chosen(self, change: Any = None) -> None:
+    def _chosen(self) -> None:
         """Another feature was selected: show where it fires, and change it in a clip in which it does not."""
-        if self._quiet or self.feature.value is None:
+        if self.feature.value is None:
             return
         number = int(self.feature.value)
         self.chart.params.set_trait("chosen_feature", number)
         row = self._table.set_index("feature").loc[number]
-        told = (
-            f"detects {row['concept']} best (AUROC {row['auroc']:.2f})"
-            if row["concept"]
-            else "detects none of the scored concepts"
-        )
-        self.metadata.value = noted(
-            f"Feature {number} {told}"
-            + ("." if pd.isna(row["density"]) else f"; active at {row['density']:.2%} of held-out tokens.")
-        )
+        best = f"{row['concept']} best (AUROC {row['auroc']:.2f})" if row["concept"] else "none of the scored concepts"
+        often = "" if pd.isna(row["density"]) else f"; active at {row['density']:.2%} of held-out tokens"
+        self.metadata.value = noted(f"Feature {number} detects {best}{often}.")
         if self.model is None:
             return self.sounds.say("To hear the features, pass the model, sae.explore(model).")
         self.fires.show([])
@@ -158,27 +150,27 @@ class SAEExplorer(Explorer):
         self._shown = number  # last, since it marks prompt and seed as this feature's
         self._show(turned)
 
-    def _ranged(self, change: Any = None) -> None:
+    def _ranged(self) -> None:
         """The action determines what the slider means."""
         scale = self.do.value == "scale"
         with self.together():
-            self.amount.description = "Factor" if scale else "Target (× max activation)"
+            self.amount.description = "Factor" if scale else TARGET
             self.amount.max = LARGEST_SCALE if scale else LARGEST
         self._turned()
 
-    def _turned(self, change: Any = None) -> None:
-        if self._quiet or self.model is None or self.feature.value is None:
+    def _turned(self) -> None:
+        if self.model is None or self.feature.value is None:
             return
         if self._shown != self.feature.value:  # the search for where this one fires is still running
             return self._chosen()
         wish = int(self.feature.value), self.prompt.value.strip(), int(self.seed.value), self._change()
-        return self.ask(lambda step: self._turn(*wish, step), self._show)
+        return self.ask(partial(self._turn, *wish), self._show)
 
     def _turn(
         self, number: int, prompt: str, seed: int, change: tuple[Do, float], step: Step
     ) -> tuple[list[dict[str, Any]], str]:
         """The clip unchanged and with the feature changed, and the message about them."""
-        assert self.model is not None and self._ear is not None
+        assert self.model is not None
         if not prompt:
             raise ValueError("The prompt is empty.")
         do, amount = change
@@ -196,23 +188,16 @@ class SAEExplorer(Explorer):
             said.append("This SAE does not pass its evaluation: its features may not mean what they seem to.")
         return sounds, " ".join(filter(None, said))
 
-    def _show(self, turned: tuple[list[dict[str, Any]], str]) -> None:
-        sounds, said = turned
-        self.sounds.show(sounds, self.sounds.version if self.sounds.sounds else 1)
-        self.sounds.say(said)
-
     def _searched(self, step: Step) -> FeatureClips:
         """The clips that are searched for features, generated once; an interrupted search resumes where it stopped."""
         assert self.model is not None
-        prompts = some_prompts(SEARCHED)
-        while (start := sum(len(part.clips) for part in self._parts)) < len(prompts):
-            some = prompts[start : start + BATCH]
-            seeds = range(start, start + len(some))
-            begun, each = start / len(prompts), len(some) / len(prompts) / sampling_like(self.model, [self.sae], {})["steps"]
+        prompts, steps = some_prompts(SEARCHED), sampling_like(self.model, [self.sae], {})["steps"]
+        for start in range(BATCH * len(self._parts), SEARCHED, BATCH):
 
-            def on_step(number: int, begun: float = begun, each: float = each) -> None:
-                step(begun + number * each)
+            def on_step(number: int, start: int = start) -> None:
+                step((start + BATCH * number / steps) / SEARCHED)
 
+            some, seeds = prompts[start : start + BATCH], range(start, start + BATCH)
             self._parts.append(feature_clips(self.sae, self.model, some, seeds=seeds, progress=False, on_step=on_step))
         clips: list[Clip] = [clip for part in self._parts for clip in part.clips]
         return FeatureClips(clips, torch.cat([part.active for part in self._parts]), self._parts[0].sampling)

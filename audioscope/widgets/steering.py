@@ -62,17 +62,16 @@ class SteeringExplorer(Explorer):
         self.children = (self.chart, self.way, self.prompt, self.strength, self.metadata, self.sounds)
         self._chosen()
         self.live.wait(PATIENCE)
-        for menu in (self.way, self.prompt):
-            menu.observe(self._chosen, "value")
+        self.on(self._chosen, self.way, self.prompt)
         self.strength.observe(lambda change: self._stand(), "place")
 
-    def _chosen(self, change: Any = None) -> None:
+    def _chosen(self) -> None:
         """The clips of a method and a prompt: kept, generated earlier, or generated now."""
         cell, number = str(self.way.value), int(self.prompt.value)
         unit, table = self._units.iloc[number], self.sweep.table
         mine = (table["cell"] == cell) & (table["prompt"] == unit["prompt"]) & (table["seed"] == unit["seed"])
         rows = table[mine & ~table["failed"].astype(bool)].sort_values("strength")
-        self.ask(lambda step: self._made(cell, number, rows, step), self._show, another=True)
+        self.ask(lambda step: self._made(cell, number, rows, step), self._slide, another=True)
 
     def _made(self, cell: str, number: int, rows: pd.DataFrame, step: Step) -> tuple[str, dict[str, Any]]:
         """The track of a method and a prompt, in the slider's format."""
@@ -88,7 +87,7 @@ class SteeringExplorer(Explorer):
             )
         else:
             how = Sampling.of(self.sweep.settings)
-            clips = live_clips(self.model, rows_again(self.sweep, self.model, self._everywhere(), rows), how, step)
+            clips = live_clips(self.model, rows_again(self.sweep, self._everywhere(), rows), how, step)
         said = [minus(caption) for caption in captions(rows)]
         track = Track(f"{self.sweep.concept}, {label_of(cell)}", rows["strength"].tolist(), clips, said)
         self._tracks[cell, number] = track_data(track)
@@ -101,7 +100,7 @@ class SteeringExplorer(Explorer):
             self._vector = SteeringVector.load(file) if file.exists() else datasets.vector(self.sweep.concept)
         return self._vector
 
-    def _show(self, made: tuple[str, dict[str, Any]]) -> None:
+    def _slide(self, made: tuple[str, dict[str, Any]]) -> None:
         self._shown, track = made
         before = self.strength.tracks[0]["strengths"] if self.strength.tracks else None
         with self.strength.hold_sync():
@@ -135,15 +134,10 @@ class SteeringExplorer(Explorer):
         if self.strength.tracks:
             track = self.strength.tracks[0]
             for number in dict.fromkeys((0, int(np.abs(track["strengths"]).argmin()), len(track["sounds"]) - 1)):
-                name = minus(f"strength {track['strengths'][number]:+.2f}")
-                clips.append(
-                    {"name": name, "caption": track["captions"][number], "seconds": track["seconds"], **track["sounds"][number]}
-                )
-        return {
-            "chart": set_params(self._picture, **self._place),
-            "clips": clips,
-            "text": f"{label_of(self._shown)}; {self.prompt.label}",
-        }
+                name, said = minus(f"strength {track['strengths'][number]:+.2f}"), track["captions"][number]
+                clips.append({"name": name, "caption": said, "seconds": track["seconds"], **track["sounds"][number]})
+        text = f"{label_of(self._shown)}; {self.prompt.label}"
+        return {"chart": set_params(self._picture, **self._place), "clips": clips, "text": text}
 
     def __repr__(self) -> str:
         return f"SteeringExplorer({self.way.value}, {self.prompt.label!r})\n{self.sweep!r}"
