@@ -1,15 +1,18 @@
-"""The exercises of the notebooks: check an answer, and explain why a wrong one is wrong."""
+"""The notebooks, to copy and work in, and their exercises: check an answer, and explain why a wrong one is wrong."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from html import escape
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-__all__ = ["Verdict", "check"]
+from audioscope.store import notebooks_folder
+
+__all__ = ["Verdict", "check", "copy_notebooks"]
 HEADS = {True: ("Right.", "#009e73"), False: ("Not yet.", "#d55e00"), None: ("Your turn.", "#0072b2")}
 
 
@@ -64,3 +67,14 @@ def check(
     except Exception:  # a learner may enter anything
         return other
     return Verdict(False, otherwise)
+
+
+def copy_notebooks(out: str | Path) -> list[Path]:
+    """Copy the shipped notebooks to a folder to work in; existing files are left unchanged."""
+    out, copied = Path(out).expanduser(), []
+    out.mkdir(parents=True, exist_ok=True)
+    for file in sorted(notebooks_folder().glob("*.ipynb")):
+        if not (out / file.name).exists():
+            (out / file.name).write_bytes(file.read_bytes())
+            copied.append(out / file.name)
+    return copied

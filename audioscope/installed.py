@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from importlib.metadata import Distribution, PackageNotFoundError
+from importlib.metadata import distributions
 from importlib.util import find_spec
 from pathlib import Path
 from urllib.parse import urlsplit
@@ -17,11 +17,8 @@ EXTRAS = {  # the modules that each extra of pyproject.toml brings
     "bank": ("mido",),
 }
 
-try:
-    _this: Distribution | None = Distribution.from_name(DISTRIBUTION)
-    __version__ = _this.version
-except PackageNotFoundError:  # a checkout on the path that was never installed
-    _this, __version__ = None, "0+unknown"
+_this = next(iter(distributions(name=DISTRIBUTION)), None)  # None: a checkout on the path that was never installed
+__version__ = _this.version if _this else "0+unknown"
 
 
 def install_hint(extra: str) -> str:

@@ -7,7 +7,8 @@ from typing import Any
 
 import altair as alt
 import pandas as pd
-import vl_convert
+
+from audioscope.installed import need
 
 LIVE_CHART = "application/vnd.vegalite.v5+json"  # the newest version that JupyterLab renders by itself
 
@@ -90,11 +91,14 @@ def reading(impact: float, low: float, high: float) -> str:
 
 def show_charts() -> None:
     """Render Altair charts in notebooks offline: interactive in JupyterLab, with or without a kernel, elsewhere as an image."""
+    need("pages", "Rendering charts offline")
     alt.renderers.register("audioscope", _as_output)
     alt.renderers.enable("audioscope")
 
 
 def _as_output(spec: dict[str, Any], **_: Any) -> dict[str, Any]:
+    import vl_convert
+
     older = spec | {"$schema": "https://vega.github.io/schema/vega-lite/v5.json"}
     text = str(spec.get("description") or "chart")
     return {LIVE_CHART: older, "image/svg+xml": vl_convert.vegalite_to_svg(json.dumps(spec)), "text/plain": text}

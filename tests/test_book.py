@@ -11,7 +11,8 @@ import pytest
 from helpers.browsing import hears, new_context, until
 
 from audioscope.cli.main import main
-from audioscope.pages.book import chapters, check_links, copy_notebooks
+from audioscope.course import copy_notebooks
+from audioscope.pages.book import chapters, check_links
 from audioscope.store import notebooks_folder
 
 EVIL = "<script>window.evil=1</script>"

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import shlex
 import subprocess
 import sys
 import tomllib
+from importlib.metadata import packages_distributions
+from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
@@ -16,6 +19,7 @@ from packaging.requirements import Requirement
 from packaging.specifiers import SpecifierSet
 from packaging.utils import canonicalize_name
 
+from audioscope import installed
 from audioscope.fix_torchaudio import fix
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -149,6 +153,104 @@ def test_citation_has_the_package_version() -> None:
     citation = yaml.safe_load((ROOT / "CITATION.cff").read_text())
     assert citation["version"] == PROJECT["version"]
     assert citation["license"] == PROJECT["license"]
+
+
+# --- extras
+
+
+class Installed:
+    """A distribution that was installed from somewhere, as PEP 610 records it."""
+
+    def __init__(self, origin: dict | None):
+        self.text = json.dumps(origin) if origin is not None else None
+
+    def read_text(self, name: str) -> str | None:
+        return self.text if name == "direct_url.json" else None
+
+
+@pytest.mark.parametrize(
+    ("origin", "hint"),
+    [
+        (None, "pip install 'audioscope-diffusion[pages]'"),
+        ({"url": "file:///home/me/audioscope", "dir_info": {"editable": True}}, "pip install -e '/home/me/audioscope[pages]'"),
+        ({"url": "file:///home/me/a%20b", "dir_info": {}}, "pip install '/home/me/a b[pages]'"),
+        (
+            {"url": "https://example.org/a.git", "vcs_info": {"vcs": "git", "commit_id": "12ab"}},
+            "pip install 'audioscope-diffusion[pages] @ git+https://example.org/a.git@12ab'",
+        ),
+        ({"url": "file:///tmp/a.whl", "archive_info": {}}, "pip install 'audioscope-diffusion[pages] @ file:///tmp/a.whl'"),
+    ],
+)
+def test_extras_install_from_where_this_copy_came_from(monkeypatch, origin, hint) -> None:
+    monkeypatch.setattr(installed, "_this", Installed(origin))
+    assert installed.install_hint("pages") == hint
+
+
+def test_a_checkout_on_the_path_is_installed_in_place(monkeypatch) -> None:
+    monkeypatch.setattr(installed, "_this", None)
+    assert installed.install_hint("lab") == f"pip install -e '{ROOT}[lab]'"
+
+
+def test_extras_are_those_of_the_project() -> None:
+    """The modules that are looked for are those that the extra's requirements bring."""
+    distributions = packages_distributions()
+    for extra, modules in installed.EXTRAS.items():
+        required = {canonicalize_name(Requirement(line).name) for line in PROJECT["optional-dependencies"][extra]}
+        if all(find_spec(module) for module in modules):
+            assert {canonicalize_name(name) for module in modules for name in distributions[module]} == required
+
+
+CORE = """
+import importlib.abc, sys
+
+class Without(importlib.abc.MetaPathFinder):
+    def find_spec(self, name, path=None, target=None):
+        if name.split(".")[0] in {extras}:
+            raise ModuleNotFoundError(name)
+
+sys.meta_path.insert(0, Without())
+"""
+
+
+@pytest.mark.slow
+def test_the_core_works_without_extras_and_says_what_is_missing_before_any_work(tmp_path: Path) -> None:
+    """As after `pip install audioscope-diffusion`: trace, localize, steer, charts and widgets; pages are refused by name."""
+    extras = {name for names in installed.EXTRAS.values() for name in names} - {"ipykernel"}
+    (tmp_path / "sitecustomize.py").write_text(CORE.replace("{extras}", repr(extras)))
+    work = """
+import sys, importlib.util
+find = importlib.util.find_spec
+import audioscope
+from audioscope import installed
+from audioscope.pages import html
+installed.find_spec = html.find_spec = lambda name: None if name in EXTRAS else find(name)
+model = audioscope.load("tiny")
+model.generate("a jazz song", steps=1)._repr_html_()
+atlas = audioscope.localize(model, ["fast"], pairs=1, sites=[1], steps=1, progress=False)
+atlas.chart().to_dict()
+model.play().wait()._repr_mimebundle_()
+for call in (lambda: atlas.save_html("a.html"), lambda: atlas.save_site("a"), audioscope.show_charts, atlas.explore,
+             lambda: audioscope.pages.make_book("book"), audioscope.scoring.Muq):
+    try:
+        call()
+    except ImportError as error:
+        assert "which is not installed: pip install " in str(error), error
+    else:
+        raise AssertionError(call)
+from audioscope.cli.main import main
+assert main(["atlas", "--out", "never"]) == 2 and main(["book", "--out", "never"]) == 2
+import pathlib
+assert not pathlib.Path("never").exists() and not pathlib.Path("a").exists()
+print("core")
+""".replace("EXTRAS", repr(extras))
+    done = subprocess.run(
+        [sys.executable, "-c", work],
+        cwd=tmp_path,
+        env={**os.environ, "PYTHONPATH": str(tmp_path)},
+        capture_output=True,
+        text=True,
+    )
+    assert done.stdout.strip().endswith("core"), done.stderr
 
 
 # --- torchaudio beside a CPU-only torch

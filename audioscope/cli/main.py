@@ -16,6 +16,7 @@ from typing import Any, NoReturn
 from audioscope.cli import sae as cli_sae
 from audioscope.cli.parts import MODEL, SAMPLING, command, given
 from audioscope.errors import FIX_TORCHAUDIO, UnknownName, is_torchaudio_failure
+from audioscope.installed import need
 from audioscope.store import data_folder
 
 QUICK = "female,fast,happy,metal,violin,drums"
@@ -146,7 +147,7 @@ def _book(options: argparse.Namespace) -> None:
 
 
 def _notebooks(options: argparse.Namespace) -> None:
-    from audioscope.pages.book import copy_notebooks
+    from audioscope.course import copy_notebooks
 
     copied = copy_notebooks(options.out)
     print(f"{len(copied)} notebooks written to {options.out}: open them with `jupyter lab {options.out}`")
@@ -159,7 +160,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         with warnings.catch_warnings():
             warnings.showwarning = _show
             options.do(options)
-    except (ValueError, UnknownName, OSError, FloatingPointError) as error:
+    except (ValueError, UnknownName, OSError, ImportError, FloatingPointError) as error:
         text = FIX_TORCHAUDIO if is_torchaudio_failure(error) else str(error)
         print(f"audioscope: {' '.join(text.split())}", file=sys.stderr)
         return 2
@@ -223,6 +224,7 @@ def _atlas(options: argparse.Namespace) -> None:
     if options.plan:
         print(patching.plan(model, **settings))
         return
+    need("pages", "The atlas page")
     atlas = patching.localize(model, **settings, until_stable=options.until_stable, out=options.out)
     shipped = not options.bare and datasets.is_shipped(model)
     extras: dict[str, Any] = page_extras(model, atlas, options.out / "steered") if shipped else {}
@@ -260,6 +262,7 @@ def _steer(options: argparse.Namespace) -> None:
         shown = ["concept", "method", "sites", "auc", "auc_low", "auc_high", "spearman", "steerable"]
         print(table[shown].round(3).to_string(index=False))
         return
+    need("pages", "The page with the slider")
     strengths = _strengths(options.strengths or "-1:1:9")
     if not any(strengths):
         raise ValueError(f"--strengths is {options.strengths!r}: at least one must not be 0.")

@@ -1,6 +1,5 @@
 from .atlas import save_html as save_html
 from .atlas import save_site as save_site
-from .book import copy_notebooks as copy_notebooks
 from .book import make_book as make_book
 from .features import FeatureClips as FeatureClips
 from .features import FeatureSet as FeatureSet

@@ -19,6 +19,7 @@ from tqdm.auto import tqdm
 
 from audioscope.atlas.atlas import CENSORED, Atlas, Scale, ends
 from audioscope.atlas.charts import impact_table
+from audioscope.installed import need
 from audioscope.pages.atlas_data import PATCHES, Piece, atlas_data, charts_of, names_of, scale_on, steering_data
 from audioscope.pages.html import LOUDNESS, asset, json_for_html, page, render, save_page
 from audioscope.steer.results import SteeringSweep
@@ -62,6 +63,7 @@ def save_html(
     Clips of cells and axes are cut to 12 s.
     Raises FileNotFoundError if a clip is missing, ValueError if the atlas is empty or the page is larger even without any sound.
     """
+    need("pages", "The atlas page")
     path = Path(path).expanduser()
     path.parent.mkdir(parents=True, exist_ok=True)
     whole = _Page(atlas, others, steering, features, scale)
@@ -90,6 +92,7 @@ def save_site(
     The arguments are those of `save_html`. Every link is relative, and a pack is loaded when it is first played.
     Returns the page's path.
     """
+    need("pages", "The atlas page")
     folder = Path(folder).expanduser()
     whole = _Page(atlas, others, steering, features, scale)
     packs = _packs(whole.pieces)

@@ -10,6 +10,10 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import unquote, urlsplit
 
+from audioscope.installed import need
+
+need("pages", "The book")  # running and rendering a notebook is not part of the core
+
 import nbformat
 from markupsafe import Markup
 from nbclient import NotebookClient
@@ -177,14 +181,3 @@ def check_links(folder: Path, names: Sequence[str], others: Sequence[str] = ()) 
     if wrong:
         raise ValueError(f"{len(wrong)} broken or forbidden links: {'; '.join(wrong[:5])}")
     return count
-
-
-def copy_notebooks(out: str | Path) -> list[Path]:
-    """Copy the shipped notebooks to a folder to work in; existing files are left unchanged."""
-    out, copied = Path(out).expanduser(), []
-    out.mkdir(parents=True, exist_ok=True)
-    for file in sorted(notebooks_folder().glob("*.ipynb")):
-        if not (out / file.name).exists():
-            (out / file.name).write_bytes(file.read_bytes())
-            copied.append(out / file.name)
-    return copied

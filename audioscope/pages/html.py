@@ -10,12 +10,12 @@ from dataclasses import replace
 from functools import cache
 from html import escape
 from importlib.resources import files
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 import altair as alt
 import jinja2
-import vl_convert
 from jinja2.utils import htmlsafe_json_dumps
 from markupsafe import Markup
 
@@ -48,13 +48,19 @@ def modules(name: str) -> dict[str, str]:
 @cache
 def vega() -> Markup:
     """Vega, Vega-Lite and Vega-Embed as one script (about 0.9 MB), in the version that altair writes for."""
+    import vl_convert
+
     code = vl_convert.javascript_bundle("window.vegaEmbed = vegaEmbed;", vl_version=alt.SCHEMA_VERSION.rsplit(".", 1)[0])
     return Markup(code.replace("</script", "<\\/script"))
 
 
 def svg(chart: Any) -> Markup:
-    """An altair chart as a picture; empty for None."""
-    return Markup(vl_convert.vegalite_to_svg(chart.to_json()) if chart is not None else "")
+    """An altair chart as a picture; empty for None, and without the extra `pages`, as in a widget."""
+    if chart is None or find_spec("vl_convert") is None:
+        return Markup("")
+    import vl_convert
+
+    return Markup(vl_convert.vegalite_to_svg(chart.to_json()))
 
 
 def render(template: str, **values: Any) -> Markup:

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from audioscope.installed import need
 from audioscope.pages.html import iframe, page, render, save_page, sound, svg
 from audioscope.steer.results import Track
 
@@ -39,6 +40,7 @@ def slider_html(tracks: Sequence[Track], title: str = "", text: str = "", chart:
 
 def slider_page(tracks: Sequence[Track], file: str | Path, title: str, text: str = "", chart: Any = None) -> Path:
     """Write `slider_html` to a file, which opens offline and from an email; returns its path."""
+    need("pages", "The page with the slider")
     file, html = Path(file).expanduser(), slider_html(tracks, title, text, chart)
     file.parent.mkdir(parents=True, exist_ok=True)
     return save_page(file, html)

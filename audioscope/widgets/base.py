@@ -20,6 +20,7 @@ from markupsafe import Markup
 
 from audioscope import datasets
 from audioscope.audio import Clip
+from audioscope.installed import need
 from audioscope.model import Model, load
 from audioscope.pages.atlas_data import swapped
 from audioscope.pages.html import asset, data_uri, iframe, page, render, sound, svg
@@ -229,6 +230,7 @@ def set_params(chart: Any, **values: Any) -> Any:
 
 def live_chart(chart: Any) -> alt.JupyterChart:
     """An altair chart as a widget that needs no network."""
+    need("pages", "A chart in a widget, offline,")
     alt.JupyterChart.enable_offline()
     return alt.JupyterChart(chart, embed_options={"actions": False, "renderer": "svg"})
 
