@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -140,16 +140,10 @@ STABLE_AUDIO_3 = Adapter(  # the distilled checkpoint, with guidance built in
     text=("context", "context_mask"), seconds="duration", leading_tokens="num_memory_tokens",
     steps=8, max_seconds=384.0,
 )  # fmt: skip
-STABLE_AUDIO_3_BASE = Adapter(  # not distilled: recognized by its deterministic scheduler
-    pipeline="StableAudio3Pipeline", denoiser="transformer", branches=("uncond", "cond"),
-    text=("context", "context_mask"), seconds="duration", leading_tokens="num_memory_tokens",
-    steps=100, guidance=7.0, max_seconds=384.0,
-)  # fmt: skip
-TINY = Adapter(  # the embedded model is a Stable Audio 3 trained at one length; its codec tells it apart from the real ones
-    pipeline="StableAudio3Pipeline", denoiser="transformer", branches=("uncond", "cond"),
-    text=("context", "context_mask"), seconds="duration", leading_tokens="num_memory_tokens",
-    steps=10, guidance=3.0, default_seconds=4.096, max_seconds=4.096, scorer="listener",
-)  # fmt: skip
+# Not distilled: recognized by its deterministic scheduler.
+STABLE_AUDIO_3_BASE = replace(STABLE_AUDIO_3, steps=100, guidance=7.0)
+# The embedded model is a Stable Audio 3 trained at one length; its codec tells it apart from the real ones.
+TINY = replace(STABLE_AUDIO_3, steps=10, guidance=3.0, default_seconds=4.096, max_seconds=4.096, scorer="listener")
 AUDIOLDM2 = Adapter(  # base, music and large; a site's tokens are time by mel bands, time first
     pipeline="AudioLDM2Pipeline", denoiser="unet", branches=("uncond", "cond"),
     text=("encoder_hidden_states", "attention_mask"), seconds="audio_length_in_s",
@@ -163,12 +157,7 @@ ACE_STEP = Adapter(  # ACE-Step 1.5 base and sft; lyrics, timbre and text come p
     steps=50, guidance=7.0, max_seconds=600.0, each=(("lyrics", ""),), audio=_ace_step, packed_by="condition_encoder",
     prepare=_prepare_ace_step, negative=False,
 )  # fmt: skip
-ACE_STEP_TURBO = Adapter(
-    pipeline="AceStepPipeline", denoiser="transformer", branches=("cond",),
-    text=("encoder_hidden_states", "attention_mask"), seconds="audio_duration", count="",
-    steps=8, max_seconds=600.0, each=(("lyrics", ""),), audio=_ace_step, packed_by="condition_encoder",
-    prepare=_prepare_ace_step, negative=False,
-)  # fmt: skip
+ACE_STEP_TURBO = replace(ACE_STEP, branches=("cond",), steps=8, guidance=1.0)
 
 NO_LAYER = "its text enters as one vector that every layer adds to its time embedding, so no layer has a text of its own to swap"
 REFUSED = {

@@ -26,34 +26,16 @@ def chart_theme(dark: bool = False) -> dict:
         ramp = ["#12488c", "#4f88c4", "#b4d0ea", "#f2f0ed", "#f6cfa2", "#dc8434", "#94400a"]
     font = "system-ui, -apple-system, 'Segoe UI', 'Liberation Sans', sans-serif"
     label = {"font": font, "fontSize": 12, "color": ink}
+    titled = {"labelColor": ink, "titleColor": quiet, "titleFontSize": 12, "titleFontWeight": "normal"}
+    title = {"color": ink, "fontSize": 17, "fontWeight": 600, "anchor": "start", "frame": "bounds", "offset": 14}
+    subtitle = {"subtitleColor": quiet, "subtitleFontSize": 12, "subtitlePadding": 7, "subtitleLineHeight": 17}
     return {
         "background": "transparent",
         "font": font,
         "view": {"stroke": None},
-        "axis": {
-            "labelColor": ink,
-            "labelFontSize": 12,
-            "titleColor": quiet,
-            "titleFontSize": 12,
-            "titleFontWeight": "normal",
-            "domain": False,
-            "ticks": False,
-            "gridColor": line,
-            "labelPadding": 8,
-        },
-        "legend": {"labelColor": ink, "titleColor": quiet, "labelFontSize": 11, "titleFontSize": 12, "titleFontWeight": "normal"},
-        "title": {
-            "color": ink,
-            "fontSize": 17,
-            "fontWeight": 600,
-            "anchor": "start",
-            "frame": "bounds",
-            "offset": 14,
-            "subtitleColor": quiet,
-            "subtitleFontSize": 12,
-            "subtitlePadding": 7,
-            "subtitleLineHeight": 17,
-        },
+        "axis": titled | {"labelFontSize": 12, "domain": False, "ticks": False, "gridColor": line, "labelPadding": 8},
+        "legend": titled | {"labelFontSize": 11},
+        "title": title | subtitle,
         "range": {"diverging": {"scheme": ramp}},
         "style": {
             "bar-functional": {"color": accent},
