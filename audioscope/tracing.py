@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass, field, fields
 from functools import partial
 from itertools import count
@@ -300,27 +300,19 @@ def _masking(pipe: Any, adapter: Adapter, sites: Sites) -> Iterator[None]:
         return args, {**kwargs, "encoder_attention_mask": masks[0].repeat(rows, 1)[:, None, None]}
 
     blocks = {site.path.split(".", 1)[1].rsplit(".", 1)[0] for site in sites.cross}
-    hooks = [getattr(pipe, adapter.packed_by).register_forward_hook(keep)]
-    hooks += [denoiser.get_submodule(block).register_forward_pre_hook(mask, with_kwargs=True) for block in blocks]
-    try:
+    with ExitStack() as hooks:
+        hooks.enter_context(getattr(pipe, adapter.packed_by).register_forward_hook(keep))
+        for block in blocks:
+            hooks.enter_context(denoiser.get_submodule(block).register_forward_pre_hook(mask, with_kwargs=True))
         yield
-    finally:
-        for hook in hooks:
-            hook.remove()
 
 
-@contextmanager
-def _counting(denoiser: Any, on_step: Callable[[int], None] | None) -> Iterator[None]:
+def _counting(denoiser: Any, on_step: Callable[[int], None] | None) -> AbstractContextManager[Any]:
     """Call `on_step` with 0, 1, 2, ... before each denoiser call; every pipeline makes one call per step."""
     if on_step is None:
-        yield
-        return
+        return nullcontext()
     number = count()
-    hook = denoiser.register_forward_pre_hook(lambda module, args: on_step(next(number)))
-    try:
-        yield
-    finally:
-        hook.remove()
+    return denoiser.register_forward_pre_hook(lambda module, args: on_step(next(number)))
 
 
 def check(pipe: Any, adapter: Adapter, sites: Sites) -> None:
@@ -347,19 +339,16 @@ def check(pipe: Any, adapter: Adapter, sites: Sites) -> None:
         visits[name] += 1
         texts[name] = next((kwargs[n] for n in adapter.text if isinstance(kwargs.get(n), Tensor)), None)
 
-    hooks = [denoiser.register_forward_pre_hook(partial(visited, ""), with_kwargs=True)]
-    for site in sites.cross:
-        module = denoiser.get_submodule(site.path.split(".", 1)[1])
-        hooks.append(module.register_forward_pre_hook(partial(visited, site.path), with_kwargs=True))
     wrong = f"The adapter of {adapter.pipeline} does not fit this pipeline: "
-    try:
-        with _masking(pipe, adapter, sites):
-            pipe(**call)
-    except (TypeError, AttributeError, KeyError) as error:
-        raise ValueError(f"{wrong}a call with {', '.join(call)} fails ({error}).") from error
-    finally:
-        for hook in hooks:
-            hook.remove()
+    with ExitStack() as hooks:
+        for path in ("", *(site.path for site in sites.cross)):
+            module = denoiser.get_submodule(path.partition(".")[2])
+            hooks.enter_context(module.register_forward_pre_hook(partial(visited, path), with_kwargs=True))
+        try:
+            with _masking(pipe, adapter, sites):
+                pipe(**call)
+        except (TypeError, AttributeError, KeyError) as error:
+            raise ValueError(f"{wrong}a call with {', '.join(call)} fails ({error}).") from error
     if visits[""] != 2:
         raise ValueError(f"{wrong}it made {visits['']} denoiser calls in 2 steps, expected one per step.")
     for site in sites.cross:
