@@ -9,7 +9,6 @@ from dataclasses import dataclass
 from html import escape
 from pathlib import Path
 from threading import Lock
-from typing import TYPE_CHECKING
 
 import librosa
 import numpy as np
@@ -17,9 +16,6 @@ import pyloudnorm
 import soundfile as sf
 
 from audioscope.store import write_whole
-
-if TYPE_CHECKING:
-    from PIL import Image
 
 # Dark to light through one hue family: readable in grayscale and with color blindness.
 RAMP = np.array([[4, 5, 20], [42, 20, 90], [130, 40, 110], [220, 90, 70], [250, 190, 90], [255, 250, 210]], dtype=float)
@@ -97,25 +93,16 @@ class Clip:
         )
         return librosa.power_to_db(power, ref=np.max, top_db=80.0)
 
-    def _image(self, height: int, width: int) -> Image.Image:
+    def picture(self, height: int = 96) -> bytes:
+        """The spectrogram as a small WebP image, low frequencies at the bottom: about 3 KB for 4 s, at most 512 px wide."""
         from PIL import Image
 
         level = (self.spectrogram()[::-1] + 80) / 80
         places = np.linspace(0, 1, len(RAMP))
         colors = np.stack([np.interp(level, places, RAMP[:, i]) for i in range(3)], axis=-1).astype(np.uint8)
-        return Image.fromarray(colors).resize((max(width, level.shape[1]), height))
-
-    def png(self, height: int = 120) -> bytes:
-        """The spectrogram as a PNG image, low frequencies at the bottom."""
+        image = Image.fromarray(colors).resize((min(512, max(256, level.shape[1])), height))
         buffer = io.BytesIO()
-        self._image(height, 320).save(buffer, "PNG")
-        return buffer.getvalue()
-
-    def picture(self, height: int = 96) -> bytes:
-        """The spectrogram as a small WebP image for pages with many of them: about 3 KB for 4 s, at most 512 px wide."""
-        image = self._image(height, 256)
-        buffer = io.BytesIO()
-        image.resize((min(512, image.width), height)).save(buffer, "WEBP", quality=60, method=2)
+        image.save(buffer, "WEBP", quality=60, method=2)
         return buffer.getvalue()
 
     def __repr__(self) -> str:
@@ -123,12 +110,12 @@ class Clip:
 
     def _repr_html_(self) -> str:
         sound = base64.b64encode(self.encoded()).decode()
-        picture = base64.b64encode(self.png()).decode()
+        picture = base64.b64encode(self.picture()).decode()
         name = escape(self.prompt or "clip", quote=True)
         return (
             f'<figure style="margin:0.5em 0;max-width:420px"><figcaption>{name}'
             f"{'' if self.seed is None else f' <small>(seed {self.seed})</small>'}</figcaption>"
-            f'<img alt="Mel spectrogram of: {name}" style="width:100%;display:block" src="data:image/png;base64,{picture}">'
+            f'<img alt="Mel spectrogram of: {name}" style="width:100%;display:block" src="data:image/webp;base64,{picture}">'
             f'<audio controls aria-label="Play: {name}" style="width:100%" src="data:audio/mpeg;base64,{sound}"></audio></figure>'
         )
 

@@ -15,7 +15,6 @@ import librosa
 import mir_eval
 import numpy as np
 import pandas as pd
-import scipy.linalg
 import scipy.stats
 import torch
 from filelock import FileLock
@@ -145,24 +144,6 @@ def beat_agreement(one: np.ndarray, other: np.ndarray) -> float:
     if len(one) and len(other):
         return float(mir_eval.beat.f_measure(one, other))
     return 0.0 if len(one) or len(other) else np.nan
-
-
-def beat_f_measure(audio: Tensor, other: Tensor, rate: int) -> np.ndarray:
-    """How similar each clip and its counterpart are in rhythm: `beat_agreement` of their beats, [clips]."""
-    return np.array([beat_agreement(a, b) for a, b in zip(beats(audio, rate), beats(other, rate), strict=True)])
-
-
-def frechet_distance(embeddings: np.ndarray, others: np.ndarray) -> float:
-    """Distance between two sets of embeddings [n, width] modeled as Gaussians: 0 for equal sets; the formula behind FAD and FID.
-
-    Raises ValueError for sets of fewer than two, or of different widths. With fewer clips than dimensions, it is biased upward.
-    """
-    if min(len(embeddings), len(others)) < 2 or embeddings.shape[1:] != others.shape[1:]:
-        raise ValueError(f"The sets have shapes {embeddings.shape} and {others.shape}, expected [n >= 2, width] of equal width.")
-    mean, second = embeddings.mean(0) - others.mean(0), np.cov(others, rowvar=False)
-    first = np.cov(embeddings, rowvar=False)
-    root = scipy.linalg.sqrtm(np.atleast_2d(first @ second)).real
-    return float(mean @ mean + np.trace(np.atleast_2d(first + second)) - 2 * np.trace(root))
 
 
 def faults(audio: Tensor) -> pd.DataFrame:

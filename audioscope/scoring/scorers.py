@@ -243,7 +243,7 @@ class Clap(_TextScorer):
 
     @torch.no_grad()
     def embeddings(self, audio: Tensor, rate: int) -> Tensor:
-        """Unit vectors [clips, width], the mean over windows normalized again: for `measures.frechet_distance`, too."""
+        """Unit vectors [clips, width], the mean over windows normalized again."""
         inputs, count = self._windows(audio, rate)
         each = torch.nn.functional.normalize(_pooled(self.network.get_audio_features(**inputs)), dim=-1)
         return torch.nn.functional.normalize(each.unflatten(0, (-1, count)).mean(1), dim=-1)
@@ -313,6 +313,7 @@ class MeasureScorer:
     name: str = "measures"
     units: str = "the measurement's own"
     needs: str = "nothing"
+    queries: Mapping[str, str] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         columns = ("tempo", "onsets", "mode", "register", "centroid", "loudness")
@@ -323,10 +324,6 @@ class MeasureScorer:
     @property
     def concepts(self) -> list[str]:
         return list(self.which)
-
-    @property
-    def queries(self) -> dict[str, str]:
-        return {}
 
     @property
     def fingerprint(self) -> str:

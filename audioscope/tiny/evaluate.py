@@ -1,13 +1,12 @@
 """How well the tiny model renders its concepts, by the listener and the judge, next to chance and to real clips.
 
-The listener selects (a checkpoint, steps, guidance); the judge only reports.
+The listener selects a checkpoint; the judge only reports.
 """
 
 from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -197,29 +196,22 @@ def extrapolation(model: Model, ear: Listener, clips: int) -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
-def compare(
-    models: Iterable[Model], clips: int = 150, steps: Iterable[int] = (10,), guidances: Iterable[float] = (3.0,)
-) -> pd.DataFrame:
-    """What the listener hears in clips of the selection captions: one row per model, steps and guidance, best first.
-
-    Columns: model, steps, guidance, mean_accuracy (over the groups, mood as happy against sad), and each group's accuracy.
-    """
-    ear, captions = listener.load("listener"), held_out_captions(clips, SELECTION_SEED)
-    rows = []
-    for model in models:
-        for settings in ({"steps": s, "guidance": g} for s in steps for g in guidances):
-            scores = heard(ear, generated_clips(model, captions, **settings), captions)
-            mean = float(np.mean([scores["mood_pair" if group == "mood" else group] for group in GROUPS]))
-            rows.append({"model": model.name, **settings, "mean_accuracy": round(mean, 4), **scores})
-    return pd.DataFrame(rows).sort_values("mean_accuracy", ascending=False, kind="stable", ignore_index=True)
-
-
 def choose(candidates: Path, out: Path, clips: int = 150) -> pd.DataFrame:
-    """Copy the candidate that the listener rates best to `out` and return the comparison; training.json records the choice."""
+    """Copy the candidate that the listener rates best to `out`; training.json records the choice.
+
+    Returns what the listener hears in clips of the selection captions, one row per candidate, best first: model, mean_accuracy
+    (over the groups, mood as happy against sad), and each group's accuracy.
+    """
     folders = sorted(folder for folder in candidates.glob("step-*") if (folder / "training.json").exists())
     if not folders:
         raise FileNotFoundError(f"{candidates} contains no candidates: `audioscope tiny train` leaves some in its --work folder.")
-    table = compare((load(folder) for folder in folders), clips)
+    ear, captions = listener.load("listener"), held_out_captions(clips, SELECTION_SEED)
+    rows = []
+    for folder in folders:
+        scores = heard(ear, generated_clips(load(folder), captions), captions)
+        mean = float(np.mean([scores["mood_pair" if group == "mood" else group] for group in GROUPS]))
+        rows.append({"model": str(folder), "mean_accuracy": round(mean, 4), **scores})
+    table = pd.DataFrame(rows).sort_values("mean_accuracy", ascending=False, kind="stable", ignore_index=True)
     shutil.copytree(Path(table["model"][0]), out, dirs_exist_ok=True)
     facts = json.loads((out / "training.json").read_text())
     facts["chosen_from"] = [{"model": Path(row.model).name, "mean": row.mean_accuracy} for row in table.itertuples()]
@@ -235,7 +227,5 @@ def as_table(result: dict[str, Any]) -> str:
             f"{group:<12}{chance:>8.2f}{result['real']['listener'][group]:>16.3f}{result['real']['judge'][group]:>13.3f}"
             f"{result['generated']['judge'][group]:>18.3f}"
         )
-    return (
-        "\n".join(lines)
-        + f"\n({result['clips']} generated clips, {result['real_clips']} real ones; generated with {result['settings']})"
-    )
+    lines.append(f"({result['clips']} generated clips, {result['real_clips']} real ones; generated with {result['settings']})")
+    return "\n".join(lines)

@@ -44,7 +44,6 @@ class Recipe:
     favoured: tuple[str, ...] = ()  # labels whose clips are drawn twice as often
     time_mean: float = 0.5  # of the logit-normal distribution of noise levels
     time_spread: float = 1.2
-    optimizer: str = "muon"  # or "adamw"
 
 
 CANDIDATES = (0.8, 0.9, 1.0)  # shares of the time after which the averaged weights are kept, for the listener to choose from
@@ -88,15 +87,11 @@ class Trainer:
             {name: getattr(self.pipe, name) for name in ("transformer", "text_encoder", "duration_embedder")}
         ).train()
         matrices = [p for n, p in self.parts.named_parameters() if p.ndim == 2 and ("blocks" in n or "layers" in n)]
-        chosen = {id(p) for p in matrices} if recipe.optimizer == "muon" else set()
-        rest = [p for p in self.parts.parameters() if id(p) not in chosen]
+        others = [p for p in self.parts.parameters() if all(p is not matrix for matrix in matrices)]
         self.optimizers: list[torch.optim.Optimizer] = [
-            torch.optim.AdamW(rest, lr=recipe.rate, betas=(0.9, 0.98), weight_decay=recipe.weight_decay)
+            torch.optim.AdamW(others, lr=recipe.rate, betas=(0.9, 0.98), weight_decay=recipe.weight_decay),
+            torch.optim.Muon(matrices, lr=recipe.rate, weight_decay=recipe.weight_decay, adjust_lr_fn="match_rms_adamw"),
         ]
-        if chosen:
-            self.optimizers.append(
-                torch.optim.Muon(matrices, lr=recipe.rate, weight_decay=recipe.weight_decay, adjust_lr_fn="match_rms_adamw")
-            )
         self.average = torch.optim.swa_utils.AveragedModel(
             self.parts, multi_avg_fn=torch.optim.swa_utils.get_ema_multi_avg_fn(recipe.averaging)
         )
@@ -176,7 +171,7 @@ class Trainer:
             state = torch.load(file, map_location=self.device, weights_only=True)
         except Exception as error:
             raise ValueError(f"{file} is damaged: delete it to start over.") from error
-        if Recipe(**state["recipe"]) != self.recipe:
+        if state["recipe"] != asdict(self.recipe):
             raise ValueError(f"{file} was trained with {state['recipe']}, not {asdict(self.recipe)}: use another folder.")
         self.step, self.seconds, self.before = state["step"], state["seconds"], state["before"]
         self.parts.load_state_dict(state["parts"])
