@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import altair as alt
 import numpy as np
 import pandas as pd
@@ -16,23 +18,26 @@ METHOD_LOOKS = {
 }  # fmt: skip
 
 
+TOP = alt.Legend(orient="top")
+
+
+def _layers(*layers: alt.Chart, width: int = 440, **properties: Any) -> alt.LayerChart:
+    return alt.layer(*layers).properties(width=width, **properties).configure(**chart_theme())
+
+
 def training_chart(log: pd.DataFrame) -> alt.LayerChart:
     """Variance unexplained and the share of dead features over the tokens trained on. log: `sae.log`."""
     long = log.rename(columns={"fvu": "variance unexplained", "dead": "dead features"}).melt(
         "tokens", ["variance unexplained", "dead features"], "what", "share"
     )
     last = log.iloc[-1]
-    return (
-        alt.layer(
-            alt.Chart(long).mark_line(aria=False).encode(
-                x=alt.X("tokens:Q", title="tokens", axis=alt.Axis(format="~s")), y=alt.Y("share:Q", title="share", scale=alt.Scale(domainMin=0)),
-                color=alt.Color("what:N", title=None, scale=alt.Scale(range=["#0072b2", "#a84a08"]), legend=alt.Legend(orient="top")),
-                strokeDash=alt.StrokeDash("what:N", title=None, legend=alt.Legend(orient="top")),
-            ), width=440, height=200,
-        )
-        .properties(description=f"After {last['tokens']:.0f} tokens {last['fvu']:.3f} of the variance is unexplained, {last['dead']:.2f} of the features dead.")
-        .configure(**chart_theme())
+    lines = alt.Chart(long).mark_line(aria=False).encode(
+        x=alt.X("tokens:Q", title="tokens", axis=alt.Axis(format="~s")), y=alt.Y("share:Q", title="share", scale=alt.Scale(domainMin=0)),
+        color=alt.Color("what:N", title=None, scale=alt.Scale(range=["#0072b2", "#a84a08"]), legend=TOP),
+        strokeDash=alt.StrokeDash("what:N", title=None, legend=TOP),
     )  # fmt: skip
+    unexplained = f"{last['fvu']:.3f} of the variance is unexplained, {last['dead']:.2f} of the features dead."
+    return _layers(lines, height=200, description=f"After {last['tokens']:.0f} tokens {unexplained}")
 
 
 def evaluation_chart(evaluation: SAEEvaluation) -> alt.LayerChart:
@@ -46,20 +51,18 @@ def evaluation_chart(evaluation: SAEEvaluation) -> alt.LayerChart:
     base = alt.Chart(long).encode(
         x=alt.X("shown:O", sort=None, title="noise level (sigma), from the first step to the last", axis=alt.Axis(labelAngle=0)),
         y=alt.Y("share:Q", title="variance unexplained", scale=alt.Scale(domainMin=0)),
-        color=alt.Color("what:N", title=None, scale=alt.Scale(domain=methods, range=["#a84a08", "#5b5651", "#0072b2"]), legend=alt.Legend(orient="top")),
-        shape=alt.Shape("what:N", title=None, scale=alt.Scale(domain=methods, range=["circle", "square", "diamond"]), legend=alt.Legend(orient="top")),
+        color=alt.Color("what:N", title=None, scale=alt.Scale(domain=methods, range=["#a84a08", "#5b5651", "#0072b2"]), legend=TOP),
+        shape=alt.Shape("what:N", title=None, scale=alt.Scale(domain=methods, range=["circle", "square", "diamond"]), legend=TOP),
         tooltip=[alt.Tooltip("what:N", title="by"), alt.Tooltip("shown:N", title="sigma"), alt.Tooltip("share:Q", format=".3f"), "verdict:N"],
     )  # fmt: skip
     failed = [row["shown"] for row in table.to_dict("records") if not row["passes"]]
     where = "every noise level" if len(failed) in (0, len(table)) else ", ".join(failed)
     outcome = f"fails at {where}" if failed else f"{'passes' if evaluation.passes else 'is below both baselines'} at {where}"
-    return (
-        alt.layer(base.mark_line(aria=False), base.mark_point(filled=True, size=60, opacity=1, aria=False), width=440, height=220)
-        .properties(
-            title=alt.TitleParams(f"The SAE {outcome}", subtitle=[f"{evaluation.dead_share:.1%} of {len(evaluation.density)} features are dead."]),
-            description=f"Variance unexplained by noise level; the SAE {outcome}.",
-        )
-        .configure(**chart_theme())
+    dead = f"{evaluation.dead_share:.1%} of {len(evaluation.density)} features are dead."
+    return _layers(
+        base.mark_line(aria=False), base.mark_point(filled=True, size=60, opacity=1, aria=False), height=220,
+        title=alt.TitleParams(f"The SAE {outcome}", subtitle=[dead]),
+        description=f"Variance unexplained by noise level; the SAE {outcome}.",
     )  # fmt: skip
 
 
@@ -71,14 +74,11 @@ def auroc_chart(table: pd.DataFrame, title: str = "How well one unit detects a c
         notes.append(f"A concept is distinguished from {against}.")
     order = table[table["method"] == "feature"].sort_values("auroc", ascending=False)["concept"].tolist()
     methods = [name for name in METHOD_LOOKS if name in set(table["method"])]
-    legend = alt.Legend(orient="top")
+    colors, shapes = ([METHOD_LOOKS[name][part] for name in methods] for part in (0, 1))
     base = alt.Chart(table).encode(
         y=alt.Y("concept:N", sort=order, title=None),
         yOffset=alt.YOffset("method:N", sort=methods),
-        color=alt.Color(
-            "method:N", sort=methods, title=None, legend=legend,
-            scale=alt.Scale(domain=methods, range=[METHOD_LOOKS[name][0] for name in methods]),
-        ),
+        color=alt.Color("method:N", sort=methods, title=None, legend=TOP, scale=alt.Scale(domain=methods, range=colors)),
         tooltip=["concept:N", "method:N", alt.Tooltip("auroc:Q", format=".3f"), alt.Tooltip("low:Q", format=".3f"), alt.Tooltip("high:Q", format=".3f"), "unit:N"],
     )  # fmt: skip
     scale = alt.Scale(domain=[0.3, 1.0], zero=False, nice=False, clamp=True)
@@ -87,23 +87,13 @@ def auroc_chart(table: pd.DataFrame, title: str = "How well one unit detects a c
     )
     marks = base.mark_point(filled=True, size=50, opacity=1, aria=False).encode(
         x=alt.X("auroc:Q", scale=scale),
-        shape=alt.Shape(
-            "method:N", sort=methods, title=None, legend=legend,
-            scale=alt.Scale(domain=methods, range=[METHOD_LOOKS[name][1] for name in methods]),
-        ),
-    )  # fmt: skip
-    chance = (
-        alt.Chart(table.head(1))
-        .mark_rule(style="threshold", aria=False)
-        .encode(x=alt.X(datum=0.5, type="quantitative", scale=scale))
+        shape=alt.Shape("method:N", sort=methods, title=None, legend=TOP, scale=alt.Scale(domain=methods, range=shapes)),
     )
-    return (
-        alt.layer(chance, bars, marks, width=420, height={"step": 11})
-        .properties(
-            title=alt.TitleParams(title, subtitle=notes),
-            description=f"{title}: AUROC of {', '.join(methods)} for {len(order)} concepts.",
-        )
-        .configure(**chart_theme())
+    rule = alt.Chart(table.head(1)).mark_rule(style="threshold", aria=False)
+    chance = rule.encode(x=alt.X(datum=0.5, type="quantitative", scale=scale))
+    said = f"{title}: AUROC of {', '.join(methods)} for {len(order)} concepts."
+    return _layers(
+        chance, bars, marks, width=420, height={"step": 11}, title=alt.TitleParams(title, subtitle=notes), description=said
     )
 
 
@@ -124,11 +114,5 @@ def features_chart(table: pd.DataFrame) -> alt.LayerChart:
     chosen = base.transform_filter("datum.feature == chosen_feature").mark_point(
         style="interval", size=260, strokeWidth=3, filled=False, aria=False
     )
-    return (
-        alt.layer(points, chosen, width=440, height=260)
-        .add_params(alt.param(name="chosen_feature", value=-1))
-        .properties(
-            description=f"{len(shown)} features: share of tokens at which each is active, and AUROC for the concept it detects best."
-        )
-        .configure(**chart_theme())
-    )
+    said = f"{len(shown)} features: share of tokens at which each is active, and AUROC for the concept it detects best."
+    return _layers(points, chosen, height=260, description=said).add_params(alt.param(name="chosen_feature", value=-1))

@@ -6,7 +6,8 @@ import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import Any, Literal, Unpack
+from operator import attrgetter
+from typing import Any, Literal, Unpack, get_args
 
 import numpy as np
 import pandas as pd
@@ -22,7 +23,7 @@ from audioscope.tracing import Read, Row, Sampling, SamplingKeywords
 
 Negatives = Literal["all", "counterfactual"]
 Against = Literal["counterfactual", "neutral"]
-NEGATIVES: tuple[Negatives, ...] = ("all", "counterfactual")
+NEGATIVES: tuple[Negatives, ...] = get_args(Negatives)
 
 
 @lru_cache(maxsize=1)
@@ -121,6 +122,7 @@ def concept_activations(
     model.check_unsteered("a reading of concepts")
     if against not in ("counterfactual", "neutral"):
         raise ValueError(f"against is {against!r}, expected 'counterfactual' or 'neutral'.")
+    other = attrgetter("neutral" if against == "neutral" else "corrupted")
     seen = set(without)
     for sae in saes.values():
         sae.check(model.name, model.fingerprint, model.sites.select([str(sae.metadata.get("site", "none"))]))
@@ -129,9 +131,9 @@ def concept_activations(
     wanted = [
         (Row(text, concept.seed(pair)), concept.name, pair.index, has)
         for concept in choose(concepts)
-        for pair in [pair for pair in concept.split(split) if not {pair.clean, pair.corrupted if against == "counterfactual" else pair.neutral} & seen][:pairs]
-        for text, has in ((pair.clean, True), (pair.corrupted if against == "counterfactual" else pair.neutral, False))
-    ]  # fmt: skip
+        for pair in [pair for pair in concept.split(split) if not {pair.clean, other(pair)} & seen][:pairs]
+        for text, has in ((pair.clean, True), (other(pair), False))
+    ]
     if not all(row.prompt for row, *_ in wanted):
         raise ValueError(f"against is {against!r}, but a pair has no neutral prompt: add one, or use against='counterfactual'.")
     kept: dict[str, list[np.ndarray]] = {name: [] for name in [*paths, *saes]}

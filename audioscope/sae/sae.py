@@ -25,10 +25,8 @@ from audioscope.views import view
 
 Kind = Literal["batchtopk", "topk"]
 Do = Literal["set", "scale", "add", "ablate"]
-BARS = (
-    "topk_pca_fvu",
-    "tokens_fvu",
-)  # the baselines: an SAE's fvu must be below both at a noise level; see `audioscope.sae.evaluation.SAEEvaluation`
+# The baselines: an SAE's fvu must be below both at a noise level; see `audioscope.sae.evaluation.SAEEvaluation`.
+BARS = ("topk_pca_fvu", "tokens_fvu")
 
 
 class SAE(nn.Module):
@@ -123,8 +121,7 @@ class SAE(nn.Module):
         made = nn.functional.embedding_bag(feature, self.decoder, begins, mode="sum", per_sample_weights=active)
         variance = (x - x.mean(0)).square().sum().clamp_min(1e-12)
         left = centered - made
-        fvu = left.square().sum() / variance
-        loss = fvu
+        loss = fvu = left.square().sum() / variance
         if dead is not None and bool(dead.any()):
             loss = loss + aux_loss_coefficient * self._aux_loss(x, left.detach(), dead)
         fired = torch.zeros(self.d_sae, dtype=torch.bool, device=x.device)

@@ -60,7 +60,6 @@ def train_sae(
     out: str | Path | None = None,
     device: str | None = None,
     progress: bool = True,
-    live: bool | None = None,
 ) -> SAE:
     """Train a sparse autoencoder on activations.
 
@@ -76,28 +75,18 @@ def train_sae(
     out: file for the state of the training, written after each buffer. An interrupted training resumes from it and gives the same
     result, if it gets the same activations.
     device: None means "cuda" if available, otherwise "cpu"; the SAE stays there.
-    live: draw the loss during training; None does so in a notebook.
+    progress: show a progress bar and, in a notebook, the loss so far.
     Raises ValueError for values out of range, activations of another shape, or the state of another training.
     """
     numbers = {
-        "expansion_factor": expansion_factor,
-        "k": k,
-        "training_tokens": training_tokens,
-        "batch_size": batch_size,
-        "buffer": buffer,
-        "buffer_epochs": buffer_epochs,
-        "dead_feature_window": dead_feature_window,
-    }
+        "expansion_factor": expansion_factor, "k": k, "training_tokens": training_tokens, "batch_size": batch_size,
+        "buffer": buffer, "buffer_epochs": buffer_epochs, "dead_feature_window": dead_feature_window,
+    }  # fmt: skip
     wrong = next((name for name, value in numbers.items() if value < 1), None)
     if wrong or batch_size > buffer:
         raise ValueError(f"{wrong or 'buffer'} is {numbers[wrong or 'buffer']}, expected at least {1 if wrong else batch_size}.")
-    training = {
-        **numbers,
-        "kind": kind,
-        "learning_rate": learning_rate,
-        "aux_loss_coefficient": aux_loss_coefficient,
-        "seed": seed,
-    }
+    about = {"kind": kind, "learning_rate": learning_rate, "aux_loss_coefficient": aux_loss_coefficient, "seed": seed}
+    training: dict[str, Any] = {**numbers, **about}
     if learning_rate is not None and not learning_rate > 0:
         raise ValueError(f"learning_rate is {learning_rate}, expected a number above 0, or None.")
     device = default_device(device)
@@ -107,14 +96,8 @@ def train_sae(
     state = _resumed(file, metadata, training, device) if file is not None and file.exists() else None
     stream = _tokens(activations, state.items if state else 0)
     handle = None
-    with tqdm(
-        total=training_tokens,
-        initial=state.seen if state else 0,
-        desc="training",
-        unit="token",
-        unit_scale=True,
-        disable=not progress,
-    ) as bar:
+    done = state.seen if state else 0
+    with tqdm(total=training_tokens, initial=done, desc="training", unit="token", unit_scale=True, disable=not progress) as bar:
         while state is None or state.seen < training_tokens:
             held, items = _fill(stream, buffer, device)
             if not items:
@@ -138,7 +121,7 @@ def train_sae(
                 state.rounds += 1
             state.items += items
             bar.set_postfix(fvu=f"{state.log[-1]['fvu']:.3f}", dead=f"{state.log[-1]['dead']:.2f}")
-            if live or (live is None and progress and _in_notebook()):
+            if progress:
                 handle = _draw(state.log, handle)
             if file is not None:
                 _keep(state, metadata, training, file)
@@ -247,14 +230,9 @@ def _resumed(file: Path, metadata: dict[str, Any], training: dict[str, Any], dev
         with safe_open(file, "pt") as opened:
             about = json.loads(opened.metadata()["about"])
         kinds = [(about[name], now) for name, now in (("metadata", metadata), ("training", training))]
-    except (SafetensorError, KeyError, TypeError, ValueError) as error:
-        raise ValueError(f"Cannot resume from {file} ({error}): choose another file, or delete it.") from error
-    for there, now in kinds:
-        check_same(f"{file} holds the state of a training", there, now, "choose another file, or delete it")
-    try:
         tensors = safetensors.torch.load_file(file, device)
         since = tensors["since"]
-        sae = SAE(tensors["sae/b_dec"].shape[0], len(since), training["k"], training["kind"]).to(device)
+        sae = SAE(tensors["sae/b_dec"].shape[0], len(since), about["training"]["k"], about["training"]["kind"]).to(device)
         sae.load_state_dict({name[4:]: value for name, value in tensors.items() if name.startswith("sae/")})
         optimizer = _adam(sae, training)
         kept: dict[int, dict[str, Tensor]] = {}
@@ -263,21 +241,21 @@ def _resumed(file: Path, metadata: dict[str, Any], training: dict[str, Any], dev
                 _, number, what = name.split("/")
                 kept.setdefault(int(number), {})[what] = value
         optimizer.load_state_dict({**optimizer.state_dict(), "state": kept})
-        return _State(sae, optimizer, since, **{name: about[name] for name in _State.COUNTS})
+        state = _State(sae, optimizer, since, **{name: about[name] for name in _State.COUNTS})
     except (SafetensorError, KeyError, TypeError, ValueError) as error:
         raise ValueError(f"Cannot resume from {file} ({error}): choose another file, or delete it.") from error
-
-
-def _in_notebook() -> bool:
-    from IPython import get_ipython
-
-    return getattr(get_ipython(), "kernel", None) is not None
+    for there, now in kinds:
+        check_same(f"{file} holds the state of a training", there, now, "choose another file, or delete it")
+    return state
 
 
 def _draw(log: list[dict[str, float]], handle: Any) -> Any:
-    """Show the loss so far in a notebook, in place of the previous chart."""
+    """In a notebook, show the loss so far in place of the previous chart."""
+    from IPython import get_ipython
     from IPython.display import display
 
+    if getattr(get_ipython(), "kernel", None) is None:
+        return None
     chart = training_chart(pd.DataFrame(log))
     if handle is None:
         return display(chart, display_id=True)
