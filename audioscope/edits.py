@@ -89,14 +89,10 @@ class Edit:
 
 
 @dataclass(frozen=True)
-class PatchText(Edit):
-    """Give one layer the text of another prompt: its text states and mask enter the site, all else stays (TADA, eq. 2).
-
-    Only cross-attention sites have text to swap; others raise ValueError when the run begins.
-    """
+class Copying(Edit):
+    """The base of edits that need another row: their prompt, unedited, from the row's seed."""
 
     prompt: str
-    target: ClassVar[Literal["text", "output"]] = "text"
 
     def change(self, own: Tensor, other: Tensor | None, here: Here) -> Tensor:
         assert other is not None
@@ -104,14 +100,18 @@ class PatchText(Edit):
 
 
 @dataclass(frozen=True)
-class PatchOutput(Edit):
+class PatchText(Copying):
+    """Give one layer the text of another prompt: its text states and mask enter the site, all else stays (TADA, eq. 2).
+
+    Only cross-attention sites have text to swap; others raise ValueError when the run begins.
+    """
+
+    target: ClassVar[Literal["text", "output"]] = "text"
+
+
+@dataclass(frozen=True)
+class PatchOutput(Copying):
     """Replace a site's output with its output, at the same step and seed, in an unedited run of another prompt."""
-
-    prompt: str
-
-    def change(self, own: Tensor, other: Tensor | None, here: Here) -> Tensor:
-        assert other is not None
-        return other
 
 
 @dataclass(frozen=True)
@@ -130,14 +130,13 @@ class Ablate(Edit):
 
 
 @dataclass(frozen=True)
-class BlendText(Edit):
+class BlendText(Copying):
     """Move a site's text states toward another prompt's: own + amount * (other - own), token by token.
 
     At amount 0 nothing changes; beyond 1, the blend goes past the other prompt. Where either prompt has a token, the blend has
     one. This is the text-embedding interpolation that TADA compares with.
     """
 
-    prompt: str
     amount: float = 1.0
     target: ClassVar[Literal["text", "output"]] = "text"
 
@@ -176,9 +175,6 @@ class Apply(Edit):
                 f"The function of Apply returned {returned} at {here.site.path}, expected a tensor {list(own.shape)}."
             )
         return new.to(own)
-
-
-COPYING = PatchText | PatchOutput | BlendText  # edits that need another row: their prompt, unedited, from the row's seed
 
 
 def as_edits(edits: Edit | Iterable[Edit]) -> tuple[Edit, ...]:

@@ -25,7 +25,7 @@ from transformers.utils import logging as transformers_logging
 from audioscope import tracing
 from audioscope.adapters import Adapter, adapter_for, adapter_of_class
 from audioscope.audio import Clip
-from audioscope.edits import COPYING, Edit, Which, as_edits
+from audioscope.edits import Copying, Edit, Which, as_edits
 from audioscope.sites import Site, Sites, find_sites
 from audioscope.store import batches, data_folder, default_device, fingerprint
 from audioscope.tracing import Sampling, SamplingKeywords
@@ -111,8 +111,7 @@ class Model:
     @property
     def fingerprint(self) -> str:
         """A short hash of samples of all weights of the pipeline: denoiser, text encoder, codec."""
-        parts = sorted(self.pipe.components.items())
-        return fingerprint(*(part for _, part in parts if isinstance(part, nn.Module)))
+        return fingerprint(*(part for _, part in sorted(self.pipe.components.items()) if isinstance(part, nn.Module)))
 
     @property
     def paper(self) -> dict[str, Any]:
@@ -280,7 +279,7 @@ class Model:
         settings = self.sampling(**sampling)
         for number in seeds:
             self.check_seed(number)
-        for text in dict.fromkeys([*prompts, *(edit.prompt for edit in chosen if isinstance(edit, COPYING))]):
+        for text in dict.fromkeys([*prompts, *(edit.prompt for edit in chosen if isinstance(edit, Copying))]):
             self.check_prompt(text)
         rows = [tracing.Row(text, number, chosen) for text, number in zip(prompts, seeds, strict=True)]
         clips = []
@@ -302,12 +301,9 @@ class Model:
         vectors: what the slider steers with, one or several by name; None is the shipped ones of `tiny`. sampling: as for
         `generate`; fewer steps respond sooner. The first clip is made before this returns. Raises what `generate` raises.
         """
-        named = (
-            vectors
-            if vectors is None or isinstance(vectors, Mapping)
-            else {str(vectors.metadata.get("concept", "vector")): vectors}
-        )
-        return view("Model.play")(self, prompt, seed, named, strength, **sampling)
+        if vectors is not None and not isinstance(vectors, Mapping):
+            vectors = {str(vectors.metadata.get("concept", "vector")): vectors}
+        return view("Model.play")(self, prompt, seed, vectors, strength, **sampling)
 
     @overload
     def activations(self, prompts: str, sites: Which = ..., **keywords: Any) -> Activations: ...
@@ -344,7 +340,8 @@ class Model:
             self.check_prompt(text)
         read = self._reading(sites, at_steps, pool, branch, how)
         rows = [tracing.Row(text, seed, as_edits(edits)) for text in texts for seed in several]
-        results = self._read(rows, read, batch_size, how)
+        runs = ((part, self.run(part, read=read, decode=False, **how)) for part in batches(rows, batch_size))
+        results = (found for part, run in runs for found in _activations(part, run, read))
         return next(results) if isinstance(prompts, str) else results
 
     def generate_with_activations(
@@ -376,10 +373,6 @@ class Model:
         if outside:
             raise ValueError(f"at_steps contains {outside}, expected steps from 0 to {how.steps - 1}.")
         return read
-
-    def _read(self, rows: Sequence[tracing.Row], read: tracing.Read, batch_size: int, how: Sampling) -> Iterator[Activations]:
-        for part in batches(rows, batch_size):
-            yield from _activations(part, self.run(part, read=read, decode=False, **how), read)
 
 
 def _activations(rows: Sequence[tracing.Row], run: tracing.Run, read: tracing.Read) -> list[Activations]:
@@ -455,14 +448,14 @@ def read_sites(name: str | Path) -> tuple[str, Sites]:
 def _source(name: str | Path) -> tuple[Path, bool]:
     """Where a model is, and whether that is a local folder rather than a name on the hub."""
     source = data_folder() / "tiny" if str(name) == "tiny" else Path(name).expanduser()
-    local = source.is_dir()
-    if local:
+    if source.is_dir():
         _check_folder(source)
-    if not local and (source.is_absolute() or str(name).startswith(".") or str(name).count("/") != 1):
+        return source, True
+    if source.is_absolute() or str(name).startswith(".") or str(name).count("/") != 1:
         raise FileNotFoundError(
             f"No folder {str(name)!r}: expected 'tiny', a folder with a diffusers pipeline, or a hub name 'owner/model'."
         )
-    return source, local
+    return source, False
 
 
 def _check_folder(source: Path) -> None:
@@ -492,7 +485,7 @@ def _unreachable(name: str | Path, error: Exception) -> ConnectionError:
 def _quiet(progress: bool) -> Iterator[None]:
     """Silence the libraries while a pipeline is loaded; show progress bars only for a download."""
     libraries = (diffusers_logging, transformers_logging)
-    before = [(library.get_verbosity(), library.is_progress_bar_enabled()) for library in libraries]
+    before = [(library, library.get_verbosity(), library.is_progress_bar_enabled()) for library in libraries]
     for library in libraries:
         library.set_verbosity(50)
         if not progress:
@@ -502,7 +495,7 @@ def _quiet(progress: bool) -> Iterator[None]:
             warnings.simplefilter("ignore")
             yield
     finally:
-        for library, (level, bars) in zip(libraries, before, strict=True):
+        for library, level, bars in before:
             library.set_verbosity(level)
             if bars:
                 library.enable_progress_bar()

@@ -21,7 +21,7 @@ from nnsight import _c
 from torch import Tensor
 
 from audioscope.adapters import Adapter
-from audioscope.edits import COPYING, Edit, Here, PatchText
+from audioscope.edits import Copying, Edit, Here, PatchText
 from audioscope.sites import Site, Sites
 
 # nnsight adds a `save` method to every Python object, which breaks torchsde (Stable Audio's scheduler): remove it.
@@ -117,12 +117,12 @@ def with_sources(rows: Sequence[Row]) -> list[Row]:
     packed = list(rows)
     for row in rows:
         for edit in row.edits:
-            if isinstance(edit, COPYING) and _source(packed, row, edit) is None:
+            if isinstance(edit, Copying) and _source(packed, row, edit) is None:
                 packed.append(Row(edit.prompt, row.seed))
     return packed
 
 
-def _source(rows: Sequence[Row], row: Row, edit: COPYING) -> int | None:
+def _source(rows: Sequence[Row], row: Row, edit: Copying) -> int | None:
     """The index of the unedited row with the edit's prompt and the row's seed."""
     return next((i for i, r in enumerate(rows) if r.prompt == edit.prompt and r.seed == row.seed and not r.edits), None)
 
@@ -134,7 +134,7 @@ def _plan(rows: Sequence[Row], sites: Sites, layout: dict[str, range], steps: in
         for edit in row.edits:
             if edit.idle:
                 continue
-            source = _source(rows, row, edit) if isinstance(edit, COPYING) else None
+            source = _source(rows, row, edit) if isinstance(edit, Copying) else None
             branches = [name for name in layout if edit.branch in ("both", name)]
             if not branches:
                 raise ValueError(

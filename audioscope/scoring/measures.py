@@ -148,13 +148,7 @@ def beat_agreement(one: np.ndarray, other: np.ndarray) -> float:
 
 def faults(audio: Tensor) -> pd.DataFrame:
     """One row per clip: level in dB RMS, silent (below -60 dB), clipped (share of samples within .1 % of full scale), dc."""
-    flat = audio.float().flatten(1)
+    flat = audio.float().flatten(1).cpu()
     decibels = level(audio)
-    return pd.DataFrame(
-        {
-            "level": decibels,
-            "silent": decibels < SILENT,
-            "clipped": (flat.abs() >= 0.999).float().mean(1).cpu().numpy(),
-            "dc": flat.mean(1).cpu().numpy(),
-        }
-    )
+    clipped = (flat.abs() >= 0.999).float().mean(1).numpy()
+    return pd.DataFrame({"level": decibels, "silent": decibels < SILENT, "clipped": clipped, "dc": flat.mean(1).numpy()})

@@ -137,14 +137,8 @@ class ListenerScorer:
 
     def __call__(self, audio: Tensor, rate: int) -> pd.DataFrame:
         scores = self.listener.log_odds(self._heard(audio, rate))
-        return pd.DataFrame(
-            {
-                name: scores[group][:, i].numpy()
-                for group, names in GROUPS.items()
-                for i, name in enumerate(names)
-                if name != "none"
-            }
-        )
+        columns = {name: scores[group][:, i].numpy() for group, names in GROUPS.items() for i, name in enumerate(names)}
+        return pd.DataFrame(columns, columns=self.concepts)
 
     @torch.no_grad()
     def layers(self, audio: Tensor, rate: int) -> list[Tensor]:
