@@ -200,10 +200,7 @@ def score_features(
         one, other = (np.concatenate([part, part.mean(1, keepdims=True)], 1) for part in readings.of(concept.name, name))
         found = scores_of(one, other)
         level, feature = np.nonzero((found["mean_with"] > 0) | (found["mean_without"] > 0))
+        which = {"concept": concept.name, "feature": feature.astype("int32"), "sigma": sigmas[level].astype("float32")}
         columns = {column: values[level, feature].round(4).astype("float32") for column, values in found.items()}
-        tables.append(
-            pd.DataFrame(
-                {"concept": concept.name, "feature": feature.astype("int32"), "sigma": sigmas[level].astype("float32"), **columns}
-            )
-        )
+        tables.append(pd.DataFrame(which | columns))
     return pd.concat(tables, ignore_index=True)

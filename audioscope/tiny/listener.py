@@ -168,12 +168,10 @@ def train(
                 mel = mels[numbers].float()
                 mel = mel + 0.8 * (torch.rand(len(mel), 1, 1) - 0.5) + 0.1 * torch.randn_like(mel)  # level and roughness
                 logits = model.logits(mel)
-                loss = torch.stack(
-                    [
-                        nn.functional.cross_entropy(logits[group], labels[numbers, i], label_smoothing=0.05)
-                        for i, group in enumerate(GROUPS)
-                    ]
-                ).sum()
+                loss = torch.stack([
+                    nn.functional.cross_entropy(logits[group], labels[numbers, i], label_smoothing=0.05)
+                    for i, group in enumerate(GROUPS)
+                ]).sum()  # fmt: skip
                 optimizer.zero_grad(set_to_none=True)
                 loss.backward()
                 optimizer.step()
@@ -181,14 +179,12 @@ def train(
                 bar.update()
             model.eval()
             with torch.no_grad():
-                held = [model.logits(part.float()) for part in mels[cut:].split(100)]
-            right = {
-                g: float((torch.cat([h[g] for h in held]).argmax(1) == labels[cut:, i]).float().mean())
-                for i, g in enumerate(GROUPS)
-            }
-            bar.set_postfix({group: f"{value:.3f}" for group, value in right.items()})
-    for i, group in enumerate(GROUPS):
-        model.temperature[i] = temperature(torch.cat([h[group] for h in held]), labels[cut:, i])
+                parts = [model.logits(part.float()) for part in mels[cut:].split(100)]
+            held = [torch.cat([part[group] for part in parts]) for group in GROUPS]
+            right = [float((values.argmax(1) == labels[cut:, i]).float().mean()) for i, values in enumerate(held)]
+            bar.set_postfix({group: f"{share:.3f}" for group, share in zip(GROUPS, right, strict=True)})
+    for i, values in enumerate(held):
+        model.temperature[i] = temperature(values, labels[cut:, i])
     nn.utils.convert_conv2d_weight_memory_format(model, torch.contiguous_format)
     model.save_pretrained(out)
     return model

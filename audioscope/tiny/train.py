@@ -134,12 +134,8 @@ class Trainer:
         rng = np.random.default_rng([recipe.seed, self.step])
         numbers = rng.choice(len(latents), recipe.batch, replace=False, p=_chances(len(latents), recipe))
         batch = latents[torch.from_numpy(numbers)].to(self.device, torch.float32)
-        texts = [
-            ""
-            if rng.random() < recipe.caption_dropout
-            else caption(pool.song(int(n), recipe.pool_seed), rng, always=recipe.emphasis)
-            for n in numbers
-        ]
+        songs = [pool.song(int(n), recipe.pool_seed) for n in numbers]
+        texts = ["" if rng.random() < recipe.caption_dropout else caption(song, rng, always=recipe.emphasis) for song in songs]
         draw = torch.Generator().manual_seed(recipe.seed * 10**7 + self.step)
         times = torch.sigmoid(recipe.time_mean + recipe.time_spread * torch.randn(recipe.batch, generator=draw)).to(self.device)
         noise = torch.randn(batch.shape, generator=draw).to(self.device)
