@@ -26,9 +26,9 @@ METHODS = ("feature", "neuron", "probe", "random SAE")
 
 
 @torch.no_grad()
-def random_like(sae: SAE, stream: TokenStream, seed: int = 0) -> SAE:
+def random_like(sae: SAE, stream: TokenStream) -> SAE:
     """A control: an untrained SAE of the same shape and sparsity, with the threshold that leaves k active features per token."""
-    other = SAE(sae.d_in, sae.d_sae, sae.k, sae.kind, seed=10_007 + seed)
+    other = SAE(sae.d_in, sae.d_sae, sae.k, sae.kind, seed=10_007)
     x = next(iter(stream))
     other.b_dec.copy_(geometric_median(x))
     values = other.pre_topk(x[:: max(1, len(x) // 4096)])

@@ -145,16 +145,11 @@ def round_trips(name: str, count: int, codec: MelCodec, folder: Path) -> tuple[T
     return mels, labels
 
 
-def train(
-    name: str, out: Path, work: Path, codec: MelCodec, clips: int | None = None, epochs: int | None = None, seed: int = 0
-) -> Listener:
-    """Train the "listener" or the "judge" on its own pool, calibrate on the last tenth of it, and save to `out`.
-
-    clips, epochs: the values of `LENGTHS` if None.
-    """
-    clips, epochs = clips or LENGTHS[name][0], epochs or LENGTHS[name][1]
+def train(name: str, out: Path, work: Path, codec: MelCodec) -> Listener:
+    """Train the "listener" or the "judge" on its own pool, calibrate on the last tenth of it, and save to `out`."""
+    clips, epochs = LENGTHS[name]
     mels, labels = round_trips(name, clips, codec, work)
-    torch.manual_seed(seed + POOLS[name])
+    torch.manual_seed(POOLS[name])
     model = Listener("convolutional" if name == "listener" else "recurrent")
     nn.utils.convert_conv2d_weight_memory_format(model, torch.channels_last)  # a third faster on a CPU
     cut = int(0.9 * clips)

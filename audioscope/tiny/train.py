@@ -46,6 +46,7 @@ class Recipe:
     time_spread: float = 1.2
 
 
+SAVE_EVERY = 300.0  # seconds
 CANDIDATES = (0.8, 0.9, 1.0)  # shares of the time after which the averaged weights are kept, for the listener to choose from
 
 
@@ -194,12 +195,11 @@ def _chances(clips: int, recipe: Recipe) -> np.ndarray | None:
 
 
 def train(
-    hours: float, out: Path, work: Path, resume: bool = False, recipe: Recipe | None = None, save_every: float = 300.0,
-    start: Path | None = None,
-) -> Path:  # fmt: skip
+    hours: float, out: Path, work: Path, resume: bool = False, recipe: Recipe | None = None, start: Path | None = None
+) -> Path:
     """Train for `hours` of computing time (with earlier hours counted when resuming) and export to `out`; returns `out`.
 
-    work: folder for the latents, the state after every `save_every` seconds, log.csv, and `candidates/`: the averaged
+    work: folder for the latents, the state after every five minutes, log.csv, and `candidates/`: the averaged
     weights near the end of the run, from which `audioscope.tiny.evaluate.choose` lets the listener choose.
     A killed run resumes from its last state with `resume`; without it, an existing state is an error.
     start: a pipeline to continue from, with its codec and weights but a new optimizer and schedule, such as data/tiny.
@@ -246,7 +246,7 @@ def train(
                 rows.append((trainer.step, round(trainer.seconds, 1), round(smooth, 5)))
             if any(past < part <= trainer.seconds / total for part in CANDIDATES):
                 trainer.export(work / "candidates" / f"step-{trainer.step}", facts())
-            if time.monotonic() - saved > save_every or trainer.seconds >= total:
+            if time.monotonic() - saved > SAVE_EVERY or trainer.seconds >= total:
                 trainer.save(state)
                 with open(work / "log.csv", "a", newline="") as file:
                     csv.writer(file).writerows(rows)
