@@ -154,7 +154,7 @@ def test_a_missing_checkpoint_or_package_is_one_line(tmp_path, monkeypatch):
         Clap(tmp_path / "nothing")
     assert "\n" not in str(caught.value) and "hf download" in str(caught.value)
     monkeypatch.setitem(__import__("sys").modules, "muq", None)
-    with pytest.raises(ImportError, match=r"pip install muq"):
+    with pytest.raises(ImportError, match=r"MuQ scorer needs muq, which is not installed: pip install .*\[muq\]"):
         Muq()
 
 

@@ -1,6 +1,6 @@
 """Render the note bank of the tiny model's music anew: python tools/make_bank.py FOLDER [SOUNDFONT].
 
-That takes fluidsynth, the FluidR3 soundfont (Debian: fluid-soundfont-gm) and audioscope[bank].
+That takes fluidsynth, the FluidR3 soundfont (Debian: fluid-soundfont-gm) and mido (pip install mido).
 """
 
 from __future__ import annotations

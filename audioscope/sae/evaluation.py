@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import json
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -17,6 +19,7 @@ from tqdm.auto import tqdm
 from audioscope.concepts import some_prompts
 from audioscope.sae.sae import BARS, SAE
 from audioscope.sae.streams import TokenStream
+from audioscope.store import plain, write_whole
 from audioscope.views import view
 
 EVALUATED = 256  # held-out prompts to measure on: with fewer, rare features would count as dead
@@ -85,6 +88,19 @@ class SAEEvaluation:
     def chart(self) -> Any:
         """Variance unexplained over the noise level, for the SAE and the baselines, as an Altair chart."""
         return view("SAEEvaluation.chart")(self)
+
+    def save(self, file: str | Path) -> Path:
+        """Write a JSON file; returns its path."""
+        file = Path(file).expanduser()
+        about = {"levels": self.levels.to_dict("list"), "density": self.density.tolist()}
+        write_whole(file, lambda part: part.write_text(json.dumps(about, default=plain) + "\n"))
+        return file
+
+    @classmethod
+    def load(cls, file: str | Path) -> SAEEvaluation:
+        """Read what `save` wrote."""
+        about = json.loads(Path(file).expanduser().read_text())
+        return cls(pd.DataFrame(about["levels"]), np.array(about["density"]))
 
     def _shown(self) -> pd.DataFrame:
         return self.levels[["sigma", "fvu", *BARS, "pca_fvu", "l0", "passes"]].round(3)

@@ -17,6 +17,7 @@ from torch import Tensor
 from torchaudio.functional import resample
 
 from audioscope.concepts import shipped_groups
+from audioscope.installed import need
 from audioscope.store import default_device, fingerprint
 from audioscope.tiny import listener
 from audioscope.tiny.bank import RATE
@@ -270,11 +271,10 @@ class Muq(_TextScorer):
         self, checkpoint: str | Path = "OpenMuQ/MuQ-MuLan-large", concepts: Sequence[str] | Mapping[str, str] | None = None,
         template: str = "A {} track", device: str | None = None,
     ):  # fmt: skip
-        try:
-            from muq import MuQMuLan
-        except ImportError as error:
-            raise ImportError("The MuQ scorer needs a package that is not installed: pip install muq.") from error
-        self.name, self.needs = f"muq ({checkpoint})", f"pip install muq and the checkpoint {checkpoint}"
+        need("muq", "The MuQ scorer")
+        from muq import MuQMuLan
+
+        self.name, self.needs = f"muq ({checkpoint})", f"the extra muq and the checkpoint {checkpoint}"
         try:
             self.network = MuQMuLan.from_pretrained(str(checkpoint)).eval()
         except Exception as error:
