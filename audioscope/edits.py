@@ -13,6 +13,7 @@ from typing import ClassVar, Literal
 import torch
 from torch import Tensor
 
+from audioscope.errors import index_of
 from audioscope.sites import Site, Sites
 
 Which = str | int | Site | Iterable[str | int | Site] | None
@@ -50,8 +51,8 @@ class Edit:
     def __post_init__(self) -> None:
         if self.branch not in ("both", "cond", "uncond"):
             raise ValueError(f"branch is {self.branch!r}, expected 'both', 'cond' or 'uncond'.")
-        if self.steps is not None and not (len(self.steps) == 2 and 0 <= self.steps[0] < self.steps[1]):
-            raise ValueError(f"steps is {self.steps!r}, expected (first, last + 1) with 0 <= first < last + 1, or None.")
+        if self.steps is not None:
+            object.__setattr__(self, "steps", _window(self.steps))
         if isinstance(self.sites, Iterable) and not isinstance(self.sites, str):
             object.__setattr__(self, "sites", tuple(self.sites))
 
@@ -167,19 +168,40 @@ class Apply(Edit):
 
     fn: Callable[[Tensor, Here], Tensor]
 
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not callable(self.fn):
+            raise TypeError(f"fn is {self.fn!r}, expected a function of (output, here) that returns the new output.")
+
     def change(self, own: Tensor, other: Tensor | None, here: Here) -> Tensor:
-        new = self.fn(own, here)
-        if not isinstance(new, Tensor) or new.shape != own.shape:
-            returned = list(new.shape) if isinstance(new, Tensor) else type(new).__name__
+        new = self.fn(own.clone(), here)  # a copy, since a function may keep what it got
+        if not isinstance(new, Tensor) or new.shape != own.shape or not new.is_floating_point():
+            returned = f"{new.dtype} {list(new.shape)}" if isinstance(new, Tensor) else type(new).__name__
             raise ValueError(
-                f"The function of Apply returned {returned} at {here.site.path}, expected a tensor {list(own.shape)}."
+                f"The function of Apply returned {returned} at {here.site.path}, expected a float tensor {list(own.shape)}."
             )
         return new.to(own)
 
 
 def as_edits(edits: Edit | Iterable[Edit]) -> tuple[Edit, ...]:
-    """One edit or several, as a tuple."""
-    return (edits,) if isinstance(edits, Edit) else tuple(edits)
+    """One edit or several, as a tuple. Raises TypeError, with what would be one, for anything else."""
+    several = (edits,) if isinstance(edits, Edit) or not isinstance(edits, Iterable) else tuple(edits)
+    for edit in several:
+        if not isinstance(edit, Edit):
+            hint = (
+                "vector.edit(strength)" if hasattr(edit, "edit") else "Apply(sites, function)" if callable(edit) else "PatchText"
+            )
+            raise TypeError(f"edits contains {edit!r}, expected edits such as {hint}.")
+    return several
+
+
+def _window(steps: object) -> tuple[int, int]:
+    """A half-open window of steps, from (first, last + 1) or a range. Raises ValueError for anything else."""
+    parts = (steps.start, steps.stop) if isinstance(steps, range) and steps.step == 1 else steps
+    ends = tuple(map(index_of, parts)) if isinstance(parts, Iterable) and not isinstance(parts, range) else ()
+    if len(ends) != 2 or ends[0] is None or ends[1] is None or not 0 <= ends[0] < ends[1]:
+        raise ValueError(f"steps is {steps!r}, expected (first, last + 1) with 0 <= first < last + 1, or None.")
+    return ends[0], ends[1]
 
 
 def check_seconds(seconds: tuple[float, float] | None) -> None:

@@ -7,10 +7,10 @@ import threading
 import warnings
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from contextvars import ContextVar
 from copy import deepcopy
 from dataclasses import dataclass, replace
 from functools import cached_property
-from numbers import Integral
 from pathlib import Path
 from typing import Any, Protocol, Unpack, overload
 
@@ -26,12 +26,15 @@ from audioscope import tracing
 from audioscope.adapters import Adapter, adapter_for, adapter_of_class
 from audioscope.audio import Clip
 from audioscope.edits import Copying, Edit, Which, as_edits
+from audioscope.errors import index_of, real, whole
 from audioscope.sites import Site, Sites, find_sites
 from audioscope.store import batches, data_folder, default_device, fingerprint
 from audioscope.tracing import Sampling, SamplingKeywords
 from audioscope.views import view
 
 BATCH = 32  # prompts per batch, if a call gets many
+# What `steer` adds to the runs of each model (by id), in the thread or task of its block: a widget's runs are its own.
+_STEERING: ContextVar[tuple[tuple[int, Edit], ...]] = ContextVar("steering", default=())
 
 
 @dataclass(frozen=True)
@@ -91,8 +94,8 @@ class Model:
         self.adapter.prepare(pipe)
         self.denoiser = getattr(pipe, self.adapter.denoiser)
         self.sites: Sites = find_sites(self.denoiser, self.adapter.denoiser, self.adapter.stream)
-        self._acting = threading.local()  # `steer` acts on what its own thread generates, not a widget's
         self._one = threading.RLock()  # a pipeline's scheduler counts the steps of one run: a widget and a cell take turns
+        self._running = False
         pipe.set_progress_bar_config(disable=True)
         tracing.check(pipe, self.adapter, self.sites)
 
@@ -129,12 +132,12 @@ class Model:
         negative_prompt: str | None = None,
     ) -> Sampling:
         """How a clip is generated, with this model's defaults filled in. Raises ValueError for a value out of range."""
-        steps = self.adapter.steps if steps is None else int(steps)
-        guidance = self.adapter.guidance if guidance is None else float(guidance)
+        steps = self.adapter.steps if steps is None else whole("steps", steps, 1)
+        guidance = self.adapter.guidance if guidance is None else real("guidance", guidance)
         longest = self.adapter.max_duration(self.pipe)
-        seconds = min(self.adapter.default_seconds, longest or float("inf")) if seconds is None else float(seconds)
-        if steps < 1:
-            raise ValueError(f"steps is {steps}, expected at least 1.")
+        seconds = min(self.adapter.default_seconds, longest or float("inf")) if seconds is None else real("seconds", seconds)
+        if longest is not None and longest < seconds < longest * (1 + 1e-6):  # a float32 of the longest
+            seconds = longest
         if not 0 <= guidance < 100:
             raise ValueError(f"guidance is {guidance:g}, expected at least 0 and less than 100 (1 or less means no guidance).")
         if guidance > 1 and len(self.adapter.branches) == 1:
@@ -142,14 +145,18 @@ class Model:
         if not 0 < seconds <= (longest or float("inf")):
             limit = "more than 0" if longest is None else f"more than 0 and at most {longest:g}"
             raise ValueError(f"seconds is {seconds:g}, expected {limit} for {self.name}.")
-        if negative_prompt is not None and not self.adapter.negative:
-            raise ValueError(f"negative_prompt is {negative_prompt!r}, but {self.adapter.pipeline} takes none.")
+        if negative_prompt is not None:
+            if not isinstance(negative_prompt, str):
+                raise ValueError(f"negative_prompt is {negative_prompt!r}, expected a text or None.")
+            if not self.adapter.negative:
+                raise ValueError(f"negative_prompt is {negative_prompt!r}, but {self.adapter.pipeline} takes none.")
+            if guidance <= 1:
+                warnings.warn(f"Without guidance (it is {guidance:g}), negative_prompt does nothing.", stacklevel=3)
         return Sampling(steps, guidance, seconds, negative_prompt)
 
     def check_seed(self, seed: int) -> None:
         """Raise ValueError for a seed that is not a whole number, or is out of range."""
-        if not (isinstance(seed, Integral) and 0 <= seed < 2**63):
-            raise ValueError(f"seed is {seed}, expected a whole number from 0 to 2**63 - 1.")
+        whole("seed", seed, 0, 2**63 - 1)
 
     def check_prompt(self, prompt: str) -> None:
         """Raise ValueError for an empty prompt, and warn about words that the tokenizer does not know."""
@@ -185,14 +192,29 @@ class Model:
 
         Threads take turns. Raises ValueError for a steering vector of another model.
         """
-        how = self.sampling(**sampling)
-        rows = [replace(row, edits=row.edits + self.steering) for row in rows]
+        return self._run(self._steered(rows), read, decode, latents, on_step, self.sampling(**sampling))
+
+    def _steered(self, rows: Iterable[tracing.Row]) -> list[tracing.Row]:
+        return [replace(row, edits=row.edits + self.steering) for row in rows]
+
+    def _run(
+        self, rows: Sequence[tracing.Row], read: tracing.Read | None, decode: bool, latents: Tensor | None,
+        on_step: Callable[[int], None] | None, how: Sampling,
+    ) -> tracing.Run:  # fmt: skip
         fitted = [edit for row in rows for edit in row.edits if edit.made_for is not None]
         self.check_edits({(id(edit.made_for), edit.sites): edit for edit in fitted}.values())
         with self._one:
-            run = tracing.run(
-                self.pipe, self.adapter, self.sites, rows, how, read=read, decode=decode, latents=latents, on_step=on_step
-            )
+            if self._running:
+                raise RuntimeError(
+                    f"{self.name} is generating: what runs during a generation, such as Apply's function, cannot start another."
+                )
+            self._running = True
+            try:
+                run = tracing.run(
+                    self.pipe, self.adapter, self.sites, rows, how, read=read, decode=decode, latents=latents, on_step=on_step
+                )
+            finally:
+                self._running = False
         _warn_of_failed({(id(edit.made_for), edit.steps): edit for edit in fitted if not edit.idle}.values(), run.sigmas.tolist())
         return run
 
@@ -209,13 +231,16 @@ class Model:
         """Run one batch of rows and return clips; keywords as for `run`. Raises FloatingPointError if the model produces NaN."""
         return self._clips(rows, self.run(rows, **keywords))
 
-    def _clips(self, rows: Sequence[tracing.Row], run: tracing.Run) -> list[Clip]:
-        assert run.audio is not None
+    def _check_finite(self, rows: Sequence[tracing.Row], run: tracing.Run) -> None:
         for row, finite in zip(rows, run.finite, strict=True):
             if not finite:
                 raise FloatingPointError(
                     f"{self.name} produced NaN or infinity for {row.prompt!r} (seed {row.seed}): try float32, or weaker edits."
                 )
+
+    def _clips(self, rows: Sequence[tracing.Row], run: tracing.Run) -> list[Clip]:
+        assert run.audio is not None
+        self._check_finite(rows, run)
         return [Clip(wave.numpy(), self.rate, row.prompt, row.seed, self.name) for wave, row in zip(run.audio, rows, strict=True)]
 
     def check_edits(self, edits: Collection[Edit]) -> None:
@@ -231,25 +256,27 @@ class Model:
 
     @property
     def steering(self) -> tuple[Edit, ...]:
-        """The edits that act on everything this thread generates inside `steer`."""
-        return getattr(self._acting, "edits", ())
+        """The edits that act on everything that is generated here, inside `steer`."""
+        return tuple(edit for model, edit in _STEERING.get() if model == id(self))
 
     @contextmanager
     def steer(self, vector: Steerable, strength: float = 1.0, **keywords: Any) -> Iterator[Model]:
-        """Steer everything that is generated inside the block: `with model.steer(vector, 1.5): model.generate(...)`.
+        """Steer everything that this thread (or task) generates inside the block: `with model.steer(vector, 1.5): model.generate(...)`.
 
         strength: in units of the mean norm of a site's output. keywords: those of `audioscope.AddVector` (mode, steps, branch,
         seconds). Blocks can be nested; nothing acts after the block, even if it raises. Raises ValueError for a vector of
         another model.
         """
+        if not hasattr(vector, "edit"):
+            raise TypeError(f"vector is {vector!r}, expected a SteeringVector; pass edits to generate(..., edits=...).")
         edit = vector.edit(strength, **keywords)
         self.check_edits([edit])
-        before = self.steering
-        self._acting.edits = (*before, edit)
+        before = _STEERING.get()
+        _STEERING.set((*before, (id(self), edit)))
         try:
             yield self
         finally:
-            self._acting.edits = before
+            _STEERING.set(before)
 
     @overload
     def generate(self, prompt: str, seed: int = ..., **keywords: Any) -> Clip: ...
@@ -271,16 +298,11 @@ class Model:
         sampling: `steps`, `guidance`, `seconds`, `negative_prompt`; the model's defaults if omitted. edits: act on every prompt.
         Raises ValueError for input out of range and FloatingPointError if the model produces NaN.
         """
-        prompts = [prompt] if isinstance(prompt, str) else list(prompt)
-        seeds = [int(seed)] * len(prompts) if isinstance(seed, Integral) else list(seed)  # type: ignore[arg-type]
+        settings, chosen = self.sampling(**sampling), as_edits(edits)
+        prompts, seeds = self._texts(prompt, chosen), self._seeds(seed)
+        seeds = seeds * len(prompts) if index_of(seed) is not None else seeds
         if len(seeds) != len(prompts):
             raise ValueError(f"{len(prompts)} prompts but {len(seeds)} seeds: give one seed, or one for each prompt.")
-        chosen = as_edits(edits)
-        settings = self.sampling(**sampling)
-        for number in seeds:
-            self.check_seed(number)
-        for text in dict.fromkeys([*prompts, *(edit.prompt for edit in chosen if isinstance(edit, Copying))]):
-            self.check_prompt(text)
         rows = [tracing.Row(text, number, chosen) for text, number in zip(prompts, seeds, strict=True)]
         clips = []
         show = len(rows) > BATCH if progress is None else progress
@@ -316,7 +338,7 @@ class Model:
         sites: Which = "cross",
         *,
         seeds: int | Sequence[int] = (0,),
-        at_steps: Sequence[int] | None = None,
+        at_steps: int | Sequence[int] | None = None,
         pool: bool = True,
         branch: str = "cond",
         edits: Edit | Sequence[Edit] = (),
@@ -331,18 +353,20 @@ class Model:
         seeds: one, or several for each prompt of a list. at_steps: the denoising steps to read (None: all). pool: average over
         time tokens (memory and duration tokens left out) instead of keeping them.
         """
-        several: list[Any] = [seeds] if isinstance(seeds, Integral) else list(seeds)  # type: ignore[arg-type]
+        how, chosen, several = self.sampling(**sampling), as_edits(edits), self._seeds(seeds)
         if isinstance(prompts, str) and len(several) != 1:
             raise ValueError(f"seeds is {seeds}, expected one seed for one prompt: pass the prompt in a list to use more.")
-        texts = [prompts] if isinstance(prompts, str) else list(prompts)
-        how = self.sampling(**sampling)
-        for text in texts:
-            self.check_prompt(text)
-        read = self._reading(sites, at_steps, pool, branch, how)
-        rows = [tracing.Row(text, seed, as_edits(edits)) for text in texts for seed in several]
-        runs = ((part, self.run(part, read=read, decode=False, **how)) for part in batches(rows, batch_size))
-        results = (found for part, run in runs for found in _activations(part, run, read))
-        return next(results) if isinstance(prompts, str) else results
+        read, size = self._reading(sites, at_steps, pool, branch, how), whole("batch_size", batch_size, 1)
+        # steered as now, wherever the results are taken
+        rows = self._steered(tracing.Row(text, seed, chosen) for text in self._texts(prompts, chosen) for seed in several)
+
+        def results() -> Iterator[Activations]:
+            for part in batches(rows, size):
+                run = self._run(part, read, False, None, None, how)
+                self._check_finite(part, run)
+                yield from _activations(part, run, read)
+
+        return next(results()) if isinstance(prompts, str) else results()
 
     def generate_with_activations(
         self,
@@ -350,7 +374,7 @@ class Model:
         sites: Which = "cross",
         seed: int = 0,
         *,
-        at_steps: Sequence[int] | None = None,
+        at_steps: int | Sequence[int] | None = None,
         pool: bool = True,
         branch: str = "cond",
         edits: Edit | Sequence[Edit] = (),
@@ -360,19 +384,40 @@ class Model:
 
         >>> clip, activations = audioscope.load("tiny").generate_with_activations("a jazz song", sites=6)
         """
-        how = self.sampling(**sampling)
-        self.check_prompt(prompt)
-        self.check_seed(seed)
-        rows, read = [tracing.Row(prompt, int(seed), as_edits(edits))], self._reading(sites, at_steps, pool, branch, how)
+        how, chosen = self.sampling(**sampling), as_edits(edits)
+        self._texts(prompt, chosen)
+        rows, read = (
+            [tracing.Row(prompt, whole("seed", seed, 0, 2**63 - 1), chosen)],
+            self._reading(sites, at_steps, pool, branch, how),
+        )
         run = self.run(rows, read=read, **how)
         return self._clips(rows, run)[0], _activations(rows, run, read)[0]
 
-    def _reading(self, sites: Which, at_steps: Sequence[int] | None, pool: bool, branch: str, how: Sampling) -> tracing.Read:
-        read = tracing.Read(self.sites.select(sites), None if at_steps is None else tuple(at_steps), pool, branch)
-        outside = [s for s in read.steps or () if not 0 <= s < how.steps]
-        if outside:
-            raise ValueError(f"at_steps contains {outside}, expected steps from 0 to {how.steps - 1}.")
-        return read
+    def _reading(
+        self, sites: Which, at_steps: int | Sequence[int] | None, pool: bool, branch: str, how: Sampling
+    ) -> tracing.Read:
+        if at_steps is None:
+            return tracing.Read(self.sites.select(sites), None, pool, branch)
+        asked = list(at_steps) if isinstance(at_steps, Iterable) else [at_steps]
+        steps = sorted({whole("a step of at_steps", step, 0, how.steps - 1) for step in asked})
+        if not steps:
+            raise ValueError("at_steps is empty, expected at least one step, or None for all.")
+        return tracing.Read(self.sites.select(sites), tuple(steps), pool, branch)
+
+    def _texts(self, prompts: Any, edits: Iterable[Edit]) -> list[str]:
+        """One prompt or several, as a list; they and those of edits are checked."""
+        texts = [prompts] if isinstance(prompts, str) or not isinstance(prompts, Iterable) else list(prompts)
+        whole_list = [*texts, *(edit.prompt for edit in edits if isinstance(edit, Copying))]
+        for text in dict.fromkeys(whole_list) if all(isinstance(text, str) for text in whole_list) else whole_list:
+            self.check_prompt(text)
+        return texts
+
+    def _seeds(self, seeds: Any) -> list[int]:
+        """One seed or several, as a list of ints."""
+        several = (
+            [seeds] if index_of(seeds) is not None or isinstance(seeds, str) or not isinstance(seeds, Iterable) else list(seeds)
+        )
+        return [whole("seed", seed, 0, 2**63 - 1) for seed in several]
 
 
 def _activations(rows: Sequence[tracing.Row], run: tracing.Run, read: tracing.Read) -> list[Activations]:
@@ -383,7 +428,8 @@ def _activations(rows: Sequence[tracing.Row], run: tracing.Run, read: tracing.Re
         return {path: values[row].clone() for path, values in parts.items()}
 
     return [
-        Activations(row.prompt, row.seed, sigmas, of(i, run.reads), of(i, run.norms), read.sites) for i, row in enumerate(rows)
+        Activations(row.prompt, row.seed, sigmas.clone(), of(i, run.reads), of(i, run.norms), read.sites)
+        for i, row in enumerate(rows)
     ]
 
 

@@ -5,12 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import asdict, dataclass
 from difflib import get_close_matches
-from numbers import Integral
 from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
-from audioscope.errors import UnknownName
+from audioscope.errors import UnknownName, index_of
 
 if TYPE_CHECKING:
     from torch import nn
@@ -54,11 +53,14 @@ class Sites:
 
         Raises UnknownName (a KeyError) with the nearest paths, or the range of layer numbers.
         """
+        number = index_of(path)
         for site in self.all:
-            if site.path == path or (site.kind == "cross" and isinstance(path, Integral) and site.layer == path):
+            if site.path == path or (site.kind == "cross" and site.layer == number):
                 return site
-        if isinstance(path, Integral):
-            raise UnknownName(f"No cross-attention layer {path} in this model: it has layers 0 to {len(self.cross) - 1}.")
+        if number is not None:
+            layers = [site.layer for site in self.all if site.kind == "cross"]
+            has = f"it has layers {min(layers)} to {max(layers)}" if layers else "it has none"
+            raise UnknownName(f"No cross-attention layer {number} here: {has}.")
         near = get_close_matches(str(path), [s.path for s in self.all], n=3, cutoff=0.3)
         raise UnknownName(f"No site {path!r} in this model. Nearest: {', '.join(near) or 'none'}. `model.sites` lists all.")
 
@@ -72,8 +74,14 @@ class Sites:
             chosen = set(self.all)
         elif isinstance(which, str) and which in ("cross", "self"):
             chosen = {s for s in self.all if s.kind == which}
-        elif isinstance(which, (str, Site, int, Integral)):
-            chosen = {self[which.path if isinstance(which, Site) else which]}  # type: ignore[index]
+        elif isinstance(which, str | Site):
+            chosen = {self[str(which)]}
+        elif (number := index_of(which)) is not None:
+            chosen = {self[number]}
+        elif not isinstance(which, Iterable) or isinstance(which, bytes):
+            raise TypeError(
+                f"sites is {which!r}, expected 'cross', 'self', 'all', a layer number, a module path, a Site, or a list of these."
+            )
         else:
             chosen = {s for item in which for s in self.select(item)}
         if not chosen:
