@@ -116,7 +116,11 @@ def test_a_concept_that_decides_over_a_layer_is_named():
     fragility = published("stable-audio-open").functional.fragility.set_index("layer")
     means = published("stable-audio-open").impacts().query("concept != 'techno' and layer == 13")["impact"]
     assert len(means) == 11 and means.mean() < 2.5 / 24 <= published("stable-audio-open").layer_means()["impact"][13]
-    assert fragility["without"][13] == ["techno"] and fragility["without"][12] == [] and fragility["share"].isna().all()
+    assert (
+        fragility["without"][13] == ["techno", "all of genre", "all of mood"]
+        and fragility["without"][12] == []
+        and fragility["share"].isna().all()
+    )
     assert not published("stable-audio-3").functional.fragility["without"].any(), "there is no concept to leave out"
 
 

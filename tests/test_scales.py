@@ -181,7 +181,7 @@ def test_a_side_taken_from_the_data_is_paid_for():
 
     swaps = {("x1", "x1"): (-3.0, 3.0, [0.02, -0.02, 0.5, 0.0])}
     atlas = atlas_of(swaps, noise=0.5)
-    shift, whole, _ = atlas._on("raw")["x1", "x1"]
+    shift, whole, _ = atlas.shifts("raw")["x1", "x1"]
     found = atlas.agreement()["p listener, raw"].to_numpy()
     sides = np.array([beyond(np.sign(shift[:, i].mean()) * shift[:, i], whole[:, i], 0.0) for i in range(4)])
     assert found == pytest.approx(holm(np.minimum(1, 2 * sides)))

@@ -16,8 +16,9 @@ import numpy as np
 import pandas as pd
 
 from audioscope import datasets
-from audioscope.atlas.atlas import CENSORED, Atlas, Scale
+from audioscope.atlas.atlas import Atlas, Scale
 from audioscope.atlas.published import published
+from audioscope.atlas.robustness import CENSORED
 from audioscope.atlas.steps import step_impacts
 from audioscope.sae.comparison import wins
 from audioscope.sae.features import Negatives

@@ -1,6 +1,5 @@
 from .atlas import SCALES as SCALES
 from .atlas import Atlas as Atlas
-from .atlas import Functional as Functional
 from .charts import heatmap as heatmap
 from .charts import score_strip as score_strip
 from .charts import side_by_side as side_by_side
@@ -9,6 +8,7 @@ from .localization import localize as localize
 from .localization import patched_row as patched_row
 from .localization import plan as plan
 from .published import PublishedAtlas as PublishedAtlas
+from .robustness import Functional as Functional
 from .steps import patch_steps as patch_steps
 from .steps import step_impacts as step_impacts
 from .windows import THIRDS as THIRDS

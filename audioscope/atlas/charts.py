@@ -11,7 +11,8 @@ import numpy as np
 import pandas as pd
 from scipy.cluster.hierarchy import leaves_list, linkage
 
-from audioscope.atlas.atlas import CENSORED, THRESHOLD, Atlas, ends
+from audioscope.atlas.atlas import THRESHOLD, Atlas, ends
+from audioscope.atlas.robustness import CENSORED
 from audioscope.theme import chart_theme, reading
 
 ROW = 24  # height of a heatmap row, px

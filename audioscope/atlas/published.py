@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Literal
@@ -62,9 +62,10 @@ class PublishedAtlas(Atlas):
             raise ValueError(f"scale is {scale!r}, but only impacts of raw scores were published: expected 'raw'.")
         return self.table.copy()
 
-    def layer_means(self, scale: Scale | None = None) -> pd.DataFrame:
+    def layer_means(self, scale: Scale | None = None, without: Collection[str] = ()) -> pd.DataFrame:
         """One row per site, as in `Atlas.layer_means`. Functional by mean impact alone, since no intervals were published."""
-        means = self.impacts(scale).groupby(["site", "layer"], sort=False)["impact"].mean().reset_index()
+        impacts = self.impacts(scale).query("concept not in @without")
+        means = impacts.groupby(["site", "layer"], sort=False)["impact"].mean().reset_index()
         unknown = dict.fromkeys(("low", "high", "all_low", "all_high", "control"), np.nan)
         return means.assign(**unknown, threshold=self.threshold, functional=means["impact"] >= self.threshold)
 
@@ -105,16 +106,9 @@ class PublishedAtlas(Atlas):
             f"For {self.settings['model']!r}, only impacts were published: what depends on scores of clips is unknown."
         )
 
-    def _fragility(self, scale: Scale) -> pd.DataFrame:
-        """As in `Atlas`: each concept left out, if there are several; no draws (share is NaN), since no pairs were published."""
-        impacts = self.impacts(scale)
-        means = self.layer_means(scale)
-        left = {}
-        for name in self.concepts if len(self.concepts) > 1 else ():
-            rest = impacts[impacts["concept"] != name].groupby("site")["impact"].mean()
-            left[name] = rest[means["site"]].to_numpy() >= self.threshold
-        changes = [[name for name in left if left[name][i] != now] for i, now in enumerate(means["functional"])]
-        return means[["site", "layer", "impact"]].assign(share=np.nan, without=changes)
+    def share_of_draws(self, scale: Scale | None = None) -> np.ndarray:
+        """NaN for each site: no pairs were published to draw from."""
+        return np.full(len(self.sites), np.nan)
 
     def __repr__(self) -> str:
         means = self.layer_means().query("functional")

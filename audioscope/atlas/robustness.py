@@ -1,0 +1,221 @@
+"""How far an atlas can be trusted: with other pairs and concepts, on another scale, for another scorer, in another model.
+
+Each function takes the atlas first; `Atlas` has most of them as methods.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pandas as pd
+from scipy.stats import pearsonr, spearmanr
+
+from audioscope.stats import beyond, holm, ratio_of_means
+
+if TYPE_CHECKING:
+    from audioscope.atlas.atlas import Atlas, Scale
+
+CENSORED = 0.5  # share of censored pairs above which the typical pair was not seen, and a cell is marked
+DRAWS = 2000  # of pairs and concepts, to see how fragile the functional set is
+
+
+class Functional(list[str]):
+    """The module paths of the functional layers, as a list that also says how fragile the set is.
+
+    fragility: one row per site: site, layer, impact, share (of the draws of pairs and concepts in which the site's mean impact
+    reaches the threshold and the control) and without: the concepts and the whole groups ("all of genre") that each, if left out,
+    change whether it is functional.
+    """
+
+    def __init__(self, paths: list[str], fragility: pd.DataFrame):
+        super().__init__(paths)
+        self.fragility = fragility
+
+    def __repr__(self) -> str:
+        lines = [list.__repr__(self)]
+        shown = self.fragility[self.fragility["site"].isin(self) | (self.fragility["share"] >= 0.025)]
+        for row in shown.itertuples():
+            state = "functional" if row.site in self else "not functional"
+            text = f"  layer {row.layer} ({row.site}): {state}"
+            if np.isfinite(row.share):  # else no pairs were published to draw from
+                text += f"; it passes in {row.share:.0%} of {DRAWS:,} draws of pairs and concepts"
+            lines.append(text + (f"; changed by leaving out any of: {', '.join(row.without)}" if row.without else ""))
+        return "\n".join(lines)
+
+
+def functional(atlas: Atlas, scale: Scale | None = None) -> Functional:
+    """The functional layers on a scale, with each concept and each group of several left out, and draws where pairs are known."""
+    means = atlas.layer_means(scale)
+    groups = atlas.impacts(scale).groupby("group", sort=False)["concept"].unique()
+    left_out = {name: [name] for name in atlas.concepts}
+    left_out |= {f"all of {group}": list(names) for group, names in groups.items() if group and len(names) > 1}
+    changes: list[list[str]] = [[] for _ in atlas.sites]
+    for name, gone in left_out.items():
+        if len(gone) < len(atlas.concepts):
+            left = atlas.layer_means(scale, without=gone)["functional"]
+            for i in np.flatnonzero(left != means["functional"]):
+                changes[i].append(name)
+    fragility = means[["site", "layer", "impact"]].assign(share=atlas.share_of_draws(scale), without=changes)
+    return Functional(means.loc[means["functional"], "site"].tolist(), fragility)
+
+
+def share_of_draws(atlas: Atlas, scale: Scale | None = None) -> np.ndarray:
+    """How often each site's mean impact reaches the threshold and the control [sites], in draws of concepts and of their pairs."""
+    impacts, means = atlas.impacts(scale), atlas.layer_means(scale)
+    names = [c for c in atlas.concepts if impacts.loc[impacts["concept"] == c, "defined"].all()]
+    if not names:
+        return np.zeros(len(atlas.sites))
+    rng = np.random.default_rng(0)
+    ratios = np.empty((len(names), DRAWS, len(atlas.sites)))
+    for place, name in enumerate(names):
+        shift, whole, _ = (np.nan_to_num(values) for values in atlas.shifts(scale)[name, name])
+        counts = rng.multinomial(len(shift), np.full(len(shift), 1 / len(shift)), DRAWS)
+        ratios[place] = (counts @ shift) / (counts @ whole)
+    weights = rng.multinomial(len(names), np.full(len(names), 1 / len(names)), DRAWS) / len(names)
+    bar = np.maximum(atlas.threshold, np.nan_to_num(means["control"].to_numpy(float)))
+    return (np.einsum("cds,dc->ds", ratios, weights) >= bar).mean(0)
+
+
+def additivity(atlas: Atlas, scale: Scale | None = None) -> pd.DataFrame:
+    """Per defined concept: the sum of the impacts of single sites, with interval and censored share, and of all together.
+
+    The latter is 1 if the sweep swapped the text of every cross-attention site (the swap everywhere is the clean run); in
+    other sweeps it was not measured (NaN). A sum depends on the scale: see `agreement` before you use a word such as
+    "additive".
+    """
+    together = 1.0 if atlas.settings["swaps_all_text"] else np.nan
+    lines = []
+    for concept in atlas.concepts:
+        shift, whole, hidden = atlas.shifts(scale)[concept, concept]
+        ratio = ratio_of_means(shift.sum(axis=1), whole.mean(axis=1), bounded=atlas.bounded(scale))
+        if ratio.defined:
+            lines.append((concept, ratio.value, ratio.low, ratio.high, float(np.nanmean(hidden)), together))
+    return pd.DataFrame(lines, columns=["concept", "sum_of_single", "low", "high", "censored", "all_together"])
+
+
+def false_cells(atlas: Atlas, scale: Scale | None = None) -> dict[str, float]:
+    """How many cells would lie beyond their control if no layer carried anything: defined, beyond, null_share and expected.
+
+    beyond: cells whose interval lies above the control. null_share: the share of such cells if each unrelated concept's swap
+    takes the place of the concept's own, and the others make up the control. expected: null_share of the defined cells.
+    """
+    impacts = atlas.impacts(scale)
+    defined = impacts[impacts["defined"]]
+    nulls = []
+    for concept in dict.fromkeys(defined["concept"]):
+        whole = float(np.nanmean(atlas.shifts(scale)[concept, concept][1]))
+        for other in atlas.unrelated(concept):
+            control = atlas.control(concept, scale, without=other) / whole
+            if np.isfinite(control).all():
+                shift = atlas.shifts(scale)[other, concept][0]
+                units = np.full(len(shift), whole)
+                lows = [ratio_of_means(column, units, bounded=atlas.bounded(scale)).low for column in shift.T]
+                nulls.append(np.mean(np.array(lows) > control))
+    share = float(np.mean(nulls)) if nulls else np.nan
+    above = int((defined["low"] > defined["control"]).sum())
+    return {"defined": len(defined), "beyond": above, "null_share": share, "expected": share * len(defined)}
+
+
+def agreement(atlas: Atlas) -> pd.DataFrame:
+    """Which cells hold on every scale and for every scorer: one row per concept and site.
+
+    Columns: concept, group, site, layer; for each scorer, on the raw scale and on the clipped scale if there is one,
+    "impact ..." and "p ...": the impact and its p-value, two-sided and Holm-corrected over the cells, under the hypothesis
+    that it does not exceed the control. views: how many such combinations there are; two of one scorer are not a second
+    opinion. holds: the same sign in all of them, and every p at most .05. holds_raw: the same for the raw scale alone.
+    undecided: it holds on the raw scale but not in all views, and in most pairs both scores lie beyond the calibrated
+    range, so that the clipped scale can say nothing for or against it.
+    """
+    heard = {name: atlas.heard_by(name) for name in atlas.scorers}
+    views = {(name, scale): view for name, view in heard.items() for scale in view.scales if scale != "probability"}
+    first = atlas.impacts()
+    result, signs = first[["concept", "group", "site", "layer"]], np.sign(first["impact"].to_numpy())
+    hidden = np.zeros(len(first))
+    for (name, scale), view in views.items():
+        impacts = view.impacts(scale)
+        chances = []
+        for place, row in enumerate(impacts.itertuples()):
+            shift, whole = (part[:, place % len(atlas.sites)] for part in view.shifts(scale)[row.concept, row.concept][:2])
+            bound = np.nan_to_num(row.control)
+            chances.append(beyond(signs[place] * shift, whole, bound, bounded=scale != "raw") if row.defined else np.nan)
+        p = holm(np.minimum(1.0, 2 * np.array(chances)))  # two-sided: the side was taken from the data
+        hidden = np.maximum(hidden, impacts["censored"].to_numpy())
+        result = result.assign(**{f"impact {name}, {scale}": impacts["impact"], f"p {name}, {scale}": p})
+
+    def hold(scales: tuple[Scale, ...]) -> np.ndarray:
+        labels = [f"{name}, {scale}" for name, scale in views if scale in scales]
+        same = np.all([np.sign(result[f"impact {label}"]) == signs for label in labels], axis=0)
+        return same & np.all([result[f"p {label}"] <= 0.05 for label in labels], axis=0)
+
+    everywhere, raw = hold(("raw", "clipped")), hold(("raw",))
+    return result.assign(views=len(views), holds=everywhere, holds_raw=raw, undecided=raw & ~everywhere & (hidden > CENSORED))
+
+
+def correlation(atlas: Atlas, other: Atlas, scale: Scale | None = None, other_scale: Scale | None = None) -> dict[str, float]:
+    """How similar two maps of the same concepts and layers are: Pearson's and Spearman's correlation over the defined cells.
+
+    Returns pearson and spearman with "..._low" and "..._high", and cells. The intervals come from leaving out one pair at a
+    time (a jackknife on Fisher's scale that leaves out the same pair of both maps if they are of the same sweep), since cells
+    of one pair are not independent. other: such as `atlas.heard_by("judge")`. Raises ValueError if no cell is shared.
+    """
+    maps = ((atlas, atlas.scale_of(scale)), (other, other.scale_of(scale if other_scale is None else other_scale)))
+    mine, theirs = (each.shifts(scale) for each, scale in maps)
+    defined = set.intersection(*(set(each.impacts(scale).query("defined")["concept"]) for each, scale in maps))
+    names = [c for c in atlas.concepts if c in defined and mine[c, c][0].shape == theirs[c, c][0].shape]
+    if not names:
+        raise ValueError(
+            "The two atlases share no defined concept with equal numbers of pairs and layers: nothing can be compared."
+        )
+
+    def coefficients(impacts: np.ndarray) -> np.ndarray:
+        """Both correlations of the impacts [2, concepts, sites], on Fisher's scale."""
+        one, two = impacts.reshape(2, -1)
+        return np.arctanh(np.clip([pearsonr(one, two).statistic, spearmanr(one, two).statistic], -1 + 1e-12, 1 - 1e-12))
+
+    swings = [[(np.nan_to_num(each[c, c][0]), np.nan_to_num(each[c, c][1])) for c in names] for each in (mine, theirs)]
+    whole = np.array([[shift.sum(0) / swing.sum(0) for shift, swing in each] for each in swings])
+    variance = np.zeros(2)
+    for place, both in enumerate(zip(*swings, strict=True)):
+        left = []
+        for impacts in zip(*((shift.sum(0) - shift) / (swing.sum(0) - swing) for shift, swing in both), strict=True):
+            changed = whole.copy()
+            changed[:, place] = impacts
+            left.append(coefficients(changed))
+        variance += (len(left) - 1) / len(left) * np.square(left - np.mean(left, axis=0)).sum(0)
+    center, half = coefficients(whole), 1.96 * np.sqrt(variance)
+    result = {"cells": float(whole[0].size)}
+    for name, value, low, high in zip(("pearson", "spearman"), *np.tanh([center, center - half, center + half]), strict=True):
+        result |= {name: float(value), f"{name}_low": float(low), f"{name}_high": float(high)}
+    return result
+
+
+def compare(atlas: Atlas, other: Atlas, scale: Scale | None = None) -> pd.DataFrame:
+    """How similar two atlases are, by relative depth of layers: one row for the layer means, then one per shared concept.
+
+    rank_correlation: Spearman's, of the impacts over depth. overlap: the shared part of the depth that functional layers
+    (own layers, for a concept) cover, 0 to 1; NaN if neither has any. Undefined concepts are left out.
+    """
+
+    def grid(frame: pd.DataFrame, own: list[str], times: int) -> pd.DataFrame:
+        """Each layer several times, from the first to the last, and whether it is one of `own`."""
+        frame = frame.sort_values("layer").assign(held=frame["site"].isin(own))
+        return frame.loc[frame.index.repeat(times)].reset_index(drop=True)
+
+    def row(name: str, frames: list[pd.DataFrame], own: list[list[str]]) -> dict[str, Any]:
+        # on a grid of depths that is fine enough for both numbers of layers
+        here, there = grid(frames[0], own[0], len(other.sites)), grid(frames[1], own[1], len(atlas.sites))
+        union = (here["held"] | there["held"]).sum()
+        overlap = float((here["held"] & there["held"]).sum() / union) if union else np.nan
+        return {"concept": name, "rank_correlation": here["impact"].corr(there["impact"], "spearman"), "overlap": overlap}
+
+    both = (atlas, other)
+    means = [each.layer_means(scale) for each in both]
+    lines = [row("layer means", means, [frame.loc[frame["functional"], "site"].tolist() for frame in means])]
+    impacts = [each.impacts(scale) for each in both]
+    impacts = [frame.assign(impact=frame["impact"].where(frame["defined"])) for frame in impacts]
+    for concept in [c for c in atlas.concepts if c in other.concepts]:
+        parts = [frame[frame["concept"] == concept] for frame in impacts]
+        if all(part["defined"].any() for part in parts):
+            lines.append(row(concept, parts, [each.own_layers(concept, scale) for each in both]))
+    return pd.DataFrame(lines)
