@@ -58,6 +58,11 @@ def write_whole(file: Path, write: Callable[[Path], Any]) -> None:
         part.unlink(missing_ok=True)
 
 
+def write_json(file: Path, value: Any) -> None:
+    """Write a value as JSON, one line for each of its parts, whole or not at all."""
+    write_whole(file, lambda part: part.write_text(json.dumps(value, indent=1, default=plain) + "\n"))
+
+
 def save_array(file: Path, values: Any) -> None:
     """np.save under exactly this name: given a path, it would add a suffix."""
     with open(file, "wb") as handle:
@@ -129,7 +134,7 @@ def check_settings(folder: Path, settings: dict[str, Any]) -> None:
         check_same(f"{folder} holds a sweep", stored, settings, "choose another folder, or delete it")
         return
     folder.mkdir(parents=True, exist_ok=True)
-    write_whole(file, lambda path: path.write_text(json.dumps(settings, indent=1, default=plain) + "\n"))
+    write_json(file, settings)
 
 
 def _short(value: Any) -> str:

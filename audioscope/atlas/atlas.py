@@ -19,7 +19,7 @@ from audioscope.audio import Clip, show_clips
 from audioscope.errors import UnknownName
 from audioscope.sites import Site
 from audioscope.stats import mean_of_ratios, mean_of_ratios_random_concepts, ratio_of_means
-from audioscope.store import plain, write_whole
+from audioscope.store import write_json, write_whole
 from audioscope.views import view
 
 Scale = Literal["raw", "clipped", "probability"]
@@ -117,7 +117,7 @@ class Atlas:
     def _on_scale(self, scale: Scale) -> pd.DataFrame:
         if scale == "clipped":
             return self._scores.clip(-self.settings["calibrated"], self.settings["calibrated"])
-        return self._scores if scale == "raw" else pd.DataFrame(expit(self._scores), self._scores.index, self._scores.columns)
+        return self._scores if scale == "raw" else expit(self._scores)
 
     def bounded(self, scale: Scale | None) -> bool:
         """Whether scores on a scale saturate, which hides shifts; see `audioscope.stats.ratio_of_means`."""
@@ -329,9 +329,7 @@ class Atlas:
         categories = ("model", "concept", "row", "site", "scored", "clip", "clean_prompt", "corrupted_prompt")
         table = table.astype(dict.fromkeys(categories, "category") | {"layer": "int16", "pair": "int16", "seed": "int64"})
         write_whole(folder / "atlas.parquet", lambda path: table.to_parquet(path, compression="zstd"))
-        write_whole(
-            folder / "atlas.json", lambda path: path.write_text(json.dumps(self.settings, indent=1, default=plain) + "\n")
-        )
+        write_json(folder / "atlas.json", self.settings)
         return folder
 
     @classmethod

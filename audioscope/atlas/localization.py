@@ -5,8 +5,9 @@ from __future__ import annotations
 import tempfile
 import time
 import warnings
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, replace
+from functools import partial
 from itertools import count as count_up
 from pathlib import Path
 from typing import Any, Literal, Unpack
@@ -202,20 +203,12 @@ def localize(
     folder = Path(out).expanduser() if out is not None else Path(tempfile.mkdtemp(prefix="audioscope-atlas-"))
     settings = sweep.settings(clips)
     groups = {c.name: {"group": c.group, "changes": sorted(c.changes)} for c in sweep.concepts}
-    metadata = {
-        **settings,
-        "concepts": [c.name for c in sweep.concepts],
-        "groups": groups,
-        "seeds": seeds,
-        "until_stable": until_stable,
-    }
-
-    def work(unit: dict[str, Any]) -> pd.DataFrame:
-        return _do_unit(sweep, unit, folder if clips else None)
+    more = {"concepts": list(groups), "groups": groups, "seeds": seeds, "until_stable": until_stable}
+    work = partial(_do_unit, sweep, folder if clips else None)
 
     def atlas_of(count: int, desc: str) -> Atlas:
         table = run_units(folder, settings, sweep.units(count), work, progress, desc)
-        return Atlas(table, {**metadata, "pairs": count}, folder)
+        return Atlas(table, {**settings, **more, "pairs": count}, folder)
 
     if until_stable is None:
         atlas = atlas_of(pairs, "atlas")
@@ -224,9 +217,8 @@ def localize(
         for count in range(1, pairs + 1):
             atlas = atlas_of(count, f"atlas, pair {count} of at most {pairs}")
             rounds.append(atlas.functional)
-            if rounds[-1] and rounds[-until_stable - 1 :] == [rounds[-1]] * (
-                until_stable + 1
-            ):  # an empty set may be for lack of pairs
+            # an empty set may be for lack of pairs
+            if rounds[-1] and rounds[-until_stable - 1 :] == [rounds[-1]] * (until_stable + 1):
                 break
     atlas.save(folder)
     return atlas
@@ -322,23 +314,23 @@ def _duration(hours: float) -> str:
     return f"{hours:.1f} h" if hours >= 1 else f"{hours * 60:.0f} min" if hours * 60 >= 1 else f"{hours * 3600:.0f} s"
 
 
-def _do_unit(sweep: _Sweep, unit: dict[str, Any], folder: Path | None) -> pd.DataFrame:
+def _do_unit(sweep: _Sweep, folder: Path | None, unit: dict[str, Any]) -> pd.DataFrame:
     """All rows of one pair and seed in one batch: a table with one line per row and scored concept."""
     model = sweep.model
     audio, finite = sweep.sound(unit)
     failed = ~finite
-    rate = model.rate
     scorers = {"score": sweep.scorer, **{score_column(s.name): s for s in sweep.also}}
-    scores = {name: scorer(audio, rate).astype("float32") for name, scorer in scorers.items()}
+    scores = {name: scorer(audio, model.rate).astype("float32") for name, scorer in scorers.items()}
     for table in scores.values():
         table[failed.numpy()] = np.nan
     lines = []
-    for i, (row, site, layer) in enumerate(_labels(sweep.sites)):
+    labels = [("clean", "", -1), ("corrupted", "", -1), *(("patched", s.path, s.layer) for s in sweep.sites)]
+    for i, (row, site, layer) in enumerate(labels):
         file = ""
         if folder is not None and not failed[i]:
             name = row if row != "patched" else site.replace("/", "_")
             file = f"clips/{safe_name(unit['concept'])}/{unit['pair']:03d}-{content_hash(unit)[:8]}/{name}.flac"
-            Clip(audio[i].numpy(), rate).save(folder / file)
+            Clip(audio[i].numpy(), model.rate).save(folder / file)
         lines.append({"row": row, "site": site, "layer": layer, "clip": file, "failed": bool(failed[i])})
     rows = pd.DataFrame(lines)
     parts = [
@@ -349,7 +341,3 @@ def _do_unit(sweep: _Sweep, unit: dict[str, Any], folder: Path | None) -> pd.Dat
     metadata = {"model": model.name, "concept": unit["concept"], "pair": unit["pair"], "seed": unit["seed"],
              "clean_prompt": unit["clean"], "corrupted_prompt": unit["corrupted"]}  # fmt: skip
     return frame.assign(**metadata)
-
-
-def _labels(sites: Sequence[Site]) -> list[tuple[str, str, int]]:
-    return [("clean", "", -1), ("corrupted", "", -1), *(("patched", s.path, s.layer) for s in sites)]

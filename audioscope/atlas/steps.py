@@ -102,7 +102,7 @@ def step_impacts(table: pd.DataFrame, scale: Scale = "raw", score: str = "score"
     if scale == "clipped":
         values = values.clip(-end, end)
     elif scale == "probability":
-        values = pd.Series(expit(values), values.index)
+        values = expit(values)
     cell = table["row"].astype(object).where(table["row"] != "patched", table["step"])
     wide = table.assign(value=values, cell=cell).pivot(index=["concept", "pair", "seed"], columns="cell", values="value")
     levels = table[table["row"] == "patched"].drop_duplicates("step").sort_values("step")

@@ -38,6 +38,5 @@ def share_of_noise(place: int, log_snr: np.ndarray) -> tuple[int, int]:
 
 def window_of(settings: Mapping[str, Any]) -> tuple[int, int] | None:
     """The half-open window of steps in which an atlas's sweep patched; None is all steps."""
-    if settings.get("window") is not None:
-        return settings["window"][0], settings["window"][1]
-    return None
+    window = settings.get("window")
+    return None if window is None else (window[0], window[1])

@@ -14,43 +14,12 @@ from scipy.stats import binomtest, wilcoxon
 from audioscope.concepts import Concept, choose, shipped_concepts
 from audioscope.model import Model
 from audioscope.stats import holm, mean_with_interval, sign_test
-from audioscope.steer.cells import (
-    ALL,
-    ANY_RANDOM_LAYERS,
-    CAA_TUNED,
-    CAA_UNTUNED,
-    FIXED_DIRECTION,
-    NATURAL,
-    OWN,
-    RANDOM_DIRECTION,
-    RANDOM_FEATURES,
-    REWRITTEN,
-    SAE_TUNED,
-    SAE_UNTUNED,
-    SHARED,
-    SHUFFLED_LABELS,
-)
+from audioscope.steer.cells import FEATURE_PAIRS, PAIRS
 from audioscope.steer.methods import SteeringMethod
 from audioscope.steer.results import FLOOR, SURE, SteeringSweep
 from audioscope.steer.sweeps import steering_sweep
 from audioscope.steer.vectors import SteeringVector
 from audioscope.store import write_whole
-
-PAIRS = tuple(  # the question for every axis: is the first better than the second at equal preservation?
-    (str(one), str(other))
-    for one, other in (
-        (OWN, ALL), (SHARED, ALL), (OWN, ANY_RANDOM_LAYERS), (ALL, ANY_RANDOM_LAYERS), (NATURAL, ALL), (OWN, NATURAL),
-        (OWN, RANDOM_DIRECTION), (ALL, RANDOM_DIRECTION), (ANY_RANDOM_LAYERS, RANDOM_DIRECTION), (OWN, FIXED_DIRECTION),
-        (OWN, SHUFFLED_LABELS), (OWN, REWRITTEN), (ALL, REWRITTEN), (NATURAL, REWRITTEN),
-    )
-)  # fmt: skip
-FEATURE_PAIRS = tuple(  # and for features, with each method tuned on the selection split, or as in the paper
-    (str(one), str(other))
-    for one, other in (
-        (SAE_TUNED, CAA_TUNED), (SAE_UNTUNED, CAA_UNTUNED), (SAE_TUNED, RANDOM_FEATURES), (CAA_TUNED, RANDOM_FEATURES),
-        (SAE_TUNED, SAE_UNTUNED), (CAA_TUNED, CAA_UNTUNED), (SAE_TUNED, REWRITTEN), (CAA_TUNED, REWRITTEN),
-    )
-)  # fmt: skip
 
 
 def axes() -> list[str]:

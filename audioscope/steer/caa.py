@@ -101,9 +101,8 @@ def caa(
     """
     model.check_unsteered("a vector")
     chosen = choose(concept)[0]
-    bare = not chosen.opposite and not any(
-        pair.neutral or pair.split for pair in chosen.pairs
-    )  # two prompts per pair, and nothing else is known
+    # bare: two prompts per pair, and nothing else is known
+    bare = not chosen.opposite and not any(pair.neutral or pair.split for pair in chosen.pairs)
     against = against or ("opposite" if chosen.opposite or bare else "neutral")
     if against not in ("opposite", "neutral"):
         raise ValueError(f"against is {against!r}, expected 'opposite' or 'neutral'.")

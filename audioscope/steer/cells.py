@@ -56,6 +56,22 @@ CELLS = {
     )
 }  # fmt: skip
 
+PAIRS = tuple(  # the question for every axis: is the first better than the second at equal preservation?
+    (str(one), str(other))
+    for one, other in (
+        (OWN, ALL), (SHARED, ALL), (OWN, ANY_RANDOM_LAYERS), (ALL, ANY_RANDOM_LAYERS), (NATURAL, ALL), (OWN, NATURAL),
+        (OWN, RANDOM_DIRECTION), (ALL, RANDOM_DIRECTION), (ANY_RANDOM_LAYERS, RANDOM_DIRECTION), (OWN, FIXED_DIRECTION),
+        (OWN, SHUFFLED_LABELS), (OWN, REWRITTEN), (ALL, REWRITTEN), (NATURAL, REWRITTEN),
+    )
+)  # fmt: skip
+FEATURE_PAIRS = tuple(  # and for features, with each method tuned on the selection split, or as in the paper
+    (str(one), str(other))
+    for one, other in (
+        (SAE_TUNED, CAA_TUNED), (SAE_UNTUNED, CAA_UNTUNED), (SAE_TUNED, RANDOM_FEATURES), (CAA_TUNED, RANDOM_FEATURES),
+        (SAE_TUNED, SAE_UNTUNED), (CAA_TUNED, CAA_UNTUNED), (SAE_TUNED, REWRITTEN), (CAA_TUNED, REWRITTEN),
+    )
+)  # fmt: skip
+
 
 def label_of(name: str) -> str:
     """The label of a cell on pages; a user's own cell keeps its name."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -20,7 +21,7 @@ from audioscope.errors import UnknownName
 from audioscope.stats import chance_of, interval, pseudo_values
 from audioscope.steer.cells import REWRITTEN
 from audioscope.steer.curves import smoothness, steering_auc, within
-from audioscope.store import plain, write_whole
+from audioscope.store import write_json, write_whole
 from audioscope.views import view
 
 if TYPE_CHECKING:
@@ -148,18 +149,10 @@ class SteeringSweep:
 
         Raises ValueError for a name that is neither.
         """
-        found = [
-            cell
-            for cell in self.cells
-            if cell == name or (cell.startswith(f"{name} ") and cell.removeprefix(f"{name} ").isdigit())
-        ]
+        found = [cell for cell in self.cells if re.fullmatch(rf"{re.escape(name)}( \d+)?", cell)]
         if not found:
             raise ValueError(f"No cell {name!r} in this sweep. There are: {', '.join(self.cells)}.")
         return found
-
-    @property
-    def _reference(self) -> list[str]:
-        return [str(REWRITTEN)] if str(REWRITTEN) in self.cells else self.cells
 
     def points(self, table: pd.DataFrame | None = None) -> pd.DataFrame:
         """Mean distance and score by cell and strength, averaged first over each prompt's seeds, then over prompts."""
@@ -175,18 +168,11 @@ class SteeringSweep:
         """
         base = self.table[self.table["strength"] == 0].drop_duplicates(["prompt", "seed"]).set_index(["prompt", "seed"])["level"]
         before = base.reindex(pd.MultiIndex.from_frame(self.table[["prompt", "seed"]])).to_numpy()
-        off = (
-            self.table["failed"]
-            | self.table["silent"].astype(bool)
-            | (self.table["clipped"] > 0.01)
-            | ((self.table["level"] - before).abs() > 6)
-        )
+        loud = (self.table["clipped"] > 0.01) | ((self.table["level"] - before).abs() > 6)
+        off = self.table["failed"] | self.table["silent"].astype(bool) | loud
         names = ["score", "distance", "chroma", "beat", "tempo", "onsets", "mode", "register", "centroid", "off"]
-        each = (
-            self.table.assign(off=off.astype(float))
-            .groupby(["cell", "method", "sites", "strength", "prompt"], sort=False)[names]
-            .mean()
-        )
+        by = ["cell", "method", "sites", "strength", "prompt"]
+        each = self.table.assign(off=off.astype(float)).groupby(by, sort=False)[names].mean()
         grouped = each.groupby(level=["cell", "method", "sites", "strength"], sort=False)
         curve = grouped.mean()
         bounds = [interval(values.to_numpy()) for _, values in grouped["score"]]
@@ -212,7 +198,8 @@ class SteeringSweep:
     def _aucs(self, table: pd.DataFrame) -> pd.DataFrame:
         if table.empty:
             raise ValueError("The table of this sweep is empty: there is nothing to summarize.")
-        return steering_auc(self.points(table).assign(concept=self.concept), self._reference).set_index("cell")
+        reference = [str(REWRITTEN)] if str(REWRITTEN) in self.cells else self.cells
+        return steering_auc(self.points(table).assign(concept=self.concept), reference).set_index("cell")
 
     def summary(self) -> pd.DataFrame:
         """One row per cell: the AUC with its interval, and how certain, monotonic, smooth and specific the steering is.
@@ -282,12 +269,8 @@ class SteeringSweep:
     def _specificity(self, name: str, points: pd.DataFrame, cutoffs: dict[int, float]) -> float:
         groups = shipped_groups()
         group = self.settings["group"] or groups.get(self.concept, "")
-        scored = [c for c in self.table.columns if c.startswith("scored ")]
-        others = [
-            c
-            for c in scored
-            if c[7:] not in (self.concept, self.settings["opposite"]) and (not group or groups.get(c[7:]) != group)
-        ]
+        scored = [c.removeprefix("scored ") for c in self.table.columns if c.startswith("scored ")]
+        others = [f"scored {c}" for c in scored if c not in self.ends and (not group or groups.get(c) != group)]
         means = self.table[self.table["cell"] == name].groupby("strength")[["score", *others]].mean()
         found = []
         for side, cutoff in cutoffs.items():
@@ -344,9 +327,7 @@ class SteeringSweep:
         folder = Path(folder).expanduser()
         folder.mkdir(parents=True, exist_ok=True)
         write_whole(folder / "clips.parquet", lambda path: self.table.to_parquet(path, compression="zstd"))
-        write_whole(
-            folder / "steering.json", lambda path: path.write_text(json.dumps(self.settings, indent=1, default=plain) + "\n")
-        )
+        write_json(folder / "steering.json", self.settings)
         return folder
 
     @classmethod
@@ -367,13 +348,8 @@ class SteeringSweep:
             for r in rows.itertuples()
         ]
         axis = f"{self.concept} / {self.settings['opposite']}" if self.settings["opposite"] else self.concept
-        return "\n".join(
-            [
-                f"SteeringSweep({axis}, {self.settings['model']}: {rows['prompts'].iloc[0]} prompts x "
-                f"{rows['seeds'].iloc[0]} seeds)",
-                *lines,
-            ]
-        )
+        size = f"{rows['prompts'].iloc[0]} prompts x {rows['seeds'].iloc[0]} seeds"
+        return "\n".join([f"SteeringSweep({axis}, {self.settings['model']}: {size})", *lines])
 
 
 @dataclass(frozen=True)

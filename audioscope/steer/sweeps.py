@@ -49,18 +49,6 @@ class _Bench:
     run: Sampling
     batch_size: int
 
-    def check(self) -> None:
-        for each in (self.scorer, self.price):
-            each.check(self.model)
-        for name in self.ends:
-            if name not in self.scorer.concepts:
-                raise ValueError(f"The {self.scorer.name} cannot score {name!r}: it knows {', '.join(self.scorer.concepts)}.")
-        if not hasattr(self.price, "layers"):
-            raise ValueError(
-                f"The scorer {self.price.name!r} has no layers(), from which the distance to the unsteered clip is computed: "
-                "pass another scorer as price=."
-            )
-
     @property
     def ends(self) -> list[str]:
         return [name for name in (self.concept.name, self.concept.opposite) if name]
@@ -120,7 +108,16 @@ def _bench(
         scorer, price = listener_scorer("judge"), price or listener_scorer()
     scorer = default_scorer(model) if scorer is None else completed(scorer)
     bench = _Bench(model, chosen, scorer, scorer if price is None else completed(price), model.sampling(**sampling), batch_size)
-    bench.check()
+    for each in (scorer, bench.price):
+        each.check(model)
+    for name in bench.ends:
+        if name not in scorer.concepts:
+            raise ValueError(f"The {scorer.name} cannot score {name!r}: it knows {', '.join(scorer.concepts)}.")
+    if not hasattr(bench.price, "layers"):
+        raise ValueError(
+            f"The scorer {bench.price.name!r} has no layers(), from which the distance to the unsteered clip is computed: "
+            "pass another scorer as price=."
+        )
     return bench
 
 
@@ -159,25 +156,10 @@ def calibrate(
     tried_methods = list(methods)
     if str(REWRITTEN) not in [method.cell for method in methods]:
         tried_methods.append(prompt_switch_method(bench.run["steps"]))
-    strengths = {
-        method.cell: [
-            side * s for side in sides for s in (sorted(grid) if method.largest is None else [method.largest * t for t in TRIED])
-        ]
-        for method in tried_methods
-    }
-    trial = _run(
-        bench,
-        tried_methods,
-        strengths,
-        bench.pairs(split, prompts, without),
-        1,
-        split,
-        out,
-        False,
-        False,
-        progress,
-        "calibrating",
-    )
+    sizes = {m.cell: sorted(grid) if m.largest is None else [m.largest * share for share in TRIED] for m in tried_methods}
+    strengths = {cell: [side * size for side in sides for size in each] for cell, each in sizes.items()}
+    pairs = bench.pairs(split, prompts, without)
+    trial = _run(bench, tried_methods, strengths, pairs, 1, split, out, progress, trial=True)
     distance = trial.points().set_index(["cell", "strength"])["distance"]
     lines = []
     for side in sides:
@@ -284,14 +266,14 @@ def steering_sweep(
     by_cell = dict(strengths) if isinstance(strengths, Mapping) else dict.fromkeys(names, strengths)
     if set(by_cell) != set(names):
         raise ValueError(f"strengths names {sorted(by_cell)}, but the methods are {names}.")
-    return _run(bench, methods, by_cell, pairs, seeds, split, folder, clips, True, progress, "steering")
+    return _run(bench, methods, by_cell, pairs, seeds, split, folder, progress, clips)
 
 
 def _run(
     bench: _Bench, methods: Sequence[SteeringMethod], strengths: Mapping[str, Sequence[float]], pairs: Sequence[Pair], seeds: int, split: str,
-    out: str | Path | None, clips: bool, measured: bool, progress: bool, desc: str,
+    out: str | Path | None, progress: bool, clips: bool = False, trial: bool = False,
 ) -> SteeringSweep:  # fmt: skip
-    """Run a sweep with everything chosen. measured: also measure tempo, key and so on, which takes a third of the time."""
+    """Run a sweep with everything chosen. trial: without tempo, key and so on, which take a third of the time."""
     chosen = bench.concept
     names = [method.cell for method in methods]
     if len(set(names)) < len(names):
@@ -307,9 +289,8 @@ def _run(
             raise ValueError(
                 f"Strength {strength:g} of {method.cell!r} is out of range: expected at most {method.largest:g} in magnitude."
             )
-    if not chosen.opposite and any(
-        strength < 0 and method.name in (REWRITTEN.method, TEXT_BLEND) for method, strength in variants
-    ):
+    rewrites = (REWRITTEN.method, TEXT_BLEND)
+    if not chosen.opposite and any(strength < 0 and method.name in rewrites for method, strength in variants):
         raise ValueError(f"{chosen.name!r} has no opposite, so a prompt cannot be rewritten to it: use strengths above 0.")
     settings = {
         "model": bench.model.name, "fingerprint": bench.model.fingerprint, "concept": chosen.name, "opposite": chosen.opposite, "split": split,
@@ -327,9 +308,9 @@ def _run(
     folder = Path(out).expanduser() if out is not None else Path(tempfile.mkdtemp(prefix="audioscope-steer-"))
 
     def work(unit: dict[str, Any]) -> pd.DataFrame:
-        return _do_unit(bench, unit, by_number[unit["prompt"]], variants, folder if clips else None, measured)
+        return _do_unit(bench, unit, by_number[unit["prompt"]], variants, folder if clips else None, trial)
 
-    table = run_units(folder, settings, units, work, progress, f"{desc} {chosen.name}")
+    table = run_units(folder, settings, units, work, progress, f"{'calibrating' if trial else 'steering'} {chosen.name}")
     result = SteeringSweep(table, settings, folder)
     result.save(folder)
     return result
@@ -341,14 +322,14 @@ def _do_unit(
     pair: Pair,
     variants: list[tuple[SteeringMethod, float]],
     folder: Path | None,
-    measured: bool,
+    trial: bool,
 ) -> pd.DataFrame:
     """All methods and strengths of one prompt and seed: one row per method and strength, the unsteered clip once per method."""
     rows = [Row(pair.neutral, unit["seed"])]
     rows += [Row(pair.neutral, unit["seed"], method.on(pair, strength, unit["seed"])) for method, strength in variants]
     audio, finite = bench.sound(rows)
     found = bench.heard(audio, finite)
-    if measured:
+    if not trial:
         found = _measured(audio, finite, bench.model.rate).join(found)
     found["failed"], found["clip"] = ~finite, ""
     labels = [("", "", 0.0)] + [(method.name, method.sites, strength) for method, strength in variants]

@@ -18,7 +18,7 @@ from torch import Tensor
 
 from audioscope.edits import Branch, Edit, Here, Which, check_seconds, within
 from audioscope.sites import Site, Sites
-from audioscope.store import plain, write_whole
+from audioscope.store import write_json, write_whole
 
 FORMAT = 1  # version of the file format
 Mode = Literal["add", "keep_norm", "project_out"]
@@ -225,10 +225,8 @@ class SteeringVector:
         file.parent.mkdir(parents=True, exist_ok=True)
         tensors = {"sigmas": self.sigmas.contiguous()}
         for path in self.paths:
-            tensors[f"{path}/directions"], tensors[f"{path}/norms"] = (
-                self.directions[path].contiguous(),
-                self.norms[path].contiguous(),
-            )
+            tensors[f"{path}/directions"] = self.directions[path].contiguous()
+            tensors[f"{path}/norms"] = self.norms[path].contiguous()
         about = {
             "format": FORMAT,
             "model": self.model,
@@ -237,7 +235,7 @@ class SteeringVector:
             "metadata": dict(self.metadata),
         }
         numbers, rest = file.with_suffix(".safetensors"), file.with_suffix(".json")
-        write_whole(rest, lambda part: part.write_text(json.dumps(about, indent=1, default=plain) + "\n"))
+        write_json(rest, about)
         write_whole(numbers, lambda part: safetensors.torch.save_file(tensors, part))
         return numbers
 
