@@ -171,10 +171,8 @@ def load_concepts(source: str | Path | pd.DataFrame | Mapping[str, Pairs] | Pair
         wrong = next((row[1:] for row in rows if len(row) not in (3, 4)), None)
         if wrong is not None:
             raise ValueError(f"A pair is {wrong!r}, expected (clean, corrupted) or (clean, corrupted, neutral).")
-        source = pd.DataFrame(
-            [(*row, *[""] * (4 - len(row))) for row in rows], columns=["concept", "clean", "corrupted", "neutral"]
-        )
-        source["split"] = ""
+        columns = ["concept", "clean", "corrupted", "neutral", "split"]
+        source = pd.DataFrame([(*row, *[""] * (5 - len(row))) for row in rows], columns=columns)
     table = source if isinstance(source, pd.DataFrame) else pd.read_csv(source)
     missing = {"concept", "clean", "corrupted"} - set(table.columns)
     if missing:
@@ -211,9 +209,7 @@ def choose(which: Concepts) -> list[Concept]:
     shipped = shipped_concepts()
     if which is None:
         return list(shipped.values())
-    if isinstance(which, pd.DataFrame | Path) or (isinstance(which, str) and which.endswith(".csv")):
-        return list(load_concepts(which).values())
-    if isinstance(which, Mapping):
+    if isinstance(which, pd.DataFrame | Path | Mapping) or (isinstance(which, str) and which.endswith(".csv")):
         return list(load_concepts(which).values())
     items = [which] if isinstance(which, str | Concept) else list(which)
     if items and all(isinstance(item, tuple | list) for item in items):

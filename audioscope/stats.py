@@ -46,17 +46,16 @@ def sign_test(differences: ArrayLike) -> tuple[int, int, float]:
     return ups, downs, float(binomtest(ups, ups + downs).pvalue) if ups + downs else 1.0
 
 
-def mean_with_interval(values: ArrayLike, level: float = 0.95) -> tuple[float, float, float]:
+def mean_with_interval(values: ArrayLike) -> tuple[float, float, float]:
     """The mean and its interval by Student's t, with the values as independent units: (mean, low, high).
 
     values: [n]; NaN does not count. With one value, the interval is unknown (NaN); with none, so is the mean.
     """
     known = np.asarray(values, float)
     known = known[~np.isnan(known)]
-    if not len(known):
-        return np.nan, np.nan, np.nan
-    low, high = interval(known, level=level) if len(known) > 1 else (np.nan, np.nan)
-    return float(known.mean()), low, high
+    if len(known) < 2:
+        return (float(known[0]) if len(known) else np.nan), np.nan, np.nan
+    return float(known.mean()), *interval(known)
 
 
 # The weight of each pseudo-pair, in pairs. A clipped score or a probability hides most shifts, so pairs that all stay at 0 say
@@ -99,7 +98,7 @@ def _moments(a: np.ndarray, b: np.ndarray, weight: float) -> tuple[float, float,
     return float(means[0]), float(means[1]), (weights * rest) @ rest.T / (size - 1) / size, float(size - 1)
 
 
-def ratio_of_means(numerators: np.ndarray, denominators: np.ndarray, level: float = 0.95, bounded: bool = False) -> Ratio:
+def ratio_of_means(numerators: np.ndarray, denominators: np.ndarray, bounded: bool = False) -> Ratio:
     """mean(numerators) / mean(denominators) with Fieller's interval from the pairs and two pseudo-pairs; pairs are the units.
 
     Both are float [pairs]; a pair with NaN in either is left out. bounded: whether the scores saturate (probabilities, clipped
@@ -116,11 +115,11 @@ def ratio_of_means(numerators: np.ndarray, denominators: np.ndarray, level: floa
         top, bottom = (float(a[0]), float(b[0])) if n else (np.nan, np.nan)
         return Ratio(np.nan, np.nan, np.nan, top, bottom, np.nan, np.nan, n, False)
     top, bottom = float(a.mean()), float(b.mean())
-    half = float(stats.t.ppf(0.5 + level / 2, n - 1) * b.std(ddof=1) / np.sqrt(n))
+    half = float(stats.t.ppf(0.975, n - 1) * b.std(ddof=1) / np.sqrt(n))
     if not bottom > max(half, 0.0):
         return Ratio(np.nan, np.nan, np.nan, top, bottom, bottom - half, bottom + half, n, False)
     mean_a, mean_b, ((saa, sab), (_, sbb)), freedom = _moments(a, b, BOUNDED if bounded else UNBOUNDED)
-    t = stats.t.ppf(0.5 + level / 2, freedom)
+    t = stats.t.ppf(0.975, freedom)
     g = t**2 * sbb / mean_b**2  # below 1: the pseudo-pairs add nothing to the denominator's spread
     ratio = mean_a / mean_b
     center = (ratio - t**2 * sab / mean_b**2) / (1 - g)
@@ -130,7 +129,7 @@ def ratio_of_means(numerators: np.ndarray, denominators: np.ndarray, level: floa
 
 
 def mean_of_ratios(
-    numerators: Sequence[np.ndarray], denominators: Sequence[np.ndarray], level: float = 0.95, bounded: bool = False
+    numerators: Sequence[np.ndarray], denominators: Sequence[np.ndarray], bounded: bool = False
 ) -> tuple[float, float, float]:
     """Mean over concepts of their ratios of means, with an interval (value, low, high); concepts are fixed, pairs are units.
 
@@ -151,13 +150,13 @@ def mean_of_ratios(
         centers.append(ratio)
         spreads.append(spread)
         parts.append(spread**2 / freedom)
-    half = stats.t.ppf(0.5 + level / 2, max(sum(spreads) ** 2 / sum(parts), 1.0)) * np.sqrt(sum(spreads)) / len(values)
+    half = stats.t.ppf(0.975, max(sum(spreads) ** 2 / sum(parts), 1.0)) * np.sqrt(sum(spreads)) / len(values)
     center = np.mean(centers)
     return float(np.mean(values)), float(center - half), float(center + half)
 
 
 def mean_of_ratios_random_concepts(
-    numerators: Sequence[np.ndarray], denominators: Sequence[np.ndarray], level: float = 0.95
+    numerators: Sequence[np.ndarray], denominators: Sequence[np.ndarray]
 ) -> tuple[float, float, float]:
     """Mean over concepts of their ratios of means, with an interval (value, low, high) for random concepts and random pairs.
 
@@ -172,7 +171,7 @@ def mean_of_ratios_random_concepts(
     weights = np.append(np.ones(len(values)), [CONCEPTS, CONCEPTS])
     points, size = np.append(values, [0.0, 1.0]), weights.sum()
     center = weights @ points / size
-    half = stats.t.ppf(0.5 + level / 2, size - 1) * np.sqrt(weights @ (points - center) ** 2 / (size - 1) / size)
+    half = stats.t.ppf(0.975, size - 1) * np.sqrt(weights @ (points - center) ** 2 / (size - 1) / size)
     return float(values.mean()), float(center - half), float(center + half)
 
 
@@ -202,7 +201,7 @@ def pseudo_values(table: pd.DataFrame, statistic: Callable[[pd.DataFrame], pd.Se
     return pd.DataFrame(rows).T
 
 
-def interval(values: np.ndarray, center: float | None = None, level: float = 0.95) -> tuple[float, float]:
+def interval(values: np.ndarray, center: float | None = None) -> tuple[float, float]:
     """Student's t-interval from independent values, around their mean or a given center; infinite for fewer than two.
 
     For pseudo-values, the center is the statistic itself: their mean also carries the jackknife's correction of bias, which
@@ -212,7 +211,7 @@ def interval(values: np.ndarray, center: float | None = None, level: float = 0.9
     values = values[np.isfinite(values)]
     if len(values) < 2:
         return -np.inf, np.inf
-    half = stats.t.ppf(0.5 + level / 2, len(values) - 1) * values.std(ddof=1) / len(values) ** 0.5
+    half = stats.t.ppf(0.975, len(values) - 1) * values.std(ddof=1) / len(values) ** 0.5
     middle = values.mean() if center is None else center
     return float(middle - half), float(middle + half)
 
@@ -240,12 +239,12 @@ def cohens_d(with_: np.ndarray, without: np.ndarray) -> np.ndarray:
     return (with_.mean(0) - without.mean(0)) / np.maximum(spread, TINY)
 
 
-def auroc_interval(value: float, n: int, m: int, level: float = 0.95) -> tuple[float, float]:
+def auroc_interval(value: float, n: int, m: int) -> tuple[float, float]:
     """The interval of an AUROC from n values with a concept and m without: the true values from which it is not too far.
 
     Newcombe's method 5 (2006), which has a width even at 0 and 1, where a bootstrap has none.
     """
-    z, half = norm.ppf(0.5 + level / 2), (n + m) / 2 - 1
+    z, half = norm.ppf(0.975), (n + m) / 2 - 1
 
     def too_far(theta: float) -> float:
         variance = theta * (1 - theta) * (1 + half * ((1 - theta) / (2 - theta) + theta / (1 + theta))) / (n * m)

@@ -6,6 +6,7 @@ import errno
 import hashlib
 import json
 import os
+import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -118,6 +119,11 @@ def seed_of(concept: str, pair: int, number: int) -> int:
 def safe_name(name: str) -> str:
     """A name made safe for use in a file name."""
     return "".join(c if c.isalnum() or c in "-_" else "_" for c in name)
+
+
+def results_folder(out: str | Path | None, kind: str) -> Path:
+    """The folder that a sweep was told to use, or a new temporary one."""
+    return Path(tempfile.mkdtemp(prefix=f"audioscope-{kind}-")) if out is None else Path(out).expanduser()
 
 
 def check_settings(folder: Path, settings: dict[str, Any]) -> None:

@@ -86,10 +86,14 @@ def _cells(impacts: pd.DataFrame, narrow: bool) -> pd.DataFrame:
     values = impacts.impact.where(impacts.defined)
     bare, coarse = impacts.low.isna().all(), impacts.get("coarse", pd.Series(False, index=impacts.index))
     clear = (impacts.low > impacts.control) | (impacts.high < -impacts.control)
+    denominator = ["denominator", "denominator_low", "denominator_high"]
     unknown = "not published" if bare else "undefined"
     undefined = "undefined: the interval of the denominator contains 0"
     share = impacts.get("censored", pd.Series(0.0, index=impacts.index)).fillna(0.0)
     censored = impacts.defined & (share > CENSORED)
+    said = pd.Series([reading(*row) for row in zip(values, impacts.low, impacts.high, strict=True)])
+    together = pd.Series(np.where(coarse, " (several layers measured together)", ""))
+    unseen = pd.Series([CENSORED_SAID.format(part) if part > CENSORED else "" for part in share])
     digits = [f"{value:z.2f}".replace("-", "−") for value in values]
     places = orders(impacts).set_index("concept").reindex(impacts.concept)
     groups = impacts.group.fillna("")
@@ -111,25 +115,10 @@ def _cells(impacts: pd.DataFrame, narrow: bool) -> pd.DataFrame:
             "clear": impacts.defined
             & ~censored
             & ((values.abs() >= THRESHOLD / impacts.site.nunique()) & ~coarse if bare else clear),
-            "reading": [
-                (
-                    reading(*row)
-                    + (" (several layers measured together)" if together else "")
-                    + (CENSORED_SAID.format(part) if hidden else "")
-                )
-                if ok
-                else undefined
-                for ok, together, hidden, part, *row in zip(
-                    impacts.defined, coarse, censored, share, values, impacts.low, impacts.high, strict=True
-                )
-            ],
+            "reading": (said + together + unseen).where(impacts.defined, undefined),
             "numerator": [unknown if bare else reading(value, float("nan"), float("nan")) for value in impacts.numerator],
-            "denominator": [
-                reading(*row) for row in zip(impacts.denominator, impacts.denominator_low, impacts.denominator_high, strict=True)
-            ],
-            "control": [
-                f"{value:.2f}" if ok and not bare else unknown for ok, value in zip(impacts.defined, impacts.control, strict=True)
-            ],
+            "denominator": [reading(*row) for row in impacts[denominator].itertuples(index=False)],
+            "control": impacts.control.map("{:.2f}".format).where(impacts.defined & (not bare), unknown),
             "pairs": impacts.pairs,
         }
     )
@@ -273,9 +262,8 @@ def _strip(means: pd.DataFrame, step: float, labels: bool = True, model: str = "
 def _runs(means: pd.DataFrame) -> pd.DataFrame:
     """The functional layers in runs of neighbors: the first, last and middle site, and the layers in words."""
     functional = means.reset_index(drop=True).query("functional")
-    sites = functional.groupby(
-        (np.diff(functional.index, prepend=-2) != 1).cumsum()
-    )  # by column: self- and cross-attention share layer numbers
+    # by column: self- and cross-attention share layer numbers
+    sites = functional.groupby((np.diff(functional.index, prepend=-2) != 1).cumsum())
     runs = sites.agg(first=("site", "first"), last=("site", "last"), middle=("site", lambda s: s.iloc[len(s) // 2]),
                      low=("layer", "min"), high=("layer", "max"))  # fmt: skip
     words = [str(a) if a == b else f"{a}–{b}" for a, b in zip(runs["low"], runs["high"], strict=True)]
@@ -393,15 +381,8 @@ def side_by_side(atlases: Mapping[str, Atlas], width: int = 220) -> alt.HConcatC
         leads = number == 0
         direction = atlas.settings.get("direction", "sufficient")
         descriptions.append(f"{name}: {_description(cells, means)}")
-        panels.append(
-            alt.vconcat(
-                _strip(means, step, leads, name),
-                _matrix(cells, means, step, direction, name, leads),
-                _foot(means, step, leads),
-                spacing=7,
-                bounds="flush",
-            )
-        )
+        strip, matrix = _strip(means, step, leads, name), _matrix(cells, means, step, direction, name, leads)
+        panels.append(alt.vconcat(strip, matrix, _foot(means, step, leads), spacing=7, bounds="flush"))
     return (
         alt.hconcat(*panels, spacing=46)
         .add_params(*_params(list(rows["group"].fillna("").unique())))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import tempfile
 import time
 import warnings
 from collections.abc import Iterable, Mapping
@@ -25,7 +24,7 @@ from audioscope.edits import PatchOutput, PatchText, Which
 from audioscope.model import Model
 from audioscope.scoring.scorers import Scorer, completed, default_scorer, second_opinions
 from audioscope.sites import Site
-from audioscope.store import content_hash, run_units, safe_name
+from audioscope.store import content_hash, results_folder, run_units, safe_name
 from audioscope.tracing import Row, Sampling, SamplingKeywords
 
 Patch = Literal["text", "output"]
@@ -200,7 +199,7 @@ def localize(
     sweep = checked_sweep(model, concepts, pairs, seeds, patch, direction, sites, split, scorer, also, batch_size, when, sampling)
     if until_stable is not None and not 1 <= until_stable < pairs:
         raise ValueError(f"until_stable is {until_stable}, expected 1 to {pairs - 1}, less than the {pairs} pairs.")
-    folder = Path(out).expanduser() if out is not None else Path(tempfile.mkdtemp(prefix="audioscope-atlas-"))
+    folder = results_folder(out, "atlas")
     settings = sweep.settings(clips)
     groups = {c.name: {"group": c.group, "changes": sorted(c.changes)} for c in sweep.concepts}
     more = {"concepts": list(groups), "groups": groups, "seeds": seeds, "until_stable": until_stable}

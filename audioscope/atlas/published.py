@@ -26,19 +26,13 @@ NAMES: dict[Published, str] = {  # what their tables call them
 }
 MEANS = "mean over 10 concepts"  # the one concept of an atlas of which only the layer means were published
 UNKNOWN = ("low", "high", "numerator", "denominator", "denominator_low", "denominator_high", "control", "pairs", "censored")
-STAGES = {"down": "down_blocks.", "mid": "mid_block", "up": "up_blocks."}
-WIDTHS = {
-    "ace": 2560,
-    "stableaudio": 1536,
-    "stable-audio-3-medium": 1536,
-    "down1": 256,
-    "down2": 384,
-    "down3": 640,
-    "mid": 640,
-    "up0": 640,
-    "up1": 384,
-    "up2": 256,
+PATHS = {  # of cross-attention in each block of a transformer, and its width
+    "ace": ("ace_step_transformer.transformer_blocks.{}.cross_attn", 2560),
+    "stableaudio": ("transformer.transformer_blocks.{}.attn2", 1536),
+    "stable-audio-3-medium": ("transformer.transformer_blocks.{}.cross_attn", 1536),
 }
+STAGES = {"down": "down_blocks.", "mid": "mid_block", "up": "up_blocks."}  # of AudioLDM2's U-Net
+WIDTHS = {"down1": 256, "down2": 384, "down3": 640, "mid": 640, "up0": 640, "up1": 384, "up2": 256}
 
 
 class PublishedAtlas(Atlas):
@@ -196,12 +190,9 @@ def _atlas(
 
 def _site(model: str, block: str, attn: int, layer: int) -> Site:
     """The site of a row: its path in the pipeline that was run."""
-    if model == "ace":
-        return Site(f"ace_step_transformer.transformer_blocks.{block[2:]}.cross_attn", "cross", layer, WIDTHS[model])
-    if model == "stableaudio":
-        return Site(f"transformer.transformer_blocks.{block[2:]}.attn2", "cross", layer, WIDTHS[model])
-    if model == "stable-audio-3-medium":
-        return Site(f"transformer.transformer_blocks.{block[2:]}.cross_attn", "cross", layer, WIDTHS[model])
+    if model in PATHS:
+        path, width = PATHS[model]
+        return Site(path.format(block[2:]), "cross", layer, width)
     match = re.fullmatch(r"(down|mid|up)(\d*)tf(\d+)", block)
     assert match, block
     stage, index, number = match.groups()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import tempfile
 from pathlib import Path
 from typing import Any, Unpack
 
@@ -16,7 +15,7 @@ from audioscope.edits import PatchText
 from audioscope.model import Model
 from audioscope.scoring.scorers import Scorer
 from audioscope.stats import mean_of_ratios, mean_of_ratios_random_concepts, ratio_of_means
-from audioscope.store import run_units
+from audioscope.store import results_folder, run_units
 from audioscope.tracing import Row, SamplingKeywords
 
 
@@ -70,7 +69,7 @@ def patch_steps(
             table[name] = scores[unit["concept"]].where(output.finite.numpy()).astype("float32")
         return table.assign(concept=unit["concept"], pair=unit["pair"], seed=seed, **ends)
 
-    folder = Path(out).expanduser() if out is not None else Path(tempfile.mkdtemp(prefix="audioscope-steps-"))
+    folder = results_folder(out, "steps")
     return run_units(folder, settings, sweep.units(pairs), work, progress, "steps")
 
 

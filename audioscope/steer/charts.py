@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
+from typing import Any
 
 import altair as alt
 import numpy as np
@@ -15,10 +16,15 @@ from audioscope.theme import chart_theme, reading
 OTHERS = (("#cc79a7", [2, 2], "triangle-left"), ("#5b5651", [9, 2, 2, 2], "wedge"))
 
 
-def look_of(name: str) -> tuple[str, list[int], str] | None:
-    """Color, dash and shape of a shipped cell; None for any other."""
-    cell = CELLS.get(name)
-    return None if cell is None else (cell.color, list(cell.dash), cell.shape)
+def _looks(cells: list[str], **keywords: Any) -> dict[str, Any]:
+    """The color, dash and shape of each cell, as channels "color", "strokeDash" and "shape"; keywords: for all of them."""
+    spare = iter(OTHERS * len(cells))
+    looks = [(CELLS[name].color, list(CELLS[name].dash), CELLS[name].shape) if name in CELLS else next(spare) for name in cells]
+    kinds = {"color": alt.Color, "strokeDash": alt.StrokeDash, "shape": alt.Shape}
+    return {
+        name: kind("cell:N", scale=alt.Scale(domain=cells, range=list(values)), sort=cells, **keywords)
+        for (name, kind), values in zip(kinds.items(), zip(*looks, strict=True), strict=True)
+    }
 
 
 def steering_chart(
@@ -40,33 +46,21 @@ def steering_chart(
     if curves.empty:
         raise ValueError("The sweep has no curves yet: let it finish at least one prompt.")
     cells = list(dict.fromkeys(curves["cell"]))
-    spare = iter(OTHERS * len(cells))
-    looks = [look_of(cell) or next(spare) for cell in cells]
     shown = curves.assign(
         distance=(curves["distance"] * np.sign(curves["strength"])).round(4), strength=curves["strength"].round(3)
     )
     shown = shown.sort_values(["cell", "strength"], ignore_index=True)
     many = len(cells) > 1
+    below: dict[str, Any] = {"orient": "bottom", "direction": "vertical"} if now else {}
     called = f"{json.dumps(dict(names))}[datum.label] || datum.label" if names else alt.Undefined
-    legend = (
-        alt.Legend(
-            title="way to steer",
-            symbolOpacity=1,
-            labelLimit=260,
-            labelExpr=called,
-            orient="bottom" if now else alt.Undefined,
-            direction="vertical" if now else alt.Undefined,
-        )
-        if many
-        else None
-    )
+    legend = alt.Legend(title="way to steer", symbolOpacity=1, labelLimit=260, labelExpr=called, **below) if many else None
+    looks = _looks(cells, legend=legend)
     ends = "distance from the unsteered clip"
     if opposite:
         ends = f"further toward {opposite} ← {ends} → further toward {concept}"
-    color = alt.Color("cell:N", scale=alt.Scale(domain=cells, range=[look[0] for look in looks]), sort=cells, legend=legend)
     base = alt.Chart(shown).encode(
         x=alt.X("distance:Q", title=ends, axis=alt.Axis(tickCount=6)),
-        color=color,
+        color=looks["color"],
         tooltip=[
             alt.Tooltip("cell:N", title="way to steer"),
             alt.Tooltip("strength:Q"),
@@ -80,18 +74,9 @@ def steering_chart(
     faint = alt.when(pick).then(alt.value(1.0)).otherwise(alt.value(0.12))
     score = f"score: {concept} − {opposite}, half the log-odds" if opposite else f"score of {concept}"
     lines = base.mark_line(aria=False).encode(
-        y=alt.Y("score:Q", title=score),
-        order="strength:Q",
-        strokeDash=alt.StrokeDash(
-            "cell:N", scale=alt.Scale(domain=cells, range=[look[1] for look in looks]), sort=cells, legend=legend
-        ),
-        opacity=faint,
+        y=alt.Y("score:Q", title=score), order="strength:Q", strokeDash=looks["strokeDash"], opacity=faint
     )
-    marks = base.mark_point(filled=True, size=55, aria=False).encode(
-        y="score:Q",
-        shape=alt.Shape("cell:N", scale=alt.Scale(domain=cells, range=[look[2] for look in looks]), sort=cells, legend=legend),
-        opacity=faint,
-    )
+    marks = base.mark_point(filled=True, size=55, aria=False).encode(y="score:Q", shape=looks["shape"], opacity=faint)
     bars = base.mark_rule(aria=False).encode(
         y="low:Q", y2="high:Q", opacity=alt.when(pick).then(alt.value(0.35)).otherwise(alt.value(0.05))
     )
@@ -101,7 +86,7 @@ def steering_chart(
     layers = [bars, lines, marks]
     if now:
         mark = alt.Chart(alt.NamedData("now")).mark_point(size=240, strokeWidth=3, filled=False, aria=False)
-        layers.append(mark.encode(x="distance:Q", y="score:Q", color=color))
+        layers.append(mark.encode(x="distance:Q", y="score:Q", color=looks["color"]))
     params = [pick]
     if ring:
         params += [alt.param(name=name, value=0.0) for name in ("now_distance", "now_score")]
@@ -134,17 +119,11 @@ def axes_chart(
     bounds = zip(shown["auc"], shown["auc_low"], shown["auc_high"], strict=True)
     shown = shown.assign(reading=[reading(*row) for row in bounds])
     order = shown[shown["cell"] == cells[0]].sort_values("auc", ascending=False)["concept"].tolist()
-    spare = iter(OTHERS * len(cells))
-    looks = [look_of(cell) or next(spare) for cell in cells]
+    looks = _looks(list(cells), title="way to steer")
     base = alt.Chart(shown).encode(
         y=alt.Y("concept:N", sort=order, title=None),
         yOffset=alt.YOffset("cell:N", sort=list(cells)),
-        color=alt.Color(
-            "cell:N",
-            sort=list(cells),
-            scale=alt.Scale(domain=list(cells), range=[look[0] for look in looks]),
-            title="way to steer",
-        ),
+        color=looks["color"],
         tooltip=[
             "concept:N",
             alt.Tooltip("cell:N", title="way to steer"),
@@ -155,15 +134,7 @@ def axes_chart(
     bars = base.mark_rule(aria=False).encode(
         x=alt.X("auc_low:Q", title="gain in log-odds times distance, up to the budget"), x2="auc_high:Q"
     )
-    marks = base.mark_point(filled=True, size=50, opacity=1, aria=False).encode(
-        x="auc:Q",
-        shape=alt.Shape(
-            "cell:N",
-            sort=list(cells),
-            scale=alt.Scale(domain=list(cells), range=[look[2] for look in looks]),
-            title="way to steer",
-        ),
-    )
+    marks = base.mark_point(filled=True, size=50, opacity=1, aria=False).encode(x="auc:Q", shape=looks["shape"])
     zero = alt.Chart(shown.head(1)).mark_rule(style="threshold", aria=False).encode(x=alt.datum(0))
     return (
         alt.layer(zero, bars, marks, width=420, height={"step": 13})

@@ -140,11 +140,9 @@ def method_again(cell: str, metadata: Mapping[str, Any], vector: SteeringVector)
     for each in (vector, vector.unit()):
         made = each.only(metadata["at"]) if drawn is None else each.only(metadata["at"]).random(drawn)
         if _metadata(made)["numbers"] == metadata["numbers"]:
-            return (
-                random_direction_method(made, sites)
-                if cell.startswith(RANDOM_DIRECTION.method)
-                else vector_method(made, sites, method)
-            )
+            if cell.startswith(RANDOM_DIRECTION.method):
+                return random_direction_method(made, sites)
+            return vector_method(made, sites, method)
     return None
 
 

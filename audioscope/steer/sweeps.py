@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import tempfile
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,7 +22,7 @@ from audioscope.steer.cells import REWRITTEN, TEXT_BLEND
 from audioscope.steer.methods import SteeringMethod, prompt_switch_method, standard_methods, vector_method
 from audioscope.steer.results import SteeringSweep, between_ends
 from audioscope.steer.vectors import SteeringVector
-from audioscope.store import content_hash, run_units, safe_name
+from audioscope.store import content_hash, results_folder, run_units, safe_name
 from audioscope.tracing import Row, Sampling, SamplingKeywords
 
 BATCH = 16  # rows per batch: larger batches are not faster on a CPU
@@ -241,7 +240,7 @@ def steering_sweep(
     pairs = bench.pairs(split, prompts, without)
     if seeds < 1:
         raise ValueError(f"seeds is {seeds}, expected at least 1.")
-    folder = Path(out).expanduser() if out is not None else Path(tempfile.mkdtemp(prefix="audioscope-steer-"))
+    folder = results_folder(out, "steer")
     folder.mkdir(parents=True, exist_ok=True)
     if methods is None:
         for which in ("functional", "own"):
@@ -305,7 +304,7 @@ def _run(
         for pair in pairs for n in range(seeds)
     ]  # fmt: skip
     by_number = {pair.index: pair for pair in pairs}
-    folder = Path(out).expanduser() if out is not None else Path(tempfile.mkdtemp(prefix="audioscope-steer-"))
+    folder = results_folder(out, "steer")
 
     def work(unit: dict[str, Any]) -> pd.DataFrame:
         return _do_unit(bench, unit, by_number[unit["prompt"]], variants, folder if clips else None, trial)
