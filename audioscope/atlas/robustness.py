@@ -61,7 +61,7 @@ def functional(atlas: Atlas, scale: Scale | None = None) -> Functional:
 
 
 def share_of_draws(atlas: Atlas, scale: Scale | None = None) -> np.ndarray:
-    """How often each site's mean impact reaches the threshold and the control [sites], in draws of concepts and of their pairs."""
+    """How often each site's mean impact reaches the threshold and the control, in draws of concepts and of their pairs."""
     impacts, means = atlas.impacts(scale), atlas.layer_means(scale)
     names = [c for c in atlas.concepts if impacts.loc[impacts["concept"] == c, "defined"].all()]
     if not names:
