@@ -19,8 +19,8 @@ from tqdm.auto import tqdm
 
 from audioscope.atlas.atlas import Atlas, Scale, ends
 from audioscope.atlas.charts import impact_table
-from audioscope.installed import need
 from audioscope.atlas.robustness import CENSORED
+from audioscope.installed import need
 from audioscope.pages.atlas_data import PATCHES, Piece, atlas_data, charts_of, names_of, scale_on, steering_data
 from audioscope.pages.html import LOUDNESS, asset, json_for_html, page, render, save_page
 from audioscope.steer.results import SteeringSweep
