@@ -5,6 +5,7 @@ The shipped concepts are made from `data/concepts.yaml`; your own come from a CS
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from difflib import get_close_matches
@@ -154,51 +155,101 @@ def _say(sentence: str, adjectives: list[str], items: list[str]) -> str:
     return "an " + text[2:] if text.startswith("a ") and text[2] in "aeiou" else text
 
 
+COLUMNS = "concept, clean, corrupted, and optionally neutral, split, group, opposite"
+FILES = (".csv", ".json")
+
+
 def load_concepts(source: str | Path | pd.DataFrame | Mapping[str, Pairs] | Pairs) -> dict[str, Concept]:
-    """Your own concepts: from a CSV file or DataFrame, or from (clean, corrupted) tuples, for one concept or several by name.
+    """Your own concepts, from a CSV or JSON file, a DataFrame, or pairs of prompts.
 
-    Columns: concept, clean, corrupted, and optionally group, split, neutral (the prompt without the concept) and opposite (the
-    other end of the concept's axis, if it has one). Without a split column, all rows are for localizing. Tuples, whose optional
-    third part is the neutral prompt, are for any purpose. Concepts of the same group cannot serve as controls for one another, so
-    name the groups. Raises ValueError that names the missing column, or the pair with an empty prompt or two equal prompts.
+    Concepts of the same group cannot serve as controls for one another, so name the groups.
 
-    >>> load_concepts({"fast": [("a fast song", "a slow song"), ("a fast jazz tune", "a slow jazz tune")]})["fast"]
-    Concept('fast', 2 pairs)
+    Args:
+        source: A file; a table with the columns concept, clean and corrupted, and optionally neutral (the prompt without the
+            concept), split (see `Concept.split`; without one, a pair is for any purpose), group and opposite (the other end of
+            the concept's axis); records with these keys; (clean, corrupted) or (clean, corrupted, neutral) for one concept; or
+            such pairs for several concepts by name. A JSON file holds any of these.
+
+    Returns:
+        The concepts by name.
+
+    Raises:
+        ValueError: A column is missing, a prompt is empty or both are equal, or rows of a concept disagree on its group or opposite.
+
+    Example:
+        >>> audioscope.load_concepts({"fast": [("a fast song", "a slow song"), ("a fast jazz tune", "a slow jazz tune")]})
+        {'fast': Concept('fast', 2 pairs)}
     """
-    if not isinstance(source, str | Path | pd.DataFrame):
-        named = source if isinstance(source, Mapping) else {"concept": source}
-        rows = [(name, *pair) for name, pairs in named.items() for pair in pairs]
-        wrong = next((row[1:] for row in rows if len(row) not in (3, 4)), None)
-        if wrong is not None:
-            raise ValueError(f"A pair is {wrong!r}, expected (clean, corrupted) or (clean, corrupted, neutral).")
-        columns = ["concept", "clean", "corrupted", "neutral", "split"]
-        source = pd.DataFrame([(*row, *[""] * (5 - len(row))) for row in rows], columns=columns)
-    table = source if isinstance(source, pd.DataFrame) else pd.read_csv(source)
+    if isinstance(source, str | Path):
+        return load_concepts(_read(Path(source).expanduser()))
+    table = source if isinstance(source, pd.DataFrame) else _table(source)
     missing = {"concept", "clean", "corrupted"} - set(table.columns)
     if missing:
-        raise ValueError(
-            f"The pairs lack the columns {sorted(missing)}: expected concept, clean, corrupted, and optionally group, split, "
-            "neutral, opposite."
-        )
-    if table.empty or table["concept"].isna().any():
+        raise ValueError(f"The pairs lack the columns {sorted(missing)}: expected {COLUMNS}.")
+    table = table.reset_index(drop=True).astype(object).where(table.reset_index(drop=True).notna(), "")
+    if table.empty or (table["concept"] == "").any():
         raise ValueError("The pairs are empty, or a row has no concept: expected concept, clean and corrupted in every row.")
+    if table["concept"].nunique() > table["concept"].map(str).nunique():
+        raise ValueError("Two concepts have the same name as text, such as 1 and '1': name them apart.")
     concepts = {}
-    for name, rows in table.groupby("concept", sort=False):
-        pairs = []
-        for number, row in enumerate(rows.to_dict("records")):
-            clean, corrupted, split = row["clean"], row["corrupted"], row.get("split", "localize")
-            if not all(isinstance(t, str) and t.strip() for t in (clean, corrupted)) or clean == corrupted:
-                raise ValueError(
-                    f"Pair {number} of {name!r} is {clean!r} / {corrupted!r}: expected two different, non-empty prompts."
-                )
-            if split not in (*SPLITS, ""):
-                raise ValueError(f"Pair {number} of {name!r} has split {split!r}, expected one of {', '.join(SPLITS)}.")
-            neutral = row.get("neutral", "")
-            pairs.append(Pair(number, split, clean, corrupted, neutral if isinstance(neutral, str) else ""))
-        group = str(rows["group"].iloc[0]) if "group" in rows and rows["group"].notna().all() else ""
-        opposite = str(rows["opposite"].iloc[0]) if "opposite" in rows and rows["opposite"].notna().all() else ""
-        concepts[str(name)] = Concept(str(name), tuple(pairs), group, changes=frozenset({group} - {""}), opposite=opposite)
+    for name, rows in table.groupby(table["concept"].map(str), sort=False):
+        pairs = tuple(_pair(str(name), number, row) for number, row in enumerate(rows.to_dict("records")))
+        group, opposite = (_only(str(name), rows, column) for column in ("group", "opposite"))
+        concepts[str(name)] = Concept(str(name), pairs, group, changes=frozenset({group} - {""}), opposite=opposite)
     return concepts
+
+
+def _read(file: Path) -> Any:
+    """A CSV file as a table, or the value of a JSON file."""
+    if file.suffix.lower() not in FILES:
+        raise ValueError(f"{file} is no file of concepts: expected one that ends in {' or '.join(FILES)}.")
+    try:
+        if file.suffix.lower() == ".json":
+            return json.loads(file.read_text(encoding="utf-8-sig"))
+        return pd.read_csv(file, dtype=str, keep_default_na=False, encoding="utf-8-sig")
+    except (UnicodeDecodeError, json.JSONDecodeError, pd.errors.EmptyDataError, pd.errors.ParserError) as error:
+        raise ValueError(f"{file} cannot be read ({error}): expected UTF-8 text with {COLUMNS}.") from error
+
+
+def _table(source: Any) -> pd.DataFrame:
+    """Pairs of one concept, of several by name, or records, as a table."""
+    if not isinstance(source, Mapping):
+        source = list(source)
+        if source and all(isinstance(row, Mapping) for row in source):
+            return pd.DataFrame(source) if "concept" in source[0] else pd.DataFrame(source).assign(concept="concept")
+        source = {"concept": source}
+    rows = []
+    for name, pairs in source.items():
+        pairs = [] if isinstance(pairs, str) else list(pairs)
+        if not pairs:
+            raise ValueError(f"{name!r} has no pairs: expected a list of (clean, corrupted).")
+        for pair in pairs:
+            if isinstance(pair, Mapping):
+                rows.append({**pair, "concept": name})
+            elif isinstance(pair, tuple | list | np.ndarray) and len(pair) in (2, 3):
+                rows.append(dict(zip(("clean", "corrupted", "neutral"), pair, strict=False), concept=name))
+            else:
+                raise ValueError(f"A pair is {pair!r}, expected (clean, corrupted) or (clean, corrupted, neutral).")
+    return pd.DataFrame(rows)
+
+
+def _pair(name: str, number: int, row: Mapping[str, Any]) -> Pair:
+    clean, corrupted, neutral, split = row["clean"], row["corrupted"], row.get("neutral", ""), row.get("split", "")
+    if not all(isinstance(text, str) and text.strip() for text in (clean, corrupted)) or clean == corrupted:
+        raise ValueError(f"Pair {number} of {name!r} is {clean!r} / {corrupted!r}: expected two different, non-empty prompts.")
+    if not isinstance(neutral, str):
+        raise ValueError(f"Pair {number} of {name!r} has the neutral prompt {neutral!r}, expected a text.")
+    if split not in (*SPLITS, ""):
+        raise ValueError(f"Pair {number} of {name!r} has split {split!r}, expected one of {', '.join(SPLITS)}.")
+    return Pair(number, str(split), str(clean), str(corrupted), str(neutral))
+
+
+def _only(name: str, rows: pd.DataFrame, column: str) -> str:
+    """What the rows of a concept agree on; empty if they say nothing."""
+    said = sorted(set(map(str, rows.get(column, []))) - {""})
+    if len(said) > 1:
+        raise ValueError(f"The rows of {name!r} disagree on its {column}: {', '.join(said)}.")
+    return said[0] if said else ""
 
 
 def choose(which: Concepts) -> list[Concept]:
@@ -209,23 +260,35 @@ def choose(which: Concepts) -> list[Concept]:
     shipped = shipped_concepts()
     if which is None:
         return list(shipped.values())
-    if isinstance(which, pd.DataFrame | Path | Mapping) or (isinstance(which, str) and which.endswith(".csv")):
+    if isinstance(which, pd.DataFrame | Path) or (isinstance(which, str) and which.lower().endswith(FILES)):
         return list(load_concepts(which).values())
+    if isinstance(which, Mapping):
+        concepts = all(isinstance(concept, Concept) for concept in which.values())
+        return list((which if concepts else load_concepts(which)).values())
     items = [which] if isinstance(which, str | Concept) else list(which)
-    if items and all(isinstance(item, tuple | list) for item in items):
+    if items and all(isinstance(item, tuple | list | np.ndarray | Mapping) for item in items):
         return list(load_concepts(items).values())
     chosen = []
     for item in items:
         if isinstance(item, Concept):
             chosen.append(item)
-        elif item in shipped:
+        elif isinstance(item, str) and item in shipped:
             chosen.append(shipped[item])
         else:
             near = get_close_matches(str(item), shipped, n=3, cutoff=0.4)
             raise UnknownName(f"Unknown concept {item!r}. Nearest: {', '.join(near) or 'none'}. Available: {', '.join(shipped)}.")
-    if not chosen:
-        raise ValueError("No concepts given: name at least one, or pass None for all.")
+    names = [concept.name for concept in chosen]
+    if not chosen or len(set(names)) < len(names):
+        raise ValueError(f"The concepts are {names}: name at least one, and each once, or pass None for all.")
     return chosen
+
+
+def choose_one(which: Concepts) -> Concept:
+    """The only concept of what `choose` accepts. Raises ValueError if there are several."""
+    chosen = choose(which)
+    if which is None or len(chosen) > 1:
+        raise ValueError(f"There are {len(chosen)} concepts ({', '.join(c.name for c in chosen[:4])} ...), expected one.")
+    return chosen[0]
 
 
 def concept_prompts(concepts: Any = None, split: str = "build") -> list[str]:

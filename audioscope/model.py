@@ -222,7 +222,7 @@ class Model:
         self, rows: Sequence[tracing.Row], batch_size: int | None = None, **sampling: Unpack[SamplingKeywords]
     ) -> tracing.Run:
         """`run` with at most `batch_size` rows at a time (None: all at once); the audio is concatenated, with NaN as silence."""
-        runs = [self.run(part, **sampling) for part in batches(rows, batch_size or len(rows))]
+        runs = [self.run(part, **sampling) for part in batches(rows, len(rows) if batch_size is None else batch_size)]
         audio = torch.nan_to_num(torch.cat([run.audio for run in runs if run.audio is not None]))
         latents, finite = torch.cat([run.latents for run in runs]), torch.cat([run.finite for run in runs])
         return replace(runs[0], latents=latents, audio=audio, finite=finite)

@@ -7,6 +7,7 @@ import hashlib
 import json
 import os
 import tempfile
+import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -15,6 +16,8 @@ from zlib import crc32
 import numpy as np
 import pandas as pd
 from tqdm.auto import tqdm
+
+from audioscope.errors import whole
 
 if TYPE_CHECKING:
     from torch import nn
@@ -79,6 +82,7 @@ def plain(value: Any) -> Any:
 
 def batches(items: Sequence[T], size: int, desc: str = "", unit: str = "prompt", progress: bool = False) -> Iterator[Sequence[T]]:
     """Parts of at most `size` items, in order, with an optional progress bar over all items."""
+    size = whole("batch_size", size, 1)
     with tqdm(total=len(items), desc=desc, unit=unit, disable=not progress) as bar:
         for start in range(0, len(items), size):
             part = items[start : start + size]
@@ -118,7 +122,7 @@ def seed_of(concept: str, pair: int, number: int) -> int:
 
 def safe_name(name: str) -> str:
     """A name made safe for use in a file name."""
-    return "".join(c if c.isalnum() or c in "-_" else "_" for c in name)
+    return "".join(c if c.isalnum() or c in "-_" else "_" for c in name)[:80]
 
 
 def results_folder(out: str | Path | None, kind: str) -> Path:
@@ -138,6 +142,12 @@ def check_settings(folder: Path, settings: dict[str, Any]) -> None:
         except ValueError as error:
             raise ValueError(f"{file} is damaged: delete {folder}, or choose another folder.") from error
         check_same(f"{folder} holds a sweep", stored, settings, "choose another folder, or delete it")
+        if str(settings.get("scorer_fingerprint", "")).startswith("unknown"):
+            warnings.warn(
+                f"The scorer {settings.get('scorer')!r} has no fingerprint: if it was changed since {folder} was begun, the scores "
+                "there are of the older one.",
+                stacklevel=4,
+            )
         return
     folder.mkdir(parents=True, exist_ok=True)
     write_json(file, settings)

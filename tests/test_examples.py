@@ -64,7 +64,11 @@ def test_sections_name_every_argument_and_the_result(path):
     named = {name for line in re.findall(r"^(\*{0,2}\w+(?:, \*{0,2}\w+)*)(?: \([^)]*\))?: ", section(text, "Args"), re.MULTILINE)
              for name in re.split(r", ", line.replace("*", ""))}  # fmt: skip
     assert named == arguments(value), "Args names each argument once, and nothing else"
-    if not inspect.isclass(value) and inspect.signature(value).return_annotation not in ("None", "NoReturn", inspect.Signature.empty):
+    if not inspect.isclass(value) and inspect.signature(value).return_annotation not in (
+        "None",
+        "NoReturn",
+        inspect.Signature.empty,
+    ):
         assert section(text, "Returns") or section(text, "Yields"), "what it returns is said, with shape, dtype and units"
 
 

@@ -156,7 +156,7 @@ def test_gain_and_price_change_places():
     alone = sweep_of({"pci all": 10.0})
     alone.table = alone.table.drop(columns="distance of judge")
     for view in (alone.swapped, alone.repriced):
-        with pytest.raises(ValueError, match="measured both gain and price"):
+        with pytest.raises(ValueError, match="did not measure the distance"):
             view()
 
 

@@ -21,8 +21,9 @@ from audioscope.atlas.windows import THIRDS, WINDOWS, When, share_of_noise, thir
 from audioscope.audio import Clip
 from audioscope.concepts import Concept, Concepts, choose
 from audioscope.edits import PatchOutput, PatchText, Which
+from audioscope.errors import index_of, whole
 from audioscope.model import Model
-from audioscope.scoring.scorers import Scorer, completed, default_scorer, second_opinions
+from audioscope.scoring.scorers import Scorer, completed, default_scorer, scores_of, second_opinions, try_scorers
 from audioscope.sites import Site
 from audioscope.store import content_hash, results_folder, run_units, safe_name
 from audioscope.tracing import Row, Sampling, SamplingKeywords
@@ -100,10 +101,9 @@ def _window(model: Model, when: When | int | None, run: Sampling, prompt: str) -
     steps = run.steps
     if when is None:
         return None
-    if isinstance(when, int) and not isinstance(when, bool):
-        if not 0 <= when < steps:
-            raise ValueError(f"when is {when}, expected a step from 0 to {steps - 1}.")
-        return when, when + 1
+    if (step := index_of(when)) is not None:
+        step = whole("when", step, 0, steps - 1)
+        return step, step + 1
     if when not in WINDOWS + THIRDS:
         raise ValueError(
             f"when is {when!r}, expected one of {', '.join(WINDOWS + THIRDS)}, the number of a step, or None for every step."
@@ -124,9 +124,8 @@ def checked_sweep(
     model.check_unsteered("a sweep")
     chosen = choose(concepts)
     judge_by = default_scorer(model) if scorer is None else completed(scorer)
-    others = second_opinions(judge_by) if also is None else tuple(map(completed, also))
-    for each in (judge_by, *others):
-        each.check(model)
+    several: Any = (also,) if hasattr(also, "concepts") else also
+    others = second_opinions(judge_by) if several is None else tuple(map(completed, several))
     names = [each.name for each in (judge_by, *others)]
     if len(set(names)) < len(names):
         raise ValueError(f"Duplicate scorer names: {names}. Give each scorer its own name.")
@@ -137,8 +136,7 @@ def checked_sweep(
         raise ValueError(f"direction is {direction!r}, expected 'sufficient' or 'necessary'.")
     if patch == "text" and any(s.kind != "cross" for s in where):
         raise ValueError("Self-attention sites have no text to swap: use patch='output' for them.")
-    if pairs < 1 or seeds < 1:
-        raise ValueError(f"pairs is {pairs} and seeds is {seeds}, expected at least 1 of each.")
+    pairs, seeds = whole("pairs", pairs, 1), whole("seeds", seeds, 1)
     for concept in chosen:
         if len(concept.split(split)) < pairs:
             raise ValueError(
@@ -146,9 +144,10 @@ def checked_sweep(
             )
         if concept.name not in judge_by.concepts:
             raise ValueError(f"The {judge_by.name} cannot score {concept.name!r}: it knows {', '.join(judge_by.concepts)}.")
-    if batch_size is not None and batch_size < 1:
-        raise ValueError(f"batch_size is {batch_size}, expected at least 1 row, or None for all rows of a unit at once.")
+    if batch_size is not None:
+        batch_size = whole("batch_size", batch_size, 1, why=", or None for all rows of a unit at once")
     run = model.sampling(**sampling)
+    try_scorers((judge_by, *others), model, run.seconds)
     sweep = _Sweep(model, chosen, seeds, patch, direction, where, split, judge_by, others, run, batch_size, when, None)
     texts = list(dict.fromkeys(u[side] for u in sweep.units(pairs) for side in ("clean", "corrupted")))
     for text in texts:
@@ -197,8 +196,8 @@ def localize(
     Raises ValueError, or UnknownName (a KeyError), for input out of range, before anything is generated.
     """
     sweep = checked_sweep(model, concepts, pairs, seeds, patch, direction, sites, split, scorer, also, batch_size, when, sampling)
-    if until_stable is not None and not 1 <= until_stable < pairs:
-        raise ValueError(f"until_stable is {until_stable}, expected 1 to {pairs - 1}, less than the {pairs} pairs.")
+    if until_stable is not None:
+        until_stable = whole("until_stable", until_stable, 1, pairs - 1, f", less than the {pairs} pairs")
     folder = results_folder(out, "atlas")
     settings = sweep.settings(clips)
     groups = {c.name: {"group": c.group, "changes": sorted(c.changes)} for c in sweep.concepts}
@@ -319,7 +318,7 @@ def _do_unit(sweep: _Sweep, folder: Path | None, unit: dict[str, Any]) -> pd.Dat
     audio, finite = sweep.sound(unit)
     failed = ~finite
     scorers = {"score": sweep.scorer, **{score_column(s.name): s for s in sweep.also}}
-    scores = {name: scorer(audio, model.rate).astype("float32") for name, scorer in scorers.items()}
+    scores = {name: scores_of(scorer, audio, model.rate) for name, scorer in scorers.items()}
     for table in scores.values():
         table[failed.numpy()] = np.nan
     lines = []

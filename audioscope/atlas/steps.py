@@ -13,7 +13,7 @@ from audioscope.atlas.atlas import SCALES, Scale, score_column
 from audioscope.atlas.localization import Concepts, checked_sweep
 from audioscope.edits import PatchText
 from audioscope.model import Model
-from audioscope.scoring.scorers import Scorer
+from audioscope.scoring.scorers import Scorer, scores_of
 from audioscope.stats import mean_of_ratios, mean_of_ratios_random_concepts, ratio_of_means
 from audioscope.store import results_folder, run_units
 from audioscope.tracing import Row, SamplingKeywords
@@ -65,8 +65,8 @@ def patch_steps(
         table["sigma"] = [np.nan, np.nan, *output.sigmas.tolist()]
         table["log_snr"] = [np.nan, np.nan, *output.log_snr.tolist()]
         for name, each in scorers.items():
-            scores = each(output.audio, model.rate)
-            table[name] = scores[unit["concept"]].where(output.finite.numpy()).astype("float32")
+            scores = scores_of(each, output.audio, model.rate)
+            table[name] = scores[unit["concept"]].where(output.finite.numpy())
         return table.assign(concept=unit["concept"], pair=unit["pair"], seed=seed, **ends)
 
     folder = results_folder(out, "steps")

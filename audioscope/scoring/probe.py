@@ -19,7 +19,7 @@ from torchaudio.functional import resample
 from audioscope.audio import Clip
 from audioscope.concepts import SPLITS, Concept, load_concepts, some_prompts
 from audioscope.model import Model
-from audioscope.scoring.scorers import Scorer
+from audioscope.scoring.scorers import Scorer, completed, scores_of
 from audioscope.stats import auroc
 
 SUFFIXES = (".wav", ".flac", ".mp3", ".ogg", ".aif", ".aiff")
@@ -118,7 +118,7 @@ class ProbeScorer:
 
     def __call__(self, audio: Tensor, rate: int) -> pd.DataFrame:
         own = _heard(self.base, audio, rate) @ self.weights + self.bias
-        others = self.base(audio, rate).drop(columns=self.concept, errors="ignore")
+        others = scores_of(self.base, audio, rate).drop(columns=self.concept, errors="ignore")
         return pd.concat([pd.DataFrame({self.concept: own}), others], axis=1)
 
     def __repr__(self) -> str:
@@ -154,6 +154,7 @@ def probe_scorer(
     shapes = {(clip.rate, clip.samples.shape[1]) for clip in clips}
     if len(shapes) > 1:
         raise ValueError(f"The clips differ in rate or length (Hz, samples: {sorted(shapes)}): expected equal ones.")
+    base = completed(base)
     if not hasattr(base, "layers"):
         raise ValueError(f"The scorer {base.name!r} has no layers() to build on.")
     labels = [clip.prompt for clip in clips] if groups is None else list(groups)
@@ -201,11 +202,17 @@ def pairs_like(
     differ as well. Pairs are dealt to the four splits in turn, so that layers, vectors and reports use different pairs. prompts:
     None is 192 of the shipped ones. group: of the concept, for controls. Raises ValueError if there are too few prompts.
     """
+    model.check_unsteered("a concept")
+    scorer = completed(scorer)
+    scorer.check(model)
+    if concept not in scorer.concepts:
+        raise ValueError(f"The {scorer.name} cannot score {concept!r}: it knows {', '.join(scorer.concepts)}.")
     texts = list(dict.fromkeys(some_prompts(192, "build") if prompts is None else prompts))
     if not len(SPLITS) * 2 <= pairs <= len(texts) // 2:
         raise ValueError(f"pairs is {pairs} with {len(texts)} prompts, expected {len(SPLITS) * 2} to {len(texts) // 2}.")
     clips = model.generate(texts, seed=[seed + number for number in range(len(texts))], progress=progress)
-    scores = scorer(torch.from_numpy(np.stack([clip.samples for clip in clips])), clips[0].rate)[concept].to_numpy()
+    sounds = torch.from_numpy(np.stack([clip.samples for clip in clips]))
+    scores = scores_of(scorer, sounds, clips[0].rate)[concept].to_numpy()
     order = np.argsort(-np.nan_to_num(scores, nan=-np.inf), kind="stable")
     rest = [texts[i] for i in order[len(texts) // 2 :]]
     rows = []

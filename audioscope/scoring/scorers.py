@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from math import ceil
 from pathlib import Path
 from typing import Any, Protocol
 
+import numpy as np
 import pandas as pd
 import torch
 from torch import Tensor
@@ -74,7 +75,7 @@ class _Completed:
     own: Any
 
     def __call__(self, audio: Tensor, rate: int) -> pd.DataFrame:
-        return pd.DataFrame(self.own(audio, rate), columns=list(self.concepts))
+        return scores_of(self.own, audio, rate)
 
     def __getattr__(self, name: str) -> Any:
         own = object.__getattribute__(self, "own")
@@ -91,12 +92,62 @@ def completed(scorer: Any) -> Scorer:
     Without a `fingerprint`, a folder of results cannot tell that the scorer changed. Raises TypeError for anything that cannot
     score.
     """
-    if not callable(scorer) or not hasattr(scorer, "concepts"):
+    if isinstance(scorer, type) or not callable(scorer) or not hasattr(scorer, "concepts"):
         raise TypeError(
             f"scorer is {scorer!r}, expected an object with `concepts` that is called with audio and its rate (see Scorer)."
         )
+    names = scorer.concepts
+    if isinstance(names, str) or not hasattr(names, "__getitem__") or not all(isinstance(name, str) for name in names):
+        raise TypeError(f"concepts of the scorer {scorer!r} is {names!r}, expected a list of names, in the order of its columns.")
+    if not len(names) or len(set(names)) < len(names):
+        raise ValueError(f"concepts of the scorer {scorer!r} is {list(names)}, expected at least one name, each once.")
     complete = all(hasattr(scorer, name) for name in ("name", "fingerprint", "units", "needs", "queries", "check"))
     return scorer if complete else _Completed(scorer)  # type: ignore[return-value]  # by __getattr__
+
+
+def scores_of(scorer: Any, audio: Tensor, rate: int) -> pd.DataFrame:
+    """What a scorer says of clips [clips, channels, samples]: float32, one row per clip in order, one column for each concept.
+
+    It gets a copy of the audio. Its answer may be a table, an array, a tensor or lists; by name if it has names, else in the order
+    of its `concepts`. Raises ValueError that says what it returned if that is anything else.
+    """
+    names, answer = list(scorer.concepts), scorer(audio.clone(), rate)
+    try:
+        if isinstance(answer, Sequence) and answer and all(isinstance(row, Mapping) for row in answer):
+            answer = pd.DataFrame(answer)
+        if isinstance(answer, pd.DataFrame | Mapping):
+            values = np.stack([_numbers(answer[name]) for name in names], 1)
+        else:
+            values = _numbers(answer if hasattr(answer, "__len__") else list(answer))
+        values = values[:, None] if values.ndim == 1 and len(names) == 1 else values
+        if values.shape != (len(audio), len(names)):
+            raise ValueError(f"its shape is {list(values.shape)}")
+    except (TypeError, ValueError, KeyError) as error:
+        raise ValueError(
+            f"The scorer {getattr(scorer, 'name', scorer)!r} returned {type(answer).__name__} ({error}), expected numbers "
+            f"[clips, concepts] = [{len(audio)}, {len(names)}], for the concepts {', '.join(names)}."
+        ) from error
+    return pd.DataFrame(values, columns=names)
+
+
+def _numbers(values: Any) -> np.ndarray:
+    if isinstance(values, Tensor):
+        return values.detach().float().cpu().numpy()
+    if isinstance(values, Sequence) and not isinstance(values, str):
+        return np.array([_numbers(value) for value in values], dtype=np.float32)
+    return np.asarray(values, dtype=np.float32)
+
+
+def try_scorers(scorers: Iterable[Any], model: Any, seconds: float) -> None:
+    """Let scorers judge the model, and two clips of noise as long as the model's, before anything is generated.
+
+    Raises what they raise, and ValueError for an answer of another form (see `scores_of`).
+    """
+    channels = int(getattr(model.pipe.vae.config, "audio_channels", 1))
+    noise = 0.1 * torch.randn(2, channels, int(seconds * model.rate), generator=torch.Generator().manual_seed(0))
+    for scorer in scorers:
+        scorer.check(model)
+        scores_of(scorer, noise, model.rate)
 
 
 @dataclass(frozen=True, eq=False)

@@ -15,12 +15,13 @@ import torch
 from torch import Tensor
 
 from audioscope.atlas.atlas import Atlas
-from audioscope.concepts import Concept, Pairs, choose
+from audioscope.concepts import Concept, Pairs, choose_one
 from audioscope.edits import Branch
+from audioscope.errors import whole
 from audioscope.installed import __version__
 from audioscope.model import BATCH, Model
 from audioscope.sites import Site
-from audioscope.steer.vectors import SteeringVector
+from audioscope.steer.vectors import SteeringVector, vector_files
 from audioscope.store import batches, check_same, content_hash, data_folder
 from audioscope.tracing import Read, Row, SamplingKeywords
 
@@ -90,8 +91,9 @@ def caa(
     concept: the name of a shipped concept, a Concept, or a list of (with, without) tuples of prompts.
     sites, atlas: as for `steering_sites`.
     pairs: use the first `pairs` pairs of the split; None means all.
-    against: "opposite" (slow for fast) or "neutral" (the same sentence without the concept); None means the opposite if the
-    concept has one; for tuples, it is the second prompt.
+    against: "opposite" (slow for fast; for your own pairs, their second prompts) or "neutral" (the same sentence without the
+    concept). None is the opposite if the concept has one, else the neutral prompts, or where pairs of yours lack these, the
+    second prompts.
     branch: the guidance branch whose outputs are read.
     normalize: scale directions to norm 1; False keeps the length of each difference, relative to the mean norm of the site's
     output, so that strength 1 adds the mean difference that the prompts make.
@@ -100,10 +102,10 @@ def caa(
     Raises ValueError, or UnknownName, for input out of range or a file with another vector, before anything is generated.
     """
     model.check_unsteered("a vector")
-    chosen = choose(concept)[0]
-    # bare: two prompts per pair, and nothing else is known
-    bare = not chosen.opposite and not any(pair.neutral or pair.split for pair in chosen.pairs)
-    against = against or ("opposite" if chosen.opposite or bare else "neutral")
+    chosen = choose_one(concept)
+    bare = not (chosen.opposite or chosen.counterfactual)  # nothing is known of the second prompts but that they are the contrast
+    neutral = all(pair.neutral for pair in chosen.split(split))
+    against = against or ("opposite" if chosen.opposite or (bare and not neutral) else "neutral")
     if against not in ("opposite", "neutral"):
         raise ValueError(f"against is {against!r}, expected 'opposite' or 'neutral'.")
     if against == "opposite" and not (chosen.opposite or bare):
@@ -112,12 +114,12 @@ def caa(
         raise ValueError("branch is 'both', expected 'cond' or 'uncond': a vector belongs to one branch.")
     where = steering_sites(model, chosen, sites, atlas)
     settings = model.sampling(**sampling)
-    pairs = len(chosen.split(split)) if pairs is None else int(pairs)
-    found = chosen.split(split)[:pairs]
-    if pairs < 2 or seeds < 1 or len(found) < pairs:
-        raise ValueError(
-            f"pairs is {pairs} and seeds is {seeds}, expected 2 to {len(chosen.split(split))} pairs (split {split!r}) and at least 1 seed."
-        )
+    there = len(chosen.split(split))
+    if there < 2:
+        raise ValueError(f"{chosen.name!r} has {there} pairs in split {split!r}, expected at least 2: name another split.")
+    pairs = there if pairs is None else whole("pairs", pairs, 2, there, f", the pairs in split {split!r}")
+    seeds, found = whole("seeds", seeds, 1), chosen.split(split)[:pairs]
+    shuffle = None if shuffle is None else whole("shuffle", shuffle)
     texts = [(pair.clean, pair.corrupted if against == "opposite" else pair.neutral) for pair in found]
     empty = next((pair for pair, (_, other) in zip(found, texts, strict=True) if not other), None)
     if empty is not None:
@@ -131,7 +133,7 @@ def caa(
         "sites": [site.path for site in where], "pairs": pairs, "seeds": seeds, "split": split, "normalize": normalize,
         "shuffle": shuffle, **settings, "prompts": content_hash(texts), "audioscope": __version__,
     }  # fmt: skip
-    if file is not None and Path(file).expanduser().with_suffix(".safetensors").exists():
+    if file is not None and vector_files(file)[0].exists():
         return _same(SteeringVector.load(file), file, model, metadata)
     swapped = np.zeros(len(texts), bool)
     if shuffle is not None:

@@ -12,7 +12,7 @@ from audioscope.steer.cells import REWRITTEN
 REFERENCE = (str(REWRITTEN),)
 
 
-def steering_auc(table: pd.DataFrame, reference: Sequence[str] = REFERENCE) -> pd.DataFrame:
+def steering_auc(table: pd.DataFrame, reference: str | Sequence[str] = REFERENCE) -> pd.DataFrame:
     """Area under the gain in score over the distance from the unsteered clip, up to a common budget (TADA, section 5).
 
     table: columns concept, cell, strength, distance, score; rows with the same strength are averaged. For each side (positive and
@@ -27,6 +27,8 @@ def steering_auc(table: pd.DataFrame, reference: Sequence[str] = REFERENCE) -> p
     if missing:
         raise ValueError(f"The table lacks the columns {sorted(missing)}: expected concept, cell, strength, distance, score.")
     known = table.dropna(subset=["distance", "score"])
+    if isinstance(reference, str):
+        reference = (reference,)
     points = known.groupby(["concept", "cell", "strength"], sort=False)[["distance", "score"]].mean().reset_index()
     lines = []
     for concept, rows in points.groupby("concept", sort=False):
@@ -46,7 +48,10 @@ def steering_auc(table: pd.DataFrame, reference: Sequence[str] = REFERENCE) -> p
             lines.append({"concept": concept, "cell": cell, "auc": float(np.mean(list(areas.values()))) if areas else np.nan,
                           "positive": areas.get(1, np.nan), "negative": areas.get(-1, np.nan), "cutoff_positive": cutoffs[1],
                           "cutoff_negative": cutoffs[-1], "reached": min(reached, default=np.nan)})  # fmt: skip
-    return pd.DataFrame(lines)
+    columns = ["concept", "cell", "auc", "positive", "negative", "cutoff_positive", "cutoff_negative", "reached"]
+    found = pd.DataFrame(lines, columns=columns)
+    every = table[["concept", "cell"]].drop_duplicates()  # a cell without any score has no area, and is not left out
+    return every.merge(found, how="left", on=["concept", "cell"])
 
 
 def within(points: pd.DataFrame, side: int, cutoff: float) -> pd.DataFrame:

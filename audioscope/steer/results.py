@@ -119,7 +119,7 @@ class SteeringSweep:
         gain = self.settings.get("scorer", "unknown")
         price = self.settings.get("price", gain)
         if not self.two_networks:
-            raise ValueError(f"One network, the {gain}, measured both gain and price: there is nothing to exchange.")
+            raise ValueError(self._one_price("there is nothing to exchange"))
         if not self.exchangeable:
             raise ValueError(
                 f"The {price} measured the price, but did not score {' and '.join(self.ends)}: it cannot measure the gain."
@@ -137,8 +137,13 @@ class SteeringSweep:
         """The same gains over the price by the gain's own network, which may favor itself: for comparison."""
         gain = self.settings.get("scorer", "unknown")
         if not self.two_networks:
-            raise ValueError(f"One network, the {gain}, measured both gain and price: there is no other price.")
+            raise ValueError(self._one_price("there is no other price"))
         return replace(self, table=self.table.assign(distance=self.table[f"distance of {gain}"]))
+
+    def _one_price(self, so: str) -> str:
+        gain, price = self.settings.get("scorer", "unknown"), self.settings.get("price")
+        both = f"One network, the {gain}, measured both gain and price"
+        return f"{both if price in (None, gain) else f'The {gain} did not measure the distance, too'}: {so}."
 
     def _scored(self, table: pd.DataFrame, prefix: str) -> SteeringSweep:
         score = between_ends(table, prefix, self.concept, str(self.settings["opposite"]))

@@ -13,10 +13,19 @@ from torch import Tensor
 
 from audioscope.atlas.atlas import Atlas
 from audioscope.audio import Clip
-from audioscope.concepts import Concept, Pair, choose
+from audioscope.concepts import Concept, Pair, Pairs, choose_one
+from audioscope.errors import real, whole
 from audioscope.model import Model
 from audioscope.scoring import measures
-from audioscope.scoring.scorers import Scorer, completed, default_scorer, feature_distance, listener_scorer
+from audioscope.scoring.scorers import (
+    Scorer,
+    completed,
+    default_scorer,
+    feature_distance,
+    listener_scorer,
+    scores_of,
+    try_scorers,
+)
 from audioscope.steer.caa import caa, steering_sites
 from audioscope.steer.cells import REWRITTEN, TEXT_BLEND
 from audioscope.steer.methods import SteeringMethod, prompt_switch_method, standard_methods, vector_method
@@ -55,11 +64,9 @@ class _Bench:
     def pairs(self, split: str, count: int, without: Iterable[str] = ()) -> tuple[Pair, ...]:
         seen = set(without)
         found = tuple(pair for pair in self.concept.neutral_pairs(split) if pair.neutral not in seen)
-        if not 1 <= count <= len(found):
-            raise ValueError(
-                f"prompts is {count}, expected 1 to {len(found)}, the available neutral prompts of {self.concept.name!r} in "
-                f"split {split!r}."
-            )
+        count = whole(
+            "prompts", count, 1, len(found), f", the available neutral prompts of {self.concept.name!r} in split {split!r}"
+        )
         return found[:count]
 
     def sound(self, rows: Sequence[Row]) -> tuple[Tensor, np.ndarray]:
@@ -83,10 +90,10 @@ class _Bench:
         Columns: `score`, `distance`, "scored ..." for each concept, and, if the price has a network of its own, that network's
         scores of the ends and the distance by the scorer's network.
         """
-        scores = self.scorer(audio, self.model.rate).astype("float32")
+        scores = scores_of(self.scorer, audio, self.model.rate)
         found = pd.DataFrame({"distance": self.distances(self.price, audio, finite)}).join(scores.add_prefix("scored "))
         if self.price is not self.scorer:
-            theirs = self.price(audio, self.model.rate).astype("float32")
+            theirs = scores_of(self.price, audio, self.model.rate)
             for name in self.ends:
                 if name in theirs:
                     found[f"{self.price.name} scored {name}"] = theirs[name]
@@ -99,16 +106,20 @@ class _Bench:
 
 
 def _bench(
-    model: Model, concept: str | Concept, scorer: Scorer | None, price: Scorer | None, batch_size: int, sampling: SamplingKeywords
+    model: Model,
+    concept: str | Concept | Pairs,
+    scorer: Scorer | None,
+    price: Scorer | None,
+    batch_size: int,
+    sampling: SamplingKeywords,
 ) -> _Bench:
     model.check_unsteered("a sweep")
-    chosen = choose([concept])[0]
+    chosen = choose_one(concept)
     if scorer is None and model.adapter.is_tiny:
         scorer, price = listener_scorer("judge"), price or listener_scorer()
     scorer = default_scorer(model) if scorer is None else completed(scorer)
-    bench = _Bench(model, chosen, scorer, scorer if price is None else completed(price), model.sampling(**sampling), batch_size)
-    for each in (scorer, bench.price):
-        each.check(model)
+    size = whole("batch_size", batch_size, 1)
+    bench = _Bench(model, chosen, scorer, scorer if price is None else completed(price), model.sampling(**sampling), size)
     for name in bench.ends:
         if name not in scorer.concepts:
             raise ValueError(f"The {scorer.name} cannot score {name!r}: it knows {', '.join(scorer.concepts)}.")
@@ -117,12 +128,13 @@ def _bench(
             f"The scorer {bench.price.name!r} has no layers(), from which the distance to the unsteered clip is computed: "
             "pass another scorer as price=."
         )
+    try_scorers({id(each): each for each in (scorer, bench.price)}.values(), model, bench.run.seconds)
     return bench
 
 
 def calibrate(
     model: Model,
-    concept: str | Concept,
+    concept: str | Concept | Pairs,
     methods: Sequence[SteeringMethod],
     budget: float | None = None,
     *,
@@ -200,7 +212,7 @@ def strengths_from(calibration: pd.DataFrame, steps: int) -> dict[str, list[floa
 
 def steering_sweep(
     model: Model,
-    concept: str | Concept,
+    concept: str | Concept | Pairs,
     methods: Sequence[SteeringMethod] | SteeringVector | None = None,
     strengths: Sequence[float] | Mapping[str, Sequence[float]] | None = None,
     *,
@@ -238,8 +250,7 @@ def steering_sweep(
     chosen = bench.concept
     without = set(without)
     pairs = bench.pairs(split, prompts, without)
-    if seeds < 1:
-        raise ValueError(f"seeds is {seeds}, expected at least 1.")
+    seeds = whole("seeds", seeds, 1)
     folder = results_folder(out, "steer")
     folder.mkdir(parents=True, exist_ok=True)
     if methods is None:
@@ -261,7 +272,10 @@ def steering_sweep(
             progress=progress, **sampling
         )  # fmt: skip
         strengths = strengths_from(found, bench.run["steps"])
+    if wrong := [method for method in methods if not isinstance(method, SteeringMethod)]:
+        raise TypeError(f"methods contains {wrong[0]!r}, expected steering methods such as vector_method(vector, 'all').")
     names = [method.cell for method in methods]
+    strengths = strengths if isinstance(strengths, Mapping | Iterable) else [real("strengths", strengths)]
     by_cell = dict(strengths) if isinstance(strengths, Mapping) else dict.fromkeys(names, strengths)
     if set(by_cell) != set(names):
         raise ValueError(f"strengths names {sorted(by_cell)}, but the methods are {names}.")

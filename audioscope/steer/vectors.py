@@ -17,11 +17,19 @@ from safetensors import SafetensorError
 from torch import Tensor
 
 from audioscope.edits import Branch, Edit, Here, Which, check_seconds, within
+from audioscope.errors import real
 from audioscope.sites import Site, Sites
 from audioscope.store import write_json, write_whole
 
 FORMAT = 1  # version of the file format
 Mode = Literal["add", "keep_norm", "project_out"]
+
+
+def vector_files(file: str | Path) -> tuple[Path, Path]:
+    """The two files of a vector, for the numbers and for the rest, from the name of either or without a suffix."""
+    file = Path(file).expanduser()
+    stem = file.stem if file.suffix in (".safetensors", ".json") else file.name
+    return file.with_name(f"{stem}.safetensors"), file.with_name(f"{stem}.json")
 
 
 @dataclass(frozen=True, eq=False)
@@ -129,9 +137,8 @@ class SteeringVector:
         return replace(self, directions=dict(directions), metadata={**self.metadata, **metadata})
 
     def __mul__(self, factor: float) -> SteeringVector:
-        return self._mapped(
-            {p: v * float(factor) for p, v in self.directions.items()}, scaled=factor * self.metadata.get("scaled", 1.0)
-        )
+        factor = real("factor", factor)
+        return self._mapped({p: v * factor for p, v in self.directions.items()}, scaled=factor * self.metadata.get("scaled", 1.0))
 
     __rmul__ = __mul__
 
@@ -220,7 +227,7 @@ class SteeringVector:
         ], columns=["site", "sigma", "cosine"])  # fmt: skip
 
     def save(self, file: str | Path) -> Path:
-        """Write the numbers to file.safetensors and the rest to file.json; returns the former. Any suffix is replaced."""
+        """Write the numbers to file.safetensors and the rest to file.json; returns the former."""
         file = Path(file).expanduser()
         file.parent.mkdir(parents=True, exist_ok=True)
         tensors = {"sigmas": self.sigmas.contiguous()}
@@ -234,7 +241,7 @@ class SteeringVector:
             "sites": list(self.paths),
             "metadata": dict(self.metadata),
         }
-        numbers, rest = file.with_suffix(".safetensors"), file.with_suffix(".json")
+        numbers, rest = vector_files(file)
         write_json(rest, about)
         write_whole(numbers, lambda part: safetensors.torch.save_file(tensors, part))
         return numbers
@@ -245,7 +252,7 @@ class SteeringVector:
 
         Raises FileNotFoundError for a missing file and ValueError for a corrupt one.
         """
-        numbers, rest = Path(file).expanduser().with_suffix(".safetensors"), Path(file).expanduser().with_suffix(".json")
+        numbers, rest = vector_files(file)
         for part in (numbers, rest):
             if not part.exists():
                 raise FileNotFoundError(
