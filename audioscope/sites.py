@@ -70,7 +70,7 @@ class Sites:
         which: a kind ("cross", "self", "all"), a path, the number of a cross-attention layer, a Site, or a list of these; None
         is all. Raises UnknownName for an unknown path, ValueError if nothing is selected.
         """
-        if which is None or which == "all":
+        if which is None or (isinstance(which, str) and which == "all"):
             chosen = set(self.all)
         elif isinstance(which, str) and which in ("cross", "self"):
             chosen = {s for s in self.all if s.kind == which}
@@ -78,7 +78,7 @@ class Sites:
             chosen = {self[str(which)]}
         elif (number := index_of(which)) is not None:
             chosen = {self[number]}
-        elif not isinstance(which, Iterable) or isinstance(which, bytes):
+        elif not isinstance(which, Iterable) or isinstance(which, bytes) or getattr(which, "ndim", 1) == 0:
             raise TypeError(
                 f"sites is {which!r}, expected 'cross', 'self', 'all', a layer number, a module path, a Site, or a list of these."
             )

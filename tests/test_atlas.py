@@ -359,7 +359,7 @@ def test_one_step_and_a_third_of_the_steps_can_be_named(tiny, tmp_path):
             tiny, ["drums"], pairs=1, steps=3, when=when, out=tmp_path / str(number), clips=False, progress=False
         )
         assert tuple(atlas.settings["window"]) == window and atlas.settings["when"] == when
-    with pytest.raises(ValueError, match="when is 3, expected a step from 0 to 2"):
+    with pytest.raises(ValueError, match="when is 3, expected a whole number from 0 to 2"):
         audioscope.localize(tiny, ["drums"], pairs=1, steps=3, when=3)
 
 
