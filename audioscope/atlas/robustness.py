@@ -162,11 +162,14 @@ def correlation(atlas: Atlas, other: Atlas, scale: Scale | None = None, other_sc
     maps = ((atlas, atlas.scale_of(scale)), (other, other.scale_of(scale if other_scale is None else other_scale)))
     mine, theirs = (each.shifts(scale) for each, scale in maps)
     defined = set.intersection(*(set(each.impacts(scale).query("defined")["concept"]) for each, scale in maps))
-    names = [c for c in atlas.concepts if c in defined and mine[c, c][0].shape == theirs[c, c][0].shape]
+    names = [c for c in atlas.concepts if c in defined and mine[c, c][0].shape[1] == theirs[c, c][0].shape[1]]
     if not names:
-        raise ValueError(
-            "The two atlases share no defined concept with equal numbers of pairs and layers: nothing can be compared."
-        )
+        raise ValueError("The two atlases share no defined concept with equal numbers of layers: nothing can be compared.")
+    columns = ["concept", "pair", "seed", "clean_prompt"]
+    units = [
+        set(each.table.loc[each.table["concept"].isin(names), columns].itertuples(index=False, name=None)) for each, _ in maps
+    ]
+    one_sweep = units[0] == units[1]
 
     def coefficients(impacts: np.ndarray) -> np.ndarray:
         """Both correlations of the impacts [2, concepts, sites], on Fisher's scale."""
@@ -177,12 +180,16 @@ def correlation(atlas: Atlas, other: Atlas, scale: Scale | None = None, other_sc
     whole = np.array([[shift.sum(0) / swing.sum(0) for shift, swing in each] for each in swings])
     variance = np.zeros(2)
     for place, both in enumerate(zip(*swings, strict=True)):
-        left = []
-        for impacts in zip(*((shift.sum(0) - shift) / (swing.sum(0) - swing) for shift, swing in both), strict=True):
-            changed = whole.copy()
-            changed[:, place] = impacts
-            left.append(coefficients(changed))
-        variance += (len(left) - 1) / len(left) * np.square(left - np.mean(left, axis=0)).sum(0)
+        one, two = ((shift.sum(0) - shift) / (swing.sum(0) - swing) for shift, swing in both)
+        # pairs of one sweep are left out of both maps at once, those of two sweeps one map at a time
+        rounds = [(one, two)] if one_sweep else [(one, [whole[1, place]] * len(one)), ([whole[0, place]] * len(two), two)]
+        for impacts in rounds:
+            left = []
+            for each in zip(*impacts, strict=True):
+                changed = whole.copy()
+                changed[:, place] = each
+                left.append(coefficients(changed))
+            variance += (len(left) - 1) / len(left) * np.square(left - np.mean(left, axis=0)).sum(0)
     center, half = coefficients(whole), 1.96 * np.sqrt(variance)
     result = {"cells": float(whole[0].size)}
     for name, value, low, high in zip(("pearson", "spearman"), *np.tanh([center, center - half, center + half]), strict=True):

@@ -80,7 +80,7 @@ class FeatureSet:
         return render(
             "feature.html", title=f"Feature {feature}", site=self.site, density=float(self.density[feature]),
             pool=len(self.found.clips), near=near.to_dict("records"), concepts=_concepts(self.sae, feature),
-            lead=f"It detects {labels[feature]} best." if feature in labels else "It detects none of the scored concepts.",
+            lead=f"Of the scored concepts, it detects {labels[feature]} best." if feature in labels else "It detects none of the scored concepts.",
             linked=linked, level=level, **_sounds(self.sae, self.model, feature, self.found),
         )  # fmt: skip
 
