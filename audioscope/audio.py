@@ -26,7 +26,24 @@ _QUIET = Lock()  # warnings are silenced for all threads: one thread at a time, 
 
 @dataclass(frozen=True, eq=False)
 class Clip:
-    """A piece of audio: `samples` float32 [channels, samples] in -1..1, `rate` in Hz, and its prompt, seed and model."""
+    """A piece of audio with its prompt, seed and model, displayed in a notebook as a spectrogram with a player.
+
+    Args:
+        samples: float32 [channels, samples], from -1 to 1.
+        rate: Sampling rate in Hz.
+        prompt: The prompt that it was generated from.
+        seed: The seed of its noise; None if it was not generated.
+        model: The name of the model that generated it.
+
+    Raises:
+        ValueError: The samples do not have two dimensions.
+
+    Example:
+        >>> import numpy as np
+        >>> samples = 0.5 * np.sin(2 * np.pi * 440 * np.arange(16000) / 16000)
+        >>> audioscope.Clip(samples[None].astype("float32"), rate=16000, prompt="an A")
+        Clip('an A', seed=None, 1.00 s, 16000 Hz, -9.0 dB)
+    """
 
     samples: np.ndarray
     rate: int
@@ -40,21 +57,22 @@ class Clip:
 
     @property
     def seconds(self) -> float:
+        """The length in s."""
         return self.samples.shape[1] / self.rate
 
     @property
     def mono(self) -> np.ndarray:
-        """Mean over channels: float32 [samples]."""
+        """The mean over channels, float32 [samples]."""
         return self.samples.mean(axis=0)
 
     @property
     def level(self) -> float:
-        """RMS level in dB relative to full scale."""
+        """The RMS level in dB relative to full scale."""
         return float(20 * np.log10(np.sqrt(np.mean(self.samples**2)) + 1e-9))
 
     @property
     def loudness(self) -> float:
-        """Integrated loudness in LUFS (ITU-R BS.1770); NaN for silence or for less than its .4 s window."""
+        """The integrated loudness in LUFS (ITU-R BS.1770); NaN for silence or for less than its 0.4 s window."""
         if self.seconds < 0.4:
             return float("nan")
         with _QUIET, warnings.catch_warnings(), np.errstate(divide="ignore"):
@@ -63,9 +81,21 @@ class Clip:
         return lufs if np.isfinite(lufs) else float("nan")
 
     def save(self, path: str | Path) -> Path:
-        """Write a file in the format that its suffix names (.flac, .wav, .ogg, .mp3); returns the path.
+        """Write the clip as a sound file.
 
-        Raises ValueError for any other suffix.
+        Args:
+            path: The file, whose suffix names the format: .flac, .wav, .ogg or .mp3.
+
+        Returns:
+            The file.
+
+        Raises:
+            ValueError: The suffix is any other.
+
+        Example:
+            >>> clip = model.generate("a slow song", seed=0, steps=2)
+            >>> audioscope.Clip.load(clip.save("song.flac"), prompt=clip.prompt).rate
+            16000
         """
         path = check_suffix(path)
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -74,18 +104,45 @@ class Clip:
 
     @classmethod
     def load(cls, path: str | Path, **metadata) -> Clip:
-        """Read a sound file; `metadata` sets other fields of the clip (prompt, seed, model)."""
+        """Read a sound file.
+
+        Args:
+            path: The file.
+            **metadata: Other fields of the clip: prompt, seed, model.
+
+        Returns:
+            The clip, at the file's own sampling rate.
+        """
         samples, rate = sf.read(Path(path).expanduser(), dtype="float32", always_2d=True)
         return cls(samples.T.copy(), rate, **metadata)
 
     def encoded(self, kind: str = "mp3") -> bytes:
-        """The clip as a sound file in memory ("mp3", "ogg", "flac" or "wav"), with its level unchanged."""
+        """The clip as a sound file in memory, with its level unchanged; samples beyond -1 to 1 are clipped.
+
+        Args:
+            kind: "mp3", "ogg", "flac" or "wav".
+
+        Returns:
+            The content of the file.
+        """
         buffer = io.BytesIO()
         sf.write(buffer, np.clip(self.samples.T, -1, 1), self.rate, format=kind.upper())
         return buffer.getvalue()
 
     def spectrogram(self, mels: int = 96) -> np.ndarray:
-        """Mel spectrogram in dB relative to its maximum, at least -80: float32 [mels, frames], 16 ms per frame."""
+        """The mel spectrogram in dB relative to its maximum, at least -80.
+
+        Args:
+            mels: The number of mel bands, from 40 Hz upwards.
+
+        Returns:
+            float32 [mels, frames], 16 ms per frame.
+
+        Example:
+            >>> clip = model.generate("a slow song", seed=0, steps=2)
+            >>> clip.spectrogram(mels=64).shape
+            (64, 255)
+        """
         hop = max(1, self.rate // 62)
         size = 1 << int(np.ceil(np.log2(hop * 4)))
         power = librosa.feature.melspectrogram(
@@ -94,7 +151,14 @@ class Clip:
         return librosa.power_to_db(power, ref=np.max, top_db=80.0)
 
     def picture(self, height: int = 96) -> bytes:
-        """The spectrogram as a small WebP image, low frequencies at the bottom: about 3 KB for 4 s, at most 512 px wide."""
+        """The spectrogram as a small WebP image, low frequencies at the bottom.
+
+        Args:
+            height: Of the image, in px; the width follows the length, from 256 to 512 px.
+
+        Returns:
+            The content of the file, about 3 KB for 4 s.
+        """
         from PIL import Image
 
         level = (self.spectrogram()[::-1] + 80) / 80
@@ -129,7 +193,19 @@ def check_suffix(path: str | Path) -> Path:
 
 
 def show_clips(*clips: Clip) -> object:
-    """Show several clips side by side in a notebook."""
+    """Show several clips side by side in a notebook.
+
+    Args:
+        clips: The clips, in order.
+
+    Returns:
+        HTML for a notebook.
+
+    Example:
+        >>> clips = [model.generate(prompt, seed=0, steps=2) for prompt in ("a slow song", "a fast song")]
+        >>> audioscope.show_clips(*clips).data.count("<audio")
+        2
+    """
     from IPython.display import HTML
 
     cells = "".join(f'<div style="flex:1 1 260px;max-width:420px">{clip._repr_html_()}</div>' for clip in clips)

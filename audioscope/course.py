@@ -18,7 +18,16 @@ HEADS = {True: ("Right.", "#009e73"), False: ("Not yet.", "#d55e00"), None: ("Yo
 
 @dataclass(frozen=True)
 class Verdict:
-    """Whether an answer is right (None: there is no answer yet), and the text to show."""
+    """Whether an answer to an exercise is right, and the text to show; it prints both.
+
+    Args:
+        right: True or False; None if there is no answer yet.
+        text: What to tell the learner.
+
+    Example:
+        >>> audioscope.course.Verdict(None, "Run the cell above first.")
+        Your turn. Run the cell above first.
+    """
 
     right: bool | None
     text: str
@@ -45,10 +54,24 @@ def check(
 ) -> Verdict:
     """Check the answer to an exercise, and explain a wrong one.
 
-    right: tells whether an answer is right. well: the text for a right answer. wrong: rules for kinds of wrong answers, each with
-    the reason, as a text or as a function of the answer; the first rule that matches gives the text, else `otherwise` does.
-    kind: the expected type, such as int (numpy's numbers count as int; True and False do not). An answer of another type, or one
-    that a rule fails on, gives a verdict that says so; it never raises.
+    It never raises: an answer of another type, or one that a rule fails on, gets a verdict that says so.
+
+    Args:
+        answer: What the learner gave; None or ... is no answer yet.
+        right: Tells whether an answer is right.
+        well: The text for a right answer.
+        wrong: Rules for kinds of wrong answers, each with the reason, as a text or as a function of the answer; the first rule
+            that matches gives the text.
+        otherwise: The text for a wrong answer that no rule matches.
+        kind: The expected type, such as int (NumPy's numbers count as int; True and False do not).
+
+    Returns:
+        The verdict, which a notebook shows in color.
+
+    Example:
+        >>> rules = [(lambda n: n == 12, "That is the number of layers, and layers count from 0.")]
+        >>> audioscope.course.check(12, lambda n: n == 11, well="Yes, the last one.", wrong=rules, kind=int)
+        Not yet. That is the number of layers, and layers count from 0.
     """
     if answer is None or answer is ...:
         return Verdict(None, "Replace None in the cell above with your answer, run that cell, and then run this one.")
@@ -70,7 +93,21 @@ def check(
 
 
 def copy_notebooks(out: str | Path) -> list[Path]:
-    """Copy the shipped notebooks to a folder to work in; existing files are left unchanged."""
+    """Copy the shipped notebooks to a folder to work in.
+
+    Args:
+        out: The folder; it is created if it does not exist, and existing files are left unchanged.
+
+    Returns:
+        The files that were copied.
+
+    Example:
+        >>> copied = audioscope.course.copy_notebooks("course")
+        >>> copied[0].name
+        '00_start_here.ipynb'
+        >>> audioscope.course.copy_notebooks("course")  # nothing is overwritten
+        []
+    """
     out, copied = Path(out).expanduser(), []
     out.mkdir(parents=True, exist_ok=True)
     for file in sorted(notebooks_folder().glob("*.ipynb")):

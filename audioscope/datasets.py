@@ -33,27 +33,65 @@ MAPS = (*WINDOWS, "output")
 
 
 def atlas() -> Atlas:
-    """The atlas of `tiny`: the text swap at every cross-attention site, for all 21 concepts, with an audio example of each."""
+    """Load the shipped atlas of `tiny`: the text swap at every cross-attention site, for all 21 concepts, with sound.
+
+    Returns:
+        The atlas, with the clips of one example of each concept.
+
+    Example:
+        >>> atlas = audioscope.datasets.atlas()
+        >>> len(atlas.concepts), len(atlas.sites)
+        (21, 12)
+    """
     return Atlas.load(data_folder() / "atlas")
 
 
 def maps() -> dict[str, Atlas]:
-    """More atlases of `tiny`, by name, without sound.
+    """Load more shipped atlases of `tiny`: the text swap in a part of the denoising, and the output patch.
 
-    "early", "middle" and "late" swap the text in that third of the log signal-to-noise ratio; "output" patches the output.
+    Returns:
+        Atlases by name, without sound. "early", "middle" and "late" swap the text in that third of the log signal-to-noise ratio;
+        "output" patches the output.
+
+    Example:
+        >>> list(audioscope.datasets.maps())
+        ['early', 'middle', 'late', 'output']
     """
     return {name: Atlas.load(data_folder() / "maps" / name) for name in MAPS}
 
 
 def steps() -> pd.DataFrame:
-    """The table of `patch_steps` for `tiny`: the text of every layer swapped in one step at a time."""
+    """Load the shipped table of `audioscope.atlas.patch_steps` for `tiny`: all text swapped, one step at a time.
+
+    Returns:
+        A table with one line per concept, pair, row and step, for `audioscope.atlas.step_impacts`.
+
+    Example:
+        >>> table = audioscope.datasets.steps()
+        >>> sorted(table.loc[table["row"] == "patched", "step"].unique().tolist())
+        [0, 1, 2, 3, 4, 5, 6, 7, 8, 9]
+    """
     return pd.read_parquet(data_folder() / "results" / "steps.parquet")
 
 
 def vector(axis: str) -> SteeringVector:
-    """The CAA vector of an axis at all cross-attention sites of `tiny`, the one whose sweep is `steering(axis)`.
+    """Load the shipped CAA vector of an axis, at all cross-attention sites of `tiny`.
 
-    Raises UnknownName for another axis.
+    It is the one whose sweep is `steering(axis)`.
+
+    Args:
+        axis: The concept at its positive end, such as "fast".
+
+    Returns:
+        The vector.
+
+    Raises:
+        UnknownName: There is no shipped vector for this axis.
+
+    Example:
+        >>> vector = audioscope.datasets.vector("fast")
+        >>> len(vector.paths), len(vector.sigmas)  # sites, noise levels
+        (12, 10)
     """
     folder = data_folder() / "results" / "vectors"
     known = sorted(file.stem for file in folder.glob("*.safetensors"))
@@ -63,17 +101,38 @@ def vector(axis: str) -> SteeringVector:
 
 
 def steering_table(name: str = "steering") -> pd.DataFrame:
-    """The results of all axes of `tiny`: one row per axis, method and sites, as `SteeringSweep.summary` returns it.
+    """Load the shipped steering results of all axes of `tiny`.
 
-    name: "steering", or "sae_steering" for the comparison of SAE features with CAA.
+    Args:
+        name: "steering", or "sae_steering" for the comparison of SAE features with CAA.
+
+    Returns:
+        A table with one row per axis, method and sites, as `SteeringSweep.summary` returns it.
+
+    Example:
+        >>> table = audioscope.datasets.steering_table()
+        >>> table["concept"].nunique()  # axes
+        18
     """
     return pd.read_parquet(data_folder() / "results" / f"{name}.parquet")
 
 
 def steering(axis: str, name: str = "steering") -> SteeringSweep:
-    """The steering sweep of one axis of `tiny`, without sound; name: as for `steering_table`.
+    """Load the shipped steering sweep of one axis of `tiny`, without sound.
 
-    Raises UnknownName for another axis.
+    Args:
+        axis: The concept at its positive end, such as "fast".
+        name: "steering", or "sae_steering" for the comparison of SAE features with CAA.
+
+    Returns:
+        The sweep.
+
+    Raises:
+        UnknownName: There are no shipped results for this axis.
+
+    Example:
+        >>> audioscope.datasets.steering("fast").cells[:3]
+        ['caa shared', 'caa own', 'caa all']
     """
     folder = data_folder() / "results"
     settings = json.loads((folder / f"{name}_settings.json").read_text())
@@ -85,23 +144,71 @@ def steering(axis: str, name: str = "steering") -> SteeringSweep:
 
 
 def saes() -> dict[str, Path]:
-    """The folders of the SAEs of `tiny`, by the module path of their site."""
+    """Find the shipped SAEs of `tiny`.
+
+    Returns:
+        Their folders, by the module path of their site.
+
+    Example:
+        >>> for site in audioscope.datasets.saes():
+        ...     print(site)
+        transformer.transformer_blocks.0.cross_attn
+        transformer.transformer_blocks.0.self_attn
+        transformer.transformer_blocks.6.cross_attn
+        transformer.transformer_blocks.6.self_attn
+    """
     folders = sorted((data_folder() / "tiny" / "sae").glob("*"))
     return {folder.name: folder for folder in folders if (folder / "cfg.json").exists()}
 
 
 def sae(site: str) -> SAE:
-    """The SAE of a site of `tiny`, by its module path. Raises UnknownName for a site that has none."""
+    """Load the shipped SAE of a site of `tiny`.
+
+    Args:
+        site: The site's module path.
+
+    Returns:
+        The SAE, with its evaluation and its scores for concepts.
+
+    Raises:
+        UnknownName: There is no shipped SAE for this site.
+
+    Example:
+        >>> sae = audioscope.datasets.sae("transformer.transformer_blocks.0.cross_attn")
+        >>> sae.d_sae
+        512
+    """
     if str(site) not in saes():
         raise UnknownName(f"No shipped SAE for site {str(site)!r}. Available: {', '.join(saes())}.")
     return load_sae(saes()[str(site)])
 
 
 def fingerprint() -> str:
-    """The hash of the weights that all of this was measured on, from the atlas's settings alone, since its table is large."""
+    """The hash of the weights that everything shipped was measured on.
+
+    It is read from the atlas's settings alone, since its table is large.
+
+    Returns:
+        The hash, 16 hexadecimal digits.
+
+    Example:
+        >>> audioscope.datasets.fingerprint() == model.fingerprint
+        True
+    """
     return str(json.loads((data_folder() / "atlas" / "atlas.json").read_text())["fingerprint"])
 
 
 def is_shipped(model: Model) -> bool:
-    """Whether all of this was measured on this model's weights."""
+    """Whether everything shipped was measured on a model's weights.
+
+    Args:
+        model: The model.
+
+    Returns:
+        True if the fingerprints are equal.
+
+    Example:
+        >>> audioscope.datasets.is_shipped(model)
+        True
+    """
     return fingerprint() == model.fingerprint

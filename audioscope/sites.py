@@ -21,9 +21,19 @@ SELF_NAMES = ("self_attn", "attn1")
 
 @dataclass(frozen=True)
 class Site:
-    """One attention module: its path in the pipeline, kind ("cross" or "self"), layer (from 0) and output width.
+    """One attention module of a model: where a patch, a steering vector or an SAE acts.
 
-    stream: which text encoder a cross-attention site reads, if the model has several.
+    Args:
+        path: The module path in the pipeline.
+        kind: "cross" or "self".
+        layer: The layer, from 0: its place among the sites of its kind, in running order.
+        width: The width of its output.
+        stream: Which text encoder a cross-attention site reads, if the model has several; otherwise empty.
+
+    Example:
+        >>> site = model.sites[3]
+        >>> site.path, site.kind, site.layer, site.width
+        ('transformer.transformer_blocks.3.cross_attn', 'cross', 3, 128)
     """
 
     path: str
@@ -38,7 +48,20 @@ class Site:
 
 @dataclass(frozen=True)
 class Sites:
-    """The sites of a model in the order in which they run; prints as a table, filters by kind and layer."""
+    """The sites of a model in the order in which they run; prints as a table, filters by kind and layer.
+
+    `sites[path]` is the site at a module path, `sites[3]` the cross-attention site of layer 3; an unknown one raises
+    UnknownName (a KeyError).
+
+    Args:
+        all: The sites, in running order.
+
+    Example:
+        >>> len(model.sites), len(model.sites.cross)
+        (24, 12)
+        >>> model.sites["transformer.transformer_blocks.0.self_attn"].layer
+        0
+    """
 
     all: tuple[Site, ...]
 
@@ -65,10 +88,23 @@ class Sites:
         raise UnknownName(f"No site {path!r} in this model. Nearest: {', '.join(near) or 'none'}. `model.sites` lists all.")
 
     def select(self, which: str | int | Site | Iterable[str | int | Site] | None) -> tuple[Site, ...]:
-        """The sites that `which` names, always in running order.
+        """The sites that a selection names, always in running order.
 
-        which: a kind ("cross", "self", "all"), a path, the number of a cross-attention layer, a Site, or a list of these; None
-        is all. Raises UnknownName for an unknown path, ValueError if nothing is selected.
+        Args:
+            which: A kind ("cross", "self", "all"), a path, the number of a cross-attention layer, a `Site`, or a list of these;
+                None is all.
+
+        Returns:
+            The sites.
+
+        Raises:
+            UnknownName: A path or layer is unknown.
+            ValueError: Nothing is selected.
+            TypeError: The selection is of another type.
+
+        Example:
+            >>> [site.path for site in model.sites.select([3, 0])]
+            ['transformer.transformer_blocks.0.cross_attn', 'transformer.transformer_blocks.3.cross_attn']
         """
         if which is None or (isinstance(which, str) and which == "all"):
             chosen = set(self.all)
@@ -90,10 +126,15 @@ class Sites:
 
     @property
     def cross(self) -> tuple[Site, ...]:
+        """The cross-attention sites, in running order."""
         return self.select("cross")
 
     def to_frame(self) -> pd.DataFrame:
-        """A DataFrame with columns path, kind, layer, width, and stream if the model has several."""
+        """The sites as a table, to filter with pandas.
+
+        Returns:
+            A table with one row per site; the columns are path, kind, layer, width, and stream if the model has several.
+        """
         columns = ["path", "kind", "layer", "width"] + ["stream"] * any(s.stream for s in self.all)
         return pd.DataFrame([asdict(s) for s in self.all], columns=columns)
 

@@ -35,7 +35,18 @@ def _shipped(name: str, mark: str) -> Path:
 
 
 def data_folder() -> Path:
-    """The folder `data/` with the tiny model, the concepts and the shipped atlas. Raises FileNotFoundError if it is missing."""
+    """Find the folder `data/` with the tiny model, the concepts and the shipped atlas.
+
+    Returns:
+        The folder, which is next to the package in a checkout and inside it in a wheel.
+
+    Raises:
+        FileNotFoundError: The folder is missing.
+
+    Example:
+        >>> (audioscope.datasets.data_folder() / "concepts.yaml").exists()
+        True
+    """
     return _shipped("data", "tiny")
 
 

@@ -72,7 +72,20 @@ def reading(impact: float, low: float, high: float) -> str:
 
 
 def show_charts() -> None:
-    """Render Altair charts in notebooks offline: interactive in JupyterLab, with or without a kernel, elsewhere as an image."""
+    """Render Altair charts in notebooks offline: interactive in JupyterLab, with or without a kernel, elsewhere as an image.
+
+    Call it once, at the top of a notebook.
+
+    Raises:
+        ImportError: The extra `pages` is not installed.
+
+    Example:
+        >>> import altair
+        >>> with altair.renderers.enable("default"):  # restores the renderer afterwards
+        ...     audioscope.show_charts()
+        ...     altair.renderers.active
+        'audioscope'
+    """
     need("pages", "Rendering charts offline")
     alt.renderers.register("audioscope", _as_output)
     alt.renderers.enable("audioscope")

@@ -39,14 +39,34 @@ def ends(direction: str) -> tuple[str, str]:
 
 @dataclass(eq=False)
 class Atlas:
-    """A finished sweep and what follows from it.
+    """A finished sweep of activation patching and what follows from it: impacts, functional layers, charts, pages.
 
-    table: one line per clip and scored concept: model, concept, pair, seed, row ("clean", "corrupted", "patched"), site,
-    layer, scored, score (in settings["units"], not clipped), the scores of additional scorers ("score of ..."), clip, failed, and
-    both prompts. folder: where the clips are.
+    An atlas comes from `audioscope.localize`, `Atlas.load`, `audioscope.datasets.atlas` or `audioscope.datasets.published`.
 
-    Scales: "raw" takes scores as they are. "clipped" cuts log-odds at the end of the range in which the scorer was calibrated,
-    and "probability" is 1 / (1 + exp(-log-odds)). Both hide what happens beyond: see `impacts`.
+    Impacts can be computed on up to three scales:
+
+    - "raw" takes scores as they are.
+    - "clipped" cuts log-odds at the end of the range in which the scorer was calibrated.
+    - "probability" is 1 / (1 + exp(-log-odds)).
+
+    The latter two hide what happens beyond the calibrated range: see `impacts`.
+
+    Args:
+        table: One line per clip and scored concept: model, concept, pair, seed, row ("clean", "corrupted", "patched"), site,
+            layer, scored, score (in `settings["units"]`, not clipped), the scores of additional scorers ("score of ..."), clip,
+            failed, clean_prompt and corrupted_prompt.
+        settings: What decided the numbers, such as model, patch, direction, sites, concepts, pairs, seeds, scorer, steps and
+            guidance.
+        folder: Where the clips are; the paths in the column clip are relative to it.
+
+    Example:
+        >>> atlas = audioscope.datasets.atlas()
+        >>> atlas.own_layers("fast")
+        ['transformer.transformer_blocks.1.cross_attn', 'transformer.transformer_blocks.2.cross_attn']
+        >>> [site.layer for site in atlas.sites if site.path in atlas.functional]
+        [0]
+        >>> atlas.layer_means().loc[0, ["impact", "low", "high"]].astype(float).round(2).tolist()
+        [0.25, 0.24, 0.26]
     """
 
     table: pd.DataFrame
@@ -56,28 +76,41 @@ class Atlas:
 
     @property
     def concepts(self) -> list[str]:
+        """The names of the concepts, in the order of the sweep."""
         return list(self.settings["concepts"])
 
     @property
     def sites(self) -> list[Site]:
+        """The sites that were patched, in running order."""
         return [Site(**s) for s in self.settings["sites"]]
 
     @property
     def threshold(self) -> float:
-        """The smallest mean impact of a functional layer: 2.5 / L."""
+        """The smallest mean impact of a functional layer, 2.5 / L, where L is the number of sites."""
         return THRESHOLD / len(self.settings["sites"])
 
     @property
     def scales(self) -> tuple[Scale, ...]:
-        """The available scales: all three for log-odds with a calibrated range, else "raw" (and "probability" for log-odds)."""
+        """The available scales, all three for log-odds with a calibrated range, else "raw" (and "probability" for log-odds)."""
         if self.settings["units"] != "log-odds":
             return ("raw",)
         return SCALES if self.settings.get("calibrated") else ("raw", "probability")
 
     def scale_of(self, scale: Scale | None) -> Scale:
-        """The scale itself, if this atlas has it; None is "raw".
+        """Check a scale and fill in the default.
 
-        Raises ValueError for a scale that it does not have.
+        Args:
+            scale: One of `scales`; None is "raw".
+
+        Returns:
+            The scale itself, or "raw" for None.
+
+        Raises:
+            ValueError: The atlas does not have this scale.
+
+        Example:
+            >>> audioscope.datasets.atlas().scale_of(None)
+            'raw'
         """
         if scale is not None and scale not in self.scales:
             raise ValueError(
@@ -89,11 +122,27 @@ class Atlas:
 
     @property
     def scorers(self) -> list[str]:
-        """The scorers of the clips: the sweep's scorer first, then the additional ones."""
+        """The scorers of the clips, first the sweep's scorer, then the additional ones."""
         return [self.settings.get("scorer", "unknown"), *self.settings.get("also", {})]
 
     def heard_by(self, scorer: str) -> Atlas:
-        """The atlas of the same clips with the scores of another of the sweep's `scorers`. Raises UnknownName for any other."""
+        """The atlas of the same clips with the scores of another of the sweep's scorers: a second opinion.
+
+        Args:
+            scorer: One of `scorers`.
+
+        Returns:
+            An atlas whose scores are those of the given scorer; the former scorer becomes an additional one. For the first of
+            `scorers`, it is this atlas itself.
+
+        Raises:
+            UnknownName: This scorer did not score the clips of the sweep.
+
+        Example:
+            >>> atlas = audioscope.datasets.atlas()
+            >>> atlas.scorers, atlas.heard_by("judge").scorers
+            (['listener', 'judge'], ['judge', 'listener'])
+        """
         if scorer not in self.scorers:
             raise UnknownName(f"{scorer!r} did not score this sweep's clips. Available: {', '.join(self.scorers)}.")
         if scorer == self.scorers[0]:
@@ -120,14 +169,40 @@ class Atlas:
         return self._scores if scale == "raw" else expit(self._scores)
 
     def bounded(self, scale: Scale | None) -> bool:
-        """Whether scores on a scale saturate, which hides shifts; see `audioscope.stats.ratio_of_means`."""
+        """Whether scores on a scale saturate, which hides shifts; see `audioscope.stats.ratio_of_means`.
+
+        Args:
+            scale: One of `scales`; None is "raw".
+
+        Returns:
+            False for "raw", True for the other scales.
+
+        Raises:
+            ValueError: The atlas does not have this scale.
+        """
         return self.scale_of(scale) != "raw"
 
     def shifts(self, scale: Scale | None = None) -> dict[tuple[str, str], tuple[np.ndarray, ...]]:
-        """By (swapped concept, scored concept): shifts, clean - corrupted, and which are censored, all [pairs, sites].
+        """The shifts of scores behind the impacts, pair by pair, for your own statistics.
 
-        A shift is patched - corrupted, or clean - patched if the clean run was patched. Means are over seeds; if a patched clip
-        failed, both leave that seed out. Censored: both scores of the shift lie beyond the same end of the calibrated range.
+        A shift is patched - corrupted, or clean - patched if the clean run was patched. Shifts are means over seeds; if a patched
+        clip failed, its seed is left out of both the shift and the whole.
+
+        Args:
+            scale: One of `scales`; None is "raw".
+
+        Returns:
+            By (swapped concept, scored concept), three arrays [pairs, sites] of floats. The first has the shifts, the second has
+            clean - corrupted (the whole), both in the score's units. The third is the share of seeds, 0 to 1, whose shift is
+            censored: both of its scores lie beyond the same end of the calibrated range. It is 0 on the raw scale.
+
+        Raises:
+            ValueError: The atlas does not have this scale.
+
+        Example:
+            >>> shift, whole, censored = audioscope.datasets.atlas().shifts()["violin", "violin"]
+            >>> shift.shape  # pairs, sites
+            (34, 12)
         """
         scale = self.scale_of(scale)
         if ("shifts", scale) not in self._kept:
@@ -144,35 +219,85 @@ class Atlas:
         return self._kept["shifts", scale]
 
     def check_concept(self, concept: str) -> None:
-        """Raise UnknownName for a concept that the atlas does not have."""
+        """Check that the atlas has a concept, and name the available ones if it does not.
+
+        Args:
+            concept: The concept's name.
+
+        Raises:
+            UnknownName: The atlas does not have this concept.
+        """
         if concept not in self.concepts:
             raise UnknownName(f"No concept {concept!r} in this atlas. Available: {', '.join(self.concepts)}.")
 
     def unrelated(self, concept: str) -> list[str]:
-        """The concepts whose swaps should not move this one, without those that change its own group (drums for a saxophone)."""
+        """The concepts whose swaps should not move this one; they make up its control.
+
+        Concepts that change this one's own group are left out: a swap of drums may change whether there is a saxophone.
+
+        Args:
+            concept: The concept's name.
+
+        Returns:
+            The names of the unrelated concepts, in the order of the atlas.
+
+        Example:
+            >>> "cello" in audioscope.datasets.atlas().unrelated("violin")
+            False
+        """
         groups = self.settings["groups"]
         own = groups[concept]["group"]
         return [c for c in self.concepts if c != concept and (not own or own not in groups[c]["changes"])]
 
     def control(self, concept: str, scale: Scale | None, without: str = "") -> np.ndarray:
-        """How far swaps of unrelated concepts move this one: mean over them of |mean shift| [sites], in the score's units.
+        """How far swaps of unrelated concepts move this one at each site: what an impact must exceed to mean something.
 
-        The absolute value of a mean over few pairs has a noise floor, which makes the control stricter. NaN if there is no such
-        concept. without: a concept whose swap is left out.
+        For each unrelated concept, it takes the absolute value of the mean shift over pairs, then averages over these concepts.
+        The absolute value of a mean over few pairs has a noise floor, which makes the control stricter.
+
+        Args:
+            concept: The concept's name.
+            scale: One of `scales`; None is "raw".
+            without: A concept whose swap is left out.
+
+        Returns:
+            The control [sites], in the score's units; NaN if there is no unrelated concept.
         """
         others = [other for other in self.unrelated(concept) if other != without]
         shifts = [np.abs(np.nanmean(self.shifts(scale)[other, concept][0], axis=0)) for other in others]
         return np.nanmean(shifts, axis=0) if shifts else np.full(len(self.sites), np.nan)
 
     def impacts(self, scale: Scale | None = None) -> pd.DataFrame:
-        """One row per concept and site: impact with interval, numerator and denominator, control, and whether it is defined.
+        """The impact of each site on each concept, with interval and control: the numbers of the heatmap.
 
-        impact = (patched - corrupted) / (clean - corrupted), a ratio of means over pairs; signed, not floored (TADA, eq. 2,
-        floors at 0). If the clean run was patched ("necessary"), it is (clean - patched) / (clean - corrupted).
-        control: the same ratio for swaps of unrelated concepts, with the numerator as an absolute value. censored: the share of
-        pairs whose two scores lie beyond the same end of the calibrated range, so that a scale other than "raw" cannot show
-        what happened between them: if it is more than half, an impact of 0 there means that nothing was seen, not that there
-        was nothing.
+        An impact is (patched - corrupted) / (clean - corrupted), a ratio of means over pairs; it is signed and not floored (TADA,
+        eq. 2, floors at 0). If the clean run was patched ("necessary"), it is (clean - patched) / (clean - corrupted).
+
+        Args:
+            scale: One of `scales`; None is "raw".
+
+        Returns:
+            A table with one row per concept and site.
+
+            - concept, group, site, layer
+            - impact, low, high: the impact with its 95 % interval
+            - numerator, denominator, denominator_low, denominator_high: in the score's units
+            - pairs: the number of pairs
+            - defined: whether there is an impact at all: the interval of the denominator must not contain 0
+            - control: the same ratio for swaps of unrelated concepts, with the numerator as an absolute value
+            - censored: the share of pairs whose two scores lie beyond the same end of the calibrated range, so that a scale other
+              than "raw" cannot show what happened between them. If it is more than half, an impact of 0 there means that nothing
+              was seen, not that there was nothing.
+
+        Raises:
+            ValueError: The atlas does not have this scale.
+
+        Example:
+            >>> impacts = audioscope.datasets.atlas().impacts()
+            >>> len(impacts)  # 21 concepts in 12 layers
+            252
+            >>> impacts.query("concept == 'fast'").nlargest(2, "impact")["layer"].tolist()
+            [2, 1]
         """
         scale = self.scale_of(scale)
         if ("impacts", scale) not in self._kept:
@@ -190,16 +315,42 @@ class Atlas:
         return self._kept["impacts", scale].copy()
 
     def to_frame(self) -> pd.DataFrame:
-        """The impacts of all cells, on the raw scale: see `impacts`."""
+        """The impacts of all cells on the raw scale, as `impacts` returns them.
+
+        Returns:
+            A table with one row per concept and site.
+        """
         return self.impacts()
 
     def layer_means(self, scale: Scale | None = None, without: Collection[str] = ()) -> pd.DataFrame:
-        """One row per site: impact averaged over defined concepts with intervals, control, and whether it is functional.
+        """The impact of each layer averaged over the defined concepts, and whether the layer is functional.
 
-        low, high: the interval for these concepts and other pairs. all_low, all_high: the wider interval for other pairs and
-        other concepts, drawn one by one; if whole groups of concepts share a layer, it is still too narrow, and `functional`
-        says what each group decides. Functional: mean impact at least 2.5 / L, and low above the control (above 0 if there is
-        none). without: concepts to leave out.
+        A layer is functional if its mean impact is at least `threshold` (2.5 / L) and its interval lies above the control (above
+        0 if there is no control).
+
+        Args:
+            scale: One of `scales`; None is "raw".
+            without: Concepts to leave out.
+
+        Returns:
+            A table with one row per site.
+
+            - site, layer
+            - impact: the mean over defined concepts
+            - low, high: its 95 % interval for these concepts and other pairs
+            - all_low, all_high: the wider interval for other pairs and other concepts, drawn one by one. If whole groups of
+              concepts share a layer, it is still too narrow; `functional` says what each group decides.
+            - control: the mean control
+            - threshold: as the property `threshold`
+            - functional: whether the layer is functional
+
+        Raises:
+            ValueError: The atlas does not have this scale.
+
+        Example:
+            >>> means = audioscope.datasets.atlas().layer_means()
+            >>> means.loc[means["functional"], "layer"].tolist()
+            [0]
         """
         impacts = self.impacts(scale).query("defined and concept not in @without")
         lines = []
@@ -220,14 +371,42 @@ class Atlas:
         return self.functional_on()
 
     def functional_on(self, scale: Scale | None = None) -> robustness.Functional:
-        """`functional` on any scale."""
+        """The functional layers on any scale; `functional` is the same on the raw scale.
+
+        Args:
+            scale: One of `scales`; None is "raw".
+
+        Returns:
+            The module paths of the functional layers; when printed, the list also says how fragile the set is.
+
+        Raises:
+            ValueError: The atlas does not have this scale.
+        """
         scale = self.scale_of(scale)
         if ("functional", scale) not in self._kept:
             self._kept["functional", scale] = robustness.functional(self, scale)
         return self._kept["functional", scale]
 
     def own_layers(self, concept: str, scale: Scale | None = None) -> list[str]:
-        """Module paths of one concept's own layers, by the same rule; empty if its impacts are undefined."""
+        """The layers that carry one concept, by the rule for functional layers applied to its own impacts.
+
+        Args:
+            concept: The concept's name.
+            scale: One of `scales`; None is "raw".
+
+        Returns:
+            The module paths of the sites whose impact is at least `threshold`, with an interval above the control; empty if the
+            concept's impacts are undefined.
+
+        Raises:
+            UnknownName: The atlas does not have this concept.
+            ValueError: The atlas does not have this scale.
+
+        Example:
+            >>> atlas = audioscope.datasets.atlas()
+            >>> [site.layer for site in atlas.sites if site.path in atlas.own_layers("violin")]
+            [8, 9, 11]
+        """
         self.check_concept(concept)
         rows = self.impacts(scale).query("concept == @concept and defined")
         return rows.loc[(rows["impact"] >= self.threshold) & (rows["low"] > rows["control"].fillna(0.0)), "site"].tolist()
@@ -241,9 +420,29 @@ class Atlas:
     compare = robustness.compare
 
     def examples(self, scale: Scale | None = None) -> pd.DataFrame:
-        """One row per defined concept: its best site, chosen on the even pairs, and the median odd pair to listen to.
+        """One example to listen to for each concept: its best site, and the pair that is typical there.
 
-        `impact` is that of the odd pairs, so the choice did not inflate it. Empty if no clips were kept.
+        The best site is chosen on the even pairs. Among the odd pairs, the one with the median shift is the example, and `impact`
+        is that of all odd pairs, so the choice did not inflate it.
+
+        Args:
+            scale: One of `scales`; None is "raw".
+
+        Returns:
+            A table with one row per concept. Concepts that are undefined, have fewer than 4 pairs or have no clips are left out;
+            the table is empty if no clips were kept.
+
+            - concept, site, layer, impact, pair, seed, clean_prompt, corrupted_prompt
+            - clean, corrupted, patched: the files of the clips, relative to `folder`
+            - clean_score, corrupted_score, patched_score: raw scores, in the score's units
+
+        Raises:
+            ValueError: The atlas does not have this scale.
+
+        Example:
+            >>> examples = audioscope.datasets.atlas().examples()
+            >>> examples.query("concept == 'fast'")["clean_prompt"].item()
+            'a fast techno track'
         """
         kinds = ("clean", "corrupted", "patched")
         lines = []
@@ -271,13 +470,42 @@ class Atlas:
         return pd.DataFrame(lines, columns=columns + [f"{kind}_score" for kind in kinds])
 
     def chart(self, scale: Scale | None = None) -> Any:
-        """The atlas as an Altair chart, on one of its `scales`."""
+        """The atlas as an Altair chart: concepts by layers, under a strip of the layers' means.
+
+        Args:
+            scale: One of `scales`; None is "raw".
+
+        Returns:
+            An Altair chart, as `audioscope.atlas.heatmap` draws it.
+
+        Raises:
+            ValueError: The atlas does not have this scale.
+
+        Example:
+            >>> chart = audioscope.datasets.atlas().chart()
+            >>> chart.save("atlas.html")
+        """
         scale = self.scale_of(scale)
         title = f"Atlas of {self.settings['model']}" + ("" if scale == "raw" else f", {scale} scores")
         return view("Atlas.chart")(self.impacts(scale), self.layer_means(scale), title, self.settings["direction"])
 
     def play(self, concept: str) -> Any:
-        """Players for a concept's example: clean, corrupted and patched at its best site."""
+        """Players for a concept's example: the clean and corrupted clips, and the clip patched at the best site.
+
+        Args:
+            concept: The concept's name.
+
+        Returns:
+            HTML for a notebook, with three players and spectrograms.
+
+        Raises:
+            UnknownName: There is no example: the concept is not in this atlas, it is undefined, or no clips were kept.
+
+        Example:
+            >>> players = audioscope.datasets.atlas().play("violin")
+            >>> players.data.count("<audio")
+            3
+        """
         row = self.examples().query("concept == @concept")
         if row.empty:
             raise UnknownName(f"No example of {concept!r}: it is not in this atlas, it is undefined, or no clips were kept.")
@@ -290,27 +518,73 @@ class Atlas:
     def explore(self, model: Any = None) -> Any:
         """A widget for JupyterLab: click a cell of the heatmap and hear it, with other prompts if you like.
 
-        model: generates the clips that were not kept; None is the shipped `tiny`, if this atlas was measured on its weights.
-        Raises ValueError for a model with other weights.
+        Args:
+            model: Generates the clips that were not kept; None is the shipped `tiny`, if this atlas was measured on its weights.
+
+        Returns:
+            The widget.
+
+        Raises:
+            ValueError: The model has other weights than the one that the atlas was measured on.
+
+        Example:
+            >>> widget = audioscope.datasets.atlas().explore(model)
         """
         return view("Atlas.explore")(self, model)
 
     def save_html(self, path: str | Path, others: Sequence[Atlas] = (), **keywords: Any) -> Path:
-        """Write the atlas as one HTML file with chart and sound, to email; arguments as in `audioscope.pages.atlas.save_html`."""
+        """Write the atlas as one HTML file with chart and sound, small enough to email.
+
+        Args:
+            path: The file.
+            others: More atlases that can be selected on the page.
+            **keywords: The other arguments of `audioscope.pages.save_html`.
+
+        Returns:
+            The file.
+
+        Example:
+            >>> audioscope.datasets.published("ace-step").save_html("ace.html", progress=False).name
+            'ace.html'
+        """
         return view("Atlas.save_html")(self, path, others, **keywords)
 
     def save_site(self, folder: str | Path, others: Sequence[Atlas] = (), **keywords: Any) -> Path:
         """Write the atlas as a folder for any web server, with all its sound.
 
-        Arguments as for `audioscope.pages.atlas.save_site`.
+        Args:
+            folder: The folder.
+            others: More atlases that can be selected on the page.
+            **keywords: The other arguments of `audioscope.pages.save_site`.
+
+        Returns:
+            The path of the page, index.html in the folder.
+
+        Example:
+            >>> audioscope.datasets.published("ace-step").save_site("ace", progress=False).name
+            'index.html'
         """
         return view("Atlas.save_site")(self, folder, others, **keywords)
 
     def save(self, folder: str | Path, shipped: bool = False) -> Path:
-        """Write atlas.parquet and atlas.json; returns the folder.
+        """Write the atlas to a folder, from which `load` reads it.
 
-        The clips stay where they are. shipped: write a small copy with only the examples' clips, as MP3, and only the scores of
-        the atlas's own concepts, to 3 decimals.
+        It writes atlas.parquet and atlas.json. The clips stay where they are, unless shipped is True.
+
+        Args:
+            folder: Is created if it does not exist.
+            shipped: Write a small copy with only the examples' clips, as MP3, and only the scores of the atlas's own concepts,
+                to 3 decimals.
+
+        Returns:
+            The folder.
+
+        Example:
+            >>> folder = audioscope.datasets.maps()["early"].save("early")
+            >>> sorted(file.name for file in folder.iterdir())
+            ['atlas.json', 'atlas.parquet']
+            >>> audioscope.Atlas.load(folder).settings["when"]
+            'early'
         """
         folder = Path(folder).expanduser()
         folder.mkdir(parents=True, exist_ok=True)
@@ -334,7 +608,22 @@ class Atlas:
 
     @classmethod
     def load(cls, folder: str | Path) -> Atlas:
-        """Read what `save` wrote. Raises FileNotFoundError if the folder contains no atlas."""
+        """Read an atlas that `save` wrote.
+
+        Args:
+            folder: The folder with atlas.parquet and atlas.json.
+
+        Returns:
+            The atlas, with its clips expected in the same folder.
+
+        Raises:
+            FileNotFoundError: The folder contains no atlas.
+
+        Example:
+            >>> atlas = audioscope.Atlas.load(audioscope.datasets.data_folder() / "atlas")
+            >>> len(atlas.concepts)
+            21
+        """
         folder = Path(folder).expanduser()
         if not (folder / "atlas.parquet").exists():
             raise FileNotFoundError(

@@ -315,13 +315,32 @@ def heatmap(
     direction: str = "sufficient",
     pick: bool = False,
 ) -> alt.VConcatChart:
-    """Concepts by layers, colored by impact, under a strip of the layers' means: the atlas at a glance.
+    """Draw concepts by layers, colored by impact, under a strip of the layers' means: the atlas at a glance.
 
-    impacts: Atlas.impacts(); layer_means: Atlas.layer_means(), both on the same scale. Menus order the concepts (`orders`) and
-    show one group alone. direction: what was patched, as in `localize`; it names the ends of the color scale. pick: for an
-    explorer, a click selects a cell (the selection "picked" with its concept and site). Colors are clamped to -1..1; the tooltip
-    and the printed digits are not. Undefined cells are hatched gray, censored cells are dotted; neither takes part in the color
-    scale. Raises ValueError if there is nothing to draw.
+    `Atlas.chart` calls it with an atlas's own tables. Menus order the concepts (by group, peak layer or similarity) and show one
+    group alone. Colors are clamped to -1..1; the tooltip and the printed digits are not. Undefined cells are hatched gray,
+    censored cells are dotted; neither takes part in the color scale.
+
+    Args:
+        impacts: As `Atlas.impacts` returns them.
+        layer_means: As `Atlas.layer_means` returns them, on the same scale.
+        title: Stands above the chart.
+        direction: What was patched, "sufficient" or "necessary", as in `audioscope.localize`; it names the ends of the color
+            scale.
+        pick: For an explorer: a click selects a cell (the selection "picked" with its concept and site).
+
+    Returns:
+        An Altair chart.
+
+    Raises:
+        ValueError: There is nothing to draw.
+
+    Example:
+        >>> atlas = audioscope.datasets.atlas()
+        >>> voices = atlas.impacts().query("concept in ['female', 'male']")
+        >>> chart = audioscope.atlas.heatmap(voices, atlas.layer_means(), title="Voices")
+        >>> chart.title["text"]
+        'Voices'
     """
     if impacts.empty or layer_means.empty:
         raise ValueError("The atlas has no impacts yet: let localize() finish at least one concept.")
@@ -354,10 +373,25 @@ def heatmap(
 
 
 def side_by_side(atlases: Mapping[str, Atlas], width: int = 220) -> alt.HConcatChart:
-    """Several models' atlases in panels of equal width, so that equal positions are equal relative depths; concepts in one order.
+    """Draw several models' atlases in panels of equal width, so that equal positions are equal relative depths.
 
-    atlases: by the name to show above the panel; the order of concepts follows the first. Concepts that a model does not have
-    are left empty. Raises ValueError if there is no atlas.
+    Concepts stand in one order, which follows the first atlas; concepts that a model does not have are left empty.
+
+    Args:
+        atlases: Atlases by the name to show above their panel.
+        width: Of a panel, in px.
+
+    Returns:
+        An Altair chart.
+
+    Raises:
+        ValueError: There is no atlas.
+
+    Example:
+        >>> atlases = {"tiny": audioscope.datasets.atlas(), "ACE-Step": audioscope.datasets.published("ace-step")}
+        >>> chart = audioscope.atlas.side_by_side(atlases)
+        >>> len(chart.hconcat)
+        2
     """
     if not atlases:
         raise ValueError("There is no atlas to draw: give at least one.")
@@ -401,10 +435,21 @@ def side_by_side(atlases: Mapping[str, Atlas], width: int = 220) -> alt.HConcatC
 
 
 def score_strip(units: str = "log-odds", calibrated: float | None = None) -> Any:
-    """All scores of a cell's clean, corrupted and patched clips, for a page with the dataset "scores" (row, score, chosen).
+    """Draw all scores of a cell's clean, corrupted and patched clips, for a page that fills in the data.
 
-    units: of the scores. calibrated: the range on either side of 0 in which the scorer was calibrated, shaded. The chosen
-    pair's clips stand out by shape and size.
+    The page supplies the dataset "scores" with the columns row, score and chosen. The chosen pair's clips stand out by shape and
+    size.
+
+    Args:
+        units: The units of the scores, for the title of the axis.
+        calibrated: The range on either side of 0 in which the scorer was calibrated, shaded; None draws no shade.
+
+    Returns:
+        An Altair chart without data.
+
+    Example:
+        >>> audioscope.atlas.score_strip(calibrated=6.0).to_dict()["layer"][1]["data"]
+        {'name': 'scores'}
     """
     scale = alt.Scale(zero=False)
     base = alt.Chart(alt.NamedData("scores")).encode(

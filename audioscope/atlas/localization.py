@@ -87,7 +87,23 @@ class _Sweep:
 
 
 def patched_row(settings: Mapping[str, Any], unit: Mapping[str, Any], site: Site) -> Row:
-    """The row of a sweep in which one site is patched. settings: those of an atlas; unit: clean, corrupted and seed."""
+    """The row of a sweep in which one site is patched, to generate one of its clips again.
+
+    Args:
+        settings: Those of an atlas; they say what is patched into what, and in which steps.
+        unit: With the prompts clean and corrupted, and the seed.
+        site: The site to patch.
+
+    Returns:
+        The row, for `Model.run`.
+
+    Example:
+        >>> atlas = audioscope.datasets.atlas()
+        >>> unit = {"clean": "a fast song", "corrupted": "a slow song", "seed": 0}
+        >>> row = audioscope.atlas.patched_row(atlas.settings, unit, atlas.sites[1])
+        >>> row.prompt, row.edits[0].prompt
+        ('a slow song', 'a fast song')
+    """
     kind = PatchText if settings["patch"] == "text" else PatchOutput
     into, source = ends(settings["direction"])
     return Row(unit[into], unit["seed"], (kind(site, unit[source], steps=window_of(settings)),))
@@ -224,7 +240,28 @@ def localize(
 
 @dataclass(frozen=True)
 class Plan:
-    """What a sweep will cost and how precise its numbers will be; prints as a few lines."""
+    """What a sweep will cost and how precise its numbers will be; prints as a few lines.
+
+    `audioscope.atlas.plan` makes one.
+
+    Args:
+        concepts: The number of concepts.
+        sites: The number of sites.
+        units: The number of units: concepts times pairs times seeds.
+        generations: How many clips are generated, sites + 2 for each unit.
+        clips: How many clips are kept.
+        disk_mb: The size of the clips, in MB.
+        hours: The time on this machine, in h.
+        cell_half_width: Half the width of the 95 % interval of one impact.
+        mean_half_width: Half the width of the 95 % interval of a site's mean over concepts.
+        threshold: The smallest mean impact of a functional layer.
+        enough_pairs: The number of pairs from which the mean's interval is at most half the threshold on either side.
+
+    Example:
+        >>> plan = audioscope.atlas.plan(model, ["violin"], pairs=34, sites=[0, 1], steps=1)
+        >>> plan.units, plan.generations
+        (34, 136)
+    """
 
     concepts: int
     sites: int
@@ -233,10 +270,10 @@ class Plan:
     clips: int
     disk_mb: float
     hours: float
-    cell_half_width: float  # of the 95 % interval of one impact
-    mean_half_width: float  # of a site's mean over concepts
+    cell_half_width: float
+    mean_half_width: float
     threshold: float
-    enough_pairs: int  # for the mean's interval to be narrower than half the threshold
+    enough_pairs: int
 
     def __repr__(self) -> str:
         return (

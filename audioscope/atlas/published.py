@@ -38,7 +38,20 @@ WIDTHS = {"down1": 256, "down2": 384, "down3": 640, "mid": 640, "up0": 640, "up1
 class PublishedAtlas(Atlas):
     """An atlas of which only the impacts are known: floored at 0, without scores, intervals, controls or clips.
 
-    If only their means over concepts were published, the one concept is called "mean over 10 concepts".
+    Get one with `audioscope.datasets.published`. If only the means over concepts were published, the one concept is called "mean
+    over 10 concepts". Methods that need scores of clips raise ValueError.
+
+    Args:
+        table: One row per concept and site, as `impacts` returns it.
+        settings: Which model, sites, concepts and groups the numbers are of, and their source.
+        folder: Where the published numbers are stored.
+
+    Example:
+        >>> paper = audioscope.datasets.published("ace-step")
+        >>> [site.layer for site in paper.sites if site.path in paper.functional]
+        [6, 7]
+        >>> bool(paper.impacts()["low"].isna().all())  # no intervals were published
+        True
     """
 
     @property
@@ -47,40 +60,100 @@ class PublishedAtlas(Atlas):
         return MEANS in self.concepts
 
     def impacts(self, scale: Scale | None = None) -> pd.DataFrame:
-        """One row per concept and site, as in `Atlas.impacts`, with NaN for what was not published.
+        """The published impact of each site on each concept, as in `Atlas.impacts`, with NaN for what was not published.
 
-        metric: the score that the impact was computed from. coarse: whether it was measured for several sites together. Raises
-        ValueError for a scale other than "raw".
+        Args:
+            scale: "raw" or None.
+
+        Returns:
+            A table with one row per concept and site, with the columns of `Atlas.impacts`, and metric (the score that the impact
+            was computed from) and coarse (whether it was measured for several sites together).
+
+        Raises:
+            ValueError: The scale is not "raw".
         """
         if scale not in (None, "raw"):
             raise ValueError(f"scale is {scale!r}, but only impacts of raw scores were published: expected 'raw'.")
         return self.table.copy()
 
     def layer_means(self, scale: Scale | None = None, without: Collection[str] = ()) -> pd.DataFrame:
-        """One row per site, as in `Atlas.layer_means`. Functional by mean impact alone, since no intervals were published."""
+        """The mean impact of each layer, as in `Atlas.layer_means`; functional by it alone, since no intervals were published.
+
+        Args:
+            scale: "raw" or None.
+            without: Concepts to leave out.
+
+        Returns:
+            A table with one row per site, with the columns of `Atlas.layer_means`; low, high, all_low, all_high and control are
+            NaN.
+
+        Raises:
+            ValueError: The scale is not "raw".
+        """
         impacts = self.impacts(scale).query("concept not in @without")
         means = impacts.groupby(["site", "layer"], sort=False)["impact"].mean().reset_index()
         unknown = dict.fromkeys(("low", "high", "all_low", "all_high", "control"), np.nan)
         return means.assign(**unknown, threshold=self.threshold, functional=means["impact"] >= self.threshold)
 
     def own_layers(self, concept: str, scale: Scale | None = None) -> list[str]:
-        """Module paths of one concept's own layers, by its impacts alone."""
+        """The layers that carry one concept, by its impacts alone.
+
+        Args:
+            concept: The concept's name.
+            scale: "raw" or None.
+
+        Returns:
+            The module paths of the sites whose impact is at least `threshold`.
+
+        Raises:
+            UnknownName: The atlas does not have this concept.
+            ValueError: The scale is not "raw".
+        """
         self.check_concept(concept)
         rows = self.impacts(scale).query("concept == @concept and impact >= @self.threshold")
         return rows["site"].tolist()
 
     def additivity(self, scale: Scale | None = None) -> pd.DataFrame:
-        """Per concept: the sum of its impacts, as in `Atlas.additivity`. They are floored at 0, which makes the sum too large."""
+        """For each concept, the sum of its impacts, as in `Atlas.additivity`.
+
+        The impacts are floored at 0, which makes the sum too large.
+
+        Args:
+            scale: "raw" or None.
+
+        Returns:
+            A table with one row per concept, with the columns of `Atlas.additivity`. low, high and censored are NaN.
+
+        Raises:
+            ValueError: The scale is not "raw".
+        """
         total = self.impacts(scale).groupby("concept", sort=False)["impact"].sum()
         unknown = dict.fromkeys(("low", "high", "censored"), np.nan)
         return pd.DataFrame({"sum_of_single": total, **unknown, "all_together": 1.0}).reset_index()
 
     def examples(self, scale: Scale | None = None) -> pd.DataFrame:
-        """Empty: no clips were published with these numbers."""
+        """An empty table, since no clips were published with these numbers.
+
+        Args:
+            scale: Has no effect.
+
+        Returns:
+            A table without rows.
+        """
         return pd.DataFrame(columns=["concept", "site", "layer", "impact"])
 
     def chart(self, scale: Scale | None = None) -> Any:
-        """The atlas as an Altair chart, which says what was not published."""
+        """The atlas as an Altair chart, which says what was not published.
+
+        Args:
+            scale: "raw" or None.
+
+        Returns:
+            An Altair chart, as `audioscope.atlas.heatmap` draws it.
+
+        Raises:
+            ValueError: The scale is not "raw".
+        """
         chart = super().chart(scale)
         if self.only_means:
             note = "Only the means over 10 concepts were published: the row below repeats the bars."
@@ -88,7 +161,18 @@ class PublishedAtlas(Atlas):
         return chart
 
     def save(self, folder: str | Path, shipped: bool = False) -> Path:
-        """Raises ValueError: there are no clips and no scores to write; write the table `impacts()` with pandas."""
+        """Always raises, since there are no clips and no scores to write; write the table of `impacts` with pandas instead.
+
+        Args:
+            folder: Has no effect.
+            shipped: Has no effect.
+
+        Returns:
+            Nothing, since it always raises.
+
+        Raises:
+            ValueError: Always.
+        """
         raise ValueError(
             f"For {self.settings['model']!r}, no scores were published, so there is no atlas to save: "
             "write .impacts() with pandas."
@@ -101,7 +185,14 @@ class PublishedAtlas(Atlas):
         )
 
     def share_of_draws(self, scale: Scale | None = None) -> np.ndarray:
-        """NaN for each site: no pairs were published to draw from."""
+        """Unknown for each site, since no pairs were published to draw from.
+
+        Args:
+            scale: Has no effect.
+
+        Returns:
+            NaN [sites].
+        """
         return np.full(len(self.sites), np.nan)
 
     def __repr__(self) -> str:
@@ -120,10 +211,32 @@ class PublishedAtlas(Atlas):
 
 
 def published(name: Published) -> PublishedAtlas:
-    """The published atlas of a model, to chart and to compare with your own: the paper's impacts, or a replication's layer means.
+    """Load the published atlas of a large model, to chart it and to compare it with your own.
 
-    "ace-step" is ACE-Step v1 3.5B, not the 1.5 that diffusers has. "stable-audio-3" is Stable Audio 3 medium, by another group
-    than the paper's and only as means over concepts. Raises UnknownName (a KeyError) for another name.
+    The first three are the impacts of the paper (TADA, arXiv 2602.11910); the last is a replication by another group, which
+    published layer means only.
+
+    Args:
+        name: One of:
+
+            - "ace-step": ACE-Step v1 3.5B, not the 1.5 that diffusers has.
+            - "audioldm2-large"
+            - "stable-audio-open"
+            - "stable-audio-3": Stable Audio 3 medium, by another group than the paper's and only as means over concepts.
+
+    Returns:
+        The atlas; it prints its functional layers, what is missing, and its source.
+
+    Raises:
+        UnknownName: There is no published atlas of this name. (An UnknownName is a KeyError.)
+
+    Example:
+        >>> for name in ["ace-step", "stable-audio-open", "stable-audio-3"]:
+        ...     atlas = audioscope.datasets.published(name)
+        ...     print(name, [site.layer for site in atlas.sites if site.path in atlas.functional])
+        ace-step [6, 7]
+        stable-audio-open [11, 12, 13]
+        stable-audio-3 [3, 6, 7]
     """
     if name not in NAMES:
         raise UnknownName(f"No published atlas of {name!r}. Available: {', '.join(NAMES)}.")

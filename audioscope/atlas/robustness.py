@@ -23,9 +23,18 @@ DRAWS = 2000  # of pairs and concepts, to see how fragile the functional set is
 class Functional(list[str]):
     """The module paths of the functional layers, as a list that also says how fragile the set is.
 
-    fragility: one row per site: site, layer, impact, share (of the draws of pairs and concepts in which the site's mean impact
-    reaches the threshold and the control) and without: the concepts and the whole groups ("all of genre") that each, if left out,
-    change whether it is functional.
+    Args:
+        paths: The module paths, in running order.
+        fragility: One row per site: site, layer, impact, share (of the draws of pairs and concepts in which the site's mean
+            impact reaches the threshold and the control) and without: the concepts and the whole groups ("all of genre") that
+            each, if left out, change whether the site is functional.
+
+    Example:
+        >>> functional = audioscope.datasets.atlas().functional
+        >>> functional == ["transformer.transformer_blocks.0.cross_attn"]
+        True
+        >>> functional.fragility["without"][0]
+        ['all of genre', 'all of percussion']
     """
 
     def __init__(self, paths: list[str], fragility: pd.DataFrame):
@@ -61,7 +70,25 @@ def functional(atlas: Atlas, scale: Scale | None = None) -> Functional:
 
 
 def share_of_draws(atlas: Atlas, scale: Scale | None = None) -> np.ndarray:
-    """How often each site's mean impact reaches the threshold and the control, in draws of concepts and of their pairs."""
+    """How often each site would be functional with other pairs and concepts, in 2,000 draws of both.
+
+    Each draw takes concepts, and pairs of each concept, with replacement. A site counts in a draw if its mean impact reaches the
+    threshold and the control; concepts that are not defined are left out.
+
+    Args:
+        atlas: The atlas; for a method, it is the object itself.
+        scale: One of `Atlas.scales`; None is "raw".
+
+    Returns:
+        The share of draws [sites], from 0 to 1; all 0 if no concept is defined.
+
+    Raises:
+        ValueError: The atlas does not have this scale.
+
+    Example:
+        >>> audioscope.datasets.atlas().share_of_draws().shape
+        (12,)
+    """
     impacts, means = atlas.impacts(scale), atlas.layer_means(scale)
     names = [c for c in atlas.concepts if impacts.loc[impacts["concept"] == c, "defined"].all()]
     if not names:
@@ -78,11 +105,30 @@ def share_of_draws(atlas: Atlas, scale: Scale | None = None) -> np.ndarray:
 
 
 def additivity(atlas: Atlas, scale: Scale | None = None) -> pd.DataFrame:
-    """Per defined concept: the sum of the impacts of single sites, with interval and censored share, and of all together.
+    """For each defined concept, the sum of the impacts of single sites, next to the impact of all sites together.
 
-    The latter is 1 if the sweep swapped the text of every cross-attention site (the swap everywhere is the clean run); in
-    other sweeps it was not measured (NaN). A sum depends on the scale: see `agreement` before you use a word such as
-    "additive".
+    The sum depends on the scale: see `agreement` before you use a word such as "additive".
+
+    Args:
+        atlas: The atlas; for a method, it is the object itself.
+        scale: One of `Atlas.scales`; None is "raw".
+
+    Returns:
+        A table with one row per defined concept.
+
+        - concept
+        - sum_of_single, low, high: the sum of the impacts of single sites, with its 95 % interval
+        - censored: the share of censored shifts, 0 to 1
+        - all_together: 1 if the sweep swapped the text of every cross-attention site (the swap everywhere is the clean run); in
+          other sweeps it was not measured (NaN)
+
+    Raises:
+        ValueError: The atlas does not have this scale.
+
+    Example:
+        >>> sums = audioscope.datasets.atlas().additivity().set_index("concept")
+        >>> sums.loc[["female", "male"], "sum_of_single"].round(2).tolist()  # all sites together would be 1
+        [1.24, 0.86]
     """
     together = 1.0 if atlas.settings["swaps_all_text"] else np.nan
     lines = []
@@ -95,10 +141,28 @@ def additivity(atlas: Atlas, scale: Scale | None = None) -> pd.DataFrame:
 
 
 def false_cells(atlas: Atlas, scale: Scale | None = None) -> dict[str, float]:
-    """How many cells would lie beyond their control if no layer carried anything: defined, beyond, null_share and expected.
+    """How many cells would lie beyond their control if no layer carried anything.
 
-    beyond: cells whose interval lies above the control. null_share: the share of such cells if each unrelated concept's swap
-    takes the place of the concept's own, and the others make up the control. expected: null_share of the defined cells.
+    Args:
+        atlas: The atlas; for a method, it is the object itself.
+        scale: One of `Atlas.scales`; None is "raw".
+
+    Returns:
+        A dict of four numbers.
+
+        - defined: the number of defined cells
+        - beyond: the number of cells whose interval lies above the control
+        - null_share: the share of such cells if each unrelated concept's swap takes the place of the concept's own, and the
+          others make up the control
+        - expected: null_share of the defined cells, a number to hold against beyond
+
+    Raises:
+        ValueError: The atlas does not have this scale.
+
+    Example:
+        >>> found = audioscope.datasets.atlas().false_cells()
+        >>> found["defined"], found["beyond"], round(found["expected"], 1)
+        (252, 158, 8.6)
     """
     impacts = atlas.impacts(scale)
     defined = impacts[impacts["defined"]]
@@ -120,12 +184,28 @@ def false_cells(atlas: Atlas, scale: Scale | None = None) -> dict[str, float]:
 def agreement(atlas: Atlas) -> pd.DataFrame:
     """Which cells hold on every scale and for every scorer: one row per concept and site.
 
-    Columns: concept, group, site, layer; for each scorer, on the raw scale and on the clipped scale if there is one,
-    "impact ..." and "p ...": the impact and its p-value, two-sided and Holm-corrected over the cells, under the hypothesis
-    that it does not exceed the control. views: how many such combinations there are; two of one scorer are not a second
-    opinion. holds: the same sign in all of them, and every p at most .05. holds_raw: the same for the raw scale alone.
-    undecided: it holds on the raw scale but not in all views, and in most pairs both scores lie beyond the calibrated
-    range, so that the clipped scale can say nothing for or against it.
+    Args:
+        atlas: The atlas; for a method, it is the object itself.
+
+    Returns:
+        A table with one row per concept and site.
+
+        - concept, group, site, layer
+        - "impact ..." and "p ...": for each scorer, on the raw scale and on the clipped scale if there is one ("impact judge,
+          raw"): the impact and its p-value, two-sided and Holm-corrected over the cells, under the hypothesis that it does not
+          exceed the control
+        - views: how many such combinations there are; two of one scorer are not a second opinion
+        - holds: the same sign in all of them, and every p at most .05
+        - holds_raw: the same for the raw scale alone
+        - undecided: it holds on the raw scale but not in all views, and in most pairs both scores lie beyond the calibrated
+          range, so that the clipped scale can say nothing for or against it
+
+    Example:
+        >>> cells = audioscope.datasets.atlas().agreement()
+        >>> cells["views"].unique().tolist()  # two scorers on two scales
+        [4]
+        >>> bool(cells["holds_raw"].sum() > cells["holds"].sum())
+        True
     """
     heard = {name: atlas.heard_by(name) for name in atlas.scorers}
     views = {(name, scale): view for name, view in heard.items() for scale in view.scales if scale != "probability"}
@@ -153,11 +233,29 @@ def agreement(atlas: Atlas) -> pd.DataFrame:
 
 
 def correlation(atlas: Atlas, other: Atlas, scale: Scale | None = None, other_scale: Scale | None = None) -> dict[str, float]:
-    """How similar two maps of the same concepts and layers are: Pearson's and Spearman's correlation over the defined cells.
+    """How similar two maps of the same concepts and layers are, by the correlation of their defined cells.
 
-    Returns pearson and spearman with "..._low" and "..._high", and cells. The intervals come from leaving out one pair at a
-    time (a jackknife on Fisher's scale that leaves out the same pair of both maps if they are of the same sweep), since cells
-    of one pair are not independent. other: such as `atlas.heard_by("judge")`. Raises ValueError if no cell is shared.
+    The intervals come from leaving out one pair at a time (a jackknife on Fisher's scale that leaves out the same pair of both
+    maps if they are of the same sweep), since cells of one pair are not independent.
+
+    Args:
+        atlas: The atlas; for a method, it is the object itself.
+        other: The atlas to compare it with, such as `atlas.heard_by("judge")`.
+        scale: One of `Atlas.scales`; None is "raw".
+        other_scale: The scale of the other atlas; None is the same scale.
+
+    Returns:
+        A dict with Pearson's and Spearman's correlation (`pearson`, `spearman`), the ends of their 95 % intervals
+        (`pearson_low`, `pearson_high`, `spearman_low`, `spearman_high`), and the number of `cells`.
+
+    Raises:
+        ValueError: The atlases share no defined concept with equal numbers of pairs and layers, or an atlas does not have its
+            scale.
+
+    Example:
+        >>> atlas = audioscope.datasets.atlas()
+        >>> round(atlas.correlation(atlas.heard_by("judge"))["pearson"], 2)
+        0.95
     """
     maps = ((atlas, atlas.scale_of(scale)), (other, other.scale_of(scale if other_scale is None else other_scale)))
     mine, theirs = (each.shifts(scale) for each, scale in maps)
@@ -198,10 +296,28 @@ def correlation(atlas: Atlas, other: Atlas, scale: Scale | None = None, other_sc
 
 
 def compare(atlas: Atlas, other: Atlas, scale: Scale | None = None) -> pd.DataFrame:
-    """How similar two atlases are, by relative depth of layers: one row for the layer means, then one per shared concept.
+    """How similar two atlases are, by relative depth, so that models with different numbers of layers can be compared.
 
-    rank_correlation: Spearman's, of the impacts over depth. overlap: the shared part of the depth that functional layers
-    (own layers, for a concept) cover, 0 to 1; NaN if neither has any. Undefined concepts are left out.
+    Args:
+        atlas: The atlas; for a method, it is the object itself.
+        other: The atlas to compare it with.
+        scale: A scale that both have; None is "raw".
+
+    Returns:
+        A table with one row for the layer means (`concept` is "layer means"), then one per shared concept that both define.
+
+        - concept
+        - rank_correlation: Spearman's correlation of the impacts over depth
+        - overlap: the shared part of the depth that functional layers (own layers, for a concept) cover, 0 to 1; NaN if neither
+          has any
+
+    Raises:
+        ValueError: An atlas does not have this scale.
+
+    Example:
+        >>> paper = audioscope.datasets.published("ace-step")
+        >>> audioscope.datasets.atlas().compare(paper)["concept"].tolist()[:3]
+        ['layer means', 'female', 'male']
     """
 
     def grid(frame: pd.DataFrame, own: list[str], times: int) -> pd.DataFrame:

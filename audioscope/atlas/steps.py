@@ -31,15 +31,40 @@ def patch_steps(
     progress: bool = True,
     **sampling: Unpack[SamplingKeywords],
 ) -> pd.DataFrame:
-    """Patch the clean text into the corrupted run at every cross-attention site, one step at a time (see `step_impacts`).
+    """Find when the text acts: swap the clean text into the corrupted run at every cross-attention site, one step at a time.
 
-    A unit is one pair: clean, corrupted, and a row for each step. The table has one line per unit, row and step: concept, pair,
-    seed, row ("clean", "corrupted", "patched"), step (-1 where nothing is patched), sigma and log_snr of the step, score of the
-    concept by the scorer (in its units, not clipped), "score of ..." by the second network if the model has one, and for each of
-    them "calibrated ...", the end of its calibrated range (NaN if it has none, or does not score in log-odds).
+    A unit is one pair: a clean generation, a corrupted one, and one for each step. `step_impacts` turns the table into impacts.
 
-    batch_size: rows at a time; None is all rows of a unit at once. out: folder, resumed if it exists; a temporary one if None.
-    Raises ValueError, or UnknownName, before anything is generated.
+    Args:
+        model: The model to patch, outside a `with model.steer(...)` block.
+        concepts: Names of shipped concepts, `Concept` values, a CSV or DataFrame of pairs; None is all 21.
+        pairs: How many pairs of each concept.
+        split: Which pairs of each concept, by the name of their split.
+        scorer: Scores the clips; None is the model's default. The listener of `tiny` is joined by the judge, its second network.
+        batch_size: Rows at a time; None is all rows of a unit at once.
+        out: A folder for the results, resumed if it exists; None is a temporary one.
+        progress: Show a progress bar.
+        **sampling: `steps`, `guidance`, `seconds`, `negative_prompt`; the model's defaults if omitted.
+
+    Returns:
+        A table with one line per unit, row and step.
+
+        - concept, pair, seed, row ("clean", "corrupted", "patched")
+        - step: -1 where nothing is patched
+        - sigma, log_snr: of the step
+        - score: of the concept by the scorer, in its units, not clipped
+        - "score of ...": by the second network, if there is one
+        - "calibrated ..." for each column of scores: the end of the scorer's calibrated range; NaN if it has none, or does not
+          score in log-odds
+
+    Raises:
+        ValueError: Input is out of range; this is found before anything is generated.
+        UnknownName: A concept is unknown; this, too, is found before anything is generated.
+
+    Example:
+        >>> table = audioscope.atlas.patch_steps(model, ["violin"], pairs=1, steps=2, progress=False)
+        >>> table[["row", "step"]].values.tolist()
+        [['clean', -1], ['corrupted', -1], ['patched', 0], ['patched', 1]]
     """
     sweep = checked_sweep(
         model, concepts, pairs, 1, "text", "sufficient", "cross", split, scorer, None, batch_size, None, sampling
@@ -74,14 +99,31 @@ def patch_steps(
 
 
 def step_impacts(table: pd.DataFrame, scale: Scale = "raw", score: str = "score") -> pd.DataFrame:
-    """Impact of each step on each concept, and the mean over concepts, from a table of `patch_steps`.
+    """Compute the impact of each denoising step on each concept, and the mean over concepts, from a table of `patch_steps`.
 
-    One row per concept and step, and one per step with concept "mean": impact = (patched - corrupted) / (clean - corrupted), a
-    ratio of means over pairs, with its 95 % interval (low, high); defined is False where the prompts did not move the score. For
-    the mean, all_low and all_high are its interval with concepts as units, too.
+    An impact is (patched - corrupted) / (clean - corrupted), a ratio of means over pairs.
 
-    scale: "raw", "clipped" or "probability", as in `Atlas.impacts`. score: a column of scores, "score of ..." for another
-    network's. Raises ValueError for an unknown scale or column, and for a table with duplicate rows.
+    Args:
+        table: As `patch_steps` returns it, or `audioscope.datasets.steps`.
+        scale: "raw", "clipped" or "probability", as in `Atlas.impacts`; the latter two need a scorer with a calibrated range.
+        score: A column of scores; "score of ..." for another network's.
+
+    Returns:
+        A table with one row per concept and step, and one per step whose concept is "mean".
+
+        - concept, step, sigma, log_snr
+        - impact, low, high: the impact with its 95 % interval
+        - defined: False where the prompts did not move the score
+        - all_low, all_high: for the mean, its interval with concepts as units, too; otherwise NaN
+
+    Raises:
+        ValueError: The scale or column is unknown, or the table is empty, has duplicate rows or a concept named "mean".
+
+    Example:
+        >>> impacts = audioscope.atlas.step_impacts(audioscope.datasets.steps())
+        >>> mean = impacts[impacts["concept"] == "mean"]
+        >>> mean["impact"].round(1).tolist()  # the first steps, which are almost pure noise, decide little
+        [0.0, 0.0, 0.1, 0.1, 0.2, 0.3, 0.3, 0.2, 0.1, 0.1]
     """
     known = [str(name) for name in table if f"calibrated {name}" in table]
     if score not in known:

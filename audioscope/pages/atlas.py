@@ -56,13 +56,34 @@ def save_html(
     size: int = SIZE,
     progress: bool = True,
 ) -> Path:
-    """Write the atlas as one HTML file that opens offline, with as many of the best clips as its size allows; returns its path.
+    """Write the atlas as one HTML file that opens offline, with as many of the best clips as its size allows.
 
-    others: atlases that can be selected on the page, of this model (another patch, another part of the steps) or of other models,
-    which are then also shown side by side. steering: sweeps with clips. features: SAEs whose features have pages. scale: of the
-    impacts, one of `Atlas.scales`; None is raw, if raw scores were kept. size: the maximum file size, in bytes.
     Clips of cells and axes are cut to 12 s.
-    Raises FileNotFoundError if a clip is missing, ValueError if the atlas is empty or the page is larger even without any sound.
+
+    Args:
+        atlas: The atlas that the page shows first.
+        path: The file.
+        others: Atlases that can be selected on the page, of this model (another patch, another part of the steps) or of other
+            models, which are then also shown side by side.
+        steering: Sweeps with clips.
+        features: SAEs whose features have pages, from `feature_set`.
+        scale: Of the impacts, one of `Atlas.scales`; None is "raw".
+        size: The maximum file size, in bytes.
+        progress: Show a progress bar.
+
+    Returns:
+        The file.
+
+    Raises:
+        FileNotFoundError: A clip is missing.
+        ImportError: The extra `pages` is not installed.
+        ValueError: The atlas is empty, does not have this scale, or the page is larger than size even without any sound.
+
+    Example:
+        >>> atlas = audioscope.datasets.atlas()
+        >>> file = audioscope.pages.save_html(atlas, "atlas.html", size=2_000_000, progress=False)
+        >>> file.stat().st_size <= 2_000_000
+        True
     """
     need("pages", "The atlas page")
     path = Path(path).expanduser()
@@ -90,8 +111,31 @@ def save_site(
 ) -> Path:
     """Write the atlas as folder/index.html with all its sound in folder/packs, for any static host or a local disk.
 
-    The arguments are those of `save_html`. Every link is relative, and a pack is loaded when it is first played.
-    Returns the page's path.
+    Every link is relative, and a pack is loaded when it is first played.
+
+    Args:
+        atlas: The atlas that the page shows first.
+        folder: The folder; sound of an older page in it is deleted.
+        others: Atlases that can be selected on the page, of this model (another patch, another part of the steps) or of other
+            models, which are then also shown side by side.
+        steering: Sweeps with clips.
+        features: SAEs whose features have pages, from `feature_set`.
+        scale: Of the impacts, one of `Atlas.scales`; None is "raw".
+        progress: Show a progress bar.
+
+    Returns:
+        The path of the page, index.html.
+
+    Raises:
+        FileNotFoundError: A clip is missing.
+        ImportError: The extra `pages` is not installed.
+        ValueError: The atlas is empty, or does not have this scale.
+
+    Example:
+        >>> atlas = audioscope.localize(model, ["violin"], pairs=1, steps=1, progress=False)
+        >>> page = audioscope.pages.save_site(atlas, "site", progress=False)
+        >>> sorted(file.name for file in page.parent.iterdir())
+        ['index.html', 'packs']
     """
     need("pages", "The atlas page")
     folder = Path(folder).expanduser()

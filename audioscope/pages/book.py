@@ -64,8 +64,29 @@ def chapters(folder: str | Path | None = None, names: Sequence[str] = ()) -> lis
 def make_book(out: str | Path, notebooks: str | Path | None = None, names: Sequence[str] = (), *, progress: bool = True) -> Path:
     """Run the notebooks and write them as pages: index.html and one page each, which open in any browser, offline.
 
-    out: a folder; each page is written as soon as its notebook has run. notebooks, names: as for `chapters`.
-    Raises ValueError with the name of a notebook that failed, or with broken links. Returns the path of the index.
+    Each page is written as soon as its notebook has run. Pages that were made earlier from other notebooks of the folder stay in
+    the book.
+
+    Args:
+        out: The folder for the pages.
+        notebooks: The folder of the notebooks; None is the shipped ones.
+        names: Some of them, without the suffix; empty is all.
+        progress: Show a progress bar.
+
+    Returns:
+        The path of the index.
+
+    Raises:
+        FileNotFoundError: There are no notebooks, or none of a given name.
+        ValueError: A notebook failed (the message names it), or there are broken links.
+
+    Example:
+        >>> import nbformat
+        >>> cells = [nbformat.v4.new_markdown_cell("# My chapter"), nbformat.v4.new_code_cell("1 + 1")]
+        >>> nbformat.write(nbformat.v4.new_notebook(cells=cells), "mine.ipynb")
+        >>> index = audioscope.pages.make_book("book", notebooks=".", progress=False)
+        >>> sorted(file.name for file in index.parent.iterdir())
+        ['index.html', 'mine.html']
     """
     out, found = Path(out).expanduser(), chapters(notebooks, names)
     asked = {chapter.name for chapter in found}

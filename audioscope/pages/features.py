@@ -32,9 +32,21 @@ TURNS = (("turned down by half", "scale", 0.5), ("off", "ablate", None), ("turne
 
 @dataclass(frozen=True, eq=False)
 class FeatureClips:
-    """Clips and when the features of an SAE fire in them: clips [n], active float32 [n, time tokens, d_sae], mean over levels.
+    """Clips, and when the features of an SAE fire in them.
 
-    The tokens cover the clips from beginning to end. sampling: how the clips were generated.
+    Args:
+        clips: The clips [n].
+        active: The features' activations, float32 [n, time tokens, d_sae], averaged over noise levels; the tokens cover the clips
+            from beginning to end.
+        sampling: How the clips were generated.
+
+    Example:
+        >>> sae = audioscope.datasets.sae("transformer.transformer_blocks.6.cross_attn")
+        >>> prompts = ["a fast song with violin", "a slow song with drums"]
+        >>> found = audioscope.pages.feature_clips(sae, model, prompts, steps=2, progress=False)
+        >>> feature = audioscope.pages.best_features(sae, each=1).query("concept == 'drums'")["feature"].item()
+        >>> [found.clips[i].prompt for i in found.top(feature, count=1)]
+        ['a slow song with drums']
     """
 
     clips: list[Clip]
@@ -42,14 +54,42 @@ class FeatureClips:
     sampling: Sampling
 
     def top(self, feature: int, count: int = CLIPS) -> list[int]:
-        """The indices of the clips in which a feature is strongest, averaged over time; those without it are left out."""
+        """The clips in which a feature is strongest, averaged over time.
+
+        Args:
+            feature: Its number.
+            count: At most this many clips.
+
+        Returns:
+            The indices of the clips, strongest first; clips in which the feature does not fire are left out.
+        """
         strength = self.active[:, :, feature].mean(1)
         return [int(i) for i in strength.argsort(descending=True)[:count] if strength[i] > 0]
 
 
 @dataclass(frozen=True, eq=False)
 class FeatureSet:
-    """An SAE with the features that get pages, and the clips in which they were searched."""
+    """An SAE with the features that get pages, and the clips in which they were searched.
+
+    `feature_set` makes one.
+
+    Args:
+        sae: The SAE.
+        model: The model that it was trained on.
+        found: The clips.
+        features: The numbers of the features that get pages.
+
+    Raises:
+        ValueError: There is no feature, or one that the SAE does not have.
+
+    Example:
+        >>> sae = audioscope.datasets.sae("transformer.transformer_blocks.6.cross_attn")
+        >>> shown = audioscope.pages.feature_set(sae, model, [485], prompts=["a song with drums"], steps=2, progress=False)
+        >>> shown.site
+        'transformer.transformer_blocks.6.cross_attn'
+        >>> shown.density.shape
+        (512,)
+    """
 
     sae: SAE
     model: Model
@@ -63,16 +103,28 @@ class FeatureSet:
 
     @property
     def site(self) -> str:
+        """The module path of the SAE's site."""
         return str(self.sae.metadata["site"])
 
     @property
     def density(self) -> np.ndarray:
-        """The share of tokens at which each feature is active: from the evaluation, or else in the searched clips."""
+        """The share of tokens at which each feature is active [d_sae], from the evaluation or else in the searched clips."""
         return np.asarray(self.sae.report.get("density") or (self.found.active > 0).float().mean((0, 1)))
 
     def body(self, feature: int, *, linked: bool = False, level: int = 2, link: str = LINK) -> Markup:
-        """The text and sound of one feature, as HTML. linked: with a link back to the list; level: of its heading; link: the
-        address of another feature's page, with {} for its number."""
+        """The text and sound of one feature, as HTML to put on a page.
+
+        It generates the strongest clip again with the feature turned down, off and up.
+
+        Args:
+            feature: Its number.
+            linked: Begin with a link back to the list.
+            level: Of the heading, 1 to 6.
+            link: The address of another feature's page, with {} for its number.
+
+        Returns:
+            The HTML, escaped where needed.
+        """
         labels = _labels(self.sae)
         near = nearest(self.sae, feature)
         near["page"] = [link.format(f) if f in self.features else "" for f in near["feature"]]
@@ -85,12 +137,29 @@ class FeatureSet:
         )  # fmt: skip
 
     def html(self, feature: int, linked: bool) -> str:
-        """The page of one feature as one HTML document."""
+        """The page of one feature as one HTML document.
+
+        Args:
+            feature: Its number.
+            linked: Begin with a link back to the list.
+
+        Returns:
+            The document.
+        """
         body = Markup("<main>\n{}\n</main>").format(self.body(feature, linked=linked, level=1))
         return page("features", f"Feature {feature}", body)
 
     def listed(self, link: str = LINK) -> dict[str, Any]:
-        """The list of features that fire in the clips or have a page, pages first, then by AUROC; link: as for `body`."""
+        """The list of features that fire in the clips or have a page, pages first, then by AUROC.
+
+        Args:
+            link: The address of a feature's page, with {} for its number.
+
+        Returns:
+            A dict with `site`, `rows`, `alive` (how many features fire in the clips) and `total` (how many the SAE has). Each row
+            is a dict with the feature's number, its page, its density, the prompt of its strongest clip ("text"), and the concept
+            that it detects best, with the AUROC.
+        """
         best = best_concepts(self.sae)
         strongest, density = self.found.active.mean(1).max(0), self.density
         shown = [f for f in range(self.sae.d_sae) if strongest.values[f] > 0 or f in self.features]
@@ -118,10 +187,30 @@ def feature_clips(
     on_step: Callable[[int], None] | None = None,
     **sampling: Unpack[SamplingKeywords],
 ) -> FeatureClips:
-    """Generate clips and find where the features of an SAE fire. prompts: None is 96 of the test split of the shipped concepts.
+    """Generate clips and find where in them the features of an SAE fire.
 
-    seeds: one for each prompt; None counts up from 0. edits: act on every prompt; features are read after them. on_step: as for
-    `audioscope.tracing.run`. sampling: steps, guidance, seconds, negative_prompt; those of the SAE's training if not given.
+    Args:
+        sae: The SAE.
+        model: The model that it was trained on.
+        prompts: One for each clip; None is 96 of the test split of the shipped concepts.
+        seeds: One for each prompt; None counts up from 0.
+        edits: Act on every prompt; features are read after them.
+        batch_size: How many clips are generated at a time.
+        progress: Show a progress bar.
+        on_step: Called with the number of each step before it, as for `audioscope.tracing.run`.
+        **sampling: `steps`, `guidance`, `seconds`, `negative_prompt`; those of the SAE's training if omitted.
+
+    Returns:
+        The clips, with the features' activations over time.
+
+    Raises:
+        ValueError: The SAE was trained on another model or another site, or the numbers of prompts and seeds differ.
+
+    Example:
+        >>> sae = audioscope.datasets.sae("transformer.transformer_blocks.6.cross_attn")
+        >>> found = audioscope.pages.feature_clips(sae, model, ["a fast song with violin"], steps=2, progress=False)
+        >>> found.active.shape  # clips, time tokens, features
+        torch.Size([1, 64, 512])
     """
     sae.check(model.name, model.fingerprint, model.sites.select([sae.metadata.get("site", "none")]))
     prompts = some_prompts(POOL) if prompts is None else prompts
@@ -146,7 +235,29 @@ def feature_clips(
 
 
 def best_features(sae: SAE, each: int = 2) -> pd.DataFrame:
-    """The features that detect each concept best by AUROC over all levels, best first: concept, feature, auroc and more."""
+    """The features that detect each concept best, by AUROC over all noise levels.
+
+    Args:
+        sae: An SAE with scores for concepts; without scores, the table is empty.
+        each: At most this many features for each concept.
+
+    Returns:
+        A table with one row per concept and feature, best first.
+
+        - concept, feature
+        - sigma: NaN, as the scores are over all levels
+        - mean_with, mean_without: the mean activation in clips with and without the concept
+        - ratio: high for what is strong with the concept and absent without it (TADA, eq. 12)
+        - difference: of the two means
+        - d: Cohen's d
+        - auroc
+
+    Example:
+        >>> sae = audioscope.datasets.sae("transformer.transformer_blocks.6.cross_attn")
+        >>> best = audioscope.pages.best_features(sae, each=1)
+        >>> best.head(3)["concept"].tolist()
+        ['trombone', 'drums', 'fast']
+    """
     if sae.scores is None:
         return pd.DataFrame(columns=["concept", "feature", "auroc", "mean_with", "mean_without"])
     whole = sae.scores[sae.scores["sigma"].isna()]
@@ -170,10 +281,26 @@ def nearest(sae: SAE, feature: int, count: int = 5) -> pd.DataFrame:
 def feature_set(
     sae: SAE, model: Model, features: Sequence[int] | None = None, *, found: FeatureClips | None = None, **keywords: Any
 ) -> FeatureSet:
-    """The features of an SAE that get pages. features: their numbers; None is the two best for each concept.
+    """Choose the features of an SAE that get pages, and search clips for them.
 
-    found: clips searched earlier; otherwise, `feature_clips` makes them, with the keywords.
-    Raises ValueError for features that the SAE does not have.
+    Args:
+        sae: The SAE.
+        model: The model that it was trained on.
+        features: Their numbers; None is the two best for each concept.
+        found: Clips searched earlier; None generates them with `feature_clips`.
+        **keywords: The other arguments of `feature_clips`.
+
+    Returns:
+        The features with their clips, as the argument `features` of `save_html` and `save_site` takes them.
+
+    Raises:
+        ValueError: The SAE does not have these features.
+
+    Example:
+        >>> sae = audioscope.datasets.sae("transformer.transformer_blocks.6.cross_attn")
+        >>> shown = audioscope.pages.feature_set(sae, model, [485], prompts=["a song with drums"], steps=2, progress=False)
+        >>> shown.features, len(shown.found.clips)
+        ((485,), 1)
     """
     if features is None:
         features = list(dict.fromkeys(best_features(sae)["feature"].astype(int)))
@@ -195,9 +322,29 @@ def feature_pages(
 ) -> Path:
     """Write a folder of pages: index.html, in which all features can be searched, and one page for each selected feature.
 
-    Every page is one file that holds its sound and pictures and makes no network requests. features: their numbers; None is the
-    two best for each concept. found: clips searched earlier; otherwise, `feature_clips` makes them, with the keywords.
-    Raises ValueError for features that the SAE does not have. Returns the path of the index.
+    Every page is one file that holds its sound and pictures and makes no network requests.
+
+    Args:
+        sae: The SAE.
+        model: The model that it was trained on.
+        out: The folder.
+        features: Their numbers; None is the two best for each concept.
+        found: Clips searched earlier; None generates them with `feature_clips`.
+        progress: Show a progress bar.
+        **keywords: The other arguments of `feature_clips`.
+
+    Returns:
+        The path of the index.
+
+    Raises:
+        ValueError: The SAE does not have these features.
+
+    Example:
+        >>> sae = audioscope.datasets.sae("transformer.transformer_blocks.6.cross_attn")
+        >>> prompts = ["a song with drums", "a song with violin"]
+        >>> index = audioscope.pages.feature_pages(sae, model, "pages", [485], prompts=prompts, steps=2, progress=False)
+        >>> sorted(file.name for file in index.parent.iterdir())
+        ['485.html', 'index.html']
     """
     shown = feature_set(sae, model, features, found=found, progress=progress, **keywords)
     out = Path(out).expanduser()
@@ -210,7 +357,26 @@ def feature_pages(
 
 
 def show_feature(sae: SAE, model: Model, feature: int, found: FeatureClips) -> Any:
-    """The page of one feature in a notebook, in an iframe."""
+    """Show the page of one feature in a notebook, in an iframe.
+
+    Args:
+        sae: The SAE.
+        model: The model that it was trained on.
+        feature: Its number.
+        found: The clips to choose from, from `feature_clips`.
+
+    Returns:
+        HTML for a notebook.
+
+    Raises:
+        ValueError: The SAE does not have this feature.
+
+    Example:
+        >>> sae = audioscope.datasets.sae("transformer.transformer_blocks.6.cross_attn")
+        >>> found = audioscope.pages.feature_clips(sae, model, ["a song with drums"], steps=2, progress=False)
+        >>> "Feature 485" in audioscope.pages.show_feature(sae, model, 485, found).data
+        True
+    """
     return iframe(f"Feature {feature}", FeatureSet(sae, model, found, (feature,)).html(feature, linked=False), 900)
 
 

@@ -105,7 +105,21 @@ def json_for_html(value: Any) -> Markup:
 
 
 def iframe(title: str, html: str, height: int) -> Any:
-    """A page in a notebook, in an iframe `height` px high."""
+    """Show a page in a notebook, in an iframe, so that its style and scripts stay apart from the notebook's.
+
+    Args:
+        title: Names the frame for screen readers.
+        html: The document.
+        height: Of the frame, in px.
+
+    Returns:
+        HTML for a notebook.
+
+    Example:
+        >>> shown = audioscope.pages.iframe("A greeting", "<p>Hello</p>", height=60)
+        >>> "height:60px" in shown.data
+        True
+    """
     from IPython.display import HTML
 
     return HTML(

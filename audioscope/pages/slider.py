@@ -39,7 +39,31 @@ def slider_html(tracks: Sequence[Track], title: str = "", text: str = "", chart:
 
 
 def slider_page(tracks: Sequence[Track], file: str | Path, title: str, text: str = "", chart: Any = None) -> Path:
-    """Write `slider_html` to a file, which opens offline and from an email; returns its path."""
+    """Write a page with a strength slider for each track; it opens offline and from an email.
+
+    All strengths of a track start together and loop; the slider cross-fades the two nearest, so the music continues in sync.
+
+    Args:
+        tracks: The clips of each slider, such as `SteeringSweep.tracks` returns them.
+        file: The file.
+        title: Stands above the sliders; it may contain any characters, as may the text and the tracks' captions.
+        text: Stands below the title.
+        chart: An Altair chart, drawn below the sliders as a picture.
+
+    Returns:
+        The file.
+
+    Raises:
+        ValueError: There is no track.
+        ImportError: The extra `pages` is not installed.
+
+    Example:
+        >>> prompts = ["a slow song", "a song", "a fast song"]
+        >>> clips = [model.generate(prompt, seed=0, steps=2) for prompt in prompts]
+        >>> track = audioscope.steer.Track("slow to fast", [-1, 0, 1], clips, captions=prompts)
+        >>> audioscope.pages.slider_page([track], "tempo.html", title="Tempo").name
+        'tempo.html'
+    """
     need("pages", "The page with the slider")
     file, html = Path(file).expanduser(), slider_html(tracks, title, text, chart)
     file.parent.mkdir(parents=True, exist_ok=True)
@@ -47,5 +71,23 @@ def slider_page(tracks: Sequence[Track], file: str | Path, title: str, text: str
 
 
 def steering_slider(*tracks: Track) -> Any:
-    """The sliders in a notebook, in an iframe."""
+    """Show a strength slider for each track in a notebook, in an iframe.
+
+    Args:
+        tracks: The clips of each slider, such as `SteeringSweep.tracks` returns them.
+
+    Returns:
+        HTML for a notebook.
+
+    Raises:
+        ValueError: There is no track.
+
+    Example:
+        >>> prompts = ["a slow song", "a song", "a fast song"]
+        >>> clips = [model.generate(prompt, seed=0, steps=2) for prompt in prompts]
+        >>> track = audioscope.steer.Track("slow to fast", [-1, 0, 1], clips, captions=prompts)
+        >>> slider = audioscope.pages.steering_slider(track)
+        >>> "Strength sliders" in slider.data
+        True
+    """
     return iframe("Strength sliders", slider_html(tracks), 318 * len(tracks) + 16)
