@@ -29,7 +29,16 @@ Pairs: TypeAlias = Iterable[tuple[str, ...]]  # (clean, corrupted) or (clean, co
 class Pair:
     """A clean prompt, which has the concept, and a corrupted prompt, which has the counterfactual in its place.
 
-    neutral: the same sentence without either, if there is one. split: what the pair is for, see `Concept.split`; "" is anything.
+    Args:
+        index: The number of the pair within its concept.
+        split: What the pair is for, see `Concept.split`; "" is anything.
+        clean: The prompt with the concept.
+        corrupted: The same sentence with the counterfactual.
+        neutral: The same sentence without either; "" if there is none.
+
+    Example:
+        >>> audioscope.datasets.concepts()["fast"].pairs[0].split
+        'localize'
     """
 
     index: int
@@ -43,7 +52,18 @@ class Pair:
 class Concept:
     """A concept: its name, its group, the groups that its pairs change, and the pairs.
 
-    opposite: the other end of its axis (slow for fast), if it has one.
+    Args:
+        name: The name, which a scorer must know.
+        pairs: The pairs of prompts.
+        group: The group, such as "lead"; concepts of one group are no controls for one another. "" if unknown.
+        counterfactual: What stands in its place in the corrupted prompts; "" if unknown.
+        changes: The groups of the concept and of its counterfactual.
+        opposite: The other end of its axis (slow for fast), "" if it has none.
+
+    Example:
+        >>> fast = audioscope.datasets.concepts()["fast"]
+        >>> fast.opposite, fast.group, len(fast.split("build"))
+        ('slow', 'tempo', 50)
     """
 
     name: str
@@ -56,8 +76,16 @@ class Concept:
     def split(self, name: str) -> tuple[Pair, ...]:
         """The pairs of one split: "localize" to find layers, "build" to make vectors, "select" to tune, "test" to report.
 
-        The splits are disjoint. Pairs without a split, such as those from tuples, are in every split. Raises ValueError for
-        another name.
+        The splits are disjoint. Pairs without a split, such as those from tuples, are in every split.
+
+        Args:
+            name: The name of the split.
+
+        Returns:
+            The pairs, by index.
+
+        Raises:
+            ValueError: There is no such split.
         """
         if name not in SPLITS:
             raise ValueError(f"split is {name!r}, expected one of {', '.join(SPLITS)}.")
@@ -66,7 +94,12 @@ class Concept:
     def seed(self, pair: Pair, number: int = 0) -> int:
         """The seed of the noise that both prompts of a pair start from, in every sweep and vector.
 
-        number: which of several seeds of the pair.
+        Args:
+            pair: A pair of this concept.
+            number: Which of several seeds of the pair, from 0.
+
+        Returns:
+            The seed, a whole number that depends on nothing but the concept's name, the pair's index and the number.
         """
         return seed_of(self.name, pair.index, number)
 
@@ -74,7 +107,13 @@ class Concept:
         """The pairs of a split whose neutral prompts are distinct and occur in no other split of this concept.
 
         They may occur in another split of another concept. If something was trained on the prompts of all concepts, as an SAE
-        is, leave its prompts out with `without` of `audioscope.steer.sweeps.steering_sweep`.
+        is, leave its prompts out with `without` of `audioscope.steer.steering_sweep`.
+
+        Args:
+            split: The name of the split.
+
+        Returns:
+            The pairs, by index, at most one for each neutral prompt.
         """
         elsewhere = {pair.neutral for pair in self.pairs if pair.split not in (split, "")}
         first = {pair.neutral: pair for pair in reversed(self.split(split)) if pair.neutral and pair.neutral not in elsewhere}
@@ -104,6 +143,14 @@ def shipped_concepts() -> dict[str, Concept]:
     """The paper's 21 concepts, each with pairs in four splits; no clean or corrupted prompt occurs in two splits, of any concept.
 
     A neutral prompt may occur in another split of another concept: see `Concept.neutral_pairs` for what is kept apart.
+
+    Returns:
+        The concepts by name.
+
+    Example:
+        >>> concepts = audioscope.datasets.concepts()
+        >>> len(concepts), concepts["violin"].group
+        (21, 'lead')
     """
     plan = _plan()
     group_of = shipped_groups()
@@ -295,6 +342,17 @@ def concept_prompts(concepts: Any = None, split: str = "build") -> list[str]:
     """All distinct prompts of a split: with the concept, with its counterfactual, and with neither.
 
     Short neutral prompts occur in several splits; those of "build", which SAEs are trained on, are left out of the others.
+
+    Args:
+        concepts: Names, Concept values, or what `audioscope.load_concepts` takes; None is all that ship.
+        split: "localize", "build", "select" or "test".
+
+    Returns:
+        The prompts, in the order of the concepts and their pairs.
+
+    Example:
+        >>> len(audioscope.datasets.concept_prompts(["fast"], "select"))
+        24
     """
 
     def texts(name: str) -> dict[str, None]:
@@ -306,6 +364,19 @@ def concept_prompts(concepts: Any = None, split: str = "build") -> list[str]:
 
 
 def some_prompts(count: int, split: str = "test") -> list[str]:
-    """`count` prompts of a split of the shipped concepts, spread over all of them and always the same; "test" is held out."""
+    """Some prompts of the shipped concepts, spread over all of them and always the same; "test" is held out from all training.
+
+    Args:
+        count: How many.
+        split: "localize", "build", "select" or "test".
+
+    Returns:
+        The prompts.
+
+    Example:
+        >>> prompts = audioscope.datasets.some_prompts(4)
+        >>> len(prompts), prompts == audioscope.datasets.some_prompts(4)
+        (4, True)
+    """
     prompts = concept_prompts(split=split)
     return [prompts[i] for i in np.random.default_rng(0).permutation(len(prompts))[:count]]

@@ -2,7 +2,7 @@
 
 datasets.atlas().chart()
 datasets.steering("fast").chart()
-datasets.sae("transformer.transformer_blocks.0.cross_attn").explore()
+datasets.sae("transformer.transformer_blocks.6.cross_attn").explore()
 """
 
 from __future__ import annotations

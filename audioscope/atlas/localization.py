@@ -191,25 +191,48 @@ def localize(
     progress: bool = True,
     **sampling: Unpack[SamplingKeywords],
 ) -> Atlas:
-    """Find which sites carry which concepts by activation patching, one site at a time (TADA, section 3).
+    """Find which sites carry which concepts by activation patching, one site at a time (TADA, section 3, eq. 2 and 3).
 
-    concepts: names of shipped ones, Concept values, a CSV or DataFrame of pairs; None is all 21.
-    pairs, seeds: each pair and seed is a unit, with one batch of L + 2 generations: clean, corrupted, each single site.
-    patch: "text" gives one site the other prompt's text; "output" copies its output from the other row of the batch.
-    direction: "sufficient" patches clean into the corrupted run (is this site enough?), as the paper does; "necessary" patches
-    corrupted into the clean run (does the concept break without it?).
-    sites: cross-attention by default; "self" needs patch="output".
-    when: patch only in the "early", "middle" or "late" part of the denoising, each an equal share of the log signal-to-noise
-    ratio; in the "first third", "middle third" or "last third" of the steps, whatever their noise; or in one step, by its number.
-    None is all steps.
-    until_stable: stop adding pairs when the functional set, no longer empty, has not changed for this many pairs; `pairs` is then
-    the maximum. A stop that looks at the result makes the final intervals a little too narrow; the atlas's settings say so.
-    scorer: None is the model's default. also: additional scorers of the same clips, for `Atlas.heard_by`; None adds the judge
-    to the listener of `tiny`, and nothing to another scorer.
-    sampling: steps, guidance, seconds, negative_prompt, as for `Model.generate`. batch_size: rows at a time, if a unit's L + 2
-    rows do not fit in memory; the rows they are patched from are generated again for each part.
-    out: folder for the results, resumed if it exists; a temporary one if None. clips: also keep the sound.
-    Raises ValueError, or UnknownName (a KeyError), for input out of range, before anything is generated.
+    Each pair and seed is a unit, with one batch of L + 2 generations for L sites: clean, corrupted, and one in which a single site
+    is patched. A scorer turns each clip into a number, and the impact of a site is the share of the way from corrupted to clean
+    that its patch covers.
+
+    Args:
+        model: The model.
+        concepts: Names of shipped ones, Concept values, or your own pairs, as for `audioscope.load_concepts`; None is all 21.
+        pairs: Pairs of each concept.
+        seeds: Seeds of each pair.
+        patch: "text" gives one site the other prompt's text; "output" copies its output from the other row of the batch.
+        direction: "sufficient" patches clean into the corrupted run (is this site enough?), as the paper does; "necessary" patches
+            corrupted into the clean run (does the concept break without it?).
+        sites: Cross-attention by default; "self" needs patch="output".
+        split: Which pairs of a concept, see `Concept.split`.
+        scorer: Measures the concept; None is the model's default.
+        also: Further scorers of the same clips, for `Atlas.heard_by`; None adds the judge to the listener of `tiny`, and nothing to
+            another scorer.
+        when: Patch only in the "early", "middle" or "late" part of the denoising, each an equal share of the log signal-to-noise
+            ratio; in the "first third", "middle third" or "last third" of the steps, whatever their noise; or in one step, by its
+            number from 0. None is all steps.
+        until_stable: Stop adding pairs when the functional set, no longer empty, has not changed for this many pairs; `pairs` is then
+            the maximum. A stop that looks at the result makes the final intervals a little too narrow; the atlas's settings say so.
+        batch_size: Rows at a time, if a unit's L + 2 rows do not fit in memory; the rows they are patched from are generated again
+            for each part. None is all at once.
+        out: Folder for the results, resumed if it exists; None is a temporary one.
+        clips: Whether to keep the sound.
+        progress: Whether to show a progress bar.
+        **sampling: `steps`, `guidance`, `seconds`, `negative_prompt`; the model's defaults if omitted.
+
+    Returns:
+        The atlas, saved in `out`.
+
+    Raises:
+        ValueError: Input is out of range, or `out` holds another sweep. Nothing has been generated then.
+        UnknownName: A concept or site does not exist (a KeyError that lists the nearest).
+
+    Example:
+        >>> atlas = audioscope.localize(model, ["fast"], pairs=2, sites=[1, 2], steps=4, progress=False)
+        >>> atlas.impacts()[["concept", "layer", "pairs"]].values.tolist()
+        [['fast', 1, 2], ['fast', 2, 2]]
     """
     sweep = checked_sweep(model, concepts, pairs, seeds, patch, direction, sites, split, scorer, also, batch_size, when, sampling)
     if until_stable is not None:
@@ -306,6 +329,21 @@ def plan(
 
     Warns if the interval of a layer's mean over concepts will be wider than half the threshold on either side. How much
     pairs vary is taken from `tiny`; a large model with prompts that hardly change its score needs more pairs.
+
+    Args:
+        model, concepts, pairs, seeds, patch, direction, sites, split, scorer, also, when, batch_size, clips: As for `localize`.
+        **sampling: `steps`, `guidance`, `seconds`, `negative_prompt`; the model's defaults if omitted.
+
+    Returns:
+        The plan, which prints as a few lines.
+
+    Raises:
+        ValueError: Input is out of range.
+
+    Example:
+        >>> plan = audioscope.atlas.plan(model, ["fast", "drums"], pairs=34, steps=2)
+        >>> plan.units, plan.generations
+        (68, 952)
     """
     sweep = checked_sweep(model, concepts, pairs, seeds, patch, direction, sites, split, scorer, also, batch_size, when, sampling)
     unit = sweep.units(1)[0]
@@ -315,7 +353,7 @@ def plan(
         began = time.perf_counter()
         audio, _ = timed.sound(unit, steps=count)
         for scorer in (sweep.scorer, *sweep.also):
-            scorer(audio, model.rate)
+            scores_of(scorer, audio, model.rate)
         samples = audio[0].numel()
         times[count] = time.perf_counter() - began
     step = max(0.0, (times[3] - times[1]) / 2)

@@ -30,10 +30,26 @@ SILENCE = 1e-7  # mean square below which a piece is silent, -70 dB
 def read_folder(folder: str | Path, model: Model, seconds: float | None = None, most: int = 64) -> list[Clip]:
     """The audio of a folder as the model would sound at its best: mono pieces, at its rate and of its length.
 
-    The audio also goes through the model's codec, if that is a plain one. seconds: of each piece; the model's default length if
-    None. most: pieces to keep, spread evenly over the files and within each; every piece has its file as `prompt`. A file that is
-    shorter than a piece is repeated; silent pieces are left out, with a warning. Hidden files are not read. Raises
-    FileNotFoundError if there is no audio, ValueError for a file that cannot be read or if there is nothing but silence.
+    The audio also goes through the model's codec, if that is a plain one. A file that is shorter than a piece is repeated; silent
+    pieces are left out, with a warning. Hidden files are not read.
+
+    Args:
+        folder: The folder, with its subfolders.
+        model: The model.
+        seconds: The length of each piece, s; None is the model's default.
+        most: How many pieces to keep, spread evenly over the files and within each.
+
+    Returns:
+        The pieces; each has its file as `prompt`.
+
+    Raises:
+        FileNotFoundError: There is no audio.
+        ValueError: A file cannot be read, or there is nothing but silence.
+
+    Example:
+        >>> path = model.generate("a jazz song", seed=0).save("mine/song.wav")
+        >>> [clip.prompt for clip in audioscope.scoring.read_folder("mine", model)]
+        ['song.wav']
     """
     folder = Path(folder).expanduser()
     files = sorted(path for path in folder.rglob("*") if path.suffix.lower() in SUFFIXES and not path.name.startswith("."))
@@ -82,9 +98,18 @@ def _pieces(file: Path, rate: int, seconds: float, most: int) -> list[Tensor]:
 class ProbeScorer:
     """A linear classifier on what another scorer's network hears: log-odds of your own concept, next to that scorer's concepts.
 
-    Few clips cannot calibrate it: the log-odds rank clips, but what probability each stands for was not tested.
+    Few clips cannot calibrate it: the log-odds rank clips, but what probability each stands for was not tested. `probe_scorer`
+    makes one.
 
-    auroc: how well it classifies clips that it was not fitted on, by cross-validation with up to five folds; .5 is chance.
+    Args:
+        name: Its name in tables.
+        concept: Your concept.
+        base: The other scorer.
+        weights: The classifier's weights, float64 [features].
+        bias: The classifier's bias.
+        auroc: How well it classifies clips that it was not fitted on, by cross-validation with up to five folds; .5 is chance.
+        units: The units of its scores.
+        queries: Empty: it is not asked in words.
     """
 
     name: str
@@ -113,7 +138,15 @@ class ProbeScorer:
         self.base.check(model)
 
     def layers(self, audio: Tensor, rate: int) -> list[Tensor]:
-        """The layers of the base scorer, for distances."""
+        """The layers of the base scorer, for distances.
+
+        Args:
+            audio: Float [clips, channels, samples].
+            rate: Its sampling rate, Hz.
+
+        Returns:
+            One tensor for each layer, [clips, channels, ...].
+        """
         return list(self.base.layers(audio, rate))
 
     def __call__(self, audio: Tensor, rate: int) -> pd.DataFrame:
@@ -134,12 +167,27 @@ def _heard(scorer: Any, audio: Tensor, rate: int) -> np.ndarray:
 def probe_scorer(
     concept: str, with_: Sequence[Clip], without: Sequence[Clip], base: Any, groups: Sequence[Hashable] | None = None
 ) -> ProbeScorer:
-    """A scorer of your own concept from clips that have it and clips that do not; channels are averaged.
+    """A scorer of your own concept, from clips that have it and clips that do not; channels are averaged.
 
-    base: a scorer whose network hears them, such as `listener_scorer()` for `tiny` or `Clap()`. groups: what belongs together
-    when the AUROC is measured, for the clips with the concept and then for those without, such as the number of a pair; None is
-    the `prompt` (the file, for clips from `read_folder`). Raises ValueError for fewer than 5 clips of either kind, for clips of
-    different rates or lengths, or if all clips of either kind are in one group.
+    Args:
+        concept: Its name.
+        with_: Clips that have it, at least 5.
+        without: Clips that do not, at least 5, like the others in everything else.
+        base: A scorer whose network hears them, such as `listener_scorer()` for `tiny` or `Clap()`.
+        groups: What belongs together when the AUROC is measured, for the clips with the concept and then for those without, such as the
+            number of a pair; None is the `prompt` (the file, for clips from `read_folder`).
+
+    Returns:
+        The scorer, with the AUROC that was measured on clips it was not fitted on.
+
+    Raises:
+        ValueError: There are too few clips, they differ in rate or length, or all clips of either kind are in one group.
+
+    Example:
+        >>> prompts = [f"a {genre} song with {lead}" for genre in ("jazz", "metal") for lead in ("flute", "violin", "cello")]
+        >>> fast, slow = (model.generate([f"{tempo} music, {text}" for text in prompts], seed=range(6), steps=4) for tempo in ("fast", "slow"))
+        >>> audioscope.scoring.probe_scorer("mine", fast, slow, audioscope.scoring.listener_scorer()).concepts[:2]
+        ['mine', 'female']
     """
     from sklearn.linear_model import LogisticRegression
     from sklearn.model_selection import StratifiedGroupKFold
@@ -199,8 +247,30 @@ def pairs_like(
 
     Every prompt is generated once and scored. The best become clean prompts. The corrupted prompt of each is the one of the lower
     half that shares the most words with it, and serves as its neutral prompt, too; it is not a counterfactual, since other words
-    differ as well. Pairs are dealt to the four splits in turn, so that layers, vectors and reports use different pairs. prompts:
-    None is 192 of the shipped ones. group: of the concept, for controls. Raises ValueError if there are too few prompts.
+    differ as well. Pairs are dealt to the four splits in turn, so that layers, vectors and reports use different pairs.
+
+    Args:
+        model: The model.
+        scorer: A scorer of the concept.
+        concept: Its name.
+        prompts: The prompts to try; None is 192 of the shipped ones.
+        pairs: How many pairs to make, from 8 to half the number of prompts.
+        group: The concept's group, for controls.
+        seed: The seed of the first prompt; the others count up.
+        progress: Whether to show a progress bar.
+
+    Returns:
+        The concept.
+
+    Raises:
+        ValueError: There are too few prompts, or the scorer does not know the concept.
+
+    Example:
+        >>> prompts = audioscope.datasets.some_prompts(16)
+        >>> scorer = audioscope.scoring.listener_scorer()
+        >>> concept = audioscope.scoring.pairs_like(model, scorer, "fast", prompts, pairs=8, progress=False)
+        >>> len(concept.split("build"))
+        2
     """
     model.check_unsteered("a concept")
     scorer = completed(scorer)

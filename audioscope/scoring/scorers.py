@@ -36,13 +36,24 @@ PHRASES = {
 
 
 class Scorer(Protocol):
-    """Audio in, one number for each concept out. Your own scorer needs only `concepts` and the call: see `completed`.
+    """Audio in, one number for each concept out. Your own scorer needs only `concepts` and the call: the rest has defaults.
 
-    Called with audio [clips, channels, samples] float32 and its rate in Hz, it returns one row per clip and one column
-    for each of its `concepts`, in `units`. `needs` says what must be installed or downloaded, `queries` what a text-audio
-    model was asked for each concept. `fingerprint` changes when the scores do. `check(model)` raises ValueError for a model whose
-    audio it cannot judge. A scorer in "log-odds" may also have `calibrated`, the end of its calibrated range: an atlas then also
-    offers its scores clipped there.
+    It is called with audio [clips, channels, samples] float32 and its rate in Hz, and returns one row per clip and one column for
+    each of its `concepts`, in `units`, as a DataFrame, an array, a tensor or lists. `needs` says what must be installed or
+    downloaded, and `queries` what a text-audio model was asked for each concept. `fingerprint` changes when the scores do: without
+    it, a folder of results cannot tell that the scorer changed. `check(model)` raises ValueError for a model whose audio it cannot
+    judge. A scorer in "log-odds" may also have `calibrated`, the end of its calibrated range: an atlas then also offers its scores
+    clipped there. One with `layers(audio, rate)` can also measure distances.
+
+    Example:
+        >>> class Loudness:
+        ...     concepts = ["fast"]
+        ...
+        ...     def __call__(self, audio, rate):
+        ...         return audio.square().mean((1, 2)).log10()
+        >>> atlas = audioscope.localize(model, ["fast"], pairs=1, sites=[1], scorer=Loudness(), steps=1, progress=False)
+        >>> atlas.scorers
+        ['Loudness']
     """
 
     @property
@@ -152,7 +163,26 @@ def try_scorers(scorers: Iterable[Any], model: Any, seconds: float) -> None:
 
 @dataclass(frozen=True, eq=False)
 class ListenerScorer:
-    """The tiny model's own classifier: log-odds of each named class of each group, calibrated up to +-6 and not clipped."""
+    """The tiny model's own classifier as a scorer: log-odds of each label of each group, calibrated up to +-6 and not clipped.
+
+    `listener_scorer` makes one.
+
+    Args:
+        listener: The network, `audioscope.tiny.Listener`.
+        name: "listener" or "judge".
+        any_audio: Whether to accept models whose music the network was not trained on.
+        units: The units of its scores.
+        calibrated: The end of the range in which its probabilities were tested.
+        needs: What must be installed.
+        queries: Empty: it is not asked in words.
+
+    Example:
+        >>> clip = model.generate("a slow song with violin", seed=0)
+        >>> import torch
+        >>> scores = audioscope.scoring.listener_scorer()(torch.from_numpy(clip.samples)[None], clip.rate)
+        >>> bool(scores["violin"][0] > scores["drums"][0])
+        True
+    """
 
     listener: Any
     name: str = "listener"
@@ -203,9 +233,18 @@ class ListenerScorer:
 
 
 def listener_scorer(name: str = "listener", any_audio: bool = False) -> ListenerScorer:
-    """The tiny model's listener (or "judge", which measures the reported gains; nothing is localized or priced with it).
+    """The tiny model's listener as a scorer, or its judge, which measures the reported gains; nothing is localized or priced with it.
 
-    any_audio: also accept clips of other models, lengths and rates, which it was not trained on.
+    Args:
+        name: "listener" or "judge".
+        any_audio: Whether to accept clips of other models, lengths and rates, which it was not trained on.
+
+    Returns:
+        The scorer.
+
+    Example:
+        >>> audioscope.scoring.listener_scorer("judge").concepts[:3]
+        ['female', 'male', 'fast']
     """
     return ListenerScorer(listener.load(name), name, any_audio)
 
@@ -241,10 +280,22 @@ class _TextScorer:
 class Clap(_TextScorer):
     """Cosine similarity of sound and text in any CLAP checkpoint of transformers (the paper's scorer for two models).
 
-    checkpoint: a folder or a hub name. concepts: names, or a mapping from name to text query; None is the paper's.
-    template: put around each concept's phrase. Longer clips are scored in windows of the checkpoint's length (10 s) and averaged;
-    shorter ones are repeated, as its authors do. The level is not normalized.
-    Raises FileNotFoundError or ConnectionError, with how to get it in one line, if the checkpoint is missing.
+    Longer clips are scored in windows of the checkpoint's length (10 s) and averaged; shorter ones are repeated, as its authors do.
+    The level is not normalized.
+
+    Args:
+        checkpoint: A folder or a hub name.
+        concepts: Names, or a mapping from name to text query; None is the paper's.
+        template: Put around each concept's phrase.
+        device: None is a GPU if there is one, else the CPU.
+
+    Raises:
+        FileNotFoundError: The folder holds no checkpoint.
+        ConnectionError: The checkpoint is not there and cannot be fetched; the message says how to get it in one line.
+
+    Example:
+        >>> clap = audioscope.scoring.Clap(concepts=["violin", "drums"])  # doctest: +SKIP
+        >>> audioscope.localize(audioscope.load("stabilityai/stable-audio-open-1.0"), ["violin"], scorer=clap)  # doctest: +SKIP
     """
 
     units = "cosine similarity"
@@ -289,7 +340,15 @@ class Clap(_TextScorer):
 
     @torch.no_grad()
     def embeddings(self, audio: Tensor, rate: int) -> Tensor:
-        """Unit vectors [clips, width], the mean over windows normalized again."""
+        """Embed clips: the mean over windows, normalized again.
+
+        Args:
+            audio: Float [clips, channels, samples].
+            rate: Its sampling rate, Hz.
+
+        Returns:
+            Unit vectors, float32 [clips, width].
+        """
         inputs, count = self._windows(audio, rate)
         each = torch.nn.functional.normalize(_pooled(self.network.get_audio_features(**inputs)), dim=-1)
         return torch.nn.functional.normalize(each.unflatten(0, (-1, count)).mean(1), dim=-1)
@@ -299,7 +358,15 @@ class Clap(_TextScorer):
 
     @torch.no_grad()
     def layers(self, audio: Tensor, rate: int) -> list[Tensor]:
-        """Hidden states of the audio tower, [clips, channels, ..., windows]: for `feature_distance` (LPAPS)."""
+        """Hidden states of the audio tower, for `feature_distance` (LPAPS).
+
+        Args:
+            audio: Float [clips, channels, samples].
+            rate: Its sampling rate, Hz.
+
+        Returns:
+            One tensor for each layer, [clips, channels, ..., windows].
+        """
         inputs, count = self._windows(audio, rate)
         states = self.network.audio_model(**inputs, output_hidden_states=True).hidden_states
         return [state.unflatten(0, (-1, count)).movedim(1, -1) for state in states]
@@ -313,7 +380,18 @@ def _pooled(output: Any) -> Tensor:
 class Muq(_TextScorer):
     """Similarity of sound and text in MuQ-MuLan (the paper's other scorer); needs the extra `muq` and its checkpoint.
 
-    Raises ImportError or ConnectionError, with how to get what is missing in one line.
+    Args:
+        checkpoint: A folder or a hub name.
+        concepts: Names, or a mapping from name to text query; None is the paper's.
+        template: Put around each concept's phrase.
+        device: None is a GPU if there is one, else the CPU.
+
+    Raises:
+        ImportError: The extra is missing; the message has the command that adds it.
+        ConnectionError: The checkpoint is missing; the message says how to get it in one line.
+
+    Example:
+        >>> muq = audioscope.scoring.Muq(concepts=["violin", "drums"])  # doctest: +SKIP
     """
 
     units, rate = "similarity", 24_000
@@ -348,10 +426,24 @@ MEASURED = {"fast": ("tempo", 1), "slow": ("tempo", -1), "happy": ("mode", 1), "
 
 @dataclass(frozen=True)
 class MeasureScorer:
-    """A measurement as a scorer, without weights: each concept is a column of `measures.measure` with a sign.
+    """A measurement as a scorer, without weights: each concept is a column of `measure` with a sign.
 
-    which: concept -> (column, +1 or -1), such as {"fast": ("tempo", 1)}. A clip without the measurement (no onsets, silence)
-    scores NaN, and its cell is left out.
+    A clip without the measurement (no onsets, silence) scores NaN, and its cell is left out.
+
+    Args:
+        which: Concept -> (column, 1 or -1).
+        name: Its name in tables.
+        units: Its units in tables.
+        needs: What must be installed.
+        queries: Empty: it is not asked in words.
+
+    Raises:
+        ValueError: A column does not exist, or a sign is not 1 or -1.
+
+    Example:
+        >>> scorer = audioscope.scoring.MeasureScorer({"fast": ("tempo", 1), "bright": ("centroid", 1)})
+        >>> scorer.concepts
+        ['fast', 'bright']
     """
 
     which: Mapping[str, tuple[str, int]] = field(default_factory=lambda: dict(MEASURED))
@@ -375,7 +467,11 @@ class MeasureScorer:
         return hashlib.sha256(json.dumps({c: list(w) for c, w in self.which.items()}, sort_keys=True).encode()).hexdigest()[:16]
 
     def check(self, model: Any) -> None:
-        """Accept any audio."""
+        """Accept any audio.
+
+        Args:
+            model: Any model.
+        """
 
     def __call__(self, audio: Tensor, rate: int) -> pd.DataFrame:
         from audioscope.scoring.measures import measure
@@ -385,7 +481,18 @@ class MeasureScorer:
 
 
 def default_scorer(model: Any) -> Scorer:
-    """The scorer that a model's adapter names: the listener for `tiny`, CLAP for the real models."""
+    """The scorer that a model's adapter names: the listener for `tiny`, CLAP for the real models.
+
+    Args:
+        model: The model.
+
+    Returns:
+        The scorer.
+
+    Example:
+        >>> audioscope.scoring.default_scorer(model).name
+        'listener'
+    """
     return listener_scorer() if model.adapter.is_tiny else Clap()
 
 
@@ -397,11 +504,24 @@ def second_opinions(scorer: Scorer) -> tuple[Scorer, ...]:
 
 
 def feature_distance(layers: Sequence[Tensor], others: Sequence[Tensor]) -> Tensor:
-    """How different each clip sounds to a network, [clips]: 0 for equal clips.
+    """How different each clip sounds from another to a network: 0 for equal clips.
 
     Layer by layer, features are normalized to unit length over channels (dimension 1), and the squared differences are averaged
-    over positions, then over layers: LPIPS without learned weights (Zhang et al., 2018), which with CLAP's tower is called LPAPS
-    (Iashin and Rahtu, 2021).
+    over positions, then over layers. This is LPIPS without learned weights (Zhang et al., 2018), which with CLAP's tower is called
+    LPAPS (Iashin and Rahtu, 2021).
+
+    Args:
+        layers: The hidden states of clips, such as a scorer's `layers` returns, each [clips, channels, ...].
+        others: Those of the clips to compare them with, in the same shapes.
+
+    Returns:
+        The distances, float32 [clips].
+
+    Example:
+        >>> import torch
+        >>> layers = audioscope.scoring.listener_scorer().layers(torch.randn(2, 1, 65536), 16_000)
+        >>> audioscope.scoring.feature_distance(layers, layers).tolist()
+        [0.0, 0.0]
     """
     parts = []
     for one, two in zip(layers, others, strict=True):

@@ -30,11 +30,26 @@ STRONGEST = 3  # layers that stand in for a concept's own layers if none passes 
 
 
 def steering_sites(model: Model, concept: Concept, sites: Any = "cross", atlas: Atlas | None = None) -> tuple[Site, ...]:
-    """The sites to steer at: "functional" (shared by the concepts), "own" (the concept's), "cross", "self", "all", or a list.
+    """The sites to steer at, by what they are for.
 
-    "own": those that pass the atlas's rule for the concept or its opposite; if none does, the three strongest in the atlas.
-    atlas: an atlas of this model; None means the shipped one. Raises ValueError if an atlas is needed but belongs to another
-    model, has no functional layers, or does not contain the concept.
+    "own" sites are those that pass the atlas's rule for the concept or its opposite; if none does, the three strongest in the atlas.
+
+    Args:
+        model: The model.
+        concept: The concept.
+        sites: "functional" (shared by the concepts), "own" (the concept's), or what `Sites.select` takes.
+        atlas: An atlas of this model, for the first two; None is the one that ships.
+
+    Returns:
+        The sites, in running order.
+
+    Raises:
+        ValueError: An atlas is needed but belongs to another model, has no functional layers, or does not contain the concept.
+
+    Example:
+        >>> concept = audioscope.datasets.concepts()["fast"]
+        >>> [site.layer for site in audioscope.steer.steering_sites(model, concept, "own")]
+        [1, 2]
     """
     if not (isinstance(sites, str) and sites in ("functional", "own")):
         return model.sites.select(sites)
@@ -82,24 +97,44 @@ def caa(
     progress: bool = True,
     **sampling: Unpack[SamplingKeywords],
 ) -> SteeringVector:
-    """Contrastive Activation Addition: the mean output of sites over prompts with a concept, minus the mean without it.
+    """Make a steering vector: the mean output of sites over prompts with a concept, minus the mean over prompts without it.
 
-    Computed per site and noise level, over time tokens only, with one generation per prompt and seed; both prompts of a pair
-    start from the same noise (TADA, section 3, eq. 6, with each direction normalized to norm 1 as there). Means are accumulated
-    batch by batch, so memory does not grow with the number of prompts.
+    Contrastive Activation Addition is computed per site and noise level, over time tokens only, with one generation per prompt and
+    seed; both prompts of a pair start from the same noise (TADA, section 3, eq. 6, with each direction normalized to norm 1 as
+    there). Means are accumulated batch by batch, so memory does not grow with the number of prompts.
 
-    concept: the name of a shipped concept, a Concept, or a list of (with, without) tuples of prompts.
-    sites, atlas: as for `steering_sites`.
-    pairs: use the first `pairs` pairs of the split; None means all.
-    against: "opposite" (slow for fast; for your own pairs, their second prompts) or "neutral" (the same sentence without the
-    concept). None is the opposite if the concept has one, else the neutral prompts, or where pairs of yours lack these, the
-    second prompts.
-    branch: the guidance branch whose outputs are read.
-    normalize: scale directions to norm 1; False keeps the length of each difference, relative to the mean norm of the site's
-    output, so that strength 1 adds the mean difference that the prompts make.
-    shuffle: a control: exchanges the two prompts in half of the pairs, drawn with this seed.
-    file: where the vector is stored; it is read instead if it exists and was made with the same settings.
-    Raises ValueError, or UnknownName, for input out of range or a file with another vector, before anything is generated.
+    Args:
+        model: The model.
+        concept: The name of a shipped concept, a Concept, or pairs such as (with, without) tuples of prompts.
+        sites: Where, as for `audioscope.steer.steering_sites`.
+        pairs: How many pairs of the split; None is all.
+        against: "opposite" (slow for fast; for your own pairs, their second prompts) or "neutral" (the same sentence without the
+            concept). None is the opposite if the concept has one, else the neutral prompts, or where pairs of yours lack these, the
+            second prompts.
+        split: Which pairs of a concept, see `Concept.split`.
+        seeds: Seeds of each pair.
+        branch: The guidance branch whose outputs are read, "cond" or "uncond".
+        normalize: Scale directions to norm 1. False keeps the length of each difference, relative to the mean norm of the site's
+            output, so that strength 1 adds the mean difference that the prompts make.
+        shuffle: A control: exchange the two prompts in half of the pairs, drawn with this seed. None does not.
+        atlas: For sites="own" or "functional"; None is the one that ships.
+        batch_size: Prompts at a time.
+        file: Where the vector is stored; it is read instead if it exists and was made with the same settings.
+        progress: Whether to show a progress bar.
+        **sampling: `steps`, `guidance`, `seconds`, `negative_prompt`; the model's defaults if omitted.
+
+    Returns:
+        The vector, with a direction for each site and noise level.
+
+    Raises:
+        ValueError: Input is out of range, or the file holds another vector. Nothing has been generated then.
+        UnknownName: A concept or site does not exist (a KeyError that lists the nearest).
+
+    Example:
+        >>> pairs = [("a fast song", "a slow song"), ("a fast jazz song", "a slow jazz song")]
+        >>> vector = audioscope.caa(model, pairs, sites=[1, 2], steps=2, progress=False)
+        >>> {path: list(direction.shape) for path, direction in vector.directions.items()}
+        {'transformer.transformer_blocks.1.cross_attn': [2, 128], 'transformer.transformer_blocks.2.cross_attn': [2, 128]}
     """
     model.check_unsteered("a vector")
     chosen = choose_one(concept)

@@ -15,13 +15,32 @@ REFERENCE = (str(REWRITTEN),)
 def steering_auc(table: pd.DataFrame, reference: str | Sequence[str] = REFERENCE) -> pd.DataFrame:
     """Area under the gain in score over the distance from the unsteered clip, up to a common budget (TADA, section 5).
 
-    table: columns concept, cell, strength, distance, score; rows with the same strength are averaged. For each side (positive and
-    negative strengths), the budget, shared by all cells, is the largest distance that every reference cell reaches; points beyond
-    it are cut, and one point is added at the budget by interpolation. Gains in the wrong direction count as negative. Returns one
-    row per concept and cell: auc (the mean over its sides), positive, negative (NaN if the cell or the reference was not run on
-    that side), the budgets cutoff_positive and cutoff_negative, and reached: the share of the budget that the cell's curve
-    covers, on the side where it covers less. Below 1, its area is too small to be compared, since nothing is extrapolated.
-    Raises ValueError for a missing column, and for a concept without any reference cell or without strength 0.
+    For each side (positive and negative strengths), the budget, shared by all cells, is the largest distance that every reference
+    cell reaches; points beyond it are cut, and one point is added at the budget by interpolation. Gains in the wrong direction
+    count as negative. Nothing is extrapolated.
+
+    Args:
+        table: A table with the columns concept, cell, strength, distance and score, such as `SteeringSweep.table`; rows with the same
+            strength are averaged.
+        reference: The cells that set the budget; by default, rewriting the prompt.
+
+    Returns:
+        One row per concept and cell, with these columns
+
+        - auc, the mean over its sides;
+        - positive and negative, the area of each side (NaN if the cell or the reference was not run there);
+        - cutoff_positive and cutoff_negative, the budgets;
+        - reached, the share of the budget that the cell's curve covers, on the side where it covers less. Below 1, its area is too
+          small to be compared.
+
+    Raises:
+        ValueError: A column is missing, or a concept has no reference cell or no strength 0.
+
+    Example:
+        >>> sweep = audioscope.datasets.steering("fast")
+        >>> areas = audioscope.steer.steering_auc(sweep.table).set_index("cell")["auc"]
+        >>> bool(areas["pci all"] > areas["caa all"] > areas["random direction all"])
+        True
     """
     missing = {"concept", "cell", "strength", "distance", "score"} - set(table.columns)
     if missing:
@@ -85,11 +104,23 @@ def _area(curve: pd.DataFrame, side: int) -> float:
 
 
 def smoothness(strength: np.ndarray, score: np.ndarray, points: int = 11) -> float:
-    """How unevenly the score rises with the strength: the standard deviation of its steps over its largest gain.
+    """How unevenly the score rises with the strength: the standard deviation of its steps over its largest gain (TADA, section 5).
 
-    The steps lie between `points` evenly spaced strengths, at which the score is interpolated, so that 0 is a straight line
-    whatever strengths were run; lower is better (TADA, section 5). strength, score: float [n], with strength 0 among them; both
-    sides are averaged. NaN if the score never gains.
+    The steps lie between evenly spaced strengths, at which the score is interpolated, so that 0 is a straight line whatever
+    strengths were run; lower is better. Both sides are averaged.
+
+    Args:
+        strength: The strengths, float [n], with 0 among them.
+        score: The scores, float [n].
+        points: How many strengths to interpolate at.
+
+    Returns:
+        The smoothness; NaN if the score never gains.
+
+    Example:
+        >>> import numpy as np
+        >>> audioscope.steer.smoothness(np.array([0.0, 1.0, 2.0]), np.array([1.0, 2.0, 3.0]))
+        0.0
     """
     found = []
     for side in (1, -1):

@@ -149,14 +149,39 @@ def calibrate(
     progress: bool = True,
     **sampling: Unpack[SamplingKeywords],
 ) -> pd.DataFrame:
-    """Find the strength at which each method moves clips by `budget` from the unsteered ones, to compare all at equal price.
+    """Find the strength at which each method moves clips by the same distance from the unsteered ones, to compare all at equal price.
 
-    budget: a value of the sweep's `distance`; None means the distance of rewriting the prompt, for each side. The strengths in
-    `grid` are tried on prompts of the selection split, and the distance is interpolated between them; scores play no part.
-    without, scorer, price: as for `steering_sweep`. out: folder for the results of the trial, resumed if it exists, and readable
-    by `SteeringSweep.load`. Returns one row per method and side: cell, side (1, and -1 if the concept has an opposite), strength,
-    budget, distance (at that strength, by interpolation) and reached (False if even the largest strength stays short of the
-    budget; the row then contains that strength).
+    The strengths in `grid` are tried on prompts of the selection split, and the distance is interpolated between them; scores play
+    no part.
+
+    Args:
+        model: The model.
+        concept: One concept, as for `audioscope.caa`.
+        methods: The methods to calibrate.
+        budget: A value of the sweep's `distance`; None is the distance of rewriting the prompt, for each side.
+        grid: The strengths to try, above 0.
+        split: Which neutral prompts, see `Concept.split`.
+        prompts: How many of them.
+        without: Neutral prompts to leave out.
+        scorer, price: As for `steering_sweep`.
+        batch_size: Rows at a time.
+        out: Folder for the results of the trial, resumed if it exists, and readable by `SteeringSweep.load`; None is a temporary one.
+        progress: Whether to show a progress bar.
+        **sampling: `steps`, `guidance`, `seconds`, `negative_prompt`; the model's defaults if omitted.
+
+    Returns:
+        One row per method and side, with the columns cell, side (1, and -1 if the concept has an opposite), strength, budget, distance
+        (at that strength, by interpolation) and reached (False if even the largest strength stays short of the budget; the row then
+        contains that strength).
+
+    Raises:
+        ValueError: Input is out of range.
+
+    Example:
+        >>> methods = [audioscope.steer.vector_method(audioscope.datasets.vector("fast"), "all")]
+        >>> found = audioscope.steer.calibrate(model, "fast", methods, grid=[1.0, 4.0], prompts=1, steps=2, progress=False)
+        >>> found["side"].tolist(), found.columns.tolist()
+        ([1, -1], ['cell', 'side', 'strength', 'budget', 'distance', 'reached'])
     """
     bench = _bench(model, concept, scorer, price, batch_size, sampling)
     if not grid or min(grid) <= 0:
@@ -200,7 +225,21 @@ def _strength_at(budget: float, strengths: np.ndarray, distances: np.ndarray) ->
 
 
 def strengths_from(calibration: pd.DataFrame, steps: int) -> dict[str, list[float]]:
-    """Six or seven strengths per cell of a calibration, from 0 to well beyond the budget; for PCI, multiples of 1 / `steps`."""
+    """Six or seven strengths per cell of a calibration, from 0 to well beyond the budget, for `steering_sweep`.
+
+    Args:
+        calibration: What `calibrate` returned.
+        steps: Denoising steps of the sweep; strengths of prompt switching are multiples of 1 / steps.
+
+    Returns:
+        The strengths by cell.
+
+    Example:
+        >>> import pandas as pd
+        >>> found = pd.DataFrame({"cell": ["caa all"], "strength": [2.0]})
+        >>> [round(strength, 2) for strength in audioscope.steer.strengths_from(found, 10)["caa all"]]
+        [0.0, 0.8, 1.4, 2.0, 2.6, 3.8]
+    """
     result = {}
     for name, rows in calibration.groupby("cell", sort=False):
         shares: tuple[float, ...] = BOTH_SHARES if len(rows) > 1 else SHARES
@@ -232,19 +271,43 @@ def steering_sweep(
 ) -> SteeringSweep:
     """Steer neutral prompts toward a concept with several methods and strengths, and measure the gain and the price.
 
-    methods: ways to steer, such as `standard_methods` returns; one vector; or None for the standard methods, with vectors made by
-    `caa`.
-    strengths: for all methods, or by cell (`method.cell`); strength 0 is always added. None calibrates each method on the
-    selection split, with the strengths in `grid` (see `calibrate`).
-    prompts, seeds: the number of neutral prompts of `split`, and of seeds for each; a unit of the sweep is one prompt and seed
-    with all methods and strengths, in batches of `batch_size` rows.
-    without: neutral prompts to leave out, such as those that an SAE was trained on.
-    scorer: measures the gain. price: measures the distance from the unsteered clip, by its network's layers, and so sets the
-    strengths; pass a different network from the scorer's, or what pleases one network counts twice. If both are None, they are
-    the judge and the listener for `tiny`, and otherwise both are the model's own scorer.
-    out: folder for the results, including vectors and calibration, resumed if it exists; None means a temporary folder.
-    clips: also keep the audio.
-    Raises ValueError, or UnknownName, for input out of range, before anything is generated.
+    A unit of the sweep is one prompt and seed with all methods and strengths.
+
+    Args:
+        model: The model.
+        concept: One concept with neutral prompts, as for `audioscope.caa`.
+        methods: Ways to steer, such as `standard_methods` returns; one vector; or None for the standard methods, with vectors made by
+            `caa`.
+        strengths: For all methods, or by cell (`method.cell`); strength 0 is always added. None calibrates each method on the
+            selection split, with the strengths in `grid` (see `calibrate`).
+        prompts: How many neutral prompts of the split.
+        seeds: Seeds of each prompt.
+        split: Which neutral prompts, see `Concept.split`.
+        without: Neutral prompts to leave out, such as those that an SAE was trained on.
+        scorer: Measures the gain.
+        price: Measures the distance from the unsteered clip, by its network's layers, and so sets the strengths; pass a different
+            network from the scorer's, or what pleases one network counts twice. If both are None, they are the judge and the listener
+            for `tiny`, and otherwise both are the model's own scorer.
+        atlas: For the standard methods, an atlas of the model; None is the one that ships.
+        batch_size: Rows at a time.
+        out: Folder for the results, including vectors and calibration, resumed if it exists; None is a temporary one.
+        grid: Strengths that a calibration tries.
+        clips: Whether to keep the audio.
+        progress: Whether to show a progress bar.
+        **sampling: `steps`, `guidance`, `seconds`, `negative_prompt`; the model's defaults if omitted.
+
+    Returns:
+        The sweep, with curves, areas and comparisons.
+
+    Raises:
+        ValueError: Input is out of range, or `out` holds another sweep. Nothing has been generated then.
+        UnknownName: A concept or site does not exist (a KeyError that lists the nearest).
+
+    Example:
+        >>> vector = audioscope.datasets.vector("fast")
+        >>> sweep = audioscope.steer.steering_sweep(model, "fast", vector, [-2, 2], prompts=1, seeds=1, steps=4, progress=False)
+        >>> sweep.table[["cell", "strength"]].values.tolist()
+        [["caa vector's", 0.0], ["caa vector's", -2.0], ["caa vector's", 2.0]]
     """
     bench = _bench(model, concept, scorer, price, batch_size, sampling)
     chosen = bench.concept
