@@ -26,7 +26,20 @@ def _layers(*layers: alt.Chart, width: int = 440, **properties: Any) -> alt.Laye
 
 
 def training_chart(log: pd.DataFrame) -> alt.LayerChart:
-    """Variance unexplained and the share of dead features over the tokens trained on. log: `sae.log`."""
+    """Chart how a training went: the variance unexplained and the share of dead features, over the tokens trained on.
+
+    Args:
+        log: The log of a training, `sae.log`, with the columns tokens, fvu and dead.
+
+    Returns:
+        An Altair chart with inline data; its description says in words how the training ended.
+
+    Example:
+        >>> import pandas as pd
+        >>> log = pd.DataFrame({"tokens": [0, 40_000], "fvu": [0.9, 0.1], "dead": [0.0, 0.02]})
+        >>> audioscope.sae.training_chart(log).description
+        'After 40000 tokens 0.100 of the variance is unexplained, 0.02 of the features dead.'
+    """
     long = log.rename(columns={"fvu": "variance unexplained", "dead": "dead features"}).melt(
         "tokens", ["variance unexplained", "dead features"], "what", "share"
     )
@@ -41,7 +54,21 @@ def training_chart(log: pd.DataFrame) -> alt.LayerChart:
 
 
 def evaluation_chart(evaluation: SAEEvaluation) -> alt.LayerChart:
-    """Variance unexplained at each noise level, next to the two baselines; the SAE passes where it is below both."""
+    """Chart the variance unexplained at each noise level next to the two baselines; the SAE passes where it is below both.
+
+    Args:
+        evaluation: The result of `audioscope.sae.evaluate_sae` or `audioscope.sae.evaluate_tokens`.
+
+    Returns:
+        An Altair chart with inline data; its title says where the SAE passes or fails, and how many features are dead.
+
+    Example:
+        >>> import torch
+        >>> tokens = torch.randn(2, 100, 16, generator=torch.Generator().manual_seed(0))
+        >>> evaluation = audioscope.sae.evaluate_tokens(audioscope.SAE(16, 32, 4), tokens, torch.tensor([1.0, 0.5]))
+        >>> audioscope.sae.evaluation_chart(evaluation).description  # an untrained SAE
+        'Variance unexplained by noise level; the SAE fails at every noise level.'
+    """
     names = {"fvu": "SAE", "topk_pca_fvu": "PCA, each token's k largest", "tokens_fvu": "random tokens, k of them"}
     methods = list(names.values())
     table = evaluation.levels.reset_index(names="level").assign(
@@ -67,7 +94,21 @@ def evaluation_chart(evaluation: SAEEvaluation) -> alt.LayerChart:
 
 
 def auroc_chart(table: pd.DataFrame, title: str = "How well one unit detects a concept") -> alt.LayerChart:
-    """AUROC with its interval for each concept and method, at one site: rows of `audioscope.sae.pipeline.auroc_table`."""
+    """Chart the AUROC of each concept and method at one site, with its interval: how well one unit detects the concept.
+
+    Args:
+        table: Rows of one site from `audioscope.sae.auroc_table` or `audioscope.sae.compare_features`.
+        title: The title of the chart.
+
+    Returns:
+        An Altair chart with inline data, the concepts ordered by the AUROC of their best feature; the dashed line is chance.
+
+    Example:
+        >>> site = "transformer.transformer_blocks.6.cross_attn"
+        >>> table = audioscope.sae.auroc_table({site: audioscope.datasets.sae(site)})
+        >>> audioscope.sae.auroc_chart(table, "Layer 6").description
+        'Layer 6: AUROC of feature, neuron, probe, random SAE for 21 concepts.'
+    """
     notes = ["Dashed: chance. Units were chosen on other prompts."]
     if "negatives" in table:
         against = "all prompts that do not name it" if (table["negatives"] == "all").all() else "its counterfactual alone"
@@ -98,10 +139,23 @@ def auroc_chart(table: pd.DataFrame, title: str = "How well one unit detects a c
 
 
 def features_chart(table: pd.DataFrame) -> alt.LayerChart:
-    """Every feature by how often it is active and how well it detects the concept that it detects best.
+    """Chart every feature by how often it is active and how well it detects the concept that it detects best.
 
-    table: feature, concept, auroc, density (share of tokens at which it is active). A click selects a feature (the selection
-    "picked"), and the parameter chosen_feature draws a ring around one.
+    A click selects a feature (the selection "picked"), and the parameter chosen_feature draws a ring around one.
+
+    Args:
+        table: One row per feature, with the columns feature, concept (the one that it detects best), auroc (for this concept)
+            and density (the share of tokens at which it is active). Features with density 0 are not drawn.
+
+    Returns:
+        An Altair chart with inline data.
+
+    Example:
+        >>> import pandas as pd
+        >>> rows = [(3, "fast", 0.98, 0.05), (5, "violin", 0.91, 0.01), (8, "jazz", 0.5, 0.0)]
+        >>> table = pd.DataFrame(rows, columns=["feature", "concept", "auroc", "density"])
+        >>> audioscope.sae.features_chart(table).description
+        '2 features: share of tokens at which each is active, and AUROC for the concept it detects best.'
     """
     shown = table[table["density"] > 0].round({"auroc": 4, "density": 6})
     base = alt.Chart(shown).encode(

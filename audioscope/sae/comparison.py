@@ -69,14 +69,45 @@ def compare_features(
     progress: bool = True,
     **keywords: Any,
 ) -> pd.DataFrame:
-    """Per site and concept, the best single feature, the best single neuron, a linear probe and a random SAE's best feature.
+    """Ask whether a concept's best SAE feature detects it better than a neuron, a linear probe or a random SAE's feature would.
 
-    saes, randoms: site path -> SAE. negatives: what a concept is distinguished from, in every split: "all" other prompts that do
-    not name it, or the "counterfactual" in its place, which is much easier (`with_and_without`). A unit, its noise level and its
-    sign are selected by AUROC on the selection split, and ties are broken by Cohen's d; the probe (logistic regression) is fitted
-    on the build split, and its level and penalty are selected in the same way; everything is reported on the test split, whose
-    prompts none of them saw. Returns site and the columns of `compare_units`. readings: the result of `read_splits` for these
-    SAEs; None calls it with `keywords`.
+    For each site and concept, a unit, its noise level and its sign are selected by AUROC on the selection split, and ties are
+    broken by Cohen's d. The probe (logistic regression on all neurons of a level) is fitted on the build split, and its level and
+    penalty are selected in the same way. Everything is reported on the test split, whose prompts none of them saw.
+
+    Args:
+        model: The model that the SAEs were trained on.
+        saes: The SAEs by the module path of their site.
+        randoms: The controls by site, untrained SAEs such as `audioscope.sae.comparison.random_like` makes.
+        concepts: Names of shipped concepts or `Concept` values; None means all 21.
+        negatives: What a concept is distinguished from, in every split. "all" means all prompts that do not name it,
+            "counterfactual" the same prompts with the counterfactual in its place, which is much easier.
+        readings: The result of `audioscope.sae.comparison.read_splits` for these SAEs; None computes it now, with `keywords`.
+        progress: Show progress bars.
+        **keywords: `prompts`, what the SAEs were trained on (pairs that contain one of them are left out of the selection and
+            test splits; the default is that of `audioscope.sae.TokenStream`), and the keywords of
+            `audioscope.sae.concept_activations`.
+
+    Returns:
+        One row per site, concept and method ("feature", "neuron", "probe", "random SAE").
+
+        - site, concept, method, negatives; unit (-1 for the probe), its sign and noise level sigma,
+        - selected: the AUROC on the selection split,
+        - auroc, low, high: on the test split, with a 95 % interval (Newcombe's method, as if there were only as many prompts
+          without the concept as with it),
+        - difference, difference_low, difference_high, p: the feature's AUROC minus this one, paired, since both order the same
+          prompts; NaN for the feature itself.
+
+    Example:
+        >>> site = "transformer.transformer_blocks.6.cross_attn"
+        >>> sae = audioscope.datasets.sae(site)
+        >>> control = audioscope.SAE(sae.d_in, sae.d_sae, sae.k, "topk")  # untrained
+        >>> control.levels, control.metadata = sae.levels, sae.metadata
+        >>> table = audioscope.sae.compare_features(
+        ...     model, {site: sae}, {site: control}, ["fast"], pairs=2, steps=1, progress=False
+        ... )
+        >>> table["method"].tolist()
+        ['feature', 'neuron', 'probe', 'random SAE']
     """
     chosen = choose(concepts)
     if readings is None:
@@ -191,13 +222,34 @@ def compare_units(chosen: pd.DataFrame, units: pd.DataFrame) -> pd.DataFrame:
 
 
 def wins(table: pd.DataFrame, level: float = 0.05) -> pd.DataFrame:
-    """On how many concepts the best feature is significantly better, significantly worse or tied, by other method and site.
+    """Count the concepts on which the best feature is significantly better, worse or tied, by other method and site.
 
-    table: from `compare_features` or `audioscope.sae.pipeline.auroc_table`. Significant means a paired difference whose p stays
-    below `level` after Holm's correction over the concepts. The result also contains mean, low and high of the difference over
-    concepts (95 %, concepts as units, though they share prompts), and the sign test: ups and downs, the number of concepts with a
-    positive and a negative difference, and p_signs.
-    Raises ValueError for a table without paired differences, which older reports lack.
+    Significant means a paired difference whose p stays below `level` after Holm's correction over the concepts.
+
+    Args:
+        table: The result of `audioscope.sae.compare_features` or `audioscope.sae.auroc_table`.
+        level: The level of significance.
+
+    Returns:
+        One row per site and other method.
+
+        - site, one ("feature"), other,
+        - better, worse, tied: numbers of concepts,
+        - mean, low, high: the difference in AUROC over concepts, with a 95 % interval (concepts are the units, though they share
+          prompts),
+        - ups, downs, p_signs: the sign test, with the numbers of concepts with a positive and a negative difference.
+
+    Raises:
+        ValueError: The table has no paired differences, which older reports lack.
+
+    Example:
+        >>> site = "transformer.transformer_blocks.6.cross_attn"
+        >>> table = audioscope.sae.auroc_table({site: audioscope.datasets.sae(site)})
+        >>> audioscope.sae.wins(table)[["other", "better", "worse", "tied"]]
+                other  better  worse  tied
+        0      neuron      16      0     5
+        1       probe       0      5    16
+        2  random SAE      17      0     4
     """
     if not {"difference", "p"} <= set(table.columns):
         raise ValueError(

@@ -33,18 +33,32 @@ CODED = 16_384  # at most this many tokens of a level are coded with random toke
 class SAEEvaluation:
     """What an SAE leaves unexplained at each noise level, next to two baselines without training, and how its features are used.
 
-    levels: one row per noise level, with the columns
-        sigma,
-        fvu: the fraction of variance (about the mean of that level) that the SAE leaves unexplained,
-        topk_pca_fvu: the same for PCA of the level's fitting tokens, where each token keeps its own k largest coefficients,
-        tokens_fvu: the same for dictionaries of random fitting tokens, as many as the SAE has features, where tokens are coded by
-        orthogonal matching pursuit with k of them; the mean of 10 draws,
-        pca_fvu: for reference, the same for the k directions that are best for all measured tokens together,
-        components: this k, which is the SAE's k, or l0 rounded up if that is larger,
-        l0: active features per token,
-        variance: variance of the tokens about their mean,
-        passes: whether fvu is below both topk_pca_fvu and tokens_fvu.
-    density: float64 [d_sae], the share of tokens at which each feature is active.
+    Args:
+        levels: One row per noise level, with the columns
+
+            - sigma: the noise level,
+            - fvu: the fraction of variance (about the mean of that level) that the SAE leaves unexplained,
+            - topk_pca_fvu: the same for PCA of the level's fitting tokens, where each token keeps its own k largest coefficients,
+            - tokens_fvu: the same for dictionaries of random fitting tokens, as many as the SAE has features, where tokens are
+              coded by orthogonal matching pursuit with k of them; the mean of 10 draws,
+            - pca_fvu: for reference, the same for the k directions that are best for all measured tokens together,
+            - components: this k, which is the SAE's k, or l0 rounded up if that is larger,
+            - l0: active features per token,
+            - variance: variance of the tokens about their mean,
+            - passes: whether fvu is below both topk_pca_fvu and tokens_fvu.
+
+        density: The share of tokens at which each feature is active, float64 [d_sae].
+
+    Example:
+        >>> import torch
+        >>> tokens = torch.randn(2, 100, 16, generator=torch.Generator().manual_seed(0))
+        >>> evaluation = audioscope.sae.evaluate_tokens(audioscope.SAE(16, 32, 4), tokens, torch.tensor([1.0, 0.5]))
+        >>> evaluation.passes  # an untrained SAE
+        False
+        >>> evaluation.levels[["sigma", "passes"]]
+           sigma  passes
+        0    1.0   False
+        1    0.5   False
     """
 
     levels: pd.DataFrame
@@ -52,7 +66,7 @@ class SAEEvaluation:
 
     @property
     def dead_share(self) -> float:
-        """Share of features that are never active."""
+        """The share of features that are never active, 0 to 1."""
         return float((self.density == 0).mean())
 
     @property
@@ -61,8 +75,12 @@ class SAEEvaluation:
         return bool(self.levels["passes"].all()) and self.dead_share <= 0.1
 
     def report(self) -> dict[str, Any]:
-        """JSON values: passes, fvu (over all levels), dead_share, density, l0; and by level sigmas, fvu_per_level, topk_pca_fvu,
-        tokens_fvu, pca_fvu, pca_components and l0_per_level."""
+        """Summarize the evaluation as JSON values, to be kept with the SAE as `sae.report`.
+
+        Returns:
+            A dict with passes, fvu (over all levels), l0, dead_share and density, and, with one value per level, sigmas,
+            fvu_per_level, topk_pca_fvu, tokens_fvu, pca_fvu, pca_components and l0_per_level.
+        """
         table = self.levels
         weight = table["variance"] / table["variance"].sum()
         return {
@@ -76,21 +94,36 @@ class SAEEvaluation:
 
     @property
     def verdict(self) -> str:
-        """In words: whether the SAE passes, at how many levels, and how many features are dead."""
+        """The outcome in words: whether the SAE passes, at how many levels, and how many features are dead."""
         passed = f"{self.levels['passes'].sum()} of {len(self.levels)} noise levels"
         dead = f"{self.dead_share:.1%} of {len(self.density)} features dead"
         return f"{'passes' if self.passes else 'fails'}: below both baselines at {passed}, {dead}"
 
     def to_frame(self) -> pd.DataFrame:
-        """One row per noise level, with the columns above."""
+        """Return a copy of the table of noise levels.
+
+        Returns:
+            One row per noise level, with the columns of `levels`.
+        """
         return self.levels.copy()
 
     def chart(self) -> Any:
-        """Variance unexplained over the noise level, for the SAE and the baselines, as an Altair chart."""
+        """Chart the variance unexplained over the noise level, for the SAE and the baselines.
+
+        Returns:
+            An Altair chart, that of `audioscope.sae.evaluation_chart`.
+        """
         return view("SAEEvaluation.chart")(self)
 
     def save(self, file: str | Path) -> Path:
-        """Write a JSON file; returns its path."""
+        """Write the evaluation to a JSON file, from which `load` reads it again.
+
+        Args:
+            file: The file to write.
+
+        Returns:
+            The file's path.
+        """
         file = Path(file).expanduser()
         about = {"levels": self.levels.to_dict("list"), "density": self.density.tolist()}
         write_whole(file, lambda part: part.write_text(json.dumps(about, default=plain) + "\n"))
@@ -98,7 +131,14 @@ class SAEEvaluation:
 
     @classmethod
     def load(cls, file: str | Path) -> SAEEvaluation:
-        """Read what `save` wrote."""
+        """Read an evaluation that `save` wrote.
+
+        Args:
+            file: The JSON file.
+
+        Returns:
+            The evaluation.
+        """
         about = json.loads(Path(file).expanduser().read_text())
         return cls(pd.DataFrame(about["levels"]), np.array(about["density"]))
 
@@ -121,14 +161,34 @@ def evaluate_sae(
     *,
     fitted_on: Sequence[str] | None = None,
 ) -> SAEEvaluation:
-    """Measure an SAE on tokens that it was not trained on, against baselines fitted on other tokens.
+    """Measure an SAE on tokens that it was not trained on, against baselines that were fitted on other tokens.
 
     To keep the result with the SAE: `sae.report = evaluation.report()`.
 
-    stream: where the tokens come from; its own prompts are not used. prompts: what to measure, held out from training; None means
-    256 prompts of the shipped concepts' test split only. fitted_on: prompts whose tokens the baselines are fitted on; None means
-    256 prompts of the build split that are not measured. The more of them, the harder the baselines are to beat.
-    Raises ValueError for a stream of another site or model, and for prompts that are both measured and fitted on.
+    Args:
+        sae: The SAE to measure.
+        stream: Where the tokens come from, with their site, steps and branches; its own prompts are not used.
+        prompts: What to measure, held out from training. None means 256 prompts of the shipped concepts' test split, none of
+            which occurs in the build split.
+        progress: Show a progress bar.
+        fitted_on: The prompts whose tokens the baselines are fitted on. None means 256 prompts of the build split that are not
+            measured. The more of them, the harder the baselines are to beat.
+
+    Returns:
+        What the SAE and the baselines leave unexplained at each noise level, and how often each feature is active.
+
+    Raises:
+        ValueError: The stream is of another site or model, prompts are both measured and fitted on, there are none of either, or
+            those fitted on give fewer tokens than the SAE has features.
+
+    Example:
+        >>> site = "transformer.transformer_blocks.6.cross_attn"
+        >>> stream = audioscope.sae.TokenStream(model, site)
+        >>> evaluation = audioscope.sae.evaluate_sae(
+        ...     audioscope.datasets.sae(site), stream, ["a fast jazz song"], fitted_on=["a slow pop song"], progress=False
+        ... )
+        >>> len(evaluation.levels), evaluation.density.shape
+        (10, (512,))
     """
     check_fits(sae, stream)
     prompts = some_prompts(EVALUATED) if prompts is None else prompts
@@ -159,13 +219,33 @@ def _read(stream: TokenStream, prompts: Sequence[str], seed: int, bar: tqdm) -> 
 
 @torch.no_grad()
 def evaluate_tokens(sae: SAE, tokens: Tensor, sigmas: Tensor, *, fitted_on: Tensor | None = None) -> SAEEvaluation:
-    """Run `evaluate_sae` on given tokens at noise levels [levels].
+    """Measure an SAE on given tokens, as `evaluate_sae` does on those that it generates.
 
-    tokens: float [levels, items, d_in], or [levels, items, positions, d_in] where an item is a whole generation. fitted_on:
-    tokens at the same levels, from other items, in either shape, to fit the baselines on. None: the baselines are fitted on a
-    random half of the items (always the same half), and only the other half is measured; since the tokens of one generation are
-    similar, pass them as one item. Random tokens code at most 16,384 tokens of a level, drawn at random (always the same ones).
-    Raises ValueError if fitted_on has other levels or another width, or fewer tokens than the SAE has features.
+    Random tokens code at most 16,384 tokens of a level, drawn at random (always the same ones).
+
+    Args:
+        sae: The SAE to measure.
+        tokens: float [levels, items, d_in], or [levels, items, positions, d_in] where an item is a whole generation.
+        sigmas: The noise levels of the tokens, float [levels].
+        fitted_on: Tokens at the same levels, from other items and in either shape, to fit the baselines on. None means that they
+            are fitted on a random half of the items (always the same half), and only the other half is measured; since the tokens
+            of one generation are similar, pass them as one item.
+
+    Returns:
+        What the SAE and the baselines leave unexplained at each noise level, and how often each feature is active.
+
+    Raises:
+        ValueError: The tokens to fit on have other levels or another width, or are fewer than the SAE has features.
+
+    Example:
+        >>> import torch
+        >>> tokens = torch.randn(2, 100, 16, generator=torch.Generator().manual_seed(0))
+        >>> untrained = audioscope.SAE(16, 32, 4, "topk")
+        >>> evaluation = audioscope.sae.evaluate_tokens(untrained, tokens, torch.tensor([1.0, 0.5]))
+        >>> evaluation.levels[["components", "passes"]]
+           components  passes
+        0           4   False
+        1           4   False
     """
     if fitted_on is None:
         halves = torch.randperm(tokens.shape[1], generator=torch.Generator().manual_seed(0)).tensor_split(2)

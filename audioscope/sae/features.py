@@ -72,10 +72,22 @@ def with_and_without(rows: pd.DataFrame, concept: str, negatives: Negatives = "c
 
 @dataclass(frozen=True, eq=False)
 class ConceptActivations:
-    """Time-averaged activations of the two prompts of every pair, one row per generation.
+    """Time-averaged activations of the two prompts of every pair, one row per generation, from which features are scored.
 
-    rows: concept, pair, has (whether the prompt has the concept) and text (the prompt). sigmas: [levels]. values: name -> float32
-    numpy [rows, levels, units]; a name is a module path, for the neurons of a site, or the name of one of the requested SAEs.
+    Args:
+        rows: One row per generation, with the columns concept, pair, has (whether the prompt has the concept) and text (the
+            prompt).
+        sigmas: The noise levels, float [levels].
+        values: The activations by name, float32 numpy [rows, levels, units]. A name is a module path, for the neurons of a site,
+            or the name of one of the requested SAEs.
+
+    Example:
+        >>> sae = audioscope.datasets.sae("transformer.transformer_blocks.6.cross_attn")
+        >>> found = audioscope.sae.concept_activations(model, {"mine": sae}, ["fast"], pairs=1, steps=2, progress=False)
+        >>> found.rows["has"].tolist()
+        [True, False]
+        >>> found.values["mine"].shape  # generations, noise levels, features
+        (2, 2, 512)
     """
 
     rows: pd.DataFrame
@@ -83,14 +95,54 @@ class ConceptActivations:
     values: dict[str, np.ndarray]
 
     def mirrored(self, concept: str, opposite: str) -> ConceptActivations:
-        """With the same generations added in swapped roles: as examples of the opposite, and of its absence."""
+        """Add the same generations in swapped roles, as examples of the opposite and of its absence.
+
+        Args:
+            concept: The concept whose generations are added again.
+            opposite: The name of its opposite.
+
+        Returns:
+            The activations, with the added rows at the end.
+
+        Example:
+            >>> sae = audioscope.datasets.sae("transformer.transformer_blocks.6.cross_attn")
+            >>> found = audioscope.sae.concept_activations(model, {"mine": sae}, ["fast"], pairs=1, steps=2, progress=False)
+            >>> found.mirrored("fast", "slow").rows[["concept", "has"]]
+              concept    has
+            0    fast   True
+            1    fast  False
+            2    slow  False
+            3    slow   True
+        """
         mine = (self.rows["concept"] == concept).to_numpy()
         other = self.rows[mine].assign(concept=opposite, has=~self.rows.loc[mine, "has"].to_numpy(bool))
         values = {name: np.concatenate([each, each[mine]]) for name, each in self.values.items()}
         return ConceptActivations(pd.concat([self.rows, other], ignore_index=True), self.sigmas, values)
 
     def of(self, concept: str, name: str, negatives: Negatives = "counterfactual") -> tuple[np.ndarray, np.ndarray]:
-        """Values with and without a concept (`with_and_without`), [prompts, levels, units] each."""
+        """Return the values with and without a concept, to be compared.
+
+        Args:
+            concept: The concept.
+            name: A name in `values`.
+            negatives: What counts as without the concept. "counterfactual" means the same prompts with the counterfactual in its
+                place, which differ in one idea that is always the same; "all" means these, and the prompts of all other concepts
+                except those that name this one. Which prompts name it is known for the labels of the shipped concepts; of your
+                own concept, only its own prompts are assumed to have it.
+
+        Returns:
+            Two arrays of values, with and without it, float32 [prompts, levels, units] each.
+
+        Raises:
+            ValueError: `negatives` has another value.
+
+        Example:
+            >>> sae = audioscope.datasets.sae("transformer.transformer_blocks.6.cross_attn")
+            >>> found = audioscope.sae.concept_activations(model, {"mine": sae}, ["fast"], pairs=2, steps=2, progress=False)
+            >>> fast, slow = found.of("fast", "mine")
+            >>> fast.shape, slow.shape
+            ((2, 2, 512), (2, 2, 512))
+        """
         with_, without = with_and_without(self.rows, concept, negatives)
         return self.values[name][with_], self.values[name][without]
 
@@ -113,11 +165,35 @@ def concept_activations(
 ) -> ConceptActivations:
     """Generate both prompts of each pair of a split from the same noise, and average neurons and features over time.
 
-    saes: name -> SAE of a site of this model; features are computed for each token before averaging. sites: more module paths
-    whose neurons to read, in addition to those of the SAEs. against: the second prompt of a pair, the "counterfactual" or the
-    "neutral" one, which has neither idea. without: prompts, such as those that an SAE was trained on, whose pairs are left out.
-    pairs: at most this many of each concept. sampling: steps, guidance, seconds, negative_prompt; if not given, those of the
-    SAEs. Raises ValueError for an SAE of another model.
+    This is the reading behind `audioscope.sae.score_features`; call it yourself to score several SAEs on the same generations.
+
+    Args:
+        model: The model to read.
+        saes: SAEs of sites of this model, by any name; their features are computed for each token before averaging.
+        concepts: Names of shipped concepts or `Concept` values; None means all 21.
+        split: The split of the pairs, such as "build", "select" or "test".
+        sites: More module paths whose neurons to read, in addition to those of the SAEs.
+        without: Prompts, such as those that an SAE was trained on, whose pairs are left out.
+        against: The second prompt of a pair, the "counterfactual" or the "neutral" one, which has neither idea.
+        pairs: At most this many pairs of each concept; None means all.
+        branch: The branch of guidance to read, "cond" or "uncond".
+        batch_size: Generations per batch.
+        progress: Show a progress bar.
+        **sampling: `steps`, `guidance`, `seconds`, `negative_prompt`; if omitted, those that the first SAE was trained with, or
+            else the model's defaults.
+
+    Returns:
+        The activations of all sites and SAEs, two rows per pair.
+
+    Raises:
+        ValueError: An SAE belongs to another model, `against` has another value, a pair lacks its neutral prompt, or the model is
+            being steered.
+
+    Example:
+        >>> sae = audioscope.datasets.sae("transformer.transformer_blocks.6.cross_attn")
+        >>> found = audioscope.sae.concept_activations(model, {"mine": sae}, ["fast"], pairs=1, steps=2, progress=False)
+        >>> {name: values.shape for name, values in found.values.items()}
+        {'transformer.transformer_blocks.6.cross_attn': (2, 2, 128), 'mine': (2, 2, 512)}
     """
     model.check_unsteered("a reading of concepts")
     if against not in ("counterfactual", "neutral"):
@@ -183,13 +259,36 @@ def score_features(
     name: str = "sae",
     **keywords: Any,
 ) -> pd.DataFrame:
-    """How well each feature detects each concept at each noise level, as a tidy table.
+    """Score how well each feature detects each concept at each noise level, to find the features that mean a concept.
 
     Steering vectors are made from the scores of the selection split: `sae.scores = score_features(sae, model)`.
 
-    Columns: concept, feature, sigma (NaN: the mean over all levels), mean_with, mean_without, ratio, difference, d and auroc
-    (`scores_of`), to 4 decimals. Features that are never active for a concept's pairs are left out. readings: the result of
-    `concept_activations` with this SAE under `name`; None computes it now, with `keywords`.
+    Args:
+        sae: The SAE.
+        model: The model that it was trained on.
+        concepts: Names of shipped concepts or `Concept` values; None means all 21.
+        split: The split of the pairs, such as "build", "select" or "test".
+        readings: The result of `audioscope.sae.concept_activations` with this SAE under `name`; None computes it now, with
+            `keywords`.
+        name: The name of this SAE in `readings`.
+        **keywords: Those of `audioscope.sae.concept_activations`.
+
+    Returns:
+        One row per concept, feature and noise level, rounded to 4 decimals, without features that are not active there.
+
+        - concept, feature, sigma (NaN for the mean over all levels),
+        - mean_with, mean_without: the mean activation with and without the concept,
+        - ratio: `mean_with * log(1 + 1 / (mean_without + 1e-6))`, high for what is strong with the concept and absent without it
+          (TADA, eq. 12),
+        - difference: of the means,
+        - d: Cohen's d,
+        - auroc: the probability that the feature is more active with the concept than without it.
+
+    Example:
+        >>> sae = audioscope.datasets.sae("transformer.transformer_blocks.6.cross_attn")
+        >>> scores = audioscope.sae.score_features(sae, model, ["fast"], pairs=2, steps=2, progress=False)
+        >>> scores.columns.tolist()
+        ['concept', 'feature', 'sigma', 'mean_with', 'mean_without', 'ratio', 'difference', 'd', 'auroc']
     """
     chosen = choose(concepts)
     if readings is None:

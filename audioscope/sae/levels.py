@@ -13,8 +13,17 @@ from torch import Tensor
 class Levels:
     """The mean and scale of a site's tokens at each noise level, so that one SAE serves all levels: it sees (x - mean) / scale.
 
-    sigmas: float32 [levels], decreasing. means: [levels, d_in]. scales: [levels], the root mean square of the norm of x - mean.
-    norms: [levels], the mean norm of x, which is the unit of steering strengths.
+    Args:
+        sigmas: The noise levels, float32 [levels], decreasing.
+        means: The mean token of each level, [levels, d_in].
+        scales: The root mean square of the norm of x - mean, [levels].
+        norms: The mean norm of x, [levels], which is the unit of steering strengths.
+
+    Example:
+        >>> import torch
+        >>> levels = audioscope.sae.Levels(torch.tensor([1.0, 0.5]), torch.zeros(2, 3), torch.tensor([2.0, 6.0]), torch.ones(2))
+        >>> levels.scale(torch.ones(3), sigma=0.75)  # halfway between the levels, the scale is 4
+        tensor([0.2500, 0.2500, 0.2500])
     """
 
     sigmas: Tensor
@@ -23,23 +32,59 @@ class Levels:
     norms: Tensor
 
     def scaled(self, x: Tensor) -> Tensor:
-        """Tokens [..., levels, positions, d_in] at exactly these levels, as the SAE sees them."""
+        """Scale tokens of all levels at once, as the SAE sees them.
+
+        Args:
+            x: Tokens at exactly these levels, [..., levels, positions, d_in].
+
+        Returns:
+            Scaled tokens of the same shape.
+        """
         return (x - self.means[:, None]) / self.scales[:, None, None]
 
     def scale(self, x: Tensor, sigma: float | None) -> Tensor:
-        """Tokens [..., d_in] at one noise level, as the SAE sees them."""
+        """Scale tokens of one noise level, as the SAE sees them.
+
+        Args:
+            x: Tokens [..., d_in].
+            sigma: Their noise level.
+
+        Returns:
+            Scaled tokens of the same shape.
+
+        Raises:
+            ValueError: `sigma` is None.
+        """
         mean, scale = self.at(sigma)
         return (x - mean.to(x.device)) / scale
 
     def unscale(self, x: Tensor, sigma: float | None) -> Tensor:
-        """The inverse of `scale`: from what the SAE sees back to activations."""
+        """Undo `scale`, from what the SAE sees back to activations.
+
+        Args:
+            x: Scaled tokens [..., d_in].
+            sigma: Their noise level.
+
+        Returns:
+            Activations of the same shape.
+
+        Raises:
+            ValueError: `sigma` is None.
+        """
         mean, scale = self.at(sigma)
         return x * scale + mean.to(x.device)
 
     def at(self, sigma: float | None) -> tuple[Tensor, float]:
-        """Mean [d_in] and scale at a noise level: linear between the two nearest, constant beyond them.
+        """Return the mean and scale at a noise level, linear between the two nearest levels and constant beyond them.
 
-        Raises ValueError for None.
+        Args:
+            sigma: The noise level.
+
+        Returns:
+            The mean [d_in] and the scale.
+
+        Raises:
+            ValueError: `sigma` is None.
         """
         if sigma is None:
             raise ValueError(

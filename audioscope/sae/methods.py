@@ -22,9 +22,23 @@ from audioscope.steer.vectors import AddVector, SteeringVector
 def random_features_method(
     saes: Iterable[SAE], concept: Concept, sites: str, features: int = 20, **keywords: Any
 ) -> SteeringMethod:
-    """A control: vectors of as many random active features of each SAE, redrawn for each prompt and seed.
+    """Make a control for vectors of features: as many random active features of each SAE, redrawn for each prompt and seed.
 
-    keywords: those of `sae_vector`.
+    Args:
+        saes: SAEs with scores, whose vectors are added.
+        concept: The concept.
+        sites: Where the method acts, in words, for the tables.
+        features: The number of features at each noise level.
+        **keywords: Those of `audioscope.sae.sae_vector` except random.
+
+    Returns:
+        The method "random features", for a sweep.
+
+    Example:
+        >>> sae = audioscope.datasets.sae("transformer.transformer_blocks.6.cross_attn")
+        >>> fast = audioscope.datasets.concepts()["fast"]
+        >>> audioscope.sae.random_features_method([sae], fast, "layer 6").cell
+        'random features layer 6'
     """
     chosen = list(saes)
 
@@ -52,9 +66,29 @@ def feature_methods(
     steps: int | None = None,
     **keywords: Any,
 ) -> list[SteeringMethod]:
-    """Vectors of features in one setting, next to CAA at the same sites, random features, and PCI; see also `tuned_methods`.
+    """Make the methods of a sweep that compares vectors of features, in one setting, with CAA at the same sites.
 
-    everywhere: a vector from `caa` that includes the sites of the SAEs. keywords: those of `sae_vector`.
+    Random features (`audioscope.sae.random_features_method`) and PCI, which rewrites the prompt for the last steps, are the
+    controls. `audioscope.sae.tuned_methods` tunes features and CAA instead.
+
+    Args:
+        model: The model to steer.
+        concept: The concept.
+        saes: SAEs with scores, whose vectors are added.
+        everywhere: A vector from `audioscope.caa` that includes the sites of the SAEs.
+        features: The number of features at each noise level.
+        steps: Denoising steps of the sweep; None means the model's default.
+        **keywords: Those of `audioscope.sae.sae_vector` except random.
+
+    Returns:
+        Four methods, of features, CAA, random features and PCI.
+
+    Example:
+        >>> sae = audioscope.datasets.sae("transformer.transformer_blocks.6.cross_attn")
+        >>> fast = audioscope.datasets.concepts()["fast"]
+        >>> methods = audioscope.sae.feature_methods(model, fast, [sae], audioscope.datasets.vector("fast"))
+        >>> [method.cell for method in methods]
+        ['sae untuned', 'caa untuned', 'random features untuned', 'pci all']
     """
     chosen = list(saes)
     where = SAE_UNTUNED.sites

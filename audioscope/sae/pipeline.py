@@ -25,7 +25,19 @@ MEASURED = ("auroc", "low", "high", "selected", "unit", "sign", "sigma", "differ
 
 
 def strongest_sites(atlas: Atlas, count: int = 2) -> list[str]:
-    """The module paths with the highest impact averaged over concepts, strongest first."""
+    """Find the sites with the highest impact averaged over concepts, which are worth an SAE.
+
+    Args:
+        atlas: An atlas, such as `audioscope.localize` returns.
+        count: How many sites.
+
+    Returns:
+        Their module paths, strongest first.
+
+    Example:
+        >>> audioscope.sae.strongest_sites(audioscope.datasets.atlas())
+        ['transformer.transformer_blocks.0.cross_attn', 'transformer.transformer_blocks.8.cross_attn']
+    """
     return atlas.layer_means().nlargest(count, "impact")["site"].tolist()
 
 
@@ -44,9 +56,28 @@ def train_saes(
 ) -> dict[str, SAE]:
     """Train an SAE for each site, evaluate it and write it to out/<site>; resumes where it was interrupted.
 
-    work: folder for the states of the trainings. prompts, branches, positions: those of `TokenStream`. settings: more of its
-    keywords, such as steps, guidance, seconds and batch_size. training: keywords of `train_sae`; its defaults are those of the
-    shipped SAEs (one pass over 2,989 prompts, with two passes through each buffer). Returns site path -> SAE.
+    Args:
+        model: The model.
+        sites: The module paths of the sites.
+        out: The folder that receives a folder for each SAE.
+        work: The folder for the states of the trainings.
+        prompts: What to train on, as for `audioscope.sae.TokenStream`, where empty means the shipped concepts' build split.
+        branches: The branches of guidance to read, as for `audioscope.sae.TokenStream`.
+        positions: Time tokens to keep of each generation and step, as for `audioscope.sae.TokenStream`; None means all.
+        settings: More keywords of `audioscope.sae.TokenStream`, such as steps, guidance, seconds and batch_size.
+        progress: Show progress bars.
+        **training: Keywords of `audioscope.sae.train_sae`, whose defaults are those of the shipped SAEs (one pass over 2,989
+            prompts, with two passes through each buffer).
+
+    Returns:
+        The SAEs by the module path of their site.
+
+    Example:
+        >>> site = "transformer.transformer_blocks.6.cross_attn"
+        >>> saes = audioscope.sae.train_saes(model, [site], "saes")  # doctest: +SKIP
+        >>> training = audioscope.datasets.sae(site).metadata["training"]  # one that ships
+        >>> training["expansion_factor"], training["k"], training["training_tokens"]
+        (4, 8, 3800000)
     """
     found = {}
     for site in sites:
@@ -73,13 +104,41 @@ def report_saes(
 ) -> pd.DataFrame:
     """Score all features of the SAEs in out/<site>, compare them with neurons, probes and random SAEs, and save both there.
 
-    scores.parquet receives the scores of the selection split. report.json receives, per concept and method on the test split,
-    "auroc" against all other prompts and "auroc_counterfactual" against the counterfactual alone, and "scores": for each concept
-    and score, the best feature and level of the selection split, and its value on the test split. units.parquet receives how the
-    chosen units order the test prompts, from which `audioscope.sae.comparison.compare_units` computes both AUROCs again.
-    prompts: what the SAEs were trained on, where empty means the default of `TokenStream`; pairs that contain one of them are
-    left out of the selection and test splits. readings: the result of `read_splits` for these SAEs; None reads all sites in the
-    same generations. Returns site and the table of `compare_units`, against all other prompts.
+    In the folder of each SAE, three files are written.
+
+    - scores.parquet receives the scores of the selection split (`audioscope.sae.score_features`).
+    - report.json receives, per concept and method on the test split, "auroc" against all other prompts and "auroc_counterfactual"
+      against the counterfactual alone, and "scores": for each concept and score, the best feature and level of the selection
+      split, and its value on the test split.
+    - units.parquet receives how the chosen units order the test prompts, from which
+      `audioscope.sae.comparison.compare_units` computes both AUROCs again.
+
+    Args:
+        model: The model that the SAEs were trained on.
+        out: The folder that `audioscope.sae.train_saes` wrote.
+        sites: The module paths of the sites.
+        concepts: Names of shipped concepts or `Concept` values; None means all 21.
+        prompts: What the SAEs were trained on, where empty means the default of `audioscope.sae.TokenStream`; pairs that contain
+            one of them are left out of the selection and test splits.
+        pairs: At most this many pairs of each concept and split; None means all.
+        readings: The result of `audioscope.sae.comparison.read_splits` for these SAEs; None reads all sites in the same
+            generations.
+        progress: Show progress bars.
+        **keywords: `batch_size`, `steps`, `guidance`, `seconds`, `negative_prompt`.
+
+    Returns:
+        The comparison against all other prompts, with the columns of `audioscope.sae.compare_features`.
+
+    Example:
+        >>> site = "transformer.transformer_blocks.6.cross_attn"
+        >>> folder = audioscope.datasets.sae(site).save_pretrained(f"saes/{site}")
+        >>> table = audioscope.sae.report_saes(model, "saes", [site], ["fast"], pairs=2, steps=1, progress=False)
+        >>> table[["concept", "method"]]
+          concept      method
+        0    fast     feature
+        1    fast      neuron
+        2    fast       probe
+        3    fast  random SAE
     """
     saes = {site: load_sae(Path(out).expanduser() / site) for site in sites}
     chosen = choose(None if concepts is None else list(concepts))
@@ -131,7 +190,21 @@ def _plain(value: Any) -> float | int:
 
 
 def auroc_table(saes: dict[str, SAE], negatives: Negatives = "all") -> pd.DataFrame:
-    """The comparisons in the reports, as a tidy table like that of `compare_features`: site, concept, method, auroc, low, ..."""
+    """Read the comparisons from the reports of SAEs, as a tidy table like that of `audioscope.sae.compare_features`.
+
+    Args:
+        saes: The SAEs by site, with the reports that `audioscope.sae.report_saes` wrote.
+        negatives: "all" for the comparison against all other prompts, "counterfactual" for that against the counterfactual alone.
+
+    Returns:
+        One row per site, concept and method, with the columns of `audioscope.sae.compare_features`; empty without reports.
+
+    Example:
+        >>> site = "transformer.transformer_blocks.6.cross_attn"
+        >>> table = audioscope.sae.auroc_table({site: audioscope.datasets.sae(site)})
+        >>> table.query("concept == 'fast'")["method"].tolist()
+        ['feature', 'neuron', 'probe', 'random SAE']
+    """
     return pd.DataFrame([
         {"site": site, "concept": concept, "method": method, "negatives": negatives, **values}
         for site, sae in saes.items() for concept, methods in sae.report.get(COMPARED[negatives], {}).items()

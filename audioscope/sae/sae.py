@@ -30,13 +30,40 @@ BARS = ("topk_pca_fvu", "tokens_fvu")
 
 
 class SAE(nn.Module):
-    """A TopK or BatchTopK sparse autoencoder (Gao et al. 2024; Bussmann et al. 2024, which TADA uses, section 4).
+    """A TopK or BatchTopK sparse autoencoder, whose features can be scored, searched and steered with.
 
-    d_in: width of the activations. d_sae: number of features. k: active features per token; "topk" keeps the k largest of
-    every token, "batchtopk" the same number over a whole batch during training and, afterward, those above a learned threshold,
-    so that features do not depend on a token's neighbors. levels: how inputs from several noise levels are made comparable, or
-    None; if set, `encode` and `decode` need the noise level. metadata: model, site path, branch and training, JSON values.
-    report, scores, log: the results of `audioscope.sae.evaluate_sae`, `audioscope.sae.score_features` and training, if any.
+    After Gao et al. 2024 (TopK) and Bussmann et al. 2024 (BatchTopK, which TADA uses, section 4). Features are
+    `relu((x - b_dec) W_enc + b_enc)`, of which few are kept, and the reconstruction is `features W_dec + b_dec`. Train one with
+    `audioscope.sae.train_sae`, read one with `from_pretrained` or `audioscope.datasets.sae`.
+
+    Args:
+        d_in: The width of the activations.
+        d_sae: The number of features.
+        k: Active features per token.
+        kind: "topk" keeps the k largest of every token; "batchtopk" keeps the same number over a whole batch during training
+            and, afterward, those above a learned threshold, so that features do not depend on a token's neighbors.
+        seed: Of the random weights that it starts with.
+
+    Attributes:
+        levels: How inputs from several noise levels are made comparable (`audioscope.sae.Levels`), or None. If set, `encode` and
+            `decode` need the noise level.
+        metadata: The model, site path, branches and training, as JSON values.
+        report: The result of `audioscope.sae.evaluate_sae`, and of `audioscope.sae.report_saes`, if any, as JSON values.
+        scores: The table of `audioscope.sae.score_features`, or None.
+        units: The data behind the report: how the compared units order the test prompts, or None.
+        log: The table of the training's progress (tokens, fvu, dead, l0), or None.
+
+    Raises:
+        ValueError: `k` is not between 1 and `d_sae`, `d_in` is below 1, or `kind` has another value.
+
+    Example:
+        >>> import torch
+        >>> sae = audioscope.datasets.sae("transformer.transformer_blocks.6.cross_attn")
+        >>> sae
+        SAE(512 features, 8 active, width 128, batchtopk of tiny transformer.transformer_blocks.6.cross_attn)
+        >>> features = sae.encode(torch.zeros(5, 128), sigma=0.5)  # at noise level 0.5
+        >>> features.shape, sae.decode(features, sigma=0.5).shape
+        (torch.Size([5, 512]), torch.Size([5, 128]))
     """
 
     def __init__(self, d_in: int, d_sae: int, k: int, kind: Kind = "batchtopk", seed: int = 0):
@@ -61,20 +88,45 @@ class SAE(nn.Module):
 
     @property
     def W_enc(self) -> Tensor:
-        """float32 [d_in, d_sae], as in SAELens."""
+        """The encoder's weights, float32 [d_in, d_sae], as in SAELens."""
         return self.encoder.T
 
     @property
     def W_dec(self) -> Tensor:
-        """float32 [d_sae, d_in]: the direction of each feature, of norm 1."""
+        """The direction of each feature, of norm 1, float32 [d_sae, d_in]."""
         return self.decoder
 
     def pre_topk(self, x: Tensor) -> Tensor:
-        """All features of inputs [..., d_in] before the largest are selected, float [..., d_sae], not negative."""
+        """Compute all features before the largest are selected.
+
+        Args:
+            x: Inputs [..., d_in], already scaled by the noise level's mean and scale if the SAE has levels.
+
+        Returns:
+            Features, float [..., d_sae], not negative.
+        """
         return torch.relu((x - self.b_dec) @ self.encoder.T + self.b_enc)
 
     def encode(self, x: Tensor, sigma: float | None = None) -> Tensor:
-        """Features [..., d_sae] of activations [..., d_in]; most are 0. sigma: their noise level, if the SAE has levels."""
+        """Encode activations as features, most of which are 0.
+
+        Args:
+            x: Activations [..., d_in].
+            sigma: Their noise level, needed if the SAE has levels.
+
+        Returns:
+            Features [..., d_sae], on the device of `x`.
+
+        Raises:
+            ValueError: The SAE has levels, and `sigma` is None.
+
+        Example:
+            >>> import torch
+            >>> sae = audioscope.SAE(d_in=16, d_sae=64, k=4, kind="topk")
+            >>> features = sae.encode(torch.randn(10, 16, generator=torch.Generator().manual_seed(0)))
+            >>> (features > 0).sum(1).tolist()  # 4 active features for each of the 10 tokens
+            [4, 4, 4, 4, 4, 4, 4, 4, 4, 4]
+        """
         there, x = x.device, x.to(self.b_dec.device)
         values = self.pre_topk(x if self.levels is None else self.levels.scale(x, sigma))
         if self.kind == "batchtopk":
@@ -83,27 +135,65 @@ class SAE(nn.Module):
         return torch.zeros_like(values).scatter(-1, top.indices, top.values).to(there)
 
     def decode(self, features: Tensor, sigma: float | None = None) -> Tensor:
-        """Activations [..., d_in] of features [..., d_sae]."""
+        """Decode features to activations.
+
+        Args:
+            features: Features [..., d_sae].
+            sigma: The noise level of the activations, needed if the SAE has levels.
+
+        Returns:
+            Activations [..., d_in], on the device of `features`.
+
+        Raises:
+            ValueError: The SAE has levels, and `sigma` is None.
+        """
         x = features.to(self.b_dec.device) @ self.decoder + self.b_dec
         return (x if self.levels is None else self.levels.unscale(x, sigma)).to(features.device)
 
     def decode_delta(self, more: Tensor, sigma: float | None = None, which: Tensor | None = None) -> Tensor:
-        """How the activations [..., d_in] change when features increase by `more` [..., features]: without bias and mean.
+        """Compute how the activations change when features increase, without bias and mean.
 
-        which: int [features], the indices of these features; None means all.
+        Args:
+            more: The increase of each feature, [..., features].
+            sigma: The noise level of the activations, needed if the SAE has levels.
+            which: The indices of these features, int [features]; None means all.
+
+        Returns:
+            The change of the activations [..., d_in].
+
+        Raises:
+            ValueError: The SAE has levels, and `sigma` is None.
         """
         rows = (self.decoder if which is None else self.decoder[which.to(self.decoder.device)]).to(more.device)
         return more @ rows * (1.0 if self.levels is None else self.levels.at(sigma)[1])
 
     def forward(self, x: Tensor, sigma: float | None = None) -> Tensor:
+        """Reconstruct activations from their active features: `decode(encode(x))`.
+
+        Args:
+            x: Activations [..., d_in].
+            sigma: Their noise level, needed if the SAE has levels.
+
+        Returns:
+            What the SAE explains of the activations, [..., d_in].
+        """
         return self.decode(self.encode(x, sigma), sigma)
 
     def step(self, x: Tensor, dead: Tensor | None = None, aux_loss_coefficient: float = 0.25) -> Step:
-        """One training pass over inputs [n, d_in], already scaled. dead: bool [d_sae], features that have long been inactive.
+        """Do one training pass, whose loss is to be minimized, over a batch of inputs.
 
         The loss is the fraction of variance unexplained plus `aux_loss_coefficient` times the auxiliary loss: dead features must
-        explain what the others leave unexplained (Gao et al. 2024, section 2.2).
-        Only active (token, feature) pairs count: the gradients of all others are 0.
+        explain what the others leave unexplained (Gao et al. 2024, section 2.2). Only active (token, feature) pairs count: the
+        gradients of all others are 0.
+
+        Args:
+            x: Inputs [n, d_in], already scaled.
+            dead: The features that have long been inactive, bool [d_sae]; None means none.
+            aux_loss_coefficient: The weight of the auxiliary loss.
+
+        Returns:
+            An object with `loss`, `fvu` (fraction of variance unexplained), `fired` (which features were active, bool [d_sae]),
+            `smallest` (the smallest active value) and `l0` (active features per token).
         """
         values = self.pre_topk(x).flatten()
         with torch.no_grad():
@@ -149,30 +239,99 @@ class SAE(nn.Module):
             self.decoder.grad -= (self.decoder.grad * self.decoder).sum(1, keepdim=True) * self.decoder
 
     def vector(self, concept: str, features: int = 20, **keywords: Any) -> SteeringVector:
-        """A steering vector of the features that detect a concept; see `audioscope.sae.vectors.sae_vector`."""
+        """Make a steering vector of the features that detect a concept, with `audioscope.sae.sae_vector`.
+
+        Args:
+            concept: A concept that `scores` contains.
+            features: The number of features at each noise level.
+            **keywords: Those of `audioscope.sae.sae_vector`.
+
+        Returns:
+            The vector, at the SAE's site and noise levels.
+
+        Raises:
+            ValueError: The SAE lacks scores, noise levels or a site, or the scores lack the concept.
+
+        Example:
+            >>> sae = audioscope.datasets.sae("transformer.transformer_blocks.6.cross_attn")
+            >>> sae.vector("fast", features=5, against="slow")
+            SteeringVector(fast against slow, tiny: 1 sites, 10 noise levels from 1 to 0.235)
+        """
         return view("SAE.vector")(self, concept, features, **keywords)
 
     def explore(self, model: Any = None) -> Any:
-        """A widget for JupyterLab: search the features, hear where one fires, and change it while the model responds.
+        """Open a widget for JupyterLab: search the features, hear where one fires, and change it while the model responds.
 
-        model: the model that the SAE was trained on; None means the shipped `tiny`, if the SAE belongs to its weights. Raises
-        ValueError for another model.
+        Args:
+            model: The model that the SAE was trained on; None means the shipped `tiny`, if the SAE belongs to its weights.
+
+        Returns:
+            The widget.
+
+        Raises:
+            ValueError: The SAE belongs to another model.
+
+        Example:
+            >>> audioscope.datasets.sae("transformer.transformer_blocks.6.cross_attn").explore()  # doctest: +SKIP
         """
         return view("SAE.explore")(self, model)
 
     def save_pretrained(self, folder: str | Path) -> Path:
-        """Write the SAE in the layout of SAELens; see `audioscope.sae.files.save_sae`."""
+        """Write the SAE to a folder in the layout of SAELens, which all its tools can read.
+
+        A BatchTopK SAE is written as JumpReLU with its learned threshold. The saved SAE expects the same inputs as in training:
+        with levels, (x - mean) / scale, as the metadata in cfg.json explains. Files that only audioscope reads hold the levels,
+        the report, the scores and the units; those of an SAE that was in the folder before are deleted.
+
+        Args:
+            folder: The folder, created if it does not exist.
+
+        Returns:
+            The folder.
+
+        Example:
+            >>> folder = audioscope.SAE(d_in=16, d_sae=64, k=4).save_pretrained("mine")
+            >>> sorted(file.name for file in folder.iterdir())
+            ['cfg.json', 'sae_weights.safetensors']
+            >>> audioscope.SAE.from_pretrained("mine")
+            SAE(64 features, 4 active, width 16, batchtopk)
+        """
         return view("SAE.save_pretrained")(self, folder)
 
     @classmethod
     def from_pretrained(cls, source: str | Path) -> SAE:
-        """Read an SAE; see `audioscope.sae.files.load_sae`."""
+        """Read an SAE from a folder in the layout of SAELens or sparsify, which TADA uses.
+
+        Nothing in the files is executed. Sparsify's "batch_topk" SAEs store no threshold, so they are read as TopK, which is what
+        they do on one token.
+
+        Args:
+            source: The folder.
+
+        Returns:
+            The SAE, with whatever `save_pretrained` wrote next to its weights.
+
+        Raises:
+            FileNotFoundError: There is no SAE.
+            ValueError: A file is corrupt, or the SAE is of a kind that has no counterpart here.
+        """
         return view("SAE.from_pretrained")(source)
 
     def failed(self, sigmas: Sequence[float]) -> list[float]:
-        """The noise levels among `sigmas` at which the SAE fails its evaluation, or that lie beyond the measured range.
+        """List the noise levels at which the SAE fails its evaluation, or that lie beyond the measured range.
 
         Each is judged by the nearest measured level. All fail without a report, or with one that lacks a baseline.
+
+        Args:
+            sigmas: The noise levels to judge.
+
+        Returns:
+            Those among them that fail.
+
+        Example:
+            >>> sae = audioscope.datasets.sae("transformer.transformer_blocks.6.cross_attn")
+            >>> sae.failed([1.0, 0.5, 0.01])  # 0.01 was not measured
+            [0.01]
         """
         if not {"sigmas", "fvu_per_level", *BARS} <= self.report.keys():
             return list(sigmas)
@@ -182,7 +341,16 @@ class SAE(nn.Module):
         return [sigma for sigma in sigmas if not (low <= sigma <= high and passed[np.abs(known - sigma).argmin()])]
 
     def check(self, model: str, fingerprint: str, sites: Iterable[Site]) -> None:
-        """Raise ValueError if the SAE cannot act at these sites: other weights, another site or width, or no site given."""
+        """Check that the SAE can act at these sites of a model.
+
+        Args:
+            model: The name of the model, for the message.
+            fingerprint: The hash of the model's weights.
+            sites: The sites.
+
+        Raises:
+            ValueError: The SAE belongs to other weights, another site or another width, or no site is given.
+        """
         found = list(sites)
         wrong = [site.path for site in found if site.path != self.metadata.get("site", site.path) or site.width != self.d_in]
         if self.metadata.get("fingerprint", fingerprint) != fingerprint or wrong or not found:
@@ -215,10 +383,33 @@ class Step:
 class SAEEdit(Edit):
     """Change selected features of a sparse autoencoder in a site's output, and nothing else: what the SAE does not explain stays.
 
-    features: their indices. do: "set" to a value, "scale" by a factor, "add" a value, or "ablate" (set to 0). value: in the
-    feature's own units, those of `sae.encode`; features never fall below 0, but "add" may push against a feature's direction.
-    seconds: only tokens between these two times, in s. sites: None means the site of the SAE. branch: "cond" by default, as for
-    `AddVector`. Tokens that do not represent time are left unchanged. Raises ValueError for features that the SAE does not have.
+    Tokens that do not represent time are left unchanged.
+
+    Args:
+        sites: Where the edit acts, as for all edits; None means the site of the SAE.
+        steps: A half-open window of denoising steps (first, last + 1); None means every step.
+        branch: The part of classifier-free guidance to change, "cond", "uncond" or "both"; "cond" by default, as for
+            `audioscope.AddVector`.
+        sae: The SAE.
+        features: The indices of the features, or a single one.
+        do: "set" to a value, "scale" by a factor, "add" a value, or "ablate" (set to 0).
+        value: The value or factor, None for "ablate". Values are in the feature's own units, those of `sae.encode`; features
+            never fall below 0, but "add" may push against a feature's direction.
+        seconds: Only tokens between these two times are changed, in s; None means all.
+
+    Raises:
+        TypeError: `sae` is not an SAE.
+        ValueError: The SAE does not have these features, `do` and `value` do not fit each other, or the SAE does not name its
+            site and `sites` is None.
+
+    Example:
+        >>> sae = audioscope.datasets.sae("transformer.transformer_blocks.6.cross_attn")
+        >>> best = audioscope.sae.top_features(sae.scores, "violin", count=1)["feature"].unique()
+        >>> edit = audioscope.SAEEdit(sae, best, "scale", 4.0)
+        >>> clip = model.generate("a song with a violin", seed=0, steps=4, edits=[edit])
+        >>> unchanged = model.generate("a song with a violin", seed=0, steps=4)
+        >>> bool((clip.mono == unchanged.mono).all())
+        False
     """
 
     sites: Which = field(default=None, kw_only=True)

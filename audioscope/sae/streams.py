@@ -22,15 +22,36 @@ MEASURED = 64  # prompts on which the means and scales of the noise levels are m
 
 @dataclass(frozen=True, eq=False)
 class TokenStream:
-    """An endless stream of the tokens that one site outputs while prompts are generated: iterating yields float32 [n, width].
+    """An endless stream of the tokens that one site outputs while prompts are generated, on which an SAE is trained.
 
-    Each item is a batch of generations at all their noise levels and positions, as (x - mean) / scale of each level. Every pass
-    over the prompts has another order and other seeds, so no token repeats. Memory and duration tokens are left out.
+    Iterating yields float32 [n, width]. Each item is a batch of generations at all their noise levels and positions, as (x -
+    mean) / scale of each level. Every pass over the prompts has another order and other seeds, so no token repeats. Memory and
+    duration tokens are left out. A whole batch of generations is read before positions are drawn: for long and wide models,
+    choose few `at_steps` and a small `batch_size`.
 
-    site: a module path. prompts: if empty, those of the shipped concepts' build split. branches: of guidance; batches take turns.
-    at_steps: denoising steps to read (None: all). positions: how many time tokens to keep of each generation and step, drawn at
-    random each time (None: all). A whole batch of generations is read before positions are drawn: for long and wide models,
-    choose few `at_steps` and a small `batch_size`. Raises ValueError for anything but one site, and for an unknown branch.
+    Args:
+        model: The model.
+        site: The module path of the site.
+        prompts: What to generate; if empty, the prompts of the shipped concepts' build split.
+        branches: The branches of guidance to read, "cond", "uncond" or both; batches take turns.
+        at_steps: The denoising steps to read; None means all.
+        positions: How many time tokens to keep of each generation and step, drawn at random each time; None means all.
+        steps: The number of denoising steps; None means the model's default.
+        guidance: The scale of guidance; None means the model's default.
+        seconds: The length of a clip, in s; None means the model's default.
+        negative_prompt: The prompt of the unconditional branch; None means the model's default.
+        batch_size: Generations per batch.
+        seed: Of the order of the prompts, their noise and the positions.
+
+    Raises:
+        ValueError: `site` does not name exactly one site, or `branches`, `at_steps` or `positions` is out of range, or the model
+            is being steered.
+
+    Example:
+        >>> site = "transformer.transformer_blocks.6.cross_attn"
+        >>> stream = audioscope.sae.TokenStream(model, site, ["a fast jazz song", "a sad song"], steps=2)
+        >>> next(iter(stream)).shape  # 2 prompts, 2 noise levels, 64 positions; 128 wide
+        torch.Size([256, 128])
     """
 
     model: Model
@@ -81,9 +102,25 @@ class TokenStream:
         }  # fmt: skip
 
     def read(self, prompts: Sequence[str], seeds: Sequence[int], branch: str = "cond") -> tuple[Tensor, Tensor]:
-        """One batch of generations, unscaled: tokens float32 [prompts, levels, positions, width], and the noise levels [levels].
+        """Read one batch of generations, unscaled.
 
-        The seeds determine which positions are kept. Raises FloatingPointError if the model produces NaN or infinity.
+        Args:
+            prompts: The prompts.
+            seeds: One seed per prompt, which determine the noise and which positions are kept.
+            branch: The branch of guidance to read.
+
+        Returns:
+            Tokens, float32 [prompts, levels, positions, width], and the noise levels [levels].
+
+        Raises:
+            FloatingPointError: The model produces NaN or infinity.
+            ValueError: The model is being steered.
+
+        Example:
+            >>> stream = audioscope.sae.TokenStream(model, "transformer.transformer_blocks.6.cross_attn", positions=10, steps=2)
+            >>> tokens, sigmas = stream.read(["a fast jazz song"], seeds=[0])
+            >>> tokens.shape, sigmas.shape
+            (torch.Size([1, 2, 10, 128]), torch.Size([2]))
         """
         self.model.check_unsteered("a stream of activations")
         (site,) = self.model.sites.select([self.site])
@@ -116,7 +153,14 @@ class TokenStream:
         return self.batches()
 
     def batches(self, first: int = 0) -> Iterator[Tensor]:
-        """The stream from batch `first` on; its items do not depend on whether the earlier batches were generated."""
+        """Yield the stream from a batch on; its items do not depend on whether the earlier batches were generated.
+
+        Args:
+            first: The number of the first batch.
+
+        Yields:
+            Scaled tokens of one batch, float32 [n, width].
+        """
         each = -(-len(self.prompts) // self.batch_size)
         levels = self.levels
         number = first

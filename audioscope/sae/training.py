@@ -61,22 +61,50 @@ def train_sae(
     device: str | None = None,
     progress: bool = True,
 ) -> SAE:
-    """Train a sparse autoencoder on activations.
+    """Train a sparse autoencoder on activations, in bounded memory, and resume where a training was interrupted.
 
-    activations: float [n, width] tensors: a list, a generator, or an `audioscope.sae.TokenStream` of a model, whose noise levels
-    and metadata are stored in the SAE. Whatever can be iterated again is repeated until enough tokens have been seen.
-    expansion_factor: features per input dimension. k: active features per token.
-    training_tokens: how many to train on; the last tokens of a buffer are skipped if they are less than a quarter of a batch.
-    learning_rate: None means 2e-4 * sqrt(16384 / features), which suits any size (Gao et al. 2024, appendix A).
-    buffer: how many tokens are held and shuffled, up to whole items, so that memory does not grow with the stream.
-    buffer_epochs: passes through each buffer, since generating costs far more than training.
-    dead_feature_window: tokens after which an inactive feature gets the auxiliary loss, with weight `aux_loss_coefficient` (on
-    `tiny`, with the 1/32 of Gao et al., 10 to 66 % of the features died; with 1/4, 1 to 2 %).
-    out: file for the state of the training, written after each buffer. An interrupted training resumes from it and gives the same
-    result, if it gets the same activations.
-    device: None means "cuda" if available, otherwise "cpu"; the SAE stays there.
-    progress: show a progress bar and, in a notebook, the loss so far.
-    Raises ValueError for values out of range, activations of another shape, or the state of another training.
+    Warns if the activations end before `training_tokens`, since the learning rate has not fallen by then.
+
+    Args:
+        activations: float [n, width] tensors: a list, a generator, or an `audioscope.sae.TokenStream` of a model, whose noise
+            levels and metadata are stored in the SAE. Whatever can be iterated again is repeated until enough tokens have been
+            seen.
+        expansion_factor: Features per input dimension.
+        k: Active features per token.
+        training_tokens: How many tokens to train on, counting every pass through a buffer; the last tokens of a buffer are
+            skipped if they are less than a quarter of a batch.
+        kind: "batchtopk" or "topk", as for `audioscope.SAE`.
+        batch_size: Tokens per training step.
+        learning_rate: The largest learning rate; it rises during the first 2 % of the tokens and falls during the last 25 %. None
+            means `2e-4 * sqrt(16384 / features)`, which suits any size (Gao et al. 2024, appendix A).
+        buffer: How many tokens are held and shuffled, up to whole items, so that memory does not grow with the stream.
+        buffer_epochs: Passes through each buffer, since generating costs far more than training.
+        dead_feature_window: Tokens after which an inactive feature gets the auxiliary loss.
+        aux_loss_coefficient: The weight of the auxiliary loss. On `tiny`, with the 1/32 of Gao et al., 10 to 66 % of the features
+            died; with 1/4, 1 to 2 %.
+        seed: Of the initial weights and of the order of tokens.
+        out: The file for the state of the training, written after each buffer. An interrupted training resumes from it and gives
+            the same result, if it gets the same activations. None means that no state is kept.
+        device: Where to train, and where the SAE stays; None means "cuda" if available, otherwise "cpu".
+        progress: Show a progress bar and, in a notebook, the loss so far.
+
+    Returns:
+        The trained SAE, with the progress of its training in `log`.
+
+    Raises:
+        ValueError: A value is out of range, the activations are empty or of another shape, or `out` holds the state of another
+            training.
+
+    Example:
+        >>> import torch
+        >>> tokens = torch.randn(400, 16, generator=torch.Generator().manual_seed(0))
+        >>> sae = audioscope.sae.train_sae(
+        ...     [tokens], expansion_factor=2, k=4, training_tokens=400, batch_size=100, buffer=400, progress=False
+        ... )
+        >>> sae
+        SAE(32 features, 4 active, width 16, batchtopk)
+        >>> sae.log.columns.tolist()
+        ['tokens', 'fvu', 'dead', 'l0']
     """
     numbers = {
         "expansion_factor": expansion_factor, "k": k, "training_tokens": training_tokens, "batch_size": batch_size,

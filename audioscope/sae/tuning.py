@@ -50,10 +50,29 @@ class Choice:
 
 
 def score_contrast(model: Model, saes: Iterable[SAE], concept: Concept, pairs: int = 50, **settings: Any) -> list[SAE]:
-    """The SAEs, scored on exactly the pairs, noise and contrast from which `caa` makes its vector of a concept.
+    """Score SAEs on exactly the pairs, noise and contrast from which `audioscope.caa` makes its vector of a concept.
 
-    If the concept has an opposite, it is scored as well, on the same generations in swapped roles. settings: steps, guidance,
-    seconds, and the other keywords of `concept_activations`. Returns copies that share the weights.
+    If the concept has an opposite, it is scored as well, on the same generations in swapped roles.
+
+    Args:
+        model: The model that the SAEs were trained on.
+        saes: SAEs of different sites.
+        concept: The concept.
+        pairs: At most this many pairs of the build split.
+        **settings: The keywords of `audioscope.sae.concept_activations` that are not given here, such as steps and guidance.
+
+    Returns:
+        Copies of the SAEs with these scores, which share the weights.
+
+    Raises:
+        ValueError: `pairs` is below 1.
+
+    Example:
+        >>> sae = audioscope.datasets.sae("transformer.transformer_blocks.6.cross_attn")
+        >>> fast = audioscope.datasets.concepts()["fast"]
+        >>> (scored,) = audioscope.sae.score_contrast(model, [sae], fast, pairs=2, steps=2, progress=False)
+        >>> scored.scores["concept"].unique().tolist()
+        ['fast', 'slow']
     """
     chosen = list(saes)
     if pairs < 1:
@@ -135,13 +154,40 @@ def tuned_methods(
     progress: bool = True,
     **sampling: Unpack[SamplingKeywords],
 ) -> list[SteeringMethod]:
-    """Vectors of features and CAA at the sites of the SAEs, both tuned and as in the paper, random features, and PCI.
+    """Make the methods of a sweep that compares features and CAA fairly: at the same sites, both tuned and as in the paper.
 
-    Tuned means the choice with the largest area on `prompts` neutral prompts of the selection split, one seed each, up to the
-    price of rewriting the prompt; a choice whose largest strength does not come near that price is passed over if there is
-    another.
-    folder: receives the vector, the clips' scores (choices/, resumed) and choices.parquet: concept, method, choice, auc, reached,
-    chosen, and the settings of each choice. without, scorer, price: as for `calibrate`.
+    The number of features and their weighting decide what a vector of features does; the sites and the lengths decide what CAA
+    does. Tuned means the choice with the largest area on `prompts` neutral prompts of the selection split, one seed each, up to
+    the price of rewriting the prompt. A choice whose largest strength does not come near that price is passed over if there is
+    another. Random features and PCI are the controls.
+
+    Args:
+        model: The model to steer.
+        concept: The concept.
+        saes: SAEs of different sites, trained with the denoising steps that are used here.
+        folder: Receives the vector, the clips' scores (choices/, resumed) and choices.parquet, with the columns concept, method,
+            choice, auc, reached, chosen, and the settings of each choice.
+        pairs: At most this many pairs of the build split, from which both methods make their vectors.
+        prompts: The number of prompts to tune on.
+        without: Neutral prompts to leave out.
+        scorer: What measures the concept, as for `audioscope.steer.calibrate`.
+        price: What measures distances, as for `audioscope.steer.calibrate`.
+        batch_size: Generations per batch.
+        progress: Show progress bars.
+        **sampling: `steps`, `guidance`, `seconds`, `negative_prompt`; the model's defaults if omitted.
+
+    Returns:
+        Six methods, which are features and CAA tuned, both untuned as in the paper, random features, and PCI.
+
+    Raises:
+        ValueError: There is no SAE, or the steps reach other noise levels than those that an SAE was trained on.
+
+    Example:
+        >>> sae = audioscope.datasets.sae("transformer.transformer_blocks.6.cross_attn")
+        >>> fast = audioscope.datasets.concepts()["fast"]
+        >>> methods = audioscope.sae.tuned_methods(model, fast, [sae], "tuning")  # doctest: +SKIP
+        >>> sorted(audioscope.datasets.steering("fast", "sae_steering").table["cell"].unique())  # the shipped sweep of them
+        ['caa tuned', 'caa untuned', 'pci all', 'random features tuned', 'sae tuned', 'sae untuned']
     """
     folder = Path(folder).expanduser()
     built = min(pairs, len(concept.split("build")))
@@ -196,11 +242,30 @@ def steer_all_features(
     without: Iterable[str] | None = None,
     **keywords: Any,
 ) -> pd.DataFrame:
-    """`steer_all` for vectors of SAE features and CAA at the same sites, both tuned, and random features.
+    """Run `audioscope.steer.steer_all` for SAE features and CAA at the same sites, both tuned, and random features.
 
-    The files are named sae_steering. See `audioscope.sae.tuning.tuned_methods`; sae_steering_choices.parquet receives what was
-    tried and chosen. without: neutral prompts to leave out; None means those that the shipped SAEs were trained on, so that no
-    clip starts from one.
+    The methods are those of `audioscope.sae.tuned_methods`, tuned with its default numbers of pairs and prompts. The files are
+    named sae_steering, and sae_steering_choices.parquet receives what was tried and chosen.
+
+    Args:
+        model: The model to steer.
+        saes: SAEs of different sites, trained with the denoising steps that are used here.
+        out: The folder that receives the results.
+        work: The folder of the sweeps, with one folder per axis, resumed.
+        without: Neutral prompts to leave out; None means those that the shipped SAEs were trained on, so that no clip starts from
+            one.
+        **keywords: Those of `audioscope.steer.steer_all` except methods and name, such as concepts and prompts, and those of
+            `audioscope.steer.steering_sweep` except grid.
+
+    Returns:
+        One row per concept, method and sites, the table of `audioscope.steer.steer_all`.
+
+    Example:
+        >>> saes = [audioscope.datasets.sae(site) for site in audioscope.datasets.saes()]
+        >>> table = audioscope.sae.steer_all_features(model, saes, "results")  # doctest: +SKIP
+        >>> table = audioscope.datasets.steering_table("sae_steering")  # what it returned for `tiny`
+        >>> sorted((table["method"] + " " + table["sites"]).unique())
+        ['caa tuned', 'caa untuned', 'pci all', 'random features tuned', 'sae tuned', 'sae untuned']
     """
     seen = set(concept_prompts() if without is None else without)
     # tuning uses the settings of the reported sweeps

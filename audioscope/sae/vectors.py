@@ -20,9 +20,25 @@ SCORES = get_args(Score)
 
 
 def top_features(scores: pd.DataFrame, concept: str, count: int = 20, by: Score = "ratio") -> pd.DataFrame:
-    """The best features of a concept at each noise level, best first, from a table of `score_features`.
+    """Pick the best features of a concept at each noise level, to look at or to steer with.
 
-    Raises ValueError for a concept that the table does not contain, or for an unknown score.
+    Args:
+        scores: A table of `audioscope.sae.score_features`, such as `sae.scores`.
+        concept: A concept that it contains.
+        count: The number of features at each noise level.
+        by: The score to order by, "ratio", "difference", "d" or "auroc".
+
+    Returns:
+        The rows of the table for these features, from the first noise level to the last, and best first at each.
+
+    Raises:
+        ValueError: The table does not contain the concept, or `by` has another value.
+
+    Example:
+        >>> sae = audioscope.datasets.sae("transformer.transformer_blocks.6.cross_attn")
+        >>> best = audioscope.sae.top_features(sae.scores, "fast", count=2)
+        >>> best.groupby("sigma").size().tolist()  # 2 at each of the 10 noise levels
+        [2, 2, 2, 2, 2, 2, 2, 2, 2, 2]
     """
     mine = scores[(scores["concept"] == concept) & scores["sigma"].notna()]
     if mine.empty:
@@ -45,14 +61,34 @@ def sae_vector(
     weighted: bool = False,
     random: int | None = None,
 ) -> SteeringVector:
-    """A steering vector from an SAE: at each noise level, the sum of a concept's best features' directions (TADA, section 4).
+    """Make a steering vector from an SAE: the sum of the directions of a concept's best features, at each noise level.
 
-    features: how many at each level. by: the score that selects them, on the selection split. against: another concept, such as
-    the opposite, whose features are subtracted; None means none. weighted: weight each feature by how much more active it is with
-    the concept, instead of all equally. random: a control, drawn with this seed: the direction of each feature is replaced by
-    that of another active feature, the same one wherever the feature occurs, so that what cancels or changes from level to level
-    still does. Directions have norm 1, as in `caa`. Warns if the SAE fails its evaluation. Raises ValueError if `sae.scores` is
-    missing or lacks the concept.
+    This is section 4 of TADA. Directions have norm 1, as in `audioscope.caa`. Warns if the SAE fails its evaluation.
+
+    Args:
+        sae: An SAE with scores, noise levels and a site.
+        concept: A concept that the scores contain.
+        features: How many features at each level.
+        by: The score that selects them, on the selection split: "ratio", "difference", "d" or "auroc".
+        against: Another concept, such as the opposite, whose features are subtracted; None means none.
+        weighted: Weight each feature by how much more active it is with the concept, instead of all equally.
+        random: A control, drawn with this seed: the direction of each feature is replaced by that of another active feature, the
+            same one wherever the feature occurs, so that what cancels or changes from level to level still does. None means the
+            features themselves.
+
+    Returns:
+        The vector, at the SAE's site and noise levels.
+
+    Raises:
+        ValueError: The SAE lacks scores, noise levels or a site, the scores lack the concept or a noise level, `features` is out
+            of range, or too few other features are left for the control.
+
+    Example:
+        >>> sae = audioscope.datasets.sae("transformer.transformer_blocks.6.cross_attn")
+        >>> vector = audioscope.sae.sae_vector(sae, "fast", against="slow")
+        >>> clip = model.generate("a jazz song", seed=0, steps=4, edits=[audioscope.AddVector(vector, 1.0)])
+        >>> vector
+        SteeringVector(fast against slow, tiny: 1 sites, 10 noise levels from 1 to 0.235)
     """
     if sae.scores is None or sae.levels is None or "site" not in sae.metadata:
         raise ValueError(

@@ -19,7 +19,23 @@ RATE = 16_000  # Hz
 
 
 class NoteBank:
-    """Notes by instrument and pitch, and drum hits by name, as float32 waveforms at 16 kHz."""
+    """Notes by instrument and pitch, and drum hits by name, as float32 waveforms at 16 kHz, from which songs are rendered.
+
+    `bank.note(instrument, pitch, formant=0.0)` is a whole note (about 2.5 s) at a MIDI pitch; `formant` semitones shift the
+    spectral envelope, not the pitch, which sets a voice's sex. The notes were rendered once from the FluidR3 soundfont.
+
+    Args:
+        folder: A folder with bank.ogg and bank.json; None means the bank that ships.
+
+    Raises:
+        ValueError: The sound is not at 16 kHz.
+
+    Example:
+        >>> bank = audioscope.tiny.NoteBank()
+        >>> note = bank.note("violin", 69)  # A4
+        >>> note.dtype, note.ndim, len(note) > 2 * 16_000
+        (dtype('float32'), 1, True)
+    """
 
     def __init__(self, folder: Path | None = None):
         folder = folder or data_folder() / "tiny" / "bank"
@@ -41,5 +57,16 @@ class NoteBank:
         return np.interp(positions, np.arange(len(wave)), wave).astype(np.float32)
 
     def hit(self, name: str) -> np.ndarray:
-        """One hit of a percussion instrument (0.6 s)."""
+        """Return one hit of a percussion instrument (0.6 s).
+
+        Args:
+            name: The instrument, such as "kick" or "maracas".
+
+        Returns:
+            The waveform, float32 [samples] at 16 kHz.
+
+        Example:
+            >>> audioscope.tiny.NoteBank().hit("maracas").shape
+            (9600,)
+        """
         return self._hits[name]

@@ -25,10 +25,29 @@ class Decoded:
 
 
 class MelCodec(ModelMixin, ConfigMixin):
-    """Audio to latents and back: log-mel frames, stacked in fours, projected onto `latent_dim` principal components.
+    """Turn audio into latents and back: log-mel frames, stacked in fours, projected onto `latent_dim` principal components.
 
-    Components are divided by the square root of their standard deviation, between none and full whitening: large-scale
-    structure keeps more variance than detail, so a diffusion model settles it first.
+    It takes the place of a Stable Audio pipeline's VAE. Components are divided by the square root of their standard deviation,
+    between none and full whitening: large-scale structure keeps more variance than detail, so a diffusion model settles it first.
+    A new codec needs `fit` before it is used; that of `tiny` is `model.pipe.vae`.
+
+    Args:
+        latent_dim: The number of components, the width of the latents.
+        sampling_rate: Of the waveforms, in Hz.
+        n_fft: Samples in a spectrogram frame.
+        hop: Samples between two frames.
+        n_mels: The number of mel bands.
+        stack: Frames per latent.
+        griffinlim_iterations: Iterations of Griffin-Lim, which finds the phases.
+        level: The level of decoded clips, in dB RMS relative to full scale.
+
+    Example:
+        >>> import torch
+        >>> codec = model.pipe.vae
+        >>> clip = model.generate("a fast song", seed=0, steps=2)
+        >>> latents = codec.encode(torch.from_numpy(clip.mono)[None, None])
+        >>> latents.shape, codec.decode(latents).sample.shape
+        (torch.Size([1, 96, 64]), torch.Size([1, 1, 65536]))
     """
 
     @register_to_config
@@ -55,7 +74,21 @@ class MelCodec(ModelMixin, ConfigMixin):
 
     @classmethod
     def from_pretrained(cls, *args, **keywords) -> MelCodec:
-        """The codec in float32, whatever the pipeline's dtype: a spectrogram in half precision is audibly rough."""
+        """Read a codec, in float32 whatever the pipeline's dtype: a spectrogram in half precision is audibly rough.
+
+        The arguments are those of diffusers' `ModelMixin.from_pretrained`, beginning with the folder.
+
+        Args:
+            **keywords: As there; torch_dtype is ignored.
+
+        Returns:
+            The codec.
+
+        Example:
+            >>> codec = audioscope.tiny.MelCodec.from_pretrained(audioscope.datasets.data_folder() / "tiny" / "vae")
+            >>> codec.downsampling_ratio
+            1024
+        """
         return super().from_pretrained(*args, **{**keywords, "torch_dtype": torch.float32})
 
     def _apply(self, fn, recurse=True):
@@ -69,22 +102,49 @@ class MelCodec(ModelMixin, ConfigMixin):
 
     @property
     def downsampling_ratio(self) -> int:
-        """Samples per latent frame."""
+        """Samples per latent frame, `hop * stack`."""
         return self.config.hop * self.config.stack
 
     def log_mel(self, wave: Tensor) -> Tensor:
-        """Natural log-mel magnitudes of waveforms [batch, samples]: [batch, n_mels, samples / hop]."""
+        """Compute the log-mel magnitudes (natural logarithm) of waveforms.
+
+        Args:
+            wave: Waveforms, float32 [batch, samples].
+
+        Returns:
+            Log-mels, float32 [batch, n_mels, samples / hop].
+        """
         frames = wave.shape[-1] // self.config.hop
         spectrum = torch.stft(wave, self.config.n_fft, self.config.hop, window=self.window, return_complex=True).abs()
         return torch.log(self.filters.T @ spectrum[..., :frames] + FLOOR)
 
     def patches(self, wave: Tensor) -> Tensor:
-        """Stacked log-mel frames of waveforms [batch, samples]: [batch, tokens, n_mels * stack]."""
+        """Compute the stacked log-mel frames of waveforms, one row per latent, to which the basis is fitted.
+
+        Args:
+            wave: Waveforms, float32 [batch, samples], where samples is a multiple of `downsampling_ratio`.
+
+        Returns:
+            Patches, float32 [batch, tokens, n_mels * stack].
+        """
         mel = self.log_mel(wave)
         return mel.unflatten(-1, (-1, self.config.stack)).permute(0, 2, 1, 3).flatten(2)
 
     def fit(self, patches: Tensor) -> float:
-        """Set the basis from patches [n, n_mels * stack]; returns the share of the variance that it keeps."""
+        """Set the principal components from patches of music.
+
+        Args:
+            patches: Patches, float32 [n, n_mels * stack].
+
+        Returns:
+            The share of the variance that the components keep, 0 to 1.
+
+        Example:
+            >>> import torch
+            >>> codec = audioscope.tiny.MelCodec(latent_dim=384)  # as many as 96 mel bands in 4 frames
+            >>> round(codec.fit(torch.randn(1000, 384, generator=torch.Generator().manual_seed(0))), 3)
+            1.0
+        """
         self.mean.copy_(patches.mean(0))
         values, vectors = torch.linalg.eigh(torch.cov((patches - self.mean).T.double()))
         keep = self.config.latent_dim
@@ -95,16 +155,37 @@ class MelCodec(ModelMixin, ConfigMixin):
         return float(values[:keep].sum() / values.sum())
 
     def encode(self, wave: Tensor) -> Tensor:
-        """Encode waveforms [batch, 1, samples] to latents [batch, latent_dim, samples / 1024]."""
+        """Encode waveforms to latents.
+
+        Args:
+            wave: Waveforms, float32 [batch, 1, samples], where samples is a multiple of `downsampling_ratio`.
+
+        Returns:
+            Latents, float32 [batch, latent_dim, samples / `downsampling_ratio`].
+        """
         return ((self.patches(wave[:, 0]) - self.mean) @ self.basis / self.scale).transpose(1, 2)
 
     def decode_mel(self, latents: Tensor) -> Tensor:
-        """Decode latents [batch, latent_dim, tokens] to log-mel magnitudes [batch, n_mels, tokens * stack]."""
+        """Decode latents to log-mel magnitudes.
+
+        Args:
+            latents: Latents, float32 [batch, latent_dim, tokens].
+
+        Returns:
+            Log-mels, float32 [batch, n_mels, tokens * stack].
+        """
         patches = (latents.transpose(1, 2) * self.scale) @ self.basis.T + self.mean
         return patches.unflatten(-1, (self.config.n_mels, self.config.stack)).permute(0, 2, 1, 3).flatten(2)
 
     def decode(self, latents: Tensor) -> Decoded:
-        """Decode latents to waveforms [batch, 1, samples], mastered: a pure function of each row, with no random phase."""
+        """Decode latents to mastered waveforms: a pure function of each row, with no random phase.
+
+        Args:
+            latents: Latents [batch, latent_dim, tokens].
+
+        Returns:
+            An object whose `sample` holds the waveforms, float32 [batch, 1, samples]; the name is the one that diffusers reads.
+        """
         mel = (self.decode_mel(latents.float()).clamp(max=8).exp() - FLOOR).clamp_min(0)
         magnitude = torch.nn.functional.pad(self._inverse_mel(mel), (0, 1))  # the frame centered on the last sample
         return Decoded(self._master(self._griffin_lim(magnitude, self._first_phase(magnitude))).unsqueeze(1))

@@ -67,7 +67,25 @@ class _Recurrent(nn.Module):
 
 
 class Listener(ModelMixin, ConfigMixin):
-    """Classifies a clip in every group of labels; `kind` is "convolutional" (the listener) or "recurrent" (the judge)."""
+    """Classify a clip of the tiny model's music in every group of labels (`audioscope.tiny.GROUPS`).
+
+    Two ship with `tiny`: the listener scores, tunes and measures prices, the judge measures gains and, on the selection split,
+    chooses among the settings of `audioscope.sae.tuned_methods`. They differ in architecture, clips and seed. Both were trained
+    on codec round trips of rendered songs, so that they judge the music and not the codec.
+
+    Args:
+        kind: "convolutional" (the listener) or "recurrent" (the judge).
+
+    Example:
+        >>> import numpy as np
+        >>> import torch
+        >>> folder = audioscope.datasets.data_folder() / "tiny" / "judge"
+        >>> judge = audioscope.tiny.Listener.from_pretrained(folder).eval()
+        >>> song = audioscope.tiny.Song("female", "fast", "happy", "jazz", "violin", "drums")
+        >>> wave = audioscope.tiny.render(song, np.random.default_rng(0), audioscope.tiny.NoteBank())
+        >>> judge.guess(torch.from_numpy(wave)[None]).tolist()[0] == song.indices()
+        True
+    """
 
     @register_to_config
     def __init__(self, kind: str = "convolutional"):
@@ -80,16 +98,37 @@ class Listener(ModelMixin, ConfigMixin):
         self.register_buffer("temperature", torch.ones(len(GROUPS)))
 
     def logits(self, mel: Tensor) -> dict[str, Tensor]:
-        """Uncalibrated logits [batch, classes] of each group, from log-mels [batch, 96, 256]."""
+        """Compute the uncalibrated logits of each group.
+
+        Args:
+            mel: Log-mels, float32 [batch, 96, 256].
+
+        Returns:
+            The logits by group, float32 [batch, classes] each.
+        """
         x = self.drop(self.body((mel + 2.0) / 1.6))
         return {group: head(x) for group, head in self.heads.items()}
 
     @torch.no_grad()
     def log_odds(self, wave: Tensor) -> dict[str, Tensor]:
-        """Log-odds [batch, classes], float32, of each class against the rest of its group; finite for any finite logits.
+        """Compute the calibrated log-odds of each class against the rest of its group; finite for any finite logits.
 
-        wave: float32 [batch, 65536] at 16 kHz. Nothing is clipped: beyond +-`CALIBRATED`, the numbers still rank clips, but what
-        probability they stand for was not tested.
+        They were calibrated on clips that the classifier was not trained on. Nothing is clipped: beyond ±6 (one error in 400),
+        the numbers still rank clips, but what probability they stand for was not tested.
+
+        Args:
+            wave: Waveforms, float32 [batch, 65536] at 16 kHz.
+
+        Returns:
+            The log-odds by group, float32 [batch, classes] each.
+
+        Example:
+            >>> import torch
+            >>> folder = audioscope.datasets.data_folder() / "tiny" / "listener"
+            >>> listener = audioscope.tiny.Listener.from_pretrained(folder).eval()
+            >>> clip = model.generate("a fast song", seed=0, steps=4)
+            >>> listener.log_odds(torch.from_numpy(clip.mono)[None])["tempo"].shape  # slow, medium, fast
+            torch.Size([1, 3])
         """
         logits = self.logits(self.codec.log_mel(wave))
         return {
@@ -99,7 +138,14 @@ class Listener(ModelMixin, ConfigMixin):
 
     @torch.no_grad()
     def guess(self, wave: Tensor) -> Tensor:
-        """The number of the most likely class of each group: int64 [batch, groups], in the order of GROUPS."""
+        """Return the most likely class of each group.
+
+        Args:
+            wave: Waveforms, float32 [batch, 65536] at 16 kHz.
+
+        Returns:
+            The numbers of the classes, int64 [batch, groups], in the order of `audioscope.tiny.GROUPS`.
+        """
         return torch.stack([values.argmax(1) for values in self.logits(self.codec.log_mel(wave)).values()], dim=1)
 
 

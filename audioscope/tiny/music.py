@@ -71,7 +71,21 @@ MOODS = {
 
 @dataclass(frozen=True)
 class Song:
-    """The labels of one clip: one class of each group."""
+    """The labels of one clip, one class of each group, from which `audioscope.tiny.render` makes music.
+
+    Args:
+        voice: "female", "male" or "none".
+        tempo: "slow", "medium" or "fast".
+        mood: "happy", "sad" or "neutral".
+        genre: "reggae", "metal", "opera", "jazz", "techno" or "pop".
+        lead: The lead instrument, such as "violin", or "none" (`audioscope.tiny.GROUPS`).
+        percussion: "drums", "bongos", "maracas" or "none".
+
+    Example:
+        >>> song = audioscope.tiny.Song("none", "fast", "happy", "jazz", "violin", "drums")
+        >>> song.indices()
+        [2, 2, 0, 3, 0, 0]
+    """
 
     voice: str
     tempo: str
@@ -82,7 +96,20 @@ class Song:
 
     @staticmethod
     def draw(rng: np.random.Generator, held_out: bool = False) -> Song:
-        """Independent uniform labels. One combination in ten is held out: training never sees it whole."""
+        """Draw independent uniform labels; one combination in ten is held out, so that training never sees it whole.
+
+        Args:
+            rng: What to draw with.
+            held_out: Draw one of the combinations that are held out, instead of one of the others.
+
+        Returns:
+            The song.
+
+        Example:
+            >>> import numpy as np
+            >>> audioscope.tiny.Song.draw(np.random.default_rng(0), held_out=True).held_out
+            True
+        """
         while True:
             song = Song(**{group: str(rng.choice(classes)) for group, classes in GROUPS.items()})
             if song.held_out == held_out:
@@ -90,10 +117,15 @@ class Song:
 
     @property
     def held_out(self) -> bool:
+        """Whether this combination of labels is one of those that training never sees."""
         return crc32(repr(asdict(self)).encode()) % 10 == 0
 
     def indices(self) -> list[int]:
-        """The class number of each group, in the order of GROUPS."""
+        """Return the class number of each group.
+
+        Returns:
+            One number per group, in the order of `audioscope.tiny.GROUPS`.
+        """
         return [GROUPS[group].index(label) for group, label in asdict(self).items()]
 
 
@@ -150,7 +182,23 @@ LOUDNESS = {"closed hat": 0.5, "open hat": 0.55, "ride": 0.75, "crash": 0.6, "ki
 
 
 def render(song: Song, rng: np.random.Generator, bank: NoteBank) -> np.ndarray:
-    """Play a song once: float32 [65536] at 16 kHz, about -20 dB RMS, peak below 1. Everything else is drawn from `rng`."""
+    """Play a song once, as the music that the tiny model was trained on; everything that the labels leave open is drawn.
+
+    Args:
+        song: The labels.
+        rng: What everything else is drawn with.
+        bank: The notes.
+
+    Returns:
+        The waveform, float32 [65536] at 16 kHz (4.096 s), about -20 dB RMS, peak below 1.
+
+    Example:
+        >>> import numpy as np
+        >>> song = audioscope.tiny.Song("none", "fast", "happy", "jazz", "violin", "drums")
+        >>> wave = audioscope.tiny.render(song, np.random.default_rng(0), audioscope.tiny.NoteBank())
+        >>> wave.shape, round(float(10 * np.log10((wave**2).mean())))
+        ((65536,), -20)
+    """
     beat = 60.0 / rng.uniform(*BPM[song.tempo])
     mood, key = MOODS[song.mood], int(rng.integers(12))
     band, beats = Band(bank, rng, beat, mood), int(np.ceil(SECONDS / beat))
