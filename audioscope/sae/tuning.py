@@ -174,13 +174,14 @@ def tuned_methods(
         price: What measures distances, as for `audioscope.steer.calibrate`.
         batch_size: Generations per batch.
         progress: Show progress bars.
-        **sampling: `steps`, `guidance`, `seconds`, `negative_prompt`; the model's defaults if omitted.
+        **sampling: `steps`, `guidance`, `seconds`, `negative_prompt`; the model's defaults if omitted. Give those that the SAEs
+            were trained with if they differ from the defaults.
 
     Returns:
         Six methods, which are features and CAA tuned, both untuned as in the paper, random features, and PCI.
 
     Raises:
-        ValueError: There is no SAE, or the steps reach other noise levels than those that an SAE was trained on.
+        ValueError: There is no SAE, or the given steps reach other noise levels than those that an SAE was trained on.
 
     Example:
         >>> sae = audioscope.datasets.sae("transformer.transformer_blocks.6.cross_attn")
