@@ -253,8 +253,7 @@ def wins(table: pd.DataFrame, level: float = 0.05) -> pd.DataFrame:
     """
     if not {"difference", "p"} <= set(table.columns):
         raise ValueError(
-            f"The table has the columns {list(table.columns)}, expected difference and p: run "
-            "audioscope.sae.pipeline.report_saes again."
+            f"The table has the columns {list(table.columns)}, expected difference and p: run audioscope.sae.report_saes again."
         )
     lines = []
     for (path, other), rows in table[table["method"] != METHODS[0]].groupby(["site", "method"], sort=False):

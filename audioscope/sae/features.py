@@ -210,6 +210,8 @@ def concept_activations(
         for pair in [pair for pair in concept.split(split) if not {pair.clean, other(pair)} & seen][:pairs]
         for text, has in ((pair.clean, True), (other(pair), False))
     ]
+    if not wanted:
+        raise ValueError(f"No pair is left to read: pairs is {pairs}, split {split!r}, and {len(seen)} prompts are left out.")
     if not all(row.prompt for row, *_ in wanted):
         raise ValueError(f"against is {against!r}, but a pair has no neutral prompt: add one, or use against='counterfactual'.")
     kept: dict[str, list[np.ndarray]] = {name: [] for name in [*paths, *saes]}

@@ -10,7 +10,7 @@ from zlib import crc32
 
 import pandas as pd
 
-from audioscope.concepts import Concept, Pair
+from audioscope.concepts import Concept, Pair, choose_one
 from audioscope.edits import Edit
 from audioscope.model import Model
 from audioscope.sae.sae import SAE
@@ -20,7 +20,7 @@ from audioscope.steer.vectors import AddVector, SteeringVector
 
 
 def random_features_method(
-    saes: Iterable[SAE], concept: Concept, sites: str, features: int = 20, **keywords: Any
+    saes: Iterable[SAE], concept: str | Concept, sites: str, features: int = 20, **keywords: Any
 ) -> SteeringMethod:
     """Make a control for vectors of features: as many random active features of each SAE, redrawn for each prompt and seed.
 
@@ -36,11 +36,10 @@ def random_features_method(
 
     Example:
         >>> sae = audioscope.datasets.sae("transformer.transformer_blocks.6.cross_attn")
-        >>> fast = audioscope.datasets.concepts()["fast"]
-        >>> audioscope.sae.random_features_method([sae], fast, "layer 6").cell
+        >>> audioscope.sae.random_features_method([sae], "fast", "layer 6").cell
         'random features layer 6'
     """
-    chosen = list(saes)
+    chosen, concept = list(saes), choose_one(concept)
 
     @lru_cache(maxsize=2)  # all strengths of a prompt and seed share one
     def drawn(seed: int) -> SteeringVector:
@@ -59,7 +58,7 @@ def random_features_method(
 
 def feature_methods(
     model: Model,
-    concept: Concept,
+    concept: str | Concept,
     saes: Iterable[SAE],
     everywhere: SteeringVector,
     features: int = 20,
@@ -85,12 +84,11 @@ def feature_methods(
 
     Example:
         >>> sae = audioscope.datasets.sae("transformer.transformer_blocks.6.cross_attn")
-        >>> fast = audioscope.datasets.concepts()["fast"]
-        >>> methods = audioscope.sae.feature_methods(model, fast, [sae], audioscope.datasets.vector("fast"))
+        >>> methods = audioscope.sae.feature_methods(model, "fast", [sae], audioscope.datasets.vector("fast"))
         >>> [method.cell for method in methods]
         ['sae untuned', 'caa untuned', 'random features untuned', 'pci all']
     """
-    chosen = list(saes)
+    chosen, concept = list(saes), choose_one(concept)
     where = SAE_UNTUNED.sites
     vector = reduce(add, (sae.vector(concept.name, features, **keywords) for sae in chosen))
     return [

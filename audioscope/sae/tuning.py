@@ -17,7 +17,8 @@ from typing import Any, Unpack
 import numpy as np
 import pandas as pd
 
-from audioscope.concepts import Concept, concept_prompts
+from audioscope.concepts import Concept, choose_one, concept_prompts
+from audioscope.errors import whole
 from audioscope.model import Model
 from audioscope.sae.features import concept_activations, score_features
 from audioscope.sae.methods import random_features_method
@@ -49,7 +50,7 @@ class Choice:
     metadata: Mapping[str, Any]
 
 
-def score_contrast(model: Model, saes: Iterable[SAE], concept: Concept, pairs: int = 50, **settings: Any) -> list[SAE]:
+def score_contrast(model: Model, saes: Iterable[SAE], concept: str | Concept, pairs: int = 50, **settings: Any) -> list[SAE]:
     """Score SAEs on exactly the pairs, noise and contrast from which `audioscope.caa` makes its vector of a concept.
 
     If the concept has an opposite, it is scored as well, on the same generations in swapped roles.
@@ -69,14 +70,13 @@ def score_contrast(model: Model, saes: Iterable[SAE], concept: Concept, pairs: i
 
     Example:
         >>> sae = audioscope.datasets.sae("transformer.transformer_blocks.6.cross_attn")
-        >>> fast = audioscope.datasets.concepts()["fast"]
-        >>> (scored,) = audioscope.sae.score_contrast(model, [sae], fast, pairs=2, steps=2, progress=False)
+        >>> (scored,) = audioscope.sae.score_contrast(model, [sae], "fast", pairs=2, steps=2, progress=False)
         >>> scored.scores["concept"].unique().tolist()
         ['fast', 'slow']
     """
-    chosen = list(saes)
-    if pairs < 1:
-        raise ValueError(f"pairs is {pairs}, expected at least 1.")
+    chosen, concept, pairs = list(saes), choose_one(concept), whole("pairs", pairs, 1)
+    if not chosen:
+        raise ValueError("saes is empty, expected at least one SAE.")
     named = {f"feature {sae.metadata['site']}": sae for sae in chosen}
     found = concept_activations(
         model, named, [concept], "build", against="counterfactual" if concept.opposite else "neutral", pairs=pairs, **settings
@@ -141,7 +141,7 @@ def mean_length(vector: SteeringVector) -> float:
 
 def tuned_methods(
     model: Model,
-    concept: Concept,
+    concept: str | Concept,
     saes: Sequence[SAE],
     folder: str | Path,
     *,
@@ -185,12 +185,11 @@ def tuned_methods(
 
     Example:
         >>> sae = audioscope.datasets.sae("transformer.transformer_blocks.6.cross_attn")
-        >>> fast = audioscope.datasets.concepts()["fast"]
-        >>> methods = audioscope.sae.tuned_methods(model, fast, [sae], "tuning")  # doctest: +SKIP
+        >>> methods = audioscope.sae.tuned_methods(model, "fast", [sae], "tuning")  # doctest: +SKIP
         >>> sorted(audioscope.datasets.steering("fast", "sae_steering").table["cell"].unique())  # the shipped sweep of them
         ['caa tuned', 'caa untuned', 'pci all', 'random features tuned', 'sae tuned', 'sae untuned']
     """
-    folder = Path(folder).expanduser()
+    folder, concept = Path(folder).expanduser(), choose_one(concept)
     built = min(pairs, len(concept.split("build")))
     scored = score_contrast(model, saes, concept, built, progress=progress, **sampling)
     sites = model.sites.select([str(sae.metadata["site"]) for sae in saes])

@@ -99,7 +99,7 @@ class ProbeScorer:
     """A linear classifier on what another scorer's network hears: log-odds of your own concept, next to that scorer's concepts.
 
     Few clips cannot calibrate it: the log-odds rank clips, but what probability each stands for was not tested. `probe_scorer`
-    makes one.
+    fits one.
 
     Args:
         name: Its name in tables.
@@ -110,6 +110,12 @@ class ProbeScorer:
         auroc: How well it classifies clips that it was not fitted on, by cross-validation with up to five folds; .5 is chance.
         units: The units of its scores.
         queries: Empty: it is not asked in words.
+
+    Example:
+        >>> import numpy as np
+        >>> listener = audioscope.scoring.listener_scorer()
+        >>> audioscope.scoring.ProbeScorer("mine", "brass", listener, np.zeros(8), 0.0, auroc=0.91)
+        ProbeScorer('brass' on listener: AUROC 0.91 on clips it was not fitted on)
     """
 
     name: str

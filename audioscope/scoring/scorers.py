@@ -224,7 +224,15 @@ class ListenerScorer:
 
     @torch.no_grad()
     def layers(self, audio: Tensor, rate: int) -> list[Tensor]:
-        """The output of each convolution block, [clips, channels, bands, frames]: for `feature_distance`."""
+        """What the network's blocks give, for `feature_distance`.
+
+        Args:
+            audio: Float [clips, channels, samples].
+            rate: Its sampling rate, Hz.
+
+        Returns:
+            One tensor for each block, [clips, channels, ...].
+        """
         x, outputs = (self.listener.codec.log_mel(self._heard(audio, rate))[:, None] + 2.0) / 1.6, []
         for block in self.listener.body.body:
             x = block(x)
