@@ -77,31 +77,62 @@ class Adapter:
 
     All pipelines that audioscope knows make one denoiser call per step, and text enters only through cross-attention.
     `audioscope.tracing.check` verifies this, and what the adapter says, when a model is loaded.
+
+    Args:
+        pipeline: The name of the pipeline's class.
+        denoiser: The component that holds the attention sites.
+        branches: The order in which guidance stacks its halves; ("cond",) if the model has none.
+        text: The arguments of a cross-attention site that carry the text and its mask.
+        seconds: The pipeline's argument for the duration in seconds.
+        count: Its argument for clips per prompt, "" if none; always 1, since rows are prompts.
+        leading_tokens: Tokens before the time tokens (memory, duration): a number, or a key of the denoiser's config.
+        steps: The default number of denoising steps.
+        guidance: The default scale of guidance; 1 means none.
+        default_seconds: The default length of a clip, in s.
+        max_seconds: The longest clip in s; None means what the pipeline's configuration says.
+        extra: Additional arguments of the pipeline call, as (name, value).
+        each: Additional arguments that take a list, as (name, the value for every prompt).
+        negative: Whether the unconditional branch can take a negative prompt.
+        encode: Makes the arguments that replace prompts, from the pipeline, the prompts, whether there is guidance, and the
+            negative prompt; None passes the prompts themselves.
+        rate: The component whose config has the sampling rate.
+        audio: Turns latents into waveforms [rows, channels, samples], from the pipeline and the latents.
+        stream: Tells which text encoder a site reads, from its path and the denoiser's config; None if there is only one.
+        fixed_length: Whether latents have one length, whatever the duration.
+        packed_by: The component that packs the condition and returns (states, mask), if the pipeline drops the mask.
+        prepare: Makes a loaded pipeline run as its authors intended.
+        scorer: The name of the default scorer.
+        paper: Settings of TADA's localization, as (name, value), if it used the model.
+
+    Example:
+        >>> mine = audioscope.Adapter("MyPipeline", "transformer", ("uncond", "cond"), ("states", "mask"), seconds="duration")
+        >>> mine.rows(2, guidance=7.0)
+        {'uncond': range(0, 2), 'cond': range(2, 4)}
     """
 
-    pipeline: str  # class name
-    denoiser: str  # component that holds the attention sites
-    branches: tuple[str, ...]  # order in which guidance stacks its halves; ("cond",) if the model has none
-    text: tuple[str, ...]  # arguments of a cross-attention site that carry the text and its mask
-    seconds: str  # the pipeline's argument for the duration in seconds
-    count: str = "num_waveforms_per_prompt"  # its argument for clips per prompt, "" if none; always 1: rows are prompts
-    leading_tokens: int | str = 0  # tokens before the time tokens (memory, duration): a number, or a key of the denoiser's config
-    steps: int = 50  # the defaults of a generation
+    pipeline: str
+    denoiser: str
+    branches: tuple[str, ...]
+    text: tuple[str, ...]
+    seconds: str
+    count: str = "num_waveforms_per_prompt"
+    leading_tokens: int | str = 0
+    steps: int = 50
     guidance: float = 1.0
     default_seconds: float = 10.0
     max_seconds: float | None = None
-    extra: tuple[tuple[str, Any], ...] = ()  # additional arguments of the pipeline call
-    each: tuple[tuple[str, Any], ...] = ()  # additional arguments that take a list: the value for every prompt
-    negative: bool = True  # whether the unconditional branch can take a negative prompt
-    encode: Callable[[Any, Sequence[str], bool, str | None], dict[str, Tensor]] | None = None  # arguments instead of prompts
-    rate: str = "vae"  # component whose config has the sampling rate
-    audio: Callable[[Any, Tensor], Tensor] = _stable_audio  # latents to waveforms [rows, channels, samples]
-    stream: Callable[[str, Any], str] | None = None  # which text encoder a site reads, from its path and the denoiser's config
-    fixed_length: bool = False  # latents have one length, whatever the duration
-    packed_by: str = ""  # component that packs the condition and returns (states, mask), if the pipeline drops the mask
-    prepare: Callable[[Any], None] = lambda pipe: None  # makes a loaded pipeline run as its authors intended
-    scorer: str = "clap"  # default scorer
-    paper: tuple[tuple[str, Any], ...] = ()  # settings of TADA's localization, if it used the model
+    extra: tuple[tuple[str, Any], ...] = ()
+    each: tuple[tuple[str, Any], ...] = ()
+    negative: bool = True
+    encode: Callable[[Any, Sequence[str], bool, str | None], dict[str, Tensor]] | None = None
+    rate: str = "vae"
+    audio: Callable[[Any, Tensor], Tensor] = _stable_audio
+    stream: Callable[[str, Any], str] | None = None
+    fixed_length: bool = False
+    packed_by: str = ""
+    prepare: Callable[[Any], None] = lambda pipe: None
+    scorer: str = "clap"
+    paper: tuple[tuple[str, Any], ...] = ()
 
     @property
     def is_tiny(self) -> bool:
@@ -109,24 +140,53 @@ class Adapter:
         return self.scorer == "listener"
 
     def rows(self, count: int, guidance: float) -> dict[str, range]:
-        """The rows of each guidance branch in a denoiser call for `count` prompts."""
+        """Tell which rows of a denoiser call belong to each guidance branch.
+
+        Args:
+            count: The number of prompts.
+            guidance: The scale of guidance; at most 1 means there is only "cond".
+
+        Returns:
+            The rows of each branch, by its name.
+        """
         if guidance <= 1.0:
             return {"cond": range(count)}
         return {name: range(i * count, (i + 1) * count) for i, name in enumerate(self.branches)}
 
     def leading(self, denoiser: Any) -> int:
-        """The number of leading tokens of a site's output that are not time (memory, duration)."""
+        """Count the leading tokens of a site's output that are not time (memory, duration).
+
+        Args:
+            denoiser: The pipeline's denoiser, whose config may say it.
+
+        Returns:
+            Their number.
+        """
         return self.leading_tokens if isinstance(self.leading_tokens, int) else int(denoiser.config[self.leading_tokens])
 
     def max_duration(self, pipe: Any) -> float | None:
-        """The longest clip that the pipeline makes, in seconds; None if neither its configuration nor the adapter says."""
+        """Find the longest clip that the pipeline makes.
+
+        Args:
+            pipe: The pipeline.
+
+        Returns:
+            Its length in s; None if neither the pipeline's configuration nor the adapter says.
+        """
         if self.max_seconds is not None:
             return self.max_seconds
         longest, hop = getattr(getattr(pipe, self.denoiser).config, "sample_size", None), getattr(pipe.vae, "hop_length", None)
         return None if longest is None or hop is None else longest * hop / self.sampling_rate(pipe)
 
     def sampling_rate(self, pipe: Any) -> int:
-        """The sampling rate of the pipeline's audio, Hz."""
+        """Read the sampling rate of the pipeline's audio.
+
+        Args:
+            pipe: The pipeline.
+
+        Returns:
+            The rate in Hz.
+        """
         return int(getattr(pipe, self.rate).config.sampling_rate)
 
 

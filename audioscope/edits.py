@@ -104,7 +104,24 @@ class Copying(Edit):
 class PatchText(Copying):
     """Give one layer the text of another prompt: its text states and mask enter the site, all else stays (TADA, eq. 2).
 
-    Only cross-attention sites have text to swap; others raise ValueError when the run begins.
+    Args:
+        sites: Cross-attention sites, which alone have text to swap: "cross", a module path, the number of a layer, a Site, or a
+            list of these; others raise ValueError when the run begins.
+        prompt: The other prompt. It runs unedited in the same batch, from the same seed.
+        steps: Half-open window of denoising steps (first, last + 1); None means every step.
+        branch: The part of classifier-free guidance to change: "both", "cond" or "uncond"; without guidance there is only "cond".
+
+    Raises:
+        ValueError: The branch is unknown, or `steps` is not such a window.
+
+    Example:
+        >>> fast, slow = "a fast song with violin", "a slow song with violin"
+        >>> patches = audioscope.PatchText("cross", fast), audioscope.PatchText(5, fast)
+        >>> rows = [audioscope.Row(fast, 0), *(audioscope.Row(slow, 0, (patch,)) for patch in patches)]
+        >>> goal, everywhere, layer_5 = model.run(rows, decode=False, steps=2).latents
+        >>> bool((everywhere - goal).abs().max() < 1e-3), bool((layer_5 - goal).abs().max() < 1e-3)
+        (True, False)
+        >>> clip = model.generate(slow, edits=patches[1], steps=2)
     """
 
     target: ClassVar[Literal["text", "output"]] = "text"
@@ -112,12 +129,43 @@ class PatchText(Copying):
 
 @dataclass(frozen=True)
 class PatchOutput(Copying):
-    """Replace a site's output with its output, at the same step and seed, in an unedited run of another prompt."""
+    """Replace a site's output with its output, at the same step and seed, in an unedited run of another prompt.
+
+    Args:
+        sites: A kind ("cross", "self", "all"), a module path, the number of a cross-attention layer, a Site, or a list of these;
+            None means all.
+        prompt: The other prompt. It runs unedited in the same batch, from the same seed.
+        steps: Half-open window of denoising steps (first, last + 1); None means every step.
+        branch: The part of classifier-free guidance to change: "both", "cond" or "uncond"; without guidance there is only "cond".
+
+    Raises:
+        ValueError: The branch is unknown, or `steps` is not such a window.
+
+    Example:
+        >>> patch = audioscope.PatchOutput([0, 1], "a fast song with violin", steps=(0, 1))
+        >>> clip = model.generate("a slow song with violin", edits=patch, steps=2)
+    """
 
 
 @dataclass(frozen=True)
 class Ablate(Edit):
-    """Remove a site's contribution: its output becomes zero, or its mean over the row's tokens."""
+    """Remove a site's contribution: its output becomes zero, or its mean over the row's tokens.
+
+    Args:
+        sites: A kind ("cross", "self", "all"), a module path, the number of a cross-attention layer, a Site, or a list of these;
+            None means all.
+        to: "zero" or "mean".
+        steps: Half-open window of denoising steps (first, last + 1); None means every step.
+        branch: The part of classifier-free guidance to change: "both", "cond" or "uncond"; without guidance there is only "cond".
+
+    Raises:
+        ValueError: `to` or the branch is unknown, or `steps` is not such a window.
+
+    Example:
+        >>> _, after = model.generate_with_activations("a song with violin", 6, edits=audioscope.Ablate(6), steps=2)
+        >>> after[6].abs().max().item()
+        0.0
+    """
 
     to: Literal["zero", "mean"] = "zero"
 
@@ -132,10 +180,25 @@ class Ablate(Edit):
 
 @dataclass(frozen=True)
 class BlendText(Copying):
-    """Move a site's text states toward another prompt's: own + amount * (other - own), token by token.
+    """Move a site's text states toward another prompt's: `own + amount * (other - own)`, token by token.
 
     At amount 0 nothing changes; beyond 1, the blend goes past the other prompt. Where either prompt has a token, the blend has
     one. This is the text-embedding interpolation that TADA compares with.
+
+    Args:
+        sites: Cross-attention sites, which alone have text to blend: "cross", a module path, the number of a layer, a Site, or a
+            list of these; others raise ValueError when the run begins.
+        prompt: The other prompt. It runs unedited in the same batch, from the same seed.
+        amount: How far to move.
+        steps: Half-open window of denoising steps (first, last + 1); None means every step.
+        branch: The part of classifier-free guidance to change: "both", "cond" or "uncond"; without guidance there is only "cond".
+
+    Raises:
+        ValueError: The branch is unknown, or `steps` is not such a window.
+
+    Example:
+        >>> halfway = audioscope.BlendText("cross", "a fast song with violin", amount=0.5)
+        >>> clip = model.generate("a slow song with violin", edits=halfway, steps=2)
     """
 
     amount: float = 1.0
@@ -158,12 +221,28 @@ class BlendText(Copying):
 class Apply(Edit):
     """Change a site's output by a function of your own: `fn(output, here)` returns the new output, both float [tokens, width].
 
-    `fn` is called once per step for each row and branch that the edit acts on; `here` holds the site, the noise level and how the
-    tokens map to time (`Here`). Raises ValueError if the function returns another shape.
-
     For what no edit can do, use nnsight itself on `model.denoiser`: `notebooks/02_look_inside` traces it by hand.
 
-    >>> half = audioscope.Apply("cross", lambda output, here: output / 2, steps=(0, 3))
+    Args:
+        sites: A kind ("cross", "self", "all"), a module path, the number of a cross-attention layer, a Site, or a list of these;
+            None means all.
+        fn: Called once per step for each row and branch that the edit acts on. `here.site` and `here.sigma` are the site and the
+            noise level; the first `here.leading` tokens are not time (memory, duration), and the others cover `here.seconds`
+            evenly and in order. ValueError is raised if the function returns another shape.
+        steps: Half-open window of denoising steps (first, last + 1); None means every step.
+        branch: The part of classifier-free guidance to change: "both", "cond" or "uncond"; without guidance there is only "cond".
+
+    Raises:
+        TypeError: `fn` is not a function.
+        ValueError: The branch is unknown, or `steps` is not such a window.
+
+    Example:
+        >>> half = audioscope.Apply("cross", lambda output, here: output / 2, steps=(0, 3))
+        >>> def double_while_noisy(output, here):
+        ...     return output * 2 if here.sigma > 0.8 else output
+        >>> double = audioscope.Apply(6, double_while_noisy, branch="cond")
+        >>> model.generate("a song with violin", edits=[half, double], steps=3).samples.shape
+        (1, 65536)
     """
 
     fn: Callable[[Tensor, Here], Tensor]

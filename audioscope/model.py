@@ -39,10 +39,22 @@ _STEERING: ContextVar[tuple[tuple[int, Edit], ...]] = ContextVar("steering", def
 
 @dataclass(frozen=True)
 class Activations:
-    """The outputs of sites during one generation: `values[path]` is float32 [steps, width] (pooled) or [steps, tokens, width].
+    """The outputs of sites during one generation, as `Model.activations` reads them.
 
-    Index by path, site or number of a cross-attention layer: `activations[6]`. sigmas: float32 [steps], the noise levels that
-    were read. norms[path]: float32 [steps], the mean L2 norm of the tokens. sites: the sites that were read.
+    Index by path, site or number of a cross-attention layer: `activations[6]`.
+
+    Args:
+        prompt: The text of the generation.
+        seed: Its seed.
+        sigmas: The noise levels that were read, float32 [steps].
+        values: By site path, float32 [steps, width] (pooled) or [steps, tokens, width].
+        norms: By site path, the mean L2 norm of the tokens, float32 [steps].
+        sites: The sites that were read.
+
+    Example:
+        >>> activations = model.activations("a song with violin", [5, 6], steps=2)
+        >>> activations[6].shape, [site.layer for site in activations.sites]
+        (torch.Size([2, 128]), [5, 6])
     """
 
     prompt: str
@@ -57,7 +69,11 @@ class Activations:
         return self.values[Sites(self.sites)[site.path if isinstance(site, Site) else site].path]
 
     def to_frame(self) -> pd.DataFrame:
-        """One row per site and step: path, kind, layer, step (its index among those read), sigma and norm."""
+        """List the noise level and the norm at every site and step.
+
+        Returns:
+            One row per site and step with the columns path, kind, layer, step (its index among those read), sigma and norm.
+        """
         return pd.DataFrame([
             {"path": s.path, "kind": s.kind, "layer": s.layer, "step": step, "sigma": float(sigma), "norm": float(norm)}
             for s in self.sites for step, (sigma, norm) in enumerate(zip(self.sigmas, self.norms[s.path], strict=True))
@@ -86,7 +102,27 @@ def _warn_of_failed(edits: Iterable[Edit], sigmas: Sequence[float]) -> None:
 
 
 class Model:
-    """A diffusers text-to-audio pipeline, its adapter and its attention sites."""
+    """A diffusers text-to-audio pipeline, its adapter and its attention sites.
+
+    `audioscope.load` makes one from a folder or a name. `model.sites` lists the attention modules, `model.denoiser` is the module
+    that holds them, and `model.pipe` is the pipeline.
+
+    Args:
+        pipe: The pipeline, loaded.
+        name: What the model is called in results and messages.
+        adapter: Describes the pipeline; None means the one that audioscope has for its class.
+
+    Raises:
+        ValueError: audioscope has no adapter for the pipeline's class or cannot analyze it, the pipeline has no attention
+            modules, or the adapter does not fit what the pipeline does in two steps.
+
+    Example:
+        >>> model
+        Model('tiny': StableAudio3Pipeline, 12 cross and 12 self-attention sites, 16000 Hz, 10 steps, guidance 3)
+        >>> clip = model.generate("a fast song with violin", steps=2)
+        >>> model.activations("a fast song with violin", sites=6, steps=2)[6].shape
+        torch.Size([2, 128])
+    """
 
     def __init__(self, pipe: DiffusionPipeline, name: str, adapter: Adapter | None = None):
         self.pipe, self.name = pipe, name
@@ -113,7 +149,7 @@ class Model:
 
     @property
     def fingerprint(self) -> str:
-        """A short hash of samples of all weights of the pipeline: denoiser, text encoder, codec."""
+        """A short hash of samples of all weights of the pipeline (denoiser, text encoder, codec)."""
         return fingerprint(*(part for _, part in sorted(self.pipe.components.items()) if isinstance(part, nn.Module)))
 
     @property
@@ -131,7 +167,24 @@ class Model:
         seconds: float | None = None,
         negative_prompt: str | None = None,
     ) -> Sampling:
-        """How a clip is generated, with this model's defaults filled in. Raises ValueError for a value out of range."""
+        """Fill in this model's defaults for how a clip is generated; warns if a negative prompt has no effect.
+
+        Args:
+            steps: The number of denoising steps.
+            guidance: The scale of classifier-free guidance, at least 0 and less than 100; 1 or less means none.
+            seconds: The length of a clip in s.
+            negative_prompt: The prompt of the unconditional branch, which is otherwise empty.
+
+        Returns:
+            The complete settings, which unpack into keywords (`**sampling`).
+
+        Raises:
+            ValueError: A value is out of range, or the model has no guidance or takes no negative prompt.
+
+        Example:
+            >>> model.sampling(steps=4)
+            Sampling(steps=4, guidance=3.0, seconds=4.096, negative_prompt=None)
+        """
         steps = self.adapter.steps if steps is None else whole("steps", steps, 1)
         guidance = self.adapter.guidance if guidance is None else real("guidance", guidance)
         longest = self.adapter.max_duration(self.pipe)
@@ -155,11 +208,25 @@ class Model:
         return Sampling(steps, guidance, seconds, negative_prompt)
 
     def check_seed(self, seed: int) -> None:
-        """Raise ValueError for a seed that is not a whole number, or is out of range."""
+        """Raise ValueError for a seed that is not a whole number, or is out of range.
+
+        Args:
+            seed: The seed, 0 to 2^63 - 1.
+
+        Raises:
+            ValueError: It is not such a number.
+        """
         whole("seed", seed, 0, 2**63 - 1)
 
     def check_prompt(self, prompt: str) -> None:
-        """Raise ValueError for an empty prompt, and warn about words that the tokenizer does not know."""
+        """Raise ValueError for an empty prompt, and warn about words that the tokenizer does not know.
+
+        Args:
+            prompt: The text.
+
+        Raises:
+            ValueError: It is empty, or not a text.
+        """
         if not isinstance(prompt, str) or not prompt.strip():
             raise ValueError(f"prompt is {prompt!r}, expected a text such as 'a slow sad song with violin'.")
         if unknown := self.unknown_words(prompt):
@@ -168,7 +235,18 @@ class Model:
             )
 
     def unknown_words(self, prompt: str) -> list[str]:
-        """The words of a prompt that the tokenizer does not know; empty for a tokenizer that can spell any word."""
+        """Find the words of a prompt that the tokenizer does not know, and whose meaning the model cannot know either.
+
+        Args:
+            prompt: The text.
+
+        Returns:
+            The words; empty for a tokenizer that can spell any word.
+
+        Example:
+            >>> model.unknown_words("a fast polka with violin")
+            ['polka']
+        """
         unknown = getattr(self._words, "unk_token_id", None)
         words = dict.fromkeys(prompt.replace(",", " ").split())
         return [] if unknown is None else [word for word in words if unknown in self._words(word).input_ids]
@@ -188,9 +266,39 @@ class Model:
         on_step: Callable[[int], None] | None = None,
         **sampling: Unpack[SamplingKeywords],
     ) -> tracing.Run:
-        """Run one batch of rows through the pipeline; see `audioscope.tracing.run`.
+        """Run one batch of rows, each with a prompt, a seed and edits of its own, through the pipeline; threads take turns.
 
-        Threads take turns. Raises ValueError for a steering vector of another model.
+        Rows that patches copy from are run as well if they are missing, but not returned.
+
+        Args:
+            rows: The variants to generate.
+            read: Which outputs of sites to record; None means none.
+            decode: Whether to decode latents to audio.
+            latents: Starting noise of all rows, missing ones included, instead of what each seed draws.
+            on_step: Called with the number of each step before that step, and with `steps` before decoding, to show progress; an
+                exception in it ends the run.
+            **sampling: `steps`, `guidance`, `seconds`, `negative_prompt`; the model's defaults if omitted.
+
+        Returns:
+            The results of all rows, with these attributes.
+
+            - `audio`: float32 [rows, channels, samples], None if not decoded; `latents`: what it is decoded from.
+            - `reads`: by site path, float32 [rows, steps, width] when pooled, else [rows, steps, tokens, width].
+            - `norms`: by site path, the mean L2 norm of the tokens that were read, float32 [rows, steps].
+            - `sigmas`, `log_snr`: the noise levels of all denoising steps, and the log of the signal's power over the noise's
+              there (-infinity for noise alone), float32 [steps].
+            - `finite`: False for a row that has NaN or infinite values, bool [rows].
+
+        Raises:
+            ValueError: An edit was made for another model or cannot act at its site, or its steps, its branch or the sampling do
+                not fit.
+            RuntimeError: It is called from inside a generation, such as by the function of `Apply`.
+
+        Example:
+            >>> plain = audioscope.Row("a song with violin", seed=0)
+            >>> edited = audioscope.Row("a song with violin", seed=0, edits=(audioscope.Ablate(6),))
+            >>> model.run([plain, edited], steps=2).audio.shape
+            torch.Size([2, 1, 65536])
         """
         return self._run(self._steered(rows), read, decode, latents, on_step, self.sampling(**sampling))
 
@@ -221,14 +329,42 @@ class Model:
     def run_in_batches(
         self, rows: Sequence[tracing.Row], batch_size: int | None = None, **sampling: Unpack[SamplingKeywords]
     ) -> tracing.Run:
-        """`run` with at most `batch_size` rows at a time (None: all at once); the audio is concatenated, with NaN as silence."""
+        """Run any number of rows in batches and concatenate the audio, with NaN as silence.
+
+        Args:
+            rows: The variants to generate.
+            batch_size: The largest number of rows at a time; None means all at once.
+            **sampling: `steps`, `guidance`, `seconds`, `negative_prompt`; the model's defaults if omitted.
+
+        Returns:
+            The results as `run` returns them; audio, latents and finite are of all rows, the rest of the first batch.
+
+        Raises:
+            ValueError: As for `run`.
+        """
         runs = [self.run(part, **sampling) for part in batches(rows, len(rows) if batch_size is None else batch_size)]
         audio = torch.nan_to_num(torch.cat([run.audio for run in runs if run.audio is not None]))
         latents, finite = torch.cat([run.latents for run in runs]), torch.cat([run.finite for run in runs])
         return replace(runs[0], latents=latents, audio=audio, finite=finite)
 
     def clips(self, rows: Sequence[tracing.Row], **keywords: Any) -> list[Clip]:
-        """Run one batch of rows and return clips; keywords as for `run`. Raises FloatingPointError if the model produces NaN."""
+        """Run one batch of rows and return clips, with each row's prompt and seed.
+
+        Args:
+            rows: The variants to generate.
+            **keywords: Those of `run`.
+
+        Returns:
+            One clip per row.
+
+        Raises:
+            FloatingPointError: The model produces NaN or infinity.
+
+        Example:
+            >>> rows = [audioscope.Row("a song with violin", seed) for seed in (0, 1)]
+            >>> [clip.seed for clip in model.clips(rows, steps=2)]
+            [0, 1]
+        """
         return self._clips(rows, self.run(rows, **keywords))
 
     def _check_finite(self, rows: Sequence[tracing.Row], run: tracing.Run) -> None:
@@ -244,13 +380,27 @@ class Model:
         return [Clip(wave.numpy(), self.rate, row.prompt, row.seed, self.name) for wave, row in zip(run.audio, rows, strict=True)]
 
     def check_edits(self, edits: Collection[Edit]) -> None:
-        """Raise ValueError for an edit that was not made for this model, such as a vector or an SAE of another model."""
+        """Raise ValueError for an edit that was not made for this model, such as a vector or an SAE of another model.
+
+        Args:
+            edits: The edits to check.
+
+        Raises:
+            ValueError: One of them belongs to another model, or acts at a site that its vector does not have.
+        """
         mine = self.fingerprint if edits else ""
         for edit in edits:
             edit.check(self.name, mine, self.sites)
 
     def check_unsteered(self, what: str) -> None:
-        """Raise ValueError inside a `steer` block: results from there would be stored as if they were unsteered."""
+        """Raise ValueError inside a `steer` block, where results would be stored as if they were unsteered.
+
+        Args:
+            what: What was about to begin, for the message, such as "a sweep".
+
+        Raises:
+            ValueError: The model is being steered.
+        """
         if self.steering:
             raise ValueError(f"The model is being steered (`with model.steer(...)`): {what} must begin outside that block.")
 
@@ -261,11 +411,27 @@ class Model:
 
     @contextmanager
     def steer(self, vector: Steerable, strength: float = 1.0, **keywords: Any) -> Iterator[Model]:
-        """Steer everything that this thread (or task) generates inside the block: `with model.steer(vector, 1.5): model.generate(...)`.
+        """Steer everything that this thread (or task) generates inside the block: `with model.steer(vector, 1.5): ...`.
 
-        strength: in units of the mean norm of a site's output. keywords: those of `audioscope.AddVector` (mode, steps, branch,
-        seconds). Blocks can be nested; nothing acts after the block, even if it raises. Raises ValueError for a vector of
-        another model.
+        Blocks can be nested; nothing acts after the block, even if it raises.
+
+        Args:
+            vector: A steering vector of this model.
+            strength: In units of the mean norm of a site's output; negative values steer away.
+            **keywords: Those of `AddVector` (mode, steps, branch, seconds, sites).
+
+        Yields:
+            The model.
+
+        Raises:
+            ValueError: The vector was made from another model.
+            TypeError: `vector` is something else.
+
+        Example:
+            >>> with model.steer(audioscope.datasets.vector("fast"), 1.5):
+            ...     faster = model.generate("a song with violin", steps=2)
+            >>> bool((faster.samples == model.generate("a song with violin", steps=2).samples).all())
+            False
         """
         if not hasattr(vector, "edit"):
             raise TypeError(f"vector is {vector!r}, expected a SteeringVector; pass edits to generate(..., edits=...).")
@@ -294,9 +460,30 @@ class Model:
     ) -> Clip | list[Clip]:
         """Make music from text, with optional edits at sites; the same prompt and seed give the same clip.
 
-        prompt, seed: one, or a list (then a list of clips is returned); one seed serves all prompts.
-        sampling: `steps`, `guidance`, `seconds`, `negative_prompt`; the model's defaults if omitted. edits: act on every prompt.
-        Raises ValueError for input out of range and FloatingPointError if the model produces NaN.
+        Between batches of different sizes, clips differ by rounding.
+
+        Args:
+            prompt: One text, or a list.
+            seed: One number, which serves all prompts, or one for each prompt.
+            edits: Act on every prompt.
+            progress: Whether to show a progress bar; None shows it for more than 32 prompts.
+            **sampling: `steps`, `guidance`, `seconds`, `negative_prompt`; the model's defaults if omitted.
+
+        Returns:
+            A clip, or a list of clips for a list of prompts.
+
+        Raises:
+            ValueError: Input is out of range, or an edit does not fit this model.
+            TypeError: `edits` contains something else.
+            FloatingPointError: The model produces NaN or infinity.
+
+        Example:
+            >>> clip = model.generate("a fast song with violin", seed=3, steps=2)
+            >>> clip.samples.shape, clip.rate
+            ((1, 65536), 16000)
+            >>> without = model.generate(["a fast song", "a slow song"], edits=audioscope.Ablate([5, 6]), steps=2)
+            >>> [each.prompt for each in without]
+            ['a fast song', 'a slow song']
         """
         settings, chosen = self.sampling(**sampling), as_edits(edits)
         prompts, seeds = self._texts(prompt, chosen), self._seeds(seed)
@@ -318,10 +505,26 @@ class Model:
         strength: float = 0.0,
         **sampling: Unpack[SamplingKeywords],
     ) -> Any:
-        """A widget for JupyterLab: type a prompt or move a strength slider, and the model answers.
+        """Open a widget for JupyterLab: type a prompt or move a strength slider, and the model answers.
 
-        vectors: what the slider steers with, one or several by name; None is the shipped ones of `tiny`. sampling: as for
-        `generate`; fewer steps respond sooner. The first clip is made before this returns. Raises what `generate` raises.
+        Fewer steps respond sooner. The first clip is made before this returns.
+
+        Args:
+            prompt: The first prompt.
+            seed: The first seed.
+            vectors: What the slider steers with, one or several by name; None means the shipped ones of `tiny`.
+            strength: Where the slider begins, in units of the mean norm of a site's output.
+            **sampling: `steps`, `guidance`, `seconds`, `negative_prompt`; the model's defaults if omitted.
+
+        Returns:
+            The widget.
+
+        Raises:
+            ValueError: Input is out of range, as for `generate`.
+
+        Example:
+            >>> model.play("a slow song with violin", steps=2)
+            Playground(tiny: 'a slow song with violin', seed 0, ...)
         """
         if vectors is not None and not isinstance(vectors, Mapping):
             vectors = {str(vectors.metadata.get("concept", "vector")): vectors}
@@ -345,13 +548,38 @@ class Model:
         batch_size: int = BATCH,
         **sampling: Unpack[SamplingKeywords],
     ) -> Activations | Iterator[Activations]:
-        """Read the outputs of `sites` while prompts are generated.
+        """Read the outputs of sites while prompts are generated.
 
-        One string gives its Activations. A list gives those of each prompt and seed, one at a time: they are yielded as batches
+        One string gives its activations. A list gives those of each prompt and seed, one at a time: they are yielded as batches
         finish, so memory does not grow with the number of prompts.
 
-        seeds: one, or several for each prompt of a list. at_steps: the denoising steps to read (None: all). pool: average over
-        time tokens (memory and duration tokens left out) instead of keeping them.
+        Args:
+            prompts: One text, or a list.
+            sites: A kind ("cross", "self", "all"), a module path, the number of a cross-attention layer, a Site, or a list of
+                these; None means all.
+            seeds: One, or several for each prompt of a list.
+            at_steps: The denoising steps to read, one or several; None means all.
+            pool: Whether to average over time tokens instead of keeping them; memory and duration tokens are left out.
+            branch: The guidance branch to read, "cond" or "uncond".
+            edits: Act on every prompt.
+            batch_size: The largest number of rows at a time.
+            **sampling: `steps`, `guidance`, `seconds`, `negative_prompt`; the model's defaults if omitted.
+
+        Returns:
+            The `Activations` of one prompt, or an iterator over those of a list, all seeds of the first prompt before the next.
+
+        Raises:
+            ValueError: Input is out of range, or several seeds are given for one string.
+            UnknownName: The model does not have a site.
+            FloatingPointError: The model produces NaN or infinity.
+
+        Example:
+            >>> activations = model.activations("a song with violin", sites="cross", steps=2)
+            >>> len(activations.sites), activations[6].shape
+            (12, torch.Size([2, 128]))
+            >>> found = model.activations(["a fast song", "a slow song"], 6, seeds=[0, 1], at_steps=0, steps=2)
+            >>> [(each.prompt, each.seed) for each in found]
+            [('a fast song', 0), ('a fast song', 1), ('a slow song', 0), ('a slow song', 1)]
         """
         how, chosen, several = self.sampling(**sampling), as_edits(edits), self._seeds(seeds)
         if isinstance(prompts, str) and len(several) != 1:
@@ -380,9 +608,31 @@ class Model:
         edits: Edit | Sequence[Edit] = (),
         **sampling: Unpack[SamplingKeywords],
     ) -> tuple[Clip, Activations]:
-        """Generate a clip and read the outputs of `sites` in the same run; arguments as for `activations`.
+        """Generate a clip and read the outputs of sites in the same run.
 
-        >>> clip, activations = audioscope.load("tiny").generate_with_activations("a jazz song", sites=6)
+        Args:
+            prompt: The text.
+            sites: A kind ("cross", "self", "all"), a module path, the number of a cross-attention layer, a Site, or a list of
+                these; None means all.
+            seed: The seed of the starting noise.
+            at_steps: The denoising steps to read, one or several; None means all.
+            pool: Whether to average over time tokens instead of keeping them; memory and duration tokens are left out.
+            branch: The guidance branch to read, "cond" or "uncond".
+            edits: Act on every prompt.
+            **sampling: `steps`, `guidance`, `seconds`, `negative_prompt`; the model's defaults if omitted.
+
+        Returns:
+            The clip and its `Activations`.
+
+        Raises:
+            ValueError: Input is out of range.
+            UnknownName: The model does not have a site.
+            FloatingPointError: The model produces NaN or infinity.
+
+        Example:
+            >>> clip, activations = model.generate_with_activations("a jazz song", sites=6, steps=2)
+            >>> clip.seconds, activations[6].shape
+            (4.096, torch.Size([2, 128]))
         """
         how, chosen = self.sampling(**sampling), as_edits(edits)
         self._texts(prompt, chosen)
@@ -443,9 +693,26 @@ def load(
 ) -> Model:
     """Load a model: "tiny" (it ships with audioscope), a local diffusers folder, or a name on the Hugging Face Hub.
 
-    device: if None, "cuda" if there is one, else "cpu". dtype: float32 if None. keywords go to
-    `DiffusionPipeline.from_pretrained`. Raises FileNotFoundError for a folder that is not a pipeline, ConnectionError for a hub
-    name that cannot be fetched, ValueError for a damaged folder or a pipeline without an adapter.
+    Args:
+        name: "tiny", a folder, or "owner/model".
+        device: Such as "cuda"; None means "cuda" if there is one, else "cpu".
+        dtype: The type of the weights; None means float32.
+        adapter: Describes the pipeline; None means the one that audioscope has for its class.
+        **keywords: Those of `DiffusionPipeline.from_pretrained`.
+
+    Returns:
+        The model, ready to generate.
+
+    Raises:
+        FileNotFoundError: The folder does not exist, or is not a pipeline.
+        ConnectionError: The name cannot be fetched from the hub.
+        ValueError: The folder is damaged, or the pipeline has no adapter or cannot be analyzed by layer.
+
+    Example:
+        >>> tiny = audioscope.load("tiny", device="cpu")
+        >>> len(tiny.sites.cross), tiny.rate
+        (12, 16000)
+        >>> audioscope.load("stabilityai/stable-audio-open-1.0")  # doctest: +SKIP
     """
     device = default_device(device)
     source, local = _source(name)

@@ -68,7 +68,19 @@ class Sampling:
 
 @dataclass(frozen=True)
 class Row:
-    """One variant in a batch: a prompt, a seed, and the edits that act on this row alone."""
+    """One variant in a batch: a prompt, a seed, and the edits that act on this row alone.
+
+    Args:
+        prompt: The text.
+        seed: The seed of the starting noise.
+        edits: What is changed, in this order.
+
+    Example:
+        >>> prompt, edits = "a song with violin", [audioscope.Ablate(layer) for layer in range(3)]
+        >>> rows = [audioscope.Row(prompt, seed=0), *(audioscope.Row(prompt, 0, (edit,)) for edit in edits)]
+        >>> len(model.clips(rows, steps=2))
+        4
+    """
 
     prompt: str
     seed: int
@@ -77,7 +89,20 @@ class Row:
 
 @dataclass(frozen=True)
 class Read:
-    """What to record: the output of `sites` at `steps` (None: every step), averaged over time tokens or token by token."""
+    """What to record in `Model.run`: the outputs of sites, averaged over time tokens or token by token.
+
+    Args:
+        sites: The sites, such as `model.sites.select` returns.
+        steps: The denoising steps, increasing; None means every step.
+        pool: Whether to average over time tokens. Memory and duration tokens are left out either way.
+        branch: The guidance branch, "cond" or "uncond".
+
+    Example:
+        >>> read = audioscope.Read(model.sites.select([5, 6]), steps=(0,), pool=False)
+        >>> run = model.run([audioscope.Row("a song with violin", 0)], read=read, decode=False, steps=2)
+        >>> [values.shape[:2] for values in run.reads.values()]  # rows and steps; tokens and width follow
+        [torch.Size([1, 1]), torch.Size([1, 1])]
+    """
 
     sites: tuple[Site, ...]
     steps: tuple[int, ...] | None = None

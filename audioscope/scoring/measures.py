@@ -61,13 +61,36 @@ def level(audio: Tensor) -> np.ndarray:
 
 
 def measure(audio: Tensor, rate: int) -> pd.DataFrame:
-    """One row per clip: tempo in BPM, onsets per second, key, mode, register, centroid in Hz, loudness in LUFS (ITU-R BS.1770).
+    """Measure tempo, onsets, key, mode, register, brightness and loudness of each clip, without any trained weights.
 
-    tempo and onsets come from spectral flux. tempo is the strongest beat between 55 and 195 BPM, with none preferred, so it
-    may be twice or half of what you would tap; NaN for fewer than two onsets. mode: correlation with the best major key's profile
-    minus that with the best minor key's, positive for major. key: the best of all 24, such as "C" or "A minor". register: the
-    mean pitch of the energy between 60 and 2,000 Hz, as a MIDI note number (60 is middle C). All but loudness are NaN (key "")
-    for a silent clip; loudness is NaN for clips that are silent or shorter than its .4 s window.
+    Tempo and onsets come from spectral flux. All but loudness are NaN (key "") for a silent clip, below -60 dB RMS.
+
+    Args:
+        audio: Audio [clips, channels, samples] float32, -1..1.
+        rate: Its sampling rate in Hz.
+
+    Returns:
+        One row per clip, with these columns.
+
+        - tempo: in BPM, the strongest beat between 55 and 195, with none preferred, so it may be twice or half of what you would
+          tap; NaN for fewer than two onsets.
+        - onsets: per second.
+        - key: the best of all 24, such as "C" or "A minor".
+        - mode: correlation with the best major key's profile minus that with the best minor key's, positive for major.
+        - register: the mean pitch of the energy between 60 and 2,000 Hz, as a MIDI note number (60 is middle C).
+        - centroid: the mean spectral centroid, in Hz.
+        - loudness: integrated, in LUFS (ITU-R BS.1770); NaN for clips that are silent or shorter than its .4 s window.
+
+    Raises:
+        ValueError: The audio does not have three axes.
+
+    Example:
+        >>> import torch
+        >>> seconds = torch.arange(4 * 16_000) / 16_000
+        >>> pulses = torch.sin(2 * torch.pi * 440 * seconds) * (seconds % 0.5 < 0.1)  # the A above middle C, at 120 BPM
+        >>> found = audioscope.scoring.measure(pulses[None, None], 16_000)
+        >>> found.round({"register": 0, "tempo": -1})[["register", "tempo"]].values.tolist()
+        [[69.0, 120.0]]
     """
     rows = []
     loud = [Clip(samples, rate).loudness for samples in audio.float().cpu().numpy()]
@@ -121,7 +144,27 @@ def _key(wave: np.ndarray, rate: int) -> tuple[str, float]:
 
 
 def chroma_similarity(audio: Tensor, other: Tensor, rate: int) -> np.ndarray:
-    """How similar each clip and its counterpart are in harmony, frame by frame: mean cosine of chroma, 0 to 1, [clips]."""
+    """Measure how similar each clip and its counterpart are in harmony, frame by frame.
+
+    Args:
+        audio: Audio [clips, channels, samples] float32, -1..1.
+        other: As many counterparts, of the same shape.
+        rate: Its sampling rate in Hz.
+
+    Returns:
+        The mean cosine of chroma over frames, 0 to 1, float [clips]; NaN if no frame is audible in both.
+
+    Raises:
+        ValueError: The audio does not have three axes.
+
+    Example:
+        >>> import torch
+        >>> seconds = torch.arange(16_000) / 16_000
+        >>> a, e = (torch.sin(2 * torch.pi * hertz * seconds)[None, None] for hertz in (440, 660))
+        >>> similarity = audioscope.scoring.chroma_similarity
+        >>> similarity(a, 0.1 * a, 16_000).round(2).tolist(), similarity(a, e, 16_000).round(2).tolist()
+        ([1.0], [0.0])
+    """
     result = []
     for one, two in zip(_mono(audio), _mono(other), strict=True):
         a, b = _chroma(one, rate), _chroma(two, rate)
@@ -137,9 +180,21 @@ def beats(audio: Tensor, rate: int) -> list[np.ndarray]:
 
 
 def beat_agreement(one: np.ndarray, other: np.ndarray) -> float:
-    """F-measure of two lists of beats within 70 ms, 0 to 1; 0 if only one has beats, NaN if neither has.
+    """Compare two lists of beats: the F-measure of those that match within 70 ms.
 
     Nothing is cut off at the start, although that is usual for long recordings.
+
+    Args:
+        one: Times of beats in s, increasing, float [beats].
+        other: The same of the other clip.
+
+    Returns:
+        A value from 0 to 1; 0 if only one has beats, NaN if neither has.
+
+    Example:
+        >>> import numpy as np
+        >>> audioscope.scoring.beat_agreement(np.array([1.0, 2.0, 3.0, 4.0]), np.array([1.02, 2.0, 3.5, 4.0]))
+        0.75
     """
     if len(one) and len(other):
         return float(mir_eval.beat.f_measure(one, other))
@@ -147,7 +202,21 @@ def beat_agreement(one: np.ndarray, other: np.ndarray) -> float:
 
 
 def faults(audio: Tensor) -> pd.DataFrame:
-    """One row per clip: level in dB RMS, silent (below -60 dB), clipped (share of samples within .1 % of full scale), dc."""
+    """Find what is technically wrong with each clip: silence, clipping, an offset.
+
+    Args:
+        audio: Audio [clips, channels, samples] float32, -1..1.
+
+    Returns:
+        One row per clip with the columns level (RMS in dB relative to full scale, at least -120), silent (below -60 dB), clipped
+        (share of samples within .1 % of full scale) and dc (the mean sample).
+
+    Example:
+        >>> import torch
+        >>> audio = torch.stack([torch.zeros(1, 16_000), torch.ones(1, 16_000)])
+        >>> audioscope.scoring.faults(audio)[["silent", "clipped"]].values.tolist()
+        [[True, 0.0], [False, 1.0]]
+    """
     flat = audio.float().flatten(1).cpu()
     decibels = level(audio)
     clipped = (flat.abs() >= 0.999).float().mean(1).numpy()

@@ -23,7 +23,15 @@ from audioscope.store import write_whole
 
 
 def axes() -> list[str]:
-    """One name for each axis of the shipped concepts: a pair of opposites is named by its first end (female, fast, happy)."""
+    """Name each axis of the shipped concepts once: a pair of opposites goes by its first end (female, fast, happy).
+
+    Returns:
+        The names, in the order of the shipped concepts.
+
+    Example:
+        >>> audioscope.steer.axes()[:4]
+        ['female', 'fast', 'happy', 'reggae']
+    """
     found: list[str] = []
     for name, concept in shipped_concepts().items():
         if concept.opposite not in found:
@@ -42,15 +50,40 @@ def steer_all(
     name: str = "steering",
     **keywords: Any,
 ) -> pd.DataFrame:
-    """Run a sweep on every axis and write the results; resumes where it was interrupted, and returns the table.
+    """Run a sweep on every axis and write the results, to compare methods over all axes; resumes where it was interrupted.
 
-    work: folder of the sweeps, with one folder per axis.
-    out: receives steering.parquet (one row per concept, method and sites), steering_pairs.parquet (differences between methods on
-    the same prompts), steering_views.parquet (the same on another scale, price or network), steering_shuffled.parquet (how
-    similar the vector and that of shuffled labels are; for the standard methods only), steering_clips.parquet and
-    steering_settings.json, all rewritten after every axis; `name` replaces "steering" in these file names.
-    concepts: None means all axes. methods: returns what is compared, from the concept and the axis's folder; None means the
-    standard methods. keywords: those of `steering_sweep`.
+    All files in `out` are rewritten after every axis; `name` replaces "steering" in their names:
+
+    - steering.parquet: one row per concept, method and sites.
+    - steering_pairs.parquet: differences between methods on the same prompts (`compared`).
+    - steering_views.parquet: the same on another scale, price or network (`sweep_views`).
+    - steering_shuffled.parquet: how similar the vector and that of shuffled labels are; for the standard methods only.
+    - steering_clips.parquet: one row per clip.
+    - steering_settings.json: the settings of each sweep.
+
+    Args:
+        model: The model to steer.
+        out: Folder for the results.
+        work: Folder of the sweeps, with one folder per axis.
+        concepts: Names of concepts; None means all `axes`.
+        prompts: The number of neutral prompts for each axis.
+        methods: Returns what is compared, from the concept and the axis's folder; None means the standard methods.
+        name: The first part of the names of the files.
+        **keywords: Those of `steering_sweep`.
+
+    Returns:
+        The table steering.parquet, with the columns of `SteeringSweep.summary`.
+
+    Raises:
+        ValueError: Input out of range, as for `steering_sweep`.
+
+    Example:
+        >>> def methods(concept, folder):
+        ...     return [audioscope.steer.prompt_switch_method(steps=2), audioscope.steer.blend_text_method()]
+        >>> few = {"prompts": 1, "seeds": 1, "strengths": [-1, 1], "steps": 2, "progress": False}
+        >>> table = audioscope.steer.steer_all(model, "results", "sweeps", ["fast"], methods=methods, **few)
+        >>> table[["concept", "method", "sites"]].values.tolist()
+        [['fast', 'pci', 'all'], ['fast', 'text blend', 'all']]
     """
     done: list[_Found] = []
     alike: list[pd.DataFrame] = []
@@ -104,10 +137,18 @@ def _write(found: Sequence[_Found], out: str | Path, name: str) -> None:
 
 
 def sweep_views(sweep: SteeringSweep) -> dict[str, SteeringSweep]:
-    """The views of a sweep that show how far its results depend on the scale and the two networks, where available.
+    """Show how far a sweep's results depend on the scale and the two networks, in views that its data allow.
 
-    They are "clipped" (scores cut at the calibrated range), "repriced" (the price by the gain's own network) and "exchanged" (the
-    two networks trade places).
+    Args:
+        sweep: A finished sweep.
+
+    Returns:
+        Sweeps by name, where available, namely "clipped" (scores cut at the calibrated range), "repriced" (the price by the
+        gain's own network) and "exchanged" (the two networks trade places).
+
+    Example:
+        >>> list(audioscope.steer.sweep_views(audioscope.datasets.steering("fast")))
+        ['clipped', 'repriced', 'exchanged']
     """
     found = {"clipped": sweep.on("clipped")} if sweep.settings.get("calibrated") else {}
     if sweep.two_networks:
@@ -118,9 +159,22 @@ def sweep_views(sweep: SteeringSweep) -> dict[str, SteeringSweep]:
 
 
 def compared(sweep: SteeringSweep, asked: Iterable[tuple[str, str]] = PAIRS + FEATURE_PAIRS) -> pd.DataFrame:
-    """The requested differences between a sweep's areas, where it has both cells: concept, one, other, more, low, high, p, same.
+    """Tell which of two cells has the larger area, for each of the requested pairs of which the sweep has both.
 
-    same: both act at the same layers with the same vector, so their difference carries no information.
+    Args:
+        sweep: A finished sweep.
+        asked: Pairs of names, each a cell or a family of numbered cells (`SteeringSweep.family`).
+
+    Returns:
+        One row per pair with the columns concept, one, other, more (AUC of `one` minus that of `other`), low and high (its 95 %
+        interval), p (two-sided) and same (both act at the same layers with the same vector, so their difference carries no
+        information).
+
+    Example:
+        >>> sweep = audioscope.datasets.steering("fast")
+        >>> table = audioscope.steer.compared(sweep, [("caa own", "random direction own"), ("caa own", "caa random layers")])
+        >>> (table["more"] > 0).tolist()
+        [True, True]
     """
     acts = sweep.settings.get("methods", {})
 
@@ -144,10 +198,25 @@ def compared(sweep: SteeringSweep, asked: Iterable[tuple[str, str]] = PAIRS + FE
 
 
 def steerable(table: pd.DataFrame) -> pd.DataFrame:
-    """Which axes each cell steers, of all tried: `SteeringSweep.summary` of many axes, with corrected `p` and `steerable`.
+    """Judge which axes each cell steers, corrected for the number of axes that were tried.
 
-    p: the larger of p_beyond and p_rising, since both must hold, after Holm's correction over the axes of a cell. steerable: p at
-    most .05, and an AUC of at least a tenth of that of rewriting the prompt.
+    Args:
+        table: Rows of `SteeringSweep.summary` for many axes, such as `audioscope.datasets.steering_table()`.
+
+    Returns:
+        The table with these columns added or replaced.
+
+        - cell: method and sites.
+        - p: the larger of p_beyond and p_rising, since both must hold, after Holm's correction over the axes of a cell.
+        - steerable: p is at most .05, and the AUC is at least a tenth of that of rewriting the prompt; None if p is unknown.
+
+    Raises:
+        ValueError: An axis occurs twice for the same cell.
+
+    Example:
+        >>> table = audioscope.steer.steerable(audioscope.datasets.steering_table())
+        >>> table[(table["concept"] == "fast") & table["cell"].isin(["caa own", "fixed direction own"])]["steerable"].tolist()
+        [True, False]
     """
     cell = table["method"].astype(str) + " " + table["sites"].astype(str)
     if table.assign(cell=cell).duplicated(["concept", "cell"]).any():
@@ -159,7 +228,23 @@ def steerable(table: pd.DataFrame) -> pd.DataFrame:
 
 
 def counts(table: pd.DataFrame) -> pd.DataFrame:
-    """How many axes each cell steers, with an exact 95 % interval (Clopper-Pearson): cell, steers, axes, low, high, which."""
+    """Count the axes that each cell steers (`steerable`), with an exact 95 % interval (Clopper-Pearson).
+
+    Args:
+        table: Rows of `SteeringSweep.summary` for many axes, such as `audioscope.datasets.steering_table()`.
+
+    Returns:
+        One row per cell with the columns cell, steers and axes (numbers of axes), low and high (the interval of steers) and
+        which (names of the axes that it steers). Axes whose p-value is unknown are not counted.
+
+    Raises:
+        ValueError: An axis occurs twice for the same cell.
+
+    Example:
+        >>> found = audioscope.steer.counts(audioscope.datasets.steering_table()).set_index("cell")
+        >>> found.loc["fixed direction own", ["steers", "axes"]].tolist()
+        [0, 18]
+    """
     lines = []
     for cell, rows in steerable(table).groupby("cell", sort=False):
         known = rows[rows["steerable"].notna()]
@@ -171,14 +256,36 @@ def counts(table: pd.DataFrame) -> pd.DataFrame:
 
 
 def over_axes(pairs: pd.DataFrame, one: str, other: str) -> dict[str, Any]:
-    """One comparison over all axes, except where both are the same: how many differ significantly, and the overall difference.
+    """Summarize one comparison over all axes: on how many the two differ significantly, and how much they differ overall.
 
-    better, worse, tied: the number of axes that are significantly better, significantly worse, or neither, at .05 after Holm's
-    correction over the axes; better_on, worse_on name them. mean_difference, low, high: the mean over axes and its interval, with
-    axes as units. If one axis differs far more than the others, that interval cannot be trusted: median and rank_p (Wilcoxon's
-    signed-rank test) hardly depend on such an axis; `without` names the axis whose absence moves the mean most, and mean_without,
-    low_without, high_without describe the rest. ups, downs, sign_p: the sign test. Raises ValueError for a comparison that the
-    table does not have, or has twice for an axis.
+    Axes on which both are the same are left out.
+
+    Args:
+        pairs: Rows of `compared` for many axes.
+        one: The first name of a comparison in the table.
+        other: Its second name.
+
+    Returns:
+        A dictionary with these entries.
+
+        - one, other, axes: the two names, and the number of axes compared.
+        - better, worse, tied: the number of axes that are significantly better, significantly worse, or neither, at .05 after
+          Holm's correction over the axes; better_on and worse_on name them.
+        - mean_difference, low, high: the mean over axes and its 95 % interval, with axes as units.
+        - median, rank_p: the median and the p-value of Wilcoxon's signed-rank test. If one axis differs far more than the
+          others, the interval of the mean cannot be trusted; these two hardly depend on such an axis.
+        - without: the axis whose absence moves the mean most; mean_without, low_without and high_without describe the rest.
+        - ups, downs, sign_p: the sign test.
+
+    Raises:
+        ValueError: The table does not have the comparison, or has it twice for an axis.
+
+    Example:
+        >>> import pandas as pd
+        >>> pairs = pd.read_parquet(audioscope.datasets.data_folder() / "results" / "steering_pairs.parquet")
+        >>> found = audioscope.steer.over_axes(pairs, "caa own", "random direction own")
+        >>> found["axes"], found["worse"], "fast" in found["better_on"]
+        (18, 0, True)
     """
     asked = pairs[(pairs["one"] == one) & (pairs["other"] == other)]
     if asked.empty or asked["concept"].duplicated().any():

@@ -36,12 +36,29 @@ def steering_chart(
     names: Mapping[str, str] | None = None,
     ring: bool = False,
 ) -> alt.LayerChart:
-    """The concept's score over the distance from the unsteered clip, one line per cell; steering away extends to the left.
+    """Chart the concept's score over the distance from the unsteered clip, one line per cell; steering away extends to the left.
 
-    curves: `SteeringSweep.curves()`. Higher at the same distance is better. now: for a page, puts the legend below and draws a
-    ring for each row (cell, distance, score) of the data set "now", which the page moves. ring: for an explorer, draws a ring
-    that the parameters now_distance and now_score move. names: labels of cells in the legend. Raises ValueError if there is
-    nothing to draw.
+    Higher at the same distance is better. Bars show 95 % intervals, with prompts as units.
+
+    Args:
+        curves: A table such as `SteeringSweep.curves` returns.
+        concept: The concept's name, for the title and the axes.
+        opposite: The other end of its axis; "" if it has none.
+        now: For a page, puts the legend below and draws a ring for each row (cell, distance, score) of the data set "now", which
+            the page moves.
+        names: Labels of cells in the legend, by cell; None shows the cells' own names.
+        ring: For an explorer, draws a ring that the parameters now_distance and now_score move.
+
+    Returns:
+        An Altair chart. A click on a cell in the legend makes the others faint.
+
+    Raises:
+        ValueError: The table is empty, so there is nothing to draw.
+
+    Example:
+        >>> sweep = audioscope.datasets.steering("fast")
+        >>> audioscope.steer.steering_chart(sweep.curves(), "fast", "slow").title.text
+        'Steering slow ↔ fast'
     """
     if curves.empty:
         raise ValueError("The sweep has no curves yet: let it finish at least one prompt.")
@@ -107,10 +124,24 @@ def steering_chart(
 def axes_chart(
     summary: pd.DataFrame, cells: tuple[str, ...] = (str(OWN), str(ALL), str(RANDOM_DIRECTION), str(REWRITTEN))
 ) -> alt.LayerChart:
-    """How well every axis is steered, at a glance: the area under the gain within the budget, with its interval, for each cell.
+    """Chart how well every axis is steered: the area under the gain within the budget, with its interval, for each cell.
 
-    summary: rows of `SteeringSweep.summary()` for many concepts. Axes are sorted by the first cell's area. Raises ValueError if
-    no row belongs to these cells.
+    Axes are sorted by the first cell's area.
+
+    Args:
+        summary: Rows of `SteeringSweep.summary` for many concepts.
+        cells: The cells to show, by name (method and sites).
+
+    Returns:
+        An Altair chart.
+
+    Raises:
+        ValueError: No row belongs to these cells.
+
+    Example:
+        >>> chart = audioscope.steer.axes_chart(audioscope.datasets.steering_table(), cells=("caa own", "pci all"))
+        >>> chart.description
+        'AUC of steering on 18 axes by caa own, pci all, with intervals.'
     """
     named = summary.assign(cell=summary["method"] + " " + summary["sites"])
     shown = named[named["cell"].isin(cells)]

@@ -36,9 +36,18 @@ from audioscope.store import seed_of
 class SteeringMethod:
     """One way to steer, to be compared with others in a sweep.
 
-    edits: (pair of prompts, strength, seed) -> the edits that act on a run of the pair's neutral prompt; the seed is for
-    controls that are redrawn for each prompt and seed. sites: where it acts, in words. metadata: everything else that defines
-    the method, JSON values. largest: the largest meaningful strength; None means no limit.
+    Args:
+        name: The name of the method, such as "caa".
+        sites: Where it acts, in words, such as "own".
+        edits: Makes the edits that act on a run of the pair's neutral prompt, from the pair of prompts, the strength and a seed;
+            the seed is for controls that are redrawn for each prompt and seed.
+        metadata: Everything else that defines the method, JSON values.
+        largest: The largest meaningful strength; None means no limit.
+
+    Example:
+        >>> silence = audioscope.steer.SteeringMethod("ablate", "5", lambda pair, strength, seed: [audioscope.Ablate(5)])
+        >>> silence.cell
+        'ablate 5'
     """
 
     name: str
@@ -49,11 +58,20 @@ class SteeringMethod:
 
     @property
     def cell(self) -> str:
-        """Its label in tables: name and sites."""
+        """Its label in tables, made of name and sites."""
         return f"{self.name} {self.sites}"
 
     def on(self, pair: Pair, strength: float, seed: int) -> tuple[Edit, ...]:
-        """The edits of a run with this seed, none at strength 0; each method that is a control makes its own random draws."""
+        """Make the edits of a run; each method that is a control makes its own random draws.
+
+        Args:
+            pair: The prompts; the run generates the neutral one.
+            strength: How strongly to steer; negative values steer away from the concept.
+            seed: The seed of the run.
+
+        Returns:
+            The edits, none at strength 0.
+        """
         return tuple(self.edits(pair, strength, seed_of(self.cell, seed, 0))) if strength else ()
 
 
@@ -63,7 +81,22 @@ def _metadata(vector: SteeringVector, **more: Any) -> dict[str, Any]:
 
 
 def vector_method(vector: SteeringVector, sites: str, method: str = OWN.method, **keywords: Any) -> SteeringMethod:
-    """Add a vector; keywords are those of `AddVector`."""
+    """Steer by adding a vector.
+
+    Args:
+        vector: What is added, at all its sites.
+        sites: Where it acts, in words, such as "own".
+        method: The name of the method.
+        **keywords: Those of `AddVector` (mode, branch, steps, seconds).
+
+    Returns:
+        The method, named by `method` and `sites`.
+
+    Example:
+        >>> vector = audioscope.datasets.vector("fast")
+        >>> audioscope.steer.vector_method(vector.only(vector.paths[:3]), "first three").cell
+        'caa first three'
+    """
     return SteeringMethod(
         method, sites, lambda pair, strength, seed: [AddVector(vector, strength, **keywords)], _metadata(vector, **keywords)
     )
@@ -72,9 +105,30 @@ def vector_method(vector: SteeringVector, sites: str, method: str = OWN.method, 
 def random_layers_methods(
     everywhere: SteeringVector, instead_of: Iterable[str | Site], draws: int = 3, seed: int = 0, **keywords: Any
 ) -> list[SteeringMethod]:
-    """Controls: the vector at random layers, as many as in `instead_of`, one set per method, so each set gets its own strengths.
+    """Make controls that add the vector at as many random layers, which tell whether the choice of layers matters.
 
-    The sets share no layer with `instead_of` if there are enough others, and none with one another until all have been drawn.
+    Each set of layers is a method of its own, so that it gets its own strengths. The sets share no layer with `instead_of` if
+    there are enough others, and none with one another until all have been drawn.
+
+    Args:
+        everywhere: The vector at all layers that may be drawn.
+        instead_of: The layers whose choice is in question; each set has as many.
+        draws: The number of sets.
+        seed: The seed of the draws.
+        **keywords: Those of `AddVector` (mode, branch, steps, seconds).
+
+    Returns:
+        One method per set, named "caa random layers 1", 2, and so on; its metadata lists the layers under "at".
+
+    Raises:
+        ValueError: The vector lacks one of the layers in `instead_of`, or has no others.
+
+    Example:
+        >>> vector = audioscope.datasets.vector("fast")
+        >>> own = vector.paths[:2]
+        >>> controls = audioscope.steer.random_layers_methods(vector, instead_of=own, draws=2)
+        >>> [len(control.metadata["at"]) for control in controls], set(own) & set(controls[0].metadata["at"])
+        ([2, 2], set())
     """
     own = {str(site) for site in instead_of}
     others = [path for path in everywhere.paths if path not in own]
@@ -94,7 +148,24 @@ def random_layers_methods(
 
 
 def random_direction_method(vector: SteeringVector, sites: str, **keywords: Any) -> SteeringMethod:
-    """A control: a random vector with the same norms at the same sites, redrawn for each prompt and seed."""
+    """Make a control that adds a random vector with the same norms at the same sites, redrawn for each prompt and seed.
+
+    Args:
+        vector: The vector whose norms and sites the random ones take.
+        sites: Where it acts, in words, such as "own".
+        **keywords: Those of `AddVector` (mode, branch, steps, seconds).
+
+    Returns:
+        The method "random direction" at these sites.
+
+    Example:
+        >>> vector = audioscope.datasets.vector("fast")
+        >>> control = audioscope.steer.random_direction_method(vector, "all")
+        >>> pair = audioscope.datasets.concepts()["fast"].split("test")[0]
+        >>> (drawn,) = control.on(pair, 1.0, seed=0)
+        >>> bool(vector.cosines(drawn.vector)["cosine"].abs().max() < 0.5)
+        True
+    """
     return SteeringMethod(
         RANDOM_DIRECTION.method,
         sites,
@@ -104,10 +175,22 @@ def random_direction_method(vector: SteeringVector, sites: str, **keywords: Any)
 
 
 def prompt_switch_method(steps: int) -> SteeringMethod:
-    """Prompt-conditioned intervention (PCI): switch to the concept's prompt for the last |strength| of the steps.
+    """Switch to the concept's prompt for the last `strength` of the steps: prompt-conditioned intervention (PCI).
 
     The run starts with the neutral prompt; a negative strength switches to the opposite's prompt. At strength 1 the prompt is
     rewritten for all steps. Steering in both directions requires a concept with an opposite (arXiv 2512.08486).
+
+    Args:
+        steps: Denoising steps of the runs to come.
+
+    Returns:
+        The method "pci" at all cross-attention sites, with strengths from -1 to 1.
+
+    Example:
+        >>> pair = audioscope.datasets.concepts()["fast"].split("test")[0]
+        >>> (edit,) = audioscope.steer.prompt_switch_method(steps=10).on(pair, 0.3, seed=0)
+        >>> edit.steps, edit.prompt == pair.clean
+        ((7, 10), True)
     """
 
     def edits(pair: Pair, strength: float, seed: int) -> list[Edit]:
@@ -118,7 +201,17 @@ def prompt_switch_method(steps: int) -> SteeringMethod:
 
 
 def blend_text_method() -> SteeringMethod:
-    """Text-embedding interpolation: move the neutral prompt's text states toward those of the concept (or its opposite)."""
+    """Move the neutral prompt's text states toward those of the concept, or of its opposite: text-embedding interpolation.
+
+    Returns:
+        The method "text blend" at all cross-attention sites; at strength 1 the text is that of the other prompt.
+
+    Example:
+        >>> pair = audioscope.datasets.concepts()["fast"].split("test")[0]
+        >>> (edit,) = audioscope.steer.blend_text_method().on(pair, -0.5, seed=0)
+        >>> edit.amount, edit.prompt == pair.corrupted
+        (0.5, True)
+    """
     return SteeringMethod(
         TEXT_BLEND,
         "all",
@@ -158,15 +251,33 @@ def standard_methods(
     atlas: Atlas | None = None,
     steps: int | None = None,
 ) -> list[SteeringMethod]:
-    """The methods of a fair comparison, with their positive and negative controls.
+    """Make the methods of a fair comparison, with their positive and negative controls.
 
     They are the vector at the shared functional layers, at the concept's own layers, at all layers, at all layers in natural
-    lengths, and at three random sets of as many layers as its own; the prompt rewritten late (PCI), which must pass any criterion
-    of steering; and those that must fail it: a random direction redrawn for each prompt and seed, a fixed random direction, and
-    shuffled labels.
+    lengths, and at three random sets of as many layers as its own; the prompt rewritten late (PCI), which must pass any
+    criterion of steering; and those that must fail it: a random direction redrawn for each prompt and seed, a fixed random
+    direction, and shuffled labels.
 
-    vector, shuffled: at all cross-attention sites, made with normalize=False; without `shuffled`, that control is left out.
-    steps: denoising steps of the runs to come; None means the model's default.
+    Args:
+        model: The model to steer.
+        concept: What to steer toward.
+        vector: Its vector at all cross-attention sites, made with normalize=False.
+        shuffled: The same of shuffled labels; None leaves this control out.
+        atlas: Tells which layers are functional and the concept's own; None means the shipped one.
+        steps: Denoising steps of the runs to come; None means the model's default.
+
+    Returns:
+        The methods, for `steering_sweep`.
+
+    Raises:
+        ValueError: The atlas belongs to another model, has no functional layers or does not contain the concept, or the vector
+            lacks sites.
+
+    Example:
+        >>> fast = audioscope.datasets.concepts()["fast"]
+        >>> methods = audioscope.steer.standard_methods(model, fast, audioscope.datasets.vector("fast"))
+        >>> [method.cell for method in methods][:4]
+        ['caa shared', 'caa own', 'caa all', 'caa all, natural lengths']
     """
     shared, own = (steering_sites(model, concept, which, atlas) for which in ("functional", "own"))
     unit, seed = vector.unit(), crc32(concept.name.encode())

@@ -34,7 +34,19 @@ SURE, FLOOR = 0.05, 0.1
 
 
 class Difference(NamedTuple):
-    """How much larger one area is than another on the same prompts, with its 95 % interval and its two-sided p-value."""
+    """How much larger one area is than another on the same prompts, and how certain that is.
+
+    Args:
+        more: The difference of the two AUCs, in score times distance.
+        low: The lower end of its 95 % interval.
+        high: The upper end.
+        p: Its two-sided p-value.
+
+    Example:
+        >>> found = audioscope.datasets.steering("fast").compare("caa own", "random direction own")
+        >>> found.low > 0, found.p < 0.001
+        (True, True)
+    """
 
     more: float
     low: float
@@ -60,11 +72,25 @@ def captions(rows: pd.DataFrame) -> list[str]:
 class SteeringSweep:
     """A finished steering sweep of one concept and what follows from it.
 
-    table: one row per clip: concept, method, sites, cell (method and sites), prompt, seed, strength, score (of the concept, by
-    the scorer, not clipped; with an opposite, half the difference of the two), distance (from the unsteered clip, by the price's
-    network), chroma and beat (similarity to it; 1 means equal), tempo in BPM and the other measures, level, silent, clipped, one
-    "scored ..." column for every concept of the scorer, and the clip's file. If there are two networks, "distance of ..." and
-    "... scored ..." contain what each measures in the other's place. folder: where the clips are stored.
+    Args:
+        table: One row per clip, with these columns:
+
+            - concept, method, sites, cell (method and sites), prompt, seed, strength.
+            - score: of the concept, by the scorer, not clipped; with an opposite, half the difference of the two.
+            - distance: from the unsteered clip, by the price's network.
+            - chroma and beat (similarity to the unsteered clip; 1 means equal), tempo in BPM and the other measures.
+            - level, silent, clipped, failed, and the clip's file.
+            - one "scored ..." column for every concept of the scorer. If there are two networks, "distance of ..." and
+              "... scored ..." contain what each measures in the other's place.
+        settings: What the sweep was made with, JSON values.
+        folder: Where the clips are stored.
+
+    Example:
+        >>> sweep = audioscope.datasets.steering("fast")
+        >>> sweep.ends, len(sweep.cells)
+        (['fast', 'slow'], 11)
+        >>> sweep.areas()["auc"].idxmax()  # the cell with the largest area: rewriting the prompt, the positive control
+        'pci all'
     """
 
     table: pd.DataFrame
@@ -73,10 +99,12 @@ class SteeringSweep:
 
     @property
     def concept(self) -> str:
+        """The concept that it steers toward."""
         return str(self.settings["concept"])
 
     @property
     def cells(self) -> list[str]:
+        """Every method at its sites, such as "caa own", in the order in which they were given."""
         return list(dict.fromkeys(self.table["cell"]))
 
     @property
@@ -95,9 +123,21 @@ class SteeringSweep:
         return self.two_networks and all(f"{self.settings.get('price')} scored {end}" in self.table for end in self.ends)
 
     def on(self, scale: Scale) -> SteeringSweep:
-        """The same sweep on another scale: "raw" as measured, "clipped" to the range in which the scorer was calibrated.
+        """View the same sweep on another scale, to see whether results depend on scores far outside the calibrated range.
 
-        Raises ValueError if the scorer has no such range.
+        Args:
+            scale: "raw" as measured, "clipped" to the range in which the scorer was calibrated.
+
+        Returns:
+            A sweep with other scores.
+
+        Raises:
+            ValueError: The scale is unknown, or the scorer has no calibrated range.
+
+        Example:
+            >>> sweep = audioscope.datasets.steering("fast")
+            >>> float(sweep.on("clipped").table["score"].abs().max()), sweep.settings["calibrated"]
+            (6.0, 6.0)
         """
         end = self.settings.get("calibrated")
         if scale == "raw":
@@ -112,9 +152,18 @@ class SteeringSweep:
         return self._scored(table, "scored ")
 
     def swapped(self) -> SteeringSweep:
-        """The same sweep with its two networks exchanged: the price's network measures the gain, the gain's network the price.
+        """Exchange the two networks: the price's network measures the gain, and the gain's network the price.
 
-        Raises ValueError if one network measured both, or if the price's network did not score the concept.
+        Returns:
+            A sweep with other scores and distances.
+
+        Raises:
+            ValueError: One network measured both, or the price's network did not score the concept.
+
+        Example:
+            >>> sweep = audioscope.datasets.steering("fast")
+            >>> sweep.settings["scorer"], sweep.swapped().settings["scorer"]
+            ('judge', 'listener')
         """
         gain = self.settings.get("scorer", "unknown")
         price = self.settings.get("price", gain)
@@ -134,7 +183,14 @@ class SteeringSweep:
         )
 
     def repriced(self) -> SteeringSweep:
-        """The same gains over the price by the gain's own network, which may favor itself: for comparison."""
+        """View the same gains over the price by the gain's own network, which may favor itself: for comparison.
+
+        Returns:
+            A sweep with other distances.
+
+        Raises:
+            ValueError: One network measured both gain and price.
+        """
         gain = self.settings.get("scorer", "unknown")
         if not self.two_networks:
             raise ValueError(self._one_price("there is no other price"))
@@ -150,9 +206,20 @@ class SteeringSweep:
         return replace(self, table=table.assign(score=score.astype("float32")))
 
     def family(self, name: str) -> list[str]:
-        """The cells that a name stands for: the cell itself, or its numbered cells ("caa random layers" for sets 1, 2 and 3).
+        """Find the cells that a name stands for: itself, or its numbered cells ("caa random layers" for sets 1, 2 and 3).
 
-        Raises ValueError for a name that is neither.
+        Args:
+            name: A cell, or the name of numbered cells without the number.
+
+        Returns:
+            The names of the cells.
+
+        Raises:
+            ValueError: The name is neither.
+
+        Example:
+            >>> audioscope.datasets.steering("fast").family("caa random layers")
+            ['caa random layers 1', 'caa random layers 2', 'caa random layers 3']
         """
         found = [cell for cell in self.cells if re.fullmatch(rf"{re.escape(name)}( \d+)?", cell)]
         if not found:
@@ -160,16 +227,35 @@ class SteeringSweep:
         return found
 
     def points(self, table: pd.DataFrame | None = None) -> pd.DataFrame:
-        """Mean distance and score by cell and strength, averaged first over each prompt's seeds, then over prompts."""
+        """Average distance and score by cell and strength, first over each prompt's seeds, then over prompts.
+
+        Args:
+            table: Rows of the sweep's table; None means all.
+
+        Returns:
+            One row per cell and strength with the columns cell, strength, distance and score.
+        """
         table = self.table if table is None else table
         means = table.groupby(["cell", "prompt", "strength"], sort=False)[["distance", "score"]].mean()
         return means.groupby(level=["cell", "strength"], sort=False).mean().reset_index()
 
     def curves(self) -> pd.DataFrame:
-        """One row per cell and strength: the measurements averaged over prompts, and the score's 95 % interval (low, high).
+        """Average the measurements over prompts, with the score's 95 % interval, for charts.
 
-        off: share of clips that failed, are silent, are clipped in more than 1 % of their samples, or differ by more than 6 dB
-        from the unsteered level.
+        Returns:
+            One row per cell and strength, in this order, with these columns.
+
+            - cell, method, sites, strength.
+            - score, low, high: the mean score and its interval.
+            - distance, chroma, beat, tempo (BPM), onsets (per s), mode, register (MIDI note number), centroid (Hz): means.
+            - off: share of clips that failed, are silent, are clipped in more than 1 % of their samples, or differ by more than
+              6 dB from the unsteered level.
+
+        Example:
+            >>> curves = audioscope.datasets.steering("fast").curves()
+            >>> own = curves[curves["cell"] == "caa own"]
+            >>> own["score"].is_monotonic_increasing, float(own["strength"][own["distance"].idxmin()])
+            (True, 0.0)
         """
         base = self.table[self.table["strength"] == 0].drop_duplicates(["prompt", "seed"]).set_index(["prompt", "seed"])["level"]
         before = base.reindex(pd.MultiIndex.from_frame(self.table[["prompt", "seed"]])).to_numpy()
@@ -197,7 +283,14 @@ class SteeringSweep:
         return self._aucs(self.table)
 
     def areas(self) -> pd.DataFrame:
-        """The AUC of each cell and the share of the budget that it reached, by cell: `summary` without the slower statistics."""
+        """Compute the AUC of each cell alone: `summary` without the slower statistics.
+
+        Returns:
+            One row per cell, its index, with the columns auc and reached (the share of the budget that the cell reached).
+
+        Raises:
+            ValueError: The sweep's table is empty.
+        """
         return self._areas[["auc", "reached"]].copy()
 
     def _aucs(self, table: pd.DataFrame) -> pd.DataFrame:
@@ -207,17 +300,38 @@ class SteeringSweep:
         return steering_auc(self.points(table).assign(concept=self.concept), reference).set_index("cell")
 
     def summary(self) -> pd.DataFrame:
-        """One row per cell: the AUC with its interval, and how certain, monotonic, smooth and specific the steering is.
+        """Summarize each cell: the AUC with its interval, and how certain, monotonic, smooth and specific the steering is.
 
-        p_beyond: one-sided p-value, where the null hypothesis is that the AUC is not larger than that of the random direction (or
-        random features) on the same prompts. p_rising: the same for a score that does not rise with the strength within the
-        budget (each prompt's slope is one value). share: the AUC over that of rewriting the prompt. auc_repriced: the AUC over
-        the price by the gain's own network (`repriced`), NaN if one network measured both. steerable: both p-values at most .05,
-        and share at least .1; for many axes, see `audioscope.steer.benchmark.steerable`, which corrects for their number.
-        spearman: rank correlation of strength and mean score, within and up to the budget; it falls where a curve saturates.
-        gain: in score, up to the budget, mean of both sides. specificity: mean movement of unrelated concepts per unit of
-        movement of this one, at the largest strength within the budget (0 is perfect). budget: the distance that rewriting the
-        prompt takes, mean of both sides. reached: the share of the budget that the strengths covered.
+        Returns:
+            One row per cell, with the columns concept, method, sites and those below.
+
+            - auc, auc_low, auc_high: the AUC and its 95 % interval.
+            - auc_repriced: the AUC over the price by the gain's own network (`repriced`), NaN if one network measured both.
+            - p_beyond: one-sided p-value, where the null hypothesis is that the AUC is not larger than that of the random
+              direction (or random features) on the same prompts.
+            - p_rising: the same for a score that does not rise with the strength within the budget (each prompt's slope is one
+              value).
+            - share: the AUC over that of rewriting the prompt.
+            - steerable: both p-values are at most .05, and share is at least .1; None if a p-value is unknown. For many axes, see
+              `audioscope.steer.steerable`, which corrects for their number.
+            - spearman: rank correlation of strength and mean score, within and up to the budget; it falls where a curve
+              saturates.
+            - prompts, seeds: how many of each, seeds per prompt.
+            - gain: in score, up to the budget, mean of both sides.
+            - specificity: mean movement of unrelated concepts per unit of movement of this one, at the largest strength within
+              the budget (0 is perfect).
+            - smoothness: how unevenly the score rises with the strength (0 is a straight line).
+            - budget: the distance that rewriting the prompt takes, mean of both sides.
+            - reached: the share of the budget that the strengths covered.
+            - largest: the largest strength in magnitude.
+
+        Raises:
+            ValueError: The sweep's table is empty.
+
+        Example:
+            >>> summary = audioscope.datasets.steering("fast").summary().set_index(["method", "sites"])
+            >>> summary.loc[[("caa", "own"), ("fixed direction", "own")], "steerable"].tolist()
+            [True, False]
         """
         aucs, points = self._areas, self.points()
         chance = next((name for name in self.cells if name.partition(" ")[0] == "random"), None)
@@ -287,10 +401,23 @@ class SteeringSweep:
         return float(np.mean(found)) if found else np.nan
 
     def compare(self, one: str, other: str) -> Difference:
-        """How much larger the AUC of one cell is than another's on the same prompts; numbered cells count as their mean.
+        """Compare the AUC of two cells on the same prompts; numbered cells count as their mean.
 
-        "caa random layers" stands for such numbered cells (see `family`). The interval and p come from a paired t-test on the
-        prompts' pseudo-values. Raises ValueError for an unknown cell.
+        The interval and p come from a paired t-test on the prompts' pseudo-values.
+
+        Args:
+            one: A cell; "caa random layers" stands for numbered cells (see `family`).
+            other: The cell to compare it with, likewise.
+
+        Returns:
+            How much larger the AUC of `one` is than that of `other`, with its interval and p-value.
+
+        Raises:
+            ValueError: A name is not that of a cell.
+
+        Example:
+            >>> audioscope.datasets.steering("fast").compare("caa own", "caa random layers").more > 0
+            True
         """
         mine, theirs = self.family(one), self.family(other)
         aucs = self._areas["auc"]
@@ -299,7 +426,17 @@ class SteeringSweep:
         return Difference(more, *interval(each, more), chance_of(each, more))
 
     def tracks(self, cell_name: str | None = None) -> list[Track]:
-        """The clips of one cell (None: the first) for a slider, one track per prompt and seed; empty if no clips were kept."""
+        """Load the clips of one cell for a slider.
+
+        Args:
+            cell_name: The cell; None means the first.
+
+        Returns:
+            One track per prompt and seed; empty if no clips were kept.
+
+        Raises:
+            UnknownName: The sweep has no such cell.
+        """
         name = self.cells[0] if cell_name is None else cell_name
         if name not in self.cells:
             raise UnknownName(f"No cell {name!r} in this sweep. There are: {', '.join(self.cells)}.")
@@ -311,24 +448,51 @@ class SteeringSweep:
         return tracks
 
     def to_frame(self) -> pd.DataFrame:
-        """One row per cell: see `summary`."""
+        """Return the table of `summary`.
+
+        Returns:
+            One row per cell.
+        """
         return self.summary()
 
     def chart(self) -> Any:
-        """Score over distance, with one line per cell, as an Altair chart."""
+        """Chart the score over the distance, with one line per cell (`audioscope.steer.steering_chart`).
+
+        Returns:
+            An Altair chart.
+        """
         return view("SteeringSweep.chart")(self.curves(), self.concept, str(self.settings["opposite"]))
 
     def explore(self, model: Any = None, vector: SteeringVector | None = None) -> Any:
-        """A widget for JupyterLab: choose a way to steer and a prompt, move the slider, and see where you are on the curve.
+        """Open a widget for JupyterLab: choose a way to steer and a prompt, move the slider, and see where you are on the curve.
 
-        model, vector: regenerate clips of `tiny` that were not kept, for the standard methods; None means the shipped model, if
-        the sweep was made with its weights, and the vector in the sweep's folder, or the shipped vector. Other sweeps need
-        clips=True. Raises ValueError for a model with other weights.
+        Args:
+            model: Regenerates clips of `tiny` that were not kept, for the standard methods; other sweeps need clips=True. None
+                means the shipped model, if the sweep was made with its weights.
+            vector: The vector to regenerate them with; None means that in the sweep's folder, or the shipped vector.
+
+        Returns:
+            The widget.
+
+        Raises:
+            ValueError: The model has other weights than the sweep's.
         """
         return view("SteeringSweep.explore")(self, model, vector)
 
     def save(self, folder: str | Path) -> Path:
-        """Write clips.parquet (the table) and steering.json (the settings); returns the folder. The audio stays where it is."""
+        """Write clips.parquet (the table) and steering.json (the settings); the audio stays where it is.
+
+        Args:
+            folder: Where to write; it is made if it does not exist.
+
+        Returns:
+            The folder.
+
+        Example:
+            >>> folder = audioscope.datasets.steering("fast").save("fast")
+            >>> sorted(file.name for file in folder.iterdir())
+            ['clips.parquet', 'steering.json']
+        """
         folder = Path(folder).expanduser()
         folder.mkdir(parents=True, exist_ok=True)
         write_whole(folder / "clips.parquet", lambda path: self.table.to_parquet(path, compression="zstd"))
@@ -337,7 +501,17 @@ class SteeringSweep:
 
     @classmethod
     def load(cls, folder: str | Path) -> SteeringSweep:
-        """Read what `save` wrote. Raises FileNotFoundError if the folder contains no sweep."""
+        """Read what `save` wrote.
+
+        Args:
+            folder: The folder of a sweep.
+
+        Returns:
+            The sweep.
+
+        Raises:
+            FileNotFoundError: The folder contains no sweep.
+        """
         folder = Path(folder).expanduser()
         if not (folder / "steering.json").exists():
             raise FileNotFoundError(
@@ -361,7 +535,21 @@ class SteeringSweep:
 class Track:
     """The clips of one slider, from the strongest steering away from the concept to the strongest toward it.
 
-    strengths: strictly increasing. captions: the text for each clip (its score, its distance).
+    Args:
+        title: The text above the slider.
+        strengths: Strictly increasing, at least 2.
+        clips: One for each strength.
+        captions: The text for each clip (its score, its distance).
+
+    Raises:
+        ValueError: The three have different lengths or fewer than 2 items, or the strengths do not increase.
+
+    Example:
+        >>> clip = model.generate("a song with violin", steps=1)
+        >>> with model.steer(audioscope.datasets.vector("fast"), 2.0):
+        ...     faster = model.generate("a song with violin", steps=1)
+        >>> audioscope.steer.Track("a song with violin", [0.0, 2.0], [clip, faster], ["unsteered", "faster"]).strengths
+        [0.0, 2.0]
     """
 
     title: str

@@ -36,13 +36,27 @@ def vector_files(file: str | Path) -> tuple[Path, Path]:
 class SteeringVector:
     """What to add to the outputs of some sites to get more of a concept (TADA, section 3, eq. 6).
 
-    directions: site path -> float32 [levels, width], dimensionless: at strength 1, a direction of norm 1 adds a vector as long as
-    the site's mean output norm. norms: site path -> float32 [levels], this mean norm. sigmas: float32 [levels], the noise levels,
-    strictly decreasing. model, fingerprint: the model that the activations come from, and the hash of its weights. metadata: how
-    the vector was made (concept, against, branch, pairs, a hash of the prompts, version), JSON values only.
+    `+ - * /` and unary minus act on what the vector adds; both vectors must come from the same model.
 
-    `+ - * /` and unary minus act on what the vector adds; both vectors must come from the same model. Raises ValueError for
-    inconsistent shapes, for values that are not finite, and for vectors that cannot be combined.
+    Args:
+        directions: By site path, float32 [levels, width], dimensionless: at strength 1, a direction of norm 1 adds a vector as
+            long as the site's mean output norm.
+        norms: By site path, float32 [levels], this mean norm.
+        sigmas: The noise levels, float32 [levels], strictly decreasing.
+        model: The name of the model that the activations come from.
+        fingerprint: The hash of its weights.
+        metadata: How the vector was made (concept, against, branch, pairs, a hash of the prompts, version), JSON values only.
+
+    Raises:
+        ValueError: Shapes are inconsistent, values are not finite, or two vectors cannot be combined.
+
+    Example:
+        >>> fast, happy = audioscope.datasets.vector("fast"), audioscope.datasets.vector("happy")
+        >>> fast
+        SteeringVector(fast against slow, tiny: 12 sites, 10 noise levels from 1 to 0.235)
+        >>> both = fast + 0.5 * happy
+        >>> with model.steer(both, 1.5):
+        ...     clip = model.generate("a song with violin", steps=2)
     """
 
     directions: Mapping[str, Tensor]
@@ -81,7 +95,20 @@ class SteeringVector:
         return self.sigmas.flip(0).numpy(), scaled
 
     def at(self, path: str, sigma: float) -> Tensor:
-        """What strength 1 adds at a noise level, float32 [width]: linear between the two nearest levels, constant beyond them."""
+        """Look up what strength 1 adds at a noise level, linear between the two nearest levels and constant beyond them.
+
+        Args:
+            path: The module path of one of its sites.
+            sigma: The noise level.
+
+        Returns:
+            The vector to add, float32 [width], in the units of the activations.
+
+        Example:
+            >>> vector = audioscope.datasets.vector("fast")
+            >>> vector.at(vector.paths[6], sigma=0.7).shape
+            torch.Size([128])
+        """
         sigmas, scaled = self._rising
         place = float(np.interp(sigma, sigmas, np.arange(len(sigmas))))
         low = min(int(place), max(0, len(sigmas) - 2))
@@ -89,7 +116,16 @@ class SteeringVector:
         return torch.lerp(scaled[path][low], scaled[path][high], place - low)
 
     def check(self, model: str, fingerprint: str, sites: Sites) -> None:
-        """Raise ValueError, with both values, unless the vector was made from this model and its widths match the sites."""
+        """Raise ValueError unless the vector was made from this model and its widths match the sites.
+
+        Args:
+            model: The model's name.
+            fingerprint: The hash of its weights.
+            sites: Its sites.
+
+        Raises:
+            ValueError: A site is missing or has another width, or the weights differ; the message has both values.
+        """
         known = {site.path: site for site in sites}
         for path, values in self.directions.items():
             if path not in known:
@@ -107,7 +143,14 @@ class SteeringVector:
             )
 
     def failed(self, sigmas: Sequence[float]) -> list[float]:
-        """The noise levels among `sigmas` at which an SAE that this vector was made from fails its evaluation."""
+        """Find the noise levels at which an SAE that this vector was made from fails its evaluation.
+
+        Args:
+            sigmas: The noise levels at which the vector is to act.
+
+        Returns:
+            Those among `sigmas` that fail, each judged at the nearest level that was evaluated; empty for a vector without SAE.
+        """
 
         def fails(metadata: Mapping[str, Any], sigma: float) -> bool:
             known = metadata.get("levels_passed", {})  # sigma, as text -> whether it passed
@@ -117,11 +160,38 @@ class SteeringVector:
         return [sigma for sigma in sigmas if fails(self.metadata, sigma)]
 
     def edit(self, strength: float = 1.0, **keywords: Any) -> AddVector:
-        """The edit that adds `strength` times this vector; keywords are those of `AddVector`."""
+        """Make the edit that adds `strength` times this vector.
+
+        Args:
+            strength: In units of the mean norm of a site's output; negative values steer away.
+            **keywords: Those of `AddVector` (mode, branch, steps, seconds, sites).
+
+        Returns:
+            The edit, for `Model.generate(..., edits=...)`.
+
+        Example:
+            >>> edit = audioscope.datasets.vector("fast").edit(1.5, steps=(0, 2), mode="keep_norm")
+            >>> model.generate("a song with violin", edits=edit, steps=4).samples.shape
+            (1, 65536)
+        """
         return AddVector(self, strength, **keywords)
 
     def only(self, sites: Iterable[str | Site]) -> SteeringVector:
-        """The same vector at some of its sites. Raises ValueError for a site that it does not have, or if no site is given."""
+        """Keep the vector at some of its sites.
+
+        Args:
+            sites: Sites, or their module paths.
+
+        Returns:
+            A vector that acts at these sites alone.
+
+        Raises:
+            ValueError: The vector does not have one of the sites, or no site is given.
+
+        Example:
+            >>> audioscope.datasets.vector("fast").only(model.sites.select([5, 6])).paths
+            ('transformer.transformer_blocks.5.cross_attn', 'transformer.transformer_blocks.6.cross_attn')
+        """
         paths = [str(site) for site in sites]
         missing = [path for path in paths if path not in self.directions]
         if missing or not paths:
@@ -182,7 +252,14 @@ class SteeringVector:
         return other if torch.equal(self.sigmas, other.sigmas) else other.at_levels(self.sigmas)
 
     def at_levels(self, sigmas: Tensor) -> SteeringVector:
-        """The same vector at other noise levels, by interpolation."""
+        """Interpolate the vector to other noise levels.
+
+        Args:
+            sigmas: The wanted levels, float [levels], strictly decreasing.
+
+        Returns:
+            A vector that adds the same, with these noise levels.
+        """
         rising = self.sigmas.flip(0).numpy()
         norms = {p: torch.from_numpy(np.interp(sigmas, rising, n.flip(0))).float() for p, n in self.norms.items()}
         wanted = {p: torch.stack([self.at(p, float(s)) for s in sigmas]) for p in self.paths}
@@ -190,7 +267,22 @@ class SteeringVector:
         return replace(self, directions=directions, norms=norms, sigmas=sigmas.float().clone())
 
     def orthogonal_to(self, other: SteeringVector) -> SteeringVector:
-        """The vector without its part along `other` at shared sites: steers one concept without moving along another."""
+        """Remove the part along another vector at shared sites, to steer one concept without moving along another.
+
+        Args:
+            other: A vector of the same model; it is interpolated if its noise levels differ.
+
+        Returns:
+            The rest of this vector, shorter than before.
+
+        Raises:
+            ValueError: The vectors come from different models or differ in width.
+
+        Example:
+            >>> fast, happy = audioscope.datasets.vector("fast"), audioscope.datasets.vector("happy")
+            >>> bool(fast.orthogonal_to(happy).cosines(happy)["cosine"].abs().max() < 1e-4)
+            True
+        """
         along = self._alike(other).directions
         clean = {}
         for path, mine in self.directions.items():
@@ -201,13 +293,28 @@ class SteeringVector:
         return self._mapped(clean, orthogonal_to=other.metadata.get("concept", "?"))
 
     def unit(self) -> SteeringVector:
-        """The same directions, each of norm 1: strength 1 pushes every site by the mean norm of its output, as in the paper."""
+        """Scale each direction to norm 1: strength 1 pushes every site by the mean norm of its output, as in the paper.
+
+        Returns:
+            A vector with the same directions.
+        """
         return self._mapped({p: torch.nn.functional.normalize(v, dim=1) for p, v in self.directions.items()}, normalize=True)
 
     def random(self, seed: int) -> SteeringVector:
-        """A control: random directions with the same norms, and the same similarity from level to level, as this vector's.
+        """Make a control: random directions with the same norms, and the same similarity from level to level, as this vector's.
 
         At each site, the span of the directions is rotated to a random subspace of the whole space.
+
+        Args:
+            seed: The seed of the rotation.
+
+        Returns:
+            A vector at the same sites and noise levels.
+
+        Example:
+            >>> vector = audioscope.datasets.vector("fast")
+            >>> bool(vector.cosines(vector.random(seed=0))["cosine"].abs().max() < 0.5)
+            True
         """
         generator = torch.Generator().manual_seed(seed)
         turned = {}
@@ -218,7 +325,22 @@ class SteeringVector:
         return self._mapped(turned, random=seed)
 
     def cosines(self, other: SteeringVector) -> pd.DataFrame:
-        """How similar two vectors are: one row per shared site and noise level, columns site, sigma, cosine."""
+        """Measure how similar two vectors are.
+
+        Args:
+            other: A vector of the same model; it is interpolated if its noise levels differ.
+
+        Returns:
+            One row per shared site and noise level with the columns site, sigma and cosine.
+
+        Raises:
+            ValueError: The vectors come from different models or differ in width.
+
+        Example:
+            >>> vector = audioscope.datasets.vector("fast")
+            >>> vector.cosines(-vector)["cosine"].round(3).unique().tolist()
+            [-1.0]
+        """
         theirs = self._alike(other).directions
         return pd.DataFrame([
             {"site": path, "sigma": float(sigma), "cosine": float(torch.nn.functional.cosine_similarity(a, b, dim=0))}
@@ -227,7 +349,19 @@ class SteeringVector:
         ], columns=["site", "sigma", "cosine"])  # fmt: skip
 
     def save(self, file: str | Path) -> Path:
-        """Write the numbers to file.safetensors and the rest to file.json; returns the former."""
+        """Write the numbers to file.safetensors and the rest to file.json.
+
+        Args:
+            file: Where to write, with or without one of the two suffixes.
+
+        Returns:
+            The path of file.safetensors.
+
+        Example:
+            >>> file = audioscope.datasets.vector("fast").save("fast")
+            >>> file.name, audioscope.SteeringVector.load("fast").metadata["concept"]
+            ('fast.safetensors', 'fast')
+        """
         file = Path(file).expanduser()
         file.parent.mkdir(parents=True, exist_ok=True)
         tensors = {"sigmas": self.sigmas.contiguous()}
@@ -250,7 +384,15 @@ class SteeringVector:
     def load(cls, file: str | Path) -> SteeringVector:
         """Read what `save` wrote; both files are data, and nothing in them is executed.
 
-        Raises FileNotFoundError for a missing file and ValueError for a corrupt one.
+        Args:
+            file: One of the two files, or their name without a suffix.
+
+        Returns:
+            The vector.
+
+        Raises:
+            FileNotFoundError: A file is missing.
+            ValueError: A file is corrupt.
         """
         numbers, rest = vector_files(file)
         for part in (numbers, rest):
@@ -270,7 +412,12 @@ class SteeringVector:
             raise ValueError(f"{numbers} and its .json are corrupt or not a steering vector ({error}).") from error
 
     def to_frame(self) -> pd.DataFrame:
-        """One row per site: path, width, number of levels, mean norm of its directions, and mean norm of the site's output."""
+        """List the sites with the sizes of what the vector adds.
+
+        Returns:
+            One row per site with the columns site (its path), width, levels (their number), length (mean norm of its directions)
+            and output_norm (mean norm of the site's output).
+        """
         return pd.DataFrame([
             {"site": p, "width": v.shape[1], "levels": len(v), "length": float(v.norm(dim=1).mean()), "output_norm": float(self.norms[p].mean())}
             for p, v in self.directions.items()
@@ -293,10 +440,27 @@ class SteeringVector:
 class AddVector(Edit):
     """Steer: add `strength` times a steering vector to the outputs of its sites, at every time token (TADA, section 3).
 
-    strength: in units of the mean norm of a site's output; negative values steer away. mode: "add"; "keep_norm" restores each
-    token's original norm; "project_out" subtracts `strength` times each token's component along the vector. seconds: only tokens
-    between these two times, in s. sites: None means all sites of the vector. branch: "cond" by default, which guidance amplifies.
     Tokens that do not represent time (memory, duration) are left unchanged.
+
+    Args:
+        vector: What is added.
+        strength: In units of the mean norm of a site's output; negative values steer away.
+        mode: "add"; "keep_norm" restores each token's original norm; "project_out" subtracts `strength` times each token's
+            component along the vector.
+        seconds: Only tokens between these two times, in s; None means all.
+        sites: Some of the vector's sites, in any form that `Model.sites.select` takes; None means all of them.
+        branch: The part of classifier-free guidance to change: "cond", which guidance amplifies, "uncond", or "both".
+        steps: Half-open window of denoising steps (first, last + 1); None means every step.
+
+    Raises:
+        TypeError: `vector` is not a steering vector.
+        ValueError: The strength is not below 1e6 in magnitude, the mode or branch is unknown, or `steps` or `seconds` is not such
+            a window.
+
+    Example:
+        >>> vector = audioscope.datasets.vector("fast")
+        >>> second_half = audioscope.AddVector(vector, 1.5, seconds=(2.0, 4.0))
+        >>> clip = model.generate("a song with violin", edits=second_half, steps=2)
     """
 
     sites: Which = field(default=None, kw_only=True)
