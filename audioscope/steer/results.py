@@ -460,6 +460,9 @@ class SteeringSweep:
 
         Returns:
             An Altair chart.
+
+        Raises:
+            ValueError: The sweep has no clips yet.
         """
         return view("SteeringSweep.chart")(self.curves(), self.concept, str(self.settings["opposite"]))
 
