@@ -352,7 +352,7 @@ def concept_prompts(concepts: Any = None, split: str = "build") -> list[str]:
 
     Example:
         >>> len(audioscope.datasets.concept_prompts(["fast"], "select"))
-        24
+        60
     """
 
     def texts(name: str) -> dict[str, None]:

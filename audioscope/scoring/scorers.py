@@ -252,7 +252,7 @@ def listener_scorer(name: str = "listener", any_audio: bool = False) -> Listener
 
     Example:
         >>> audioscope.scoring.listener_scorer("judge").concepts[:3]
-        ['female', 'male', 'fast']
+        ['female', 'male', 'slow']
     """
     return ListenerScorer(listener.load(name), name, any_audio)
 

@@ -39,7 +39,7 @@ def steering_auc(table: pd.DataFrame, reference: str | Sequence[str] = REFERENCE
     Example:
         >>> sweep = audioscope.datasets.steering("fast")
         >>> areas = audioscope.steer.steering_auc(sweep.table).set_index("cell")["auc"]
-        >>> bool(areas["pci all"] > areas["caa all"] > areas["random direction all"])
+        >>> bool(areas["pci all"] > areas["caa all"] > areas["random direction own"])
         True
     """
     missing = {"concept", "cell", "strength", "distance", "score"} - set(table.columns)
@@ -119,7 +119,7 @@ def smoothness(strength: np.ndarray, score: np.ndarray, points: int = 11) -> flo
 
     Example:
         >>> import numpy as np
-        >>> audioscope.steer.smoothness(np.array([0.0, 1.0, 2.0]), np.array([1.0, 2.0, 3.0]))
+        >>> round(audioscope.steer.smoothness(np.array([0.0, 1.0, 2.0]), np.array([1.0, 2.0, 3.0])), 6)
         0.0
     """
     found = []

@@ -227,7 +227,8 @@ class SteeringVector:
                 total[path] = total[path] + theirs * (other.norms[path] / self.norms[path].clamp_min(1e-12))[:, None]
             else:
                 total[path] = theirs
-        name = f"{self.metadata.get('concept', '?')} + {other.metadata.get('concept', '?')}"
+        sign = "-" if other.metadata.get("scaled", 1) < 0 else "+"
+        name = f"{self.metadata.get('concept', '?')} {sign} {other.metadata.get('concept', '?')}"
         return replace(
             self, directions=total, norms=norms, metadata={"concept": name, "sum_of": [dict(self.metadata), dict(other.metadata)]}
         )
