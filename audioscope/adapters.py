@@ -13,17 +13,19 @@ from torch import Tensor
 
 
 def _stable_audio(pipe: Any, latents: Tensor) -> Tensor:
-    return pipe.vae.decode(latents.to(pipe.vae.dtype)).sample
+    audio: Tensor = pipe.vae.decode(latents.to(pipe.vae.dtype)).sample
+    return audio
 
 
 def _audioldm2(pipe: Any, latents: Tensor) -> Tensor:
     mel = pipe.vae.decode(latents.to(pipe.vae.dtype) / pipe.vae.config.scaling_factor).sample
-    return pipe.mel_spectrogram_to_waveform(mel).unsqueeze(1)
+    audio: Tensor = pipe.mel_spectrogram_to_waveform(mel).unsqueeze(1)
+    return audio
 
 
 def _ace_step(pipe: Any, latents: Tensor) -> Tensor:
     """Decode latents and turn down only clips above full scale; the pipeline itself brings every clip to a peak of -1 dB."""
-    audio = pipe.vae.decode(latents.transpose(1, 2).to(pipe.vae.dtype)).sample.float()
+    audio: Tensor = pipe.vae.decode(latents.transpose(1, 2).to(pipe.vae.dtype)).sample.float()
     return audio / audio.abs().amax((1, 2), keepdim=True).clamp_min(1.0)
 
 

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from html import escape
 from pathlib import Path
 from threading import Lock
+from typing import Any
 
 import librosa
 import numpy as np
@@ -58,12 +59,12 @@ class Clip:
     @property
     def seconds(self) -> float:
         """The length in s."""
-        return self.samples.shape[1] / self.rate
+        return float(self.samples.shape[1] / self.rate)
 
     @property
     def mono(self) -> np.ndarray:
         """The mean over channels, float32 [samples]."""
-        return self.samples.mean(axis=0)
+        return np.asarray(self.samples.mean(axis=0))
 
     @property
     def level(self) -> float:
@@ -103,7 +104,7 @@ class Clip:
         return path
 
     @classmethod
-    def load(cls, path: str | Path, **metadata) -> Clip:
+    def load(cls, path: str | Path, **metadata: Any) -> Clip:
         """Read a sound file.
 
         Args:
@@ -148,7 +149,7 @@ class Clip:
         power = librosa.feature.melspectrogram(
             y=self.mono, sr=self.rate, n_fft=size, hop_length=hop, pad_mode="reflect", n_mels=mels, fmin=40.0, htk=True, norm=None
         )
-        return librosa.power_to_db(power, ref=np.max, top_db=80.0)
+        return np.asarray(librosa.power_to_db(power, ref=np.max, top_db=80.0))
 
     def picture(self, height: int = 96) -> bytes:
         """The spectrogram as a small WebP image, low frequencies at the bottom.

@@ -128,7 +128,7 @@ Concepts: TypeAlias = Iterable[str | Concept] | Concept | str | Path | pd.DataFr
 
 
 @lru_cache(maxsize=1)
-def _plan() -> dict:
+def _plan() -> Any:
     """The contents of data/concepts.yaml, read once."""
     return yaml.safe_load((data_folder() / "concepts.yaml").read_text())
 
@@ -173,7 +173,7 @@ def shipped_concepts() -> dict[str, Concept]:
     return concepts
 
 
-def _sentences(name: str, other: str, plan: dict, changes: frozenset[str]) -> Iterator[tuple[str, str, str]]:
+def _sentences(name: str, other: str, plan: dict[str, Any], changes: frozenset[str]) -> Iterator[tuple[str, str, str]]:
     """Yield random sentences without end: each with the concept, its counterfactual, and neither in the same position."""
     rng = np.random.default_rng(crc32(name.encode()))
     groups = plan["groups"]

@@ -139,10 +139,10 @@ class Sites:
         return pd.DataFrame([asdict(s) for s in self.all], columns=columns)
 
     def __repr__(self) -> str:
-        return self.to_frame().to_string(index=False)
+        return str(self.to_frame().to_string(index=False))
 
     def _repr_html_(self) -> str:
-        return self.to_frame().to_html(index=False)
+        return str(self.to_frame().to_html(index=False))
 
 
 def find_sites(denoiser: nn.Module, prefix: str, stream: Callable[[str, Any], str] | None = None) -> Sites:

@@ -230,13 +230,13 @@ def auroc(with_: np.ndarray, without: np.ndarray) -> np.ndarray:
     """The chance that a value with the concept is larger than one without, with ties as half: [n, ...], [m, ...] -> [...]."""
     n, m = len(with_), len(without)
     ranks = rankdata(np.concatenate([with_, without]), axis=0)[:n].sum(0)
-    return (ranks - n * (n + 1) / 2) / (n * m)
+    return np.asarray((ranks - n * (n + 1) / 2) / (n * m))
 
 
 def cohens_d(with_: np.ndarray, without: np.ndarray) -> np.ndarray:
     """The difference of two means over their pooled standard deviation: [n, ...], [m, ...] -> [...]."""
     spread = np.sqrt((with_.var(0, ddof=1) + without.var(0, ddof=1)) / 2) if len(with_) > 1 else np.zeros_like(with_.mean(0))
-    return (with_.mean(0) - without.mean(0)) / np.maximum(spread, TINY)
+    return np.asarray((with_.mean(0) - without.mean(0)) / np.maximum(spread, TINY))
 
 
 def auroc_interval(value: float, n: int, m: int) -> tuple[float, float]:
@@ -248,7 +248,7 @@ def auroc_interval(value: float, n: int, m: int) -> tuple[float, float]:
 
     def too_far(theta: float) -> float:
         variance = theta * (1 - theta) * (1 + half * ((1 - theta) / (2 - theta) + theta / (1 + theta))) / (n * m)
-        return abs(value - theta) - z * np.sqrt(variance)
+        return float(abs(value - theta) - z * np.sqrt(variance))
 
     low = 0.0 if value <= 0 else float(brentq(too_far, 0.0, value - EDGE))
     high = 1.0 if value >= 1 else float(brentq(too_far, value + EDGE, 1.0))

@@ -13,7 +13,7 @@ from audioscope.installed import need
 LIVE_CHART = "application/vnd.vegalite.v5+json"  # the newest version that JupyterLab renders by itself
 
 
-def chart_theme(dark: bool = False) -> dict:
+def chart_theme(dark: bool = False) -> dict[str, Any]:
     """Vega-Lite config with every color of the charts, so that a page can switch from light to dark without another spec.
 
     Blue and orange can be told apart with all common forms of color blindness; zero takes the tone of the page.

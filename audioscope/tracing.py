@@ -13,7 +13,7 @@ from contextlib import AbstractContextManager, ExitStack, contextmanager, nullco
 from dataclasses import dataclass, field, fields
 from functools import partial
 from itertools import count
-from typing import Any, TypedDict
+from typing import Any, TypeAlias, TypedDict
 
 import nnsight
 import torch
@@ -29,6 +29,9 @@ if nnsight.CONFIG.APP.PYMOUNT and _c.unmount is not None:
     _c.unmount("save")
 
 
+Args: TypeAlias = tuple[Any, ...]
+Keywords: TypeAlias = dict[str, Any]
+Call: TypeAlias = tuple[Args, Keywords]  # how a module was called
 DECODED = 2**20  # samples to decode at once
 
 
@@ -185,7 +188,7 @@ def _changed(values: Tensor, actions: list[_Action], here: Here, masks: bool = F
     return values
 
 
-def _swap_text(call: tuple[tuple, dict], names: tuple[str, ...], actions: list[_Action], here: Here) -> tuple[tuple, dict]:
+def _swap_text(call: Call, names: tuple[str, ...], actions: list[_Action], here: Here) -> Call:
     """A site's call with the text of the edited rows changed: states under the first name, masks under the others."""
     args, kwargs = call
     swapped = {n: _changed(kwargs[n], actions, here, masks=n != names[0]) for n in names if isinstance(kwargs.get(n), Tensor)}
@@ -288,9 +291,9 @@ def _call(pipe: Any, adapter: Adapter, rows: Sequence[Row], sampling: Sampling) 
 def _sigmas(scheduler: Any) -> Tensor:
     """Noise levels of the steps that the scheduler is set to: its own, else noise over signal (DDIM and similar)."""
     if hasattr(scheduler, "sigmas"):
-        return scheduler.sigmas.detach().cpu().float()
+        return torch.as_tensor(scheduler.sigmas).detach().cpu().float()
     signal = scheduler.alphas_cumprod[scheduler.timesteps.cpu()].float()
-    return ((1 - signal) / signal).sqrt()
+    return torch.as_tensor(((1 - signal) / signal).sqrt())
 
 
 def _log_snr(scheduler: Any) -> Tensor:
@@ -315,10 +318,10 @@ def _masking(pipe: Any, adapter: Adapter, sites: Sites) -> Iterator[None]:
     masks: list[Tensor] = []
     denoiser = getattr(pipe, adapter.denoiser)
 
-    def keep(module: Any, args: tuple, output: tuple) -> None:
+    def keep(module: Any, args: Args, output: Args) -> None:
         masks[:] = [output[1]]
 
-    def mask(module: Any, args: tuple, kwargs: dict) -> tuple[tuple, dict] | None:
+    def mask(module: Any, args: Args, kwargs: Keywords) -> Call | None:
         if masks[0].all():
             return None
         rows = len(kwargs["encoder_hidden_states"]) // len(masks[0])
@@ -337,7 +340,8 @@ def _counting(denoiser: Any, on_step: Callable[[int], None] | None) -> AbstractC
     if on_step is None:
         return nullcontext()
     number = count()
-    return denoiser.register_forward_pre_hook(lambda module, args: on_step(next(number)))
+    hook: AbstractContextManager[Any] = denoiser.register_forward_pre_hook(lambda module, args: on_step(next(number)))
+    return hook
 
 
 def check(pipe: Any, adapter: Adapter, sites: Sites) -> None:
@@ -360,7 +364,7 @@ def check(pipe: Any, adapter: Adapter, sites: Sites) -> None:
     visits: Counter[str] = Counter()
     texts: dict[str, Tensor | None] = {}
 
-    def visited(name: str, module: Any, args: tuple, kwargs: dict) -> None:
+    def visited(name: str, module: Any, args: Args, kwargs: Keywords) -> None:
         visits[name] += 1
         texts[name] = next((kwargs[n] for n in adapter.text if isinstance(kwargs.get(n), Tensor)), None)
 
@@ -404,7 +408,8 @@ def _traced(pipe: Any, denoiser: Any, busy: list[Site], call: dict[str, Any], st
         for step in tracer.iter[:steps]:
             visit(modules, step)
         result = nnsight.save(tracer.result)
-    return result[0]
+    latents: Tensor = result[0]
+    return latents
 
 
 def decoded(pipe: Any, adapter: Adapter, latents: Tensor, seconds: float) -> Tensor:

@@ -244,7 +244,7 @@ def published_claims() -> dict[str, str]:
     """Published results of other models, next to those of tiny."""
     found = {}
     for name in ("ace-step", "stable-audio-open", "audioldm2-large", "stable-audio-3"):
-        atlas = published(name)  # type: ignore[arg-type]
+        atlas = published(name)
         means = atlas.layer_means()
         found[f"published.{name}.functional"] = listed(means.loc[means["functional"], "layer"])
         mine = _atlas().compare(atlas).iloc[0]

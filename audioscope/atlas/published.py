@@ -179,7 +179,7 @@ class PublishedAtlas(Atlas):
         )
 
     @property
-    def _scores(self) -> pd.DataFrame:  # type: ignore[override]  # whatever needs scores raises this
+    def _scores(self) -> pd.DataFrame:
         raise ValueError(
             f"For {self.settings['model']!r}, only impacts were published: what depends on scores of clips is unknown."
         )

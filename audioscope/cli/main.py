@@ -25,7 +25,7 @@ QUICK = "female,fast,happy,metal,violin,drums"
 class _Parser(argparse.ArgumentParser):
     """An argument parser that reports errors in one line, like the rest of this program."""
 
-    def parse_known_args(self, args=None, namespace=None):  # type: ignore[no-untyped-def, override]
+    def parse_known_args(self, args=None, namespace=None):
         """Join `--strengths -2:2:9` into one word; otherwise, argparse would take the value for an option."""
         words = list(sys.argv[1:] if args is None else args)
         if "--strengths" in words[:-1]:

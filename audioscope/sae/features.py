@@ -235,7 +235,7 @@ def sampling_like(model: Model, saes: Iterable[SAE], sampling: SamplingKeywords)
     """Sampling settings for clips of some SAEs: as requested, else as in the first SAE's training, else the model's defaults."""
     metadata = next((sae.metadata for sae in saes if "steps" in sae.metadata), {})
     asked = {name: value for name, value in sampling.items() if value is not None}
-    return model.sampling(**{name: metadata.get(name) for name in SamplingKeywords.__annotations__} | asked)  # type: ignore[arg-type]
+    return model.sampling(**{name: metadata.get(name) for name in SamplingKeywords.__annotations__} | asked)
 
 
 def scores_of(with_: np.ndarray, without: np.ndarray) -> dict[str, np.ndarray]:

@@ -113,7 +113,7 @@ def completed(scorer: Any) -> Scorer:
     if not len(names) or len(set(names)) < len(names):
         raise ValueError(f"concepts of the scorer {scorer!r} is {list(names)}, expected at least one name, each once.")
     complete = all(hasattr(scorer, name) for name in ("name", "fingerprint", "units", "needs", "queries", "check"))
-    return scorer if complete else _Completed(scorer)  # type: ignore[return-value]  # by __getattr__
+    return scorer if complete else _Completed(scorer)
 
 
 def scores_of(scorer: Any, audio: Tensor, rate: int) -> pd.DataFrame:
