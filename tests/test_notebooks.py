@@ -12,6 +12,7 @@ import jupytext
 import nbformat
 import pytest
 from helpers.browsing import LIMIT
+from helpers.slices import last_statement, needed
 from nbclient import NotebookClient
 
 NAMES = (
@@ -125,7 +126,10 @@ def test_make_test_runs_the_notebooks_whatever_the_tests_say(root, tmp_path, fai
 @pytest.mark.slow
 @pytest.mark.parametrize("name", NAMES)
 def test_exercises_take_the_solution_and_tell_wrong_answers_why(root, name):
-    """The notebook with its solutions filled in, run from a clean kernel; after each check the wrong answers, checked alike."""
+    """The notebook with its solutions filled in, run from a clean kernel; after each check the wrong answers, checked alike.
+
+    Cells that no exercise needs are left out: nbmake runs the whole notebook.
+    """
     notebook = read(root, name)
     solutions = iter(SOLUTION.findall("\n".join(c.source for c in notebook.cells if c.cell_type == "markdown")))
     wrong = iter(WRONG[name])
@@ -137,12 +141,17 @@ def test_exercises_take_the_solution_and_tell_wrong_answers_why(root, name):
         elif number in tagged(notebook, "check"):
             tried = [(None, None), *((each, False) for each in ("None", *next(wrong)))]
             for answer, _ in tried:
-                source = cell.source if answer is None else f"{variable} = {answer}\n{cell.source}"
+                source = cell.source if answer is None else f"{variable} = {answer}\n{last_statement(cell.source, variable)}"
                 asked.append((len(cells), answer))
                 cells.append(nbformat.v4.new_code_cell(source))
         else:
             cells.append(cell)
-    notebook.cells = cells
+    code = [(place, cell.source) for place, cell in enumerate(cells) if cell.cell_type == "code"]
+    exercise = {place for place, _ in asked} | {place - 1 for place, answer in asked if answer is None}
+    kept = needed([source for _, source in code], [i for i, (place, _) in enumerate(code) if place in exercise])
+    keep = [code[number][0] for number in kept]
+    assert exercise <= set(keep) and len(keep) < len(code)
+    notebook.cells, asked = [cells[place] for place in keep], [(keep.index(place), answer) for place, answer in asked]
     limits = {
         "timeout": LIMIT,
         "startup_timeout": LIMIT,
@@ -155,3 +164,19 @@ def test_exercises_take_the_solution_and_tell_wrong_answers_why(root, name):
     assert all(text.startswith("Your turn.") for answer, text in said if answer == "None"), said
     assert all(text.startswith("Not yet.") and len(text) > 40 for text in reasons), said
     assert len(set(reasons)) >= 2 or len(reasons) < 2, "each kind of wrong answer has a reason of its own"
+
+
+def test_a_slice_of_a_notebook_holds_what_its_end_needs():
+    cells = [
+        "import a\nb = a.c",
+        "unused = b",
+        "d = []",
+        "d.append(b)",
+        "def f():\n    return g",
+        "g = 1",
+        "assert d",
+        "h = f(), d",
+    ]
+    assert needed(cells, [7]) == [0, 2, 3, 4, 5, 7], "d is appended to, and f calls for g"
+    assert needed(cells, [6]) == [0, 2, 3, 6] and needed(cells, [1]) == [0, 1]
+    assert last_statement("slow()\ncheck(x)", "x") == "check(x)" and last_statement("y = x\ncheck(y)", "x") == "y = x\ncheck(y)"
