@@ -52,9 +52,9 @@ test: setup browser
 	$(PYTEST) --nbmake --nbmake-timeout=3600 notebooks || failed="$$failed notebooks"; \
 	[ -z "$$failed" ] || { echo "*** FAILED:$$failed ***" >&2; exit 1; }
 
-# What a push must pass, in about three minutes: the marks `slow` and `rest` are left to `make test`.
+# What a push must pass, in about three minutes: those marked `slow` are left to `make test`.
 check: lint
-	$(PYTEST) tests -m "not slow and not rest"
+	$(PYTEST) tests -m "not slow"
 
 atlas: setup
 	$(BIN)/audioscope atlas --out atlas

@@ -96,6 +96,7 @@ def test_a_batch_of_fewer_rows_gives_the_same_atlas(tmp_path):
     np.testing.assert_allclose(parts.table["score"], whole.table["score"], rtol=1e-3, atol=1e-3)
 
 
+@pytest.mark.slow
 def test_a_plan_counts_what_a_sweep_makes(tiny, tmp_path, capsys):
     with pytest.warns(UserWarning, match="take about .* pairs"):
         plan = audioscope.atlas.plan(tiny, ["fast", "drums"], pairs=2, steps=2)
@@ -110,6 +111,7 @@ def test_a_plan_counts_what_a_sweep_makes(tiny, tmp_path, capsys):
     assert "40 units of 12 sites + 2 = 560 generations" in capsys.readouterr().out
 
 
+@pytest.mark.slow
 def test_a_plans_pairs_are_those_of_students_t(tiny, monkeypatch):
     """Pairs that spread by .5, two concepts, 12 sites: 1.987 x .5 / sqrt(92) = .1036 is below half of 2.5 / 12, 45 pairs give .1047."""
     monkeypatch.setattr(patching, "SPREAD", 0.5)
@@ -150,6 +152,7 @@ def test_a_plan_reckons_with_the_spread_that_tiny_shows():
     assert pytest.approx((deviation**2).mean() ** 0.5, rel=0.25) == SPREAD
 
 
+@pytest.mark.slow
 def test_self_attention_atlas(tiny, tmp_path):
     atlas = audioscope.localize(tiny, ["fast"], pairs=2, patch="output", sites="self", steps=2, out=tmp_path, progress=False)
     assert [s.kind for s in atlas.sites] == ["self"] * 12
@@ -238,6 +241,7 @@ audioscope.localize(audioscope.load("tiny"), ["fast", "drums"], pairs=3, steps=2
 """
 
 
+@pytest.mark.slow
 def test_a_killed_sweep_resumes_to_the_same_table(tiny, tmp_path, root):
     whole = audioscope.localize(tiny, ["fast", "drums"], pairs=3, steps=2, out=tmp_path / "whole", progress=False)
     out = tmp_path / "cut"
@@ -252,6 +256,7 @@ def test_a_killed_sweep_resumes_to_the_same_table(tiny, tmp_path, root):
     assert all((out / clip).exists() for clip in resumed.table["clip"] if clip)
 
 
+@pytest.mark.slow
 def test_a_folder_of_other_settings_is_refused(tiny, tmp_path):
     keywords = {"pairs": 1, "out": tmp_path, "progress": False, "clips": False}
     audioscope.localize(tiny, ["fast"], steps=2, **keywords)
@@ -285,6 +290,7 @@ def test_a_full_disk_loses_nothing(tmp_path, monkeypatch):
     assert run_units(tmp_path, {"a": 1}, units, work, progress=False)["n"].tolist() == [0, 1, 2, 3]
 
 
+@pytest.mark.slow
 def test_nan_marks_the_cell_and_the_sweep_goes_on(tiny, tmp_path, monkeypatch):
     decoded = tracing.decoded
 
@@ -308,6 +314,7 @@ def test_a_concept_that_the_scorer_cannot_hear_is_refused_at_once(tiny, tmp_path
     assert not (tmp_path / "never").exists()
 
 
+@pytest.mark.slow
 def test_save_and_load(tiny, tmp_path):
     atlas = audioscope.localize(tiny, ["fast", "drums"], pairs=4, steps=2, out=tmp_path / "a", progress=False)
     again = Atlas.load(atlas.save(tmp_path / "b", shipped=True))
@@ -352,6 +359,7 @@ def test_parts_are_equal_shares_of_the_log_signal_to_noise_ratio(tiny):
     assert run.log_snr[0] == -np.inf and len(run.log_snr) == 10
 
 
+@pytest.mark.slow
 def test_one_step_and_a_third_of_the_steps_can_be_named(tiny, tmp_path):
     named = {"first third": (0, 1), "last third": (2, 3), 1: (1, 2)}
     for number, (when, window) in enumerate(named.items()):
@@ -363,6 +371,7 @@ def test_one_step_and_a_third_of_the_steps_can_be_named(tiny, tmp_path):
         audioscope.localize(tiny, ["drums"], pairs=1, steps=3, when=3)
 
 
+@pytest.mark.slow
 def test_when_patches_in_its_third_alone(tiny, tmp_path):
     """The clips of a sweep with `when` are those of an edit with that window; its plan costs what the whole swap costs."""
     atlas = audioscope.localize(tiny, ["drums"], pairs=1, steps=3, when="late", out=tmp_path, progress=False)

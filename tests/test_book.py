@@ -15,6 +15,8 @@ from audioscope.course import copy_notebooks
 from audioscope.pages.book import chapters, check_links
 from audioscope.store import notebooks_folder
 
+pytestmark = pytest.mark.slow
+
 EVIL = "<script>window.evil=1</script>"
 FIRST = [
     ("markdown", "# 1. One: a claim\n\n**You will hear** a tone.\n\n**Time**: 1 minute.\n\nOn to [two](02_two.ipynb) and [far](https://example.org/a)."),

@@ -32,6 +32,8 @@ from audioscope.pages.slider import slider_html
 from audioscope.steer.results import Track
 from audioscope.theme import reading
 
+pytestmark = pytest.mark.slow
+
 DAY, NIGHT = {"color_scheme": "light"}, {"color_scheme": "dark"}
 WIDE, NARROW = {"viewport": {"width": 1440, "height": 1000}}, {"viewport": {"width": 360, "height": 740}}
 

@@ -120,6 +120,7 @@ def test_the_jackknife_of_a_mean_is_students_interval():
     assert interval(np.array([1.0])) == (-np.inf, np.inf)
 
 
+@pytest.mark.slow
 def test_jackknife_intervals_hold_what_they_promise():
     """Of the areas of noisy lines, about 95 % of the intervals hold the true one: 8 prompts, as the sweep has."""
     rng, held = np.random.default_rng(1), 0
@@ -202,6 +203,7 @@ def test_the_slider_fades_between_neighbours(root):
     assert json.loads(run.stdout) == [[1, 0, 0, 0], [0, 1, 0, 0], [0, 0.25, 0.75, 0], [0, 0, 1, 0], [0, 0, 0, 1], [0, 0, 0, 1]]
 
 
+@pytest.mark.slow
 def test_the_command(tmp_path, capsys):
     out = tmp_path / "steered"
     asked = [

@@ -106,6 +106,7 @@ def test_every_public_name_is_in_the_reference_once():
     assert set(listed.values()) == {1}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("page", [page for page in PAGES if CODE.search(page.read_text())], ids=lambda page: page.stem)
 def test_the_code_of_a_page_runs(page, tmp_path, monkeypatch):
     """Block after block, in an empty folder, as a reader would paste it."""
@@ -117,6 +118,7 @@ def test_the_code_of_a_page_runs(page, tmp_path, monkeypatch):
         exec(compile(block, str(page), "exec"), space)
 
 
+@pytest.mark.slow
 def test_the_quick_start_of_the_readme_runs(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     (block,) = [code for _, code in CODE.findall((ROOT / "README.md").read_text())]

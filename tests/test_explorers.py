@@ -132,6 +132,7 @@ def test_steps_are_counted_and_what_they_raise_ends_the_run(model):
         assert not any(hooks)
 
 
+@pytest.mark.slow
 def test_a_widget_and_a_cell_take_turns_at_one_model(tiny):
     alone = [tiny.generate(PROMPT, seed=seed).samples for seed in range(3)]
     told = Told()
@@ -305,6 +306,7 @@ def test_a_typed_prompt_is_heard_as_the_model_generates_it(tiny, playground):
     assert "cello" in playground.sounds.sounds[0]["name"] and "cello" in repr(playground)
 
 
+@pytest.mark.slow
 def test_the_slider_steers_and_strength_0_does_nothing(tiny, playground):
     playground.prompt.value, playground.axis.value, playground.where.value = "a jazz song", "fast", "all layers"
     playground.strength.value = 1.2
@@ -464,6 +466,7 @@ def test_a_click_in_the_atlas_is_heard_from_the_files(tones):
     assert explorer.sounds.sounds[0]["seconds"] == SECONDS
 
 
+@pytest.mark.slow
 def test_a_cell_that_was_not_kept_is_made_as_the_sweep_made_it(tiny):
     explorer = audioscope.datasets.atlas().explore(tiny).wait(LIMIT)
     explorer.concept.value, explorer.site.value = "metal", tiny.sites.cross[5].path
@@ -549,6 +552,7 @@ def test_the_slider_of_a_sweep_plays_the_kept_clips_and_moves_the_ring(tones):
     assert EVIL not in explorer.still().data
 
 
+@pytest.mark.slow
 def test_a_sweep_without_clips_is_made_again(tiny):
     sweep = audioscope.datasets.steering("fast")
     explorer = sweep.explore(tiny).wait(LIMIT)
@@ -566,6 +570,7 @@ def test_a_sweep_without_clips_is_made_again(tiny):
 # --- features
 
 
+@pytest.mark.slow
 def test_a_feature_is_searched_and_turned(tiny):
     sae = audioscope.datasets.sae(site(0))
     explorer = sae.explore(tiny).wait(LIMIT)

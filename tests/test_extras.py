@@ -15,6 +15,7 @@ from audioscope.pages.shipped import HEARD, with_sound
 from audioscope.scoring.scorers import listener_scorer
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("axis", ["fast", "drums"])
 def test_steered_clips_score_as_the_table_says(tiny, tmp_path, axis):
     """Made again from the shipped vector, each clip has the judge's scores that ship for it."""

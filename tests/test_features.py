@@ -334,6 +334,7 @@ def test_pages_are_self_contained_and_escaped(tiny, tmp_path):
         feature_pages(sae, tiny, tmp_path, [99999], found=found)
 
 
+@pytest.mark.slow
 def test_the_command_trains_resumes_and_writes_pages(tmp_path, capsys):
     site = "transformer.transformer_blocks.0.cross_attn"
     (tmp_path / "prompts.txt").write_text(f"{A}\n{B}\n")

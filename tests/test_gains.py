@@ -81,6 +81,7 @@ def test_each_part_of_the_criterion_is_needed():
     assert not rows.loc["caa tiny", "steerable"] and rows.loc["pci all", "share"] == 1
 
 
+@pytest.mark.slow
 def test_the_criterion_is_rarely_met_by_chance():
     """40 axes on which nothing steers: few pass one by one, and after Holm's correction hardly any axis does."""
     tables = [

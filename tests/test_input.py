@@ -66,6 +66,7 @@ def test_loading(tmp_path, tiny):
         audioscope.load(tmp_path / "copy")
 
 
+@pytest.mark.slow
 def test_hub_name_without_network(tmp_path):
     """A hub that nobody answers for: one line, status 2."""
     environment = {**os.environ, "HF_ENDPOINT": "http://127.0.0.1:9", "HF_HOME": str(tmp_path), "HF_HUB_ETAG_TIMEOUT": "1"}
@@ -159,6 +160,7 @@ def test_wrong_arguments_are_one_line(capsys):
         assert stop.value.code == 2 and capsys.readouterr().err.count("\n") == 1
 
 
+@pytest.mark.slow
 def test_atlas_command_writes_page_table_and_clips(capsys, tmp_path):
     out = tmp_path / "atlas"
     assert main(["atlas", "--concepts", "fast,drums", "--pairs", "4", "--steps", "2", "--out", str(out), "--bare"]) == 0

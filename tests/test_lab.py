@@ -17,6 +17,8 @@ from axe_playwright_python.sync_playwright import Axe
 from helpers.browsing import LIMIT, heard, hears, near, new_context, settle, until
 from helpers.tones import pitch, steered
 
+pytestmark = pytest.mark.slow
+
 CELLS = [
     "import sys\nfrom pathlib import Path\nsys.path.insert(0, {tests!r})",
     "import audioscope\nfrom helpers.tones import atlas_of_tones, steering_of_tones\n"
@@ -84,7 +86,6 @@ def stored(lab):
     return json.loads(urllib.request.urlopen(f"{lab}/api/contents/try.ipynb").read())["content"]["cells"]
 
 
-@pytest.mark.slow
 def test_jupyterlab(lab, browser):
     context = new_context(browser, viewport={"width": 1400, "height": 1500})
     page, wrong = context.new_page(), []

@@ -73,6 +73,7 @@ def test_the_top_holds_few_names_and_the_namespaces():
         getattr(audioscope, "no_such_name")  # noqa: B009
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "code, absent",
     [
@@ -88,6 +89,7 @@ def test_what_is_light_stays_light(code, absent):
     assert done.stdout.split() == []
 
 
+@pytest.mark.slow
 def test_a_page_is_written_without_the_models():
     """Also with sound and its spectrograms: whoever reads an atlas needs no torch."""
     code = """

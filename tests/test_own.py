@@ -80,6 +80,7 @@ def scored(scorer, clips):
     return scorer(torch.from_numpy(np.stack([clip.samples for clip in clips])), 16_000)
 
 
+@pytest.mark.slow
 def test_a_probe_tells_new_clips_apart(tiny, probe):
     new = [tiny.generate([text] * 6, seed=list(range(50, 56))) for text in ("a techno song", "an opera song")]
     mine, other = (scored(probe, each)["mine"] for each in new)
@@ -127,6 +128,7 @@ def test_what_a_probe_cannot_be_made_of_is_said(clips):
         audioscope.scoring.probe_scorer("mine", clips["techno"], clips["opera"], Nearness("mine"))
 
 
+@pytest.mark.slow
 def test_pairs_like_a_probe(tiny, probe):
     concept = audioscope.scoring.pairs_like(tiny, probe, "mine", some_prompts(48, "build"), pairs=16, progress=False)
     assert [sum(pair.split == split for pair in concept.pairs) for split in SPLITS] == [4, 4, 4, 4]

@@ -81,6 +81,7 @@ def test_streams_are_what_a_run_hands_to_each_site(audioldm2):
     assert seen == {site: {"gpt2": 16, "t5": 32}[site.stream] for site in audioldm2.sites.cross}
 
 
+@pytest.mark.slow
 def test_sites_command_reads_no_weights(tmp_path):
     command = [sys.executable, "-m", "audioscope", "sites", "--json", "--model", str(FIXTURES / "audioldm2-large")]
     done = subprocess.run(command, capture_output=True, text=True)

@@ -134,6 +134,7 @@ def test_the_replication_on_stable_audio_3_is_24_means_at_the_models_own_sites(r
     assert tuple(atlas.sites) == read_sites(root / "tests/fixtures/stable-audio-3-medium")[1].cross
 
 
+@pytest.mark.slow
 def test_an_atlas_of_means_alone_says_so_wherever_it_is_shown(tmp_path):
     atlas = published("stable-audio-3")
     assert atlas.concepts == [MEANS] and atlas.only_means and not published("ace-step").only_means
@@ -163,6 +164,7 @@ def test_an_atlas_of_means_alone_says_so_wherever_it_is_shown(tmp_path):
     assert explorer.concept.options == (MEANS,) and "layer 7" in explorer.metadata.value
 
 
+@pytest.mark.slow
 def test_all_published_atlases_stand_on_one_page_and_side_by_side(tmp_path):
     """As `page_extras` puts them there, each with its chart; the means have a row of their own among the concepts."""
     atlases = {name: published(name) for name in NAMES}

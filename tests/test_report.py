@@ -300,6 +300,7 @@ def test_a_site_holds_every_clip_once_and_leaves_no_older_sound(tones, tmp_path)
     assert sorted(file.name for file in again.parent.iterdir()) == ["index.html", "packs"]
 
 
+@pytest.mark.slow
 def test_one_file_keeps_to_its_size_and_holds_the_best(tones, tmp_path):
     whole = tones.save_html(tmp_path / "whole.html", progress=False)
     assert whole.stat().st_size < 12_000_000
@@ -322,6 +323,7 @@ def test_one_file_keeps_to_its_size_and_holds_the_best(tones, tmp_path):
         tones.save_html(tmp_path / "none.html", size=1000, progress=False)
 
 
+@pytest.mark.slow
 def test_steering_leaves_room_for_cells(tones, tmp_path):
     sweep = steering_of_tones(tmp_path / "run")
     full = tones.save_html(tmp_path / "full.html", steering=[sweep] * 30, progress=False).stat().st_size
@@ -368,6 +370,7 @@ def test_seeds_of_a_pair_are_told_apart(tmp_path):
     assert sum(unit["shown"] for unit in units) == 1
 
 
+@pytest.mark.slow
 def test_long_clips_are_cut_in_one_file_alone(tmp_path):
     wave = (0.1 * np.sin(2 * np.pi * 440 * np.arange(20 * 16000) / 16000))[None].astype("float32")
     short, whole = sound(Clip(wave, 16000), 12.0), sound(Clip(wave, 16000))

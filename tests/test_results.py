@@ -66,6 +66,7 @@ def test_the_area_of_a_sweeps_own_table_needs_no_arguments():
     assert found[sweep.cells].to_numpy() == pytest.approx(table["auc"].to_numpy(), abs=1e-4)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("concept", ["happy", "flute"])
 def test_other_views_follow_from_the_clips_too(root, concept):
     seen = sweep_views(datasets.steering(concept))
@@ -85,6 +86,7 @@ def test_the_criterion_passes_its_positive_control_and_fails_chance():
     assert (found["axes"] == 18).all() and (found["low"] <= found["steers"]).all() and (found["steers"] <= found["high"]).all()
 
 
+@pytest.mark.slow
 def test_writing_and_reading_give_the_same_sweep(tmp_path, monkeypatch):
     one, two = datasets.steering("fast"), datasets.steering("jazz")
     write_results([one, two], tmp_path / "results")

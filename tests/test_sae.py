@@ -165,6 +165,7 @@ def test_a_stopped_training_goes_on_to_the_very_same_weights(tmp_path, monkeypat
         train_sae(items, **settings, out=tmp_path / "state")
 
 
+@pytest.mark.slow
 def test_memory_is_bounded_by_the_buffer():
     """However long the stream, no more memory of its items is held than the buffer, twice while it is put together."""
     most = 0

@@ -110,6 +110,7 @@ def test_scales_that_there_are_not_are_refused(units):
             ask("clipped")
 
 
+@pytest.mark.slow
 def test_a_sweep_keeps_scores_beyond_the_clip_by_two_networks(tiny, tmp_path):
     atlas = audioscope.localize(tiny, ["happy"], pairs=2, steps=4, out=tmp_path, progress=False)
     assert atlas.scorers == ["listener", "judge"] and (atlas.table["score"].abs() > 6).any()
@@ -222,6 +223,7 @@ def test_a_functional_set_says_what_it_hangs_on():
     assert means.loc[0, "all_high"] - means.loc[0, "all_low"] > 3 * (means.loc[0, "high"] - means.loc[0, "low"])
 
 
+@pytest.mark.slow
 def test_a_correlation_of_maps_resamples_pairs():
     """Two noisy sweeps of one map, many times: the interval holds the correlation that such sweeps have in 88 to 100 % of them."""
     truth = {f"a{number}": np.random.default_rng(number).uniform(0, 1, LAYERS) for number in range(6)}
@@ -243,6 +245,7 @@ def test_a_correlation_of_maps_resamples_pairs():
         one.correlation(atlas_of({("q1", "q1"): (-4.0, 4.0, [1, 0, 0, 0])}))
 
 
+@pytest.mark.slow
 def test_the_shipped_map_by_two_networks():
     """What the README says: both networks and all scales name layer 0, and their raw maps are much alike."""
     atlas = datasets.atlas()

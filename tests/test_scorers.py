@@ -83,6 +83,7 @@ def test_faults_are_found():
     assert table.loc[0, "level"] == pytest.approx(20 * np.log10(0.3 / 2**0.5), abs=0.01)
 
 
+@pytest.mark.slow
 def test_measurements_as_a_scorer(tiny):
     scorer = MeasureScorer({"fast": ("tempo", 1), "slow": ("tempo", -1)})
     table = scorer(clips(clicks(120), clicks(90)), RATE)

@@ -30,6 +30,7 @@ def test_there_is_one_for_each_of_the_two_strongest_layers():
     assert set(STRONGEST) <= set(datasets.saes())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("site", [*STRONGEST, f"{BLOCKS}.6.self_attn", f"{BLOCKS}.0.self_attn"])
 def test_the_report_is_complete_and_true(tiny, site):
     sae = datasets.sae(site)

@@ -218,6 +218,7 @@ def test_windows_and_branches(model):
     assert all(not torch.allclose(x, y, rtol=1e-4, atol=1e-5) for i, x in enumerate(apart) for y in apart[:i])
 
 
+@pytest.mark.slow
 def test_a_vector_serves_other_step_counts(tiny):
     """Between noise levels it is the line between neighbours; a vector made at 16 steps is nearly the one made at 8, 30 or 50."""
     path = tiny.sites.cross[2].path
@@ -408,6 +409,7 @@ def test_random_directions_are_drawn_anew(tiny):
     assert abs(float(torch.nn.functional.cosine_similarity(*directions).mean())) < 0.5
 
 
+@pytest.mark.slow
 def test_steering_steers_and_a_random_direction_does_not(tiny):
     """The point of it all, on a few clips: tempo up and down, measured by the judge, beside the same push at random."""
     vector = caa(tiny, "fast", "own", 12, progress=False)
@@ -435,6 +437,7 @@ audioscope.steer.steering_sweep(model, "fast", [vector_method(vector, "own")], [
 """
 
 
+@pytest.mark.slow
 def test_a_killed_sweep_resumes_to_the_same_table(tiny, tmp_path):
     out = tmp_path / "cut"
     vector = caa(tiny, "fast", "own", 3, steps=2, file=out / "vector", progress=False)
@@ -452,6 +455,7 @@ def test_a_killed_sweep_resumes_to_the_same_table(tiny, tmp_path):
         steering_sweep(tiny, "fast", [vector_method(vector, "own")], [-2.0, 2.0], out=out, **keywords)
 
 
+@pytest.mark.slow
 def test_what_a_sweep_measures(tiny, tmp_path):
     vector = caa(tiny, "fast", "cross", 6, steps=4, progress=False)
     methods = [vector_method(vector, "all"), random_direction_method(vector, "all"), prompt_switch_method(4)]
@@ -485,6 +489,7 @@ def test_what_a_sweep_measures(tiny, tmp_path):
     sweep.chart().to_dict()
 
 
+@pytest.mark.slow
 def test_calibration_finds_the_strength_of_a_budget(tiny):
     vector = caa(tiny, "fast", "own", 6, steps=4, progress=False)
     methods = [vector_method(vector, "own"), vector_method(vector, "kept", mode="keep_norm")]

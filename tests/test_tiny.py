@@ -124,6 +124,7 @@ def test_wordings_kept_for_evaluation_are_unseen_but_their_words_are_known():
     assert all(any(phrase in text for phrase in phrases) for text, _, _ in held_out_captions(50, unseen=True))
 
 
+@pytest.mark.slow
 def test_evaluation_captions_are_balanced_and_held_out():
     captions = held_out_captions(400)
     assert all(song.held_out for _, song, _ in captions)
@@ -132,6 +133,7 @@ def test_evaluation_captions_are_balanced_and_held_out():
         assert counts.sum() > 280 and counts.max() - counts.min() <= 4, f"{group}: {counts}"
 
 
+@pytest.mark.slow
 def test_listener_and_judge_hear_real_clips(tiny):
     from audioscope.tiny.evaluate import accuracies, real_clips
 
@@ -227,6 +229,7 @@ def test_the_asked_for_sound_is_generated(tiny):
         assert values[:6].mean() > values[6:].mean() + 1.0, (group, name)
 
 
+@pytest.mark.slow
 def test_training_resumes(tmp_path, monkeypatch):
     from audioscope.tiny import train as module
 
@@ -245,6 +248,7 @@ def test_training_resumes(tmp_path, monkeypatch):
     assert (out / "model_index.json").exists() and json.loads((out / "training.json").read_text())["steps"] > first
 
 
+@pytest.mark.slow
 def test_a_resumed_training_is_the_uninterrupted_one(tmp_path, tiny):
     """Weights, optimisers, weight average and random draws: four steps are two steps, a state file and two steps."""
     from audioscope.tiny.train import Recipe, Trainer
@@ -281,6 +285,7 @@ def test_a_copied_clip_counts_as_memorised(tmp_path, tiny):
     assert len(nearest[1]) == 12 and nearest[1].std() > 0
 
 
+@pytest.mark.slow
 def test_the_listener_chooses_the_better_candidate(tmp_path, root, tiny):
     """Between the shipped weights and weights with noise on them it takes the shipped ones."""
     for name in ("step-1", "step-2"):
