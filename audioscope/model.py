@@ -207,17 +207,6 @@ class Model:
                 warnings.warn(f"Without guidance (it is {guidance:g}), negative_prompt does nothing.", stacklevel=3)
         return Sampling(steps, guidance, seconds, negative_prompt)
 
-    def check_seed(self, seed: int) -> None:
-        """Raise ValueError for a seed that is not a whole number, or is out of range.
-
-        Args:
-            seed: The seed, 0 to 2^63 - 1.
-
-        Raises:
-            ValueError: It is not such a number.
-        """
-        whole("seed", seed, 0, 2**63 - 1)
-
     def check_prompt(self, prompt: str) -> None:
         """Raise ValueError for an empty prompt, and warn about words that the tokenizer does not know.
 
@@ -536,18 +525,10 @@ class Model:
     def activations(self, prompts: Sequence[str], sites: Which = ..., **keywords: Any) -> Iterator[Activations]: ...
 
     def activations(  # type: ignore[misc]  # the overloads pass the keywords below on
-        self,
-        prompts: str | Sequence[str],
-        sites: Which = "cross",
-        *,
-        seeds: int | Sequence[int] = (0,),
-        at_steps: int | Sequence[int] | None = None,
-        pool: bool = True,
-        branch: str = "cond",
-        edits: Edit | Sequence[Edit] = (),
-        batch_size: int = BATCH,
-        **sampling: Unpack[SamplingKeywords],
-    ) -> Activations | Iterator[Activations]:
+        self, prompts: str | Sequence[str], sites: Which = "cross", *, seeds: int | Sequence[int] = (0,),
+        at_steps: int | Sequence[int] | None = None, pool: bool = True, branch: str = "cond",
+        edits: Edit | Sequence[Edit] = (), batch_size: int = BATCH, **sampling: Unpack[SamplingKeywords],
+    ) -> Activations | Iterator[Activations]:  # fmt: skip
         """Read the outputs of sites while prompts are generated.
 
         One string gives its activations. A list gives those of each prompt and seed, one at a time: they are yielded as batches
@@ -597,17 +578,9 @@ class Model:
         return next(results()) if isinstance(prompts, str) else results()
 
     def generate_with_activations(
-        self,
-        prompt: str,
-        sites: Which = "cross",
-        seed: int = 0,
-        *,
-        at_steps: int | Sequence[int] | None = None,
-        pool: bool = True,
-        branch: str = "cond",
-        edits: Edit | Sequence[Edit] = (),
-        **sampling: Unpack[SamplingKeywords],
-    ) -> tuple[Clip, Activations]:
+        self, prompt: str, sites: Which = "cross", seed: int = 0, *, at_steps: int | Sequence[int] | None = None, pool: bool = True,
+        branch: str = "cond", edits: Edit | Sequence[Edit] = (), **sampling: Unpack[SamplingKeywords],
+    ) -> tuple[Clip, Activations]:  # fmt: skip
         """Generate a clip and read the outputs of sites in the same run.
 
         Args:

@@ -16,7 +16,7 @@ from typing import Any, NoReturn
 from audioscope.cli import sae as cli_sae
 from audioscope.cli.parts import MODEL, SAMPLING, command, given
 from audioscope.errors import FIX_TORCHAUDIO, UnknownName, is_torchaudio_failure
-from audioscope.installed import need
+from audioscope.installed import __version__, need
 from audioscope.store import data_folder
 
 QUICK = "female,fast,happy,metal,violin,drums"
@@ -40,6 +40,7 @@ class _Parser(argparse.ArgumentParser):
 def parser() -> argparse.ArgumentParser:
     """The argument parser, with one subcommand per verb."""
     top = _Parser(prog="audioscope", description="See and hear what the attention layers of music models do.")
+    top.add_argument("--version", action="version", version=f"audioscope {__version__}")
     verbs = top.add_subparsers(dest="verb", required=True, metavar="COMMAND")
 
     sites = command(verbs, "sites", _sites, "list the attention sites of a model", [MODEL])

@@ -10,6 +10,7 @@ import ipywidgets as widgets
 
 from audioscope import datasets
 from audioscope.concepts import choose
+from audioscope.errors import whole
 from audioscope.model import Model
 from audioscope.steer.benchmark import axes
 from audioscope.steer.caa import steering_sites
@@ -40,7 +41,7 @@ class Playground(Explorer):
         **sampling: Unpack[SamplingKeywords],
     ):
         model.check_unsteered("a widget")
-        model.check_seed(seed)
+        whole("seed", seed, 0, 2**63 - 1)
         if not abs(strength) < 1e6:
             raise ValueError(f"strength is {strength}, expected a finite number.")
         model.check_edits([vector.edit(strength) for vector in (vectors or {}).values()])
