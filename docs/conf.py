@@ -24,7 +24,6 @@ napoleon_google_docstring, napoleon_numpy_docstring = True, False
 autodoc_member_order = "bysource"
 autodoc_typehints = "signature"
 autodoc_typehints_format = "short"
-autodoc_preserve_defaults = True
 autodoc_default_options = {"members": True, "exclude-members": "change, mask, target, idle, made_for"}
 python_maximum_signature_line_length = 88
 python_use_unqualified_type_names = True

@@ -239,7 +239,7 @@ check(
 #
 # ## Read next
 # - [5. Steer with CAA](05_steer_with_caa.ipynb): you have found the layers; now push.
-# - `audioscope sites --model NAME` shows the layers of any supported model without its weights; the table in the README shows which models are supported and what was tested for each.
+# - `audioscope sites --model NAME` shows the layers of any supported model without its weights; the page "Models and adapters" of the documentation (`docs/how-to/models.md`) shows which are supported and what was tested for each.
 
 # %%
 import diffusers
