@@ -20,9 +20,9 @@ from .edits import BlendText as BlendText
 from .edits import PatchOutput as PatchOutput
 from .edits import PatchText as PatchText
 from .installed import __version__ as __version__
+from .loading import load as load
 from .model import Activations as Activations
 from .model import Model as Model
-from .model import load as load
 from .sae.sae import SAE as SAE
 from .sae.sae import SAEEdit as SAEEdit
 from .sites import Site as Site

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import threading
 import warnings
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
@@ -11,24 +10,20 @@ from contextvars import ContextVar
 from copy import deepcopy
 from dataclasses import dataclass, replace
 from functools import cached_property
-from pathlib import Path
 from typing import Any, Protocol, Unpack, overload
 
-import diffusers
 import pandas as pd
 import torch
 from diffusers import DiffusionPipeline
-from diffusers.utils import logging as diffusers_logging
 from torch import Tensor, nn
-from transformers.utils import logging as transformers_logging
 
 from audioscope import tracing
-from audioscope.adapters import Adapter, adapter_for, adapter_of_class
+from audioscope.adapters import Adapter, adapter_for
 from audioscope.audio import Clip
 from audioscope.edits import Copying, Edit, Which, as_edits
 from audioscope.errors import index_of, real, whole
 from audioscope.sites import Site, Sites, find_sites
-from audioscope.store import batches, data_folder, default_device, fingerprint
+from audioscope.store import batches, fingerprint
 from audioscope.tracing import Sampling, SamplingKeywords
 from audioscope.views import view
 
@@ -654,138 +649,3 @@ def _activations(rows: Sequence[tracing.Row], run: tracing.Run, read: tracing.Re
         Activations(row.prompt, row.seed, sigmas.clone(), of(i, run.reads), of(i, run.norms), read.sites)
         for i, row in enumerate(rows)
     ]
-
-
-def load(
-    name: str | Path = "tiny",
-    *,
-    device: str | None = None,
-    dtype: torch.dtype | None = None,
-    adapter: Adapter | None = None,
-    **keywords: Any,
-) -> Model:
-    """Load a model: "tiny" (it ships with audioscope), a local diffusers folder, or a name on the Hugging Face Hub.
-
-    Args:
-        name: "tiny", a folder, or "owner/model".
-        device: Such as "cuda"; None means "cuda" if there is one, else "cpu".
-        dtype: The type of the weights; None means float32.
-        adapter: Describes the pipeline; None means the one that audioscope has for its class.
-        **keywords: Those of `DiffusionPipeline.from_pretrained`.
-
-    Returns:
-        The model, ready to generate.
-
-    Raises:
-        FileNotFoundError: The folder does not exist, or is not a pipeline.
-        ConnectionError: The name cannot be fetched from the hub.
-        ValueError: The folder is damaged, or the pipeline has no adapter or cannot be analyzed by layer.
-
-    Example:
-        >>> tiny = audioscope.load("tiny", device="cpu")
-        >>> len(tiny.sites.cross), tiny.rate
-        (12, 16000)
-        >>> audioscope.load("stabilityai/stable-audio-open-1.0")  # doctest: +SKIP
-    """
-    device = default_device(device)
-    source, local = _source(name)
-    if local and "audioscope.tiny.codec" in (source / "model_index.json").read_text():
-        view("MelCodec")  # diffusers accepts a class of another library only if that is already imported
-    try:
-        with _quiet(progress=not local):
-            pipe = DiffusionPipeline.from_pretrained(
-                str(source), torch_dtype=dtype or torch.float32, local_files_only=local, **keywords
-            )
-    except Exception as error:  # diffusers, transformers, safetensors and the network raise about thirty kinds
-        if local:
-            raise ValueError(f"{source} is incomplete or damaged ({_first_line(error)}): download it again.") from error
-        raise _unreachable(name, error) from error
-    return Model(pipe.to(device), str(name), adapter)
-
-
-def read_sites(name: str | Path) -> tuple[str, Sites]:
-    """A model's pipeline class and its sites, from its configuration files alone: no weights are read or downloaded.
-
-    name: as for `load`. Raises what `load` raises, and ValueError for a pipeline that cannot be analyzed by layer.
-    A class without an adapter is not an error here: its denoiser is the component that diffusers calls transformer or unet.
-    """
-    source, local = _source(name)
-    if not local:
-        from huggingface_hub import snapshot_download
-
-        try:
-            source = Path(snapshot_download(str(name), allow_patterns=["*model_index.json", "*/config.json"]))
-        except Exception as error:
-            raise _unreachable(name, error) from error
-        _check_folder(source)
-    try:
-        index = json.loads((source / "model_index.json").read_text())
-        pipeline = str(index["_class_name"])
-        adapter = adapter_of_class(pipeline)
-        prefix = adapter.denoiser if adapter else next(part for part in ("transformer", "unet") if part in index)
-        config = json.loads((source / prefix / "config.json").read_text())
-        with torch.device("meta"), _quiet(progress=False):
-            denoiser = getattr(diffusers, index[prefix][1]).from_config(config)
-    except (OSError, KeyError, TypeError, AttributeError, StopIteration, json.JSONDecodeError) as error:
-        raise ValueError(f"{source} does not describe a diffusers pipeline with a denoiser ({_first_line(error)}).") from error
-    return pipeline, find_sites(denoiser, prefix, adapter.stream if adapter else None)
-
-
-def _source(name: str | Path) -> tuple[Path, bool]:
-    """Where a model is, and whether that is a local folder rather than a name on the hub."""
-    source = data_folder() / "tiny" if str(name) == "tiny" else Path(name).expanduser()
-    if source.is_dir():
-        _check_folder(source)
-        return source, True
-    if source.is_absolute() or str(name).startswith(".") or str(name).count("/") != 1:
-        raise FileNotFoundError(
-            f"No folder {str(name)!r}: expected 'tiny', a folder with a diffusers pipeline, or a hub name 'owner/model'."
-        )
-    return source, False
-
-
-def _check_folder(source: Path) -> None:
-    """Raise FileNotFoundError for a folder without a pipeline, and ValueError for one of diffusers' modular pipelines."""
-    if (source / "model_index.json").exists():
-        return
-    modular = source / "modular_model_index.json"
-    if not modular.exists():
-        raise FileNotFoundError(f"{source} is a folder but not a diffusers pipeline: it has no model_index.json.")
-    pipeline = str(json.loads(modular.read_text()).get("_class_name"))
-    adapter_of_class(pipeline)  # raises with the reason, if it is known
-    raise ValueError(f"{source} is a modular pipeline, {pipeline}: expected a standard pipeline, which has a model_index.json.")
-
-
-def _unreachable(name: str | Path, error: Exception) -> ConnectionError:
-    if type(error).__name__ == "GatedRepoError":
-        return ConnectionError(
-            f"{str(name)!r} is gated: accept its license at https://huggingface.co/{name}, then run `hf auth login`."
-        )
-    return ConnectionError(
-        f"Could not fetch {str(name)!r} from the hub ({_first_line(error)}): is the name right, and is there a network "
-        "connection?"
-    )
-
-
-@contextmanager
-def _quiet(progress: bool) -> Iterator[None]:
-    """Silence the libraries while a pipeline is loaded; show progress bars only for a download."""
-    libraries = (diffusers_logging, transformers_logging)
-    before = [(library, library.get_verbosity(), library.is_progress_bar_enabled()) for library in libraries]
-    for library in libraries:
-        library.set_verbosity(50)
-        if not progress:
-            library.disable_progress_bar()
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            yield
-    finally:
-        for library, level, bars in before:
-            library.set_verbosity(level)
-            if bars:
-                library.enable_progress_bar()
-
-
-def _first_line(error: BaseException) -> str:
-    return (str(error).strip().splitlines() or [type(error).__name__])[0][:200]

@@ -7,6 +7,7 @@ import hashlib
 import json
 import os
 import tempfile
+import threading
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -60,22 +61,39 @@ def write_whole(file: Path, write: Callable[[Path], Any]) -> None:
 
     Raises OSError with advice if the disk is full.
     """
-    part = file.with_name(f"{file.name}.{os.getpid()}.part")
+    write_together({file: write})
+
+
+def write_together(files: Mapping[Path, Callable[[Path], Any]]) -> None:
+    """Write files that belong together: each under another name, and when all are whole, renamed, the last one last.
+
+    Raises OSError with advice if the disk is full; the older files are then untouched.
+    """
+    parts = {file: file.with_name(f"{file.name}.{os.getpid()}.{threading.get_ident()}.part") for file in files}
     try:
-        write(part)
-        part.replace(file)
-    except OSError as error:
-        if error.errno == errno.ENOSPC:
-            advice = f"The disk of {file.parent} is full. Finished work is kept: free some space and run again"
+        for file, write in files.items():
+            write(parts[file])
+        for file, part in parts.items():
+            part.replace(file)
+    except Exception as error:  # safetensors and parquet have errors of their own for a full disk
+        if getattr(error, "errno", None) == errno.ENOSPC or "No space left" in str(error):
+            advice = f"The disk of {next(iter(files)).parent} is full. Finished work is kept: free some space and run again"
             raise OSError(errno.ENOSPC, advice) from error
         raise
     finally:
-        part.unlink(missing_ok=True)
+        for part in parts.values():
+            part.unlink(missing_ok=True)
 
 
 def write_json(file: Path, value: Any) -> None:
     """Write a value as JSON, one line for each of its parts, whole or not at all."""
-    write_whole(file, lambda part: part.write_text(json.dumps(value, indent=1, default=plain) + "\n"))
+    write_whole(file, as_json(value))
+
+
+def as_json(value: Any) -> Callable[[Path], Any]:
+    """What writes a value as JSON, for `write_together`."""
+    text = json.dumps(value, indent=1, default=plain) + "\n"
+    return lambda part: part.write_text(text)
 
 
 def save_array(file: Path, values: Any) -> None:
@@ -152,7 +170,9 @@ def check_settings(folder: Path, settings: dict[str, Any]) -> None:
             stored = json.loads(file.read_text())
         except ValueError as error:
             raise ValueError(f"{file} is damaged: delete {folder}, or choose another folder.") from error
-        check_same(f"{folder} holds a sweep", stored, settings, "choose another folder, or delete it")
+        # a model is known by its weights: its folder may be spelt otherwise, or lie elsewhere
+        spelt = {"model": None} if "fingerprint" in settings else {}
+        check_same(f"{folder} holds a sweep", stored | spelt, settings | spelt, "choose another folder, or delete it")
         if str(settings.get("scorer_fingerprint", "")).startswith("unknown"):
             warnings.warn(
                 f"The scorer {settings.get('scorer')!r} has no fingerprint: if it was changed since {folder} was begun, the scores "
@@ -169,11 +189,14 @@ def _short(value: Any) -> str:
     return text if len(text) < 60 else text[:57] + "..."
 
 
-def _read(file: Path) -> pd.DataFrame:
+def _done(file: Path, folder: Path) -> pd.DataFrame | None:
+    """The table of a finished unit; None if it must be made again: it is not there, is damaged, or lacks one of its clips."""
     try:
-        return pd.read_parquet(file)
-    except (ValueError, OSError) as error:
-        raise ValueError(f"{file} is damaged: delete it and run again to recompute that unit.") from error
+        table = pd.read_parquet(file)
+    except (ValueError, OSError):  # not there, or cut short when the power failed
+        return None
+    clips = table["clip"] if "clip" in table else []
+    return table if all((folder / clip).is_file() for clip in clips if clip) else None
 
 
 def run_units(
@@ -194,13 +217,16 @@ def run_units(
     files = {content_hash(unit): folder / "units" / f"{content_hash(unit)}.parquet" for unit in units}
     if len(files) != len(units):
         raise ValueError("Two units of the sweep are equal: expected each unit only once.")
-    todo = [unit for unit in units if not files[content_hash(unit)].exists()]
-    with tqdm(total=len(units), initial=len(units) - len(todo), desc=desc, unit="unit", disable=not progress) as bar:
-        for unit in todo:
-            table = work(unit)
-            write_whole(files[content_hash(unit)], table.to_parquet)
-            bar.update()
-    return pd.concat([_read(file) for file in files.values()], ignore_index=True)
+    tables = {file: _done(file, folder) for file in files.values()}
+    there = sum(table is not None for table in tables.values())
+    with tqdm(total=len(units), initial=there, desc=desc, unit="unit", disable=not progress) as bar:
+        for unit, (file, table) in zip(units, tables.items(), strict=True):
+            if table is None:
+                table = work(unit)
+                write_whole(file, table.to_parquet)
+                tables[file] = pd.read_parquet(file)  # as it is read when the sweep is resumed
+                bar.update()
+    return pd.concat(tables.values(), ignore_index=True)
 
 
 def fingerprint(*modules: nn.Module) -> str:

@@ -7,13 +7,16 @@ nnsight's invokes, and every row has its own seeded generator, so a row does not
 
 from __future__ import annotations
 
+import sys
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field, fields
 from functools import partial
 from itertools import count
 from typing import Any, TypeAlias, TypedDict
+
+THEIRS = "nnsight" in sys.modules
 
 import nnsight
 import torch
@@ -24,10 +27,11 @@ from audioscope.adapters import Adapter
 from audioscope.edits import Copying, Edit, Here, PatchText
 from audioscope.sites import Site, Sites
 
-# nnsight adds a `save` method to every Python object, which breaks torchsde (Stable Audio's scheduler): remove it.
-if nnsight.CONFIG.APP.PYMOUNT and _c.unmount is not None:
+# nnsight adds a `save` method to every Python object, which breaks torchsde (Stable Audio's scheduler). It goes for good, unless
+# someone imported nnsight for code of their own: then it is only away while a pipeline runs here.
+MOUNTED = nnsight.CONFIG.APP.PYMOUNT and _c.unmount is not None
+if MOUNTED and not THEIRS:
     _c.unmount("save")
-
 
 Args: TypeAlias = tuple[Any, ...]
 Keywords: TypeAlias = dict[str, Any]
@@ -247,7 +251,7 @@ def run(
                 kept = values.mean(1) if read.pool else values  # type: ignore[union-attr]
                 reading[site].append((kept.cpu(), values.norm(dim=-1).mean(1).cpu()))
 
-    with _masking(pipe, adapter, sites), _counting(denoiser, on_step):
+    with _ready(pipe), _masking(pipe, adapter, sites), _counting(denoiser, pipe.scheduler, steps, on_step):
         latents = _traced(pipe, denoiser, busy, call, steps, visit) if busy else pipe(**call)[0]
     latents = latents[: len(rows)]
     if on_step is not None:
@@ -335,13 +339,42 @@ def _masking(pipe: Any, adapter: Adapter, sites: Sites) -> Iterator[None]:
         yield
 
 
-def _counting(denoiser: Any, on_step: Callable[[int], None] | None) -> AbstractContextManager[Any]:
-    """Call `on_step` with 0, 1, 2, ... before each denoiser call; every pipeline makes one call per step."""
-    if on_step is None:
-        return nullcontext()
+@contextmanager
+def _ready(pipe: Any) -> Iterator[None]:
+    """Everything in evaluation mode (dropout of a LoRA or of an encoder left in train() is random), and objects without `save`."""
+    for part in pipe.components.values():
+        if isinstance(part, torch.nn.Module):
+            part.eval()
+    if MOUNTED and THEIRS:
+        _c.unmount("save")
+    try:
+        yield
+    finally:
+        if MOUNTED and THEIRS:
+            _c.mount(nnsight.save, "save")
+
+
+@contextmanager
+def _counting(denoiser: Any, scheduler: Any, steps: int, on_step: Callable[[int], None] | None) -> Iterator[None]:
+    """Call `on_step` with 0, 1, 2, ... before each denoiser call. Raises ValueError unless there is one call per step."""
     number = count()
-    hook: AbstractContextManager[Any] = denoiser.register_forward_pre_hook(lambda module, args: on_step(next(number)))
-    return hook
+    name = type(scheduler).__name__
+
+    def called(module: Any, args: Args) -> None:
+        step = next(number)
+        if step >= steps:
+            raise ValueError(
+                f"{name} calls the denoiser more than once per step, so edits would miss calls: use a first-order scheduler."
+            )
+        if on_step is not None:
+            on_step(step)
+
+    with denoiser.register_forward_pre_hook(called):
+        yield
+    if (made := next(number)) != steps:
+        raise ValueError(
+            f"{name} made {made} denoiser calls in {steps} steps, expected one per step: use a first-order scheduler."
+        )
 
 
 def check(pipe: Any, adapter: Adapter, sites: Sites) -> None:
@@ -374,10 +407,10 @@ def check(pipe: Any, adapter: Adapter, sites: Sites) -> None:
             module = denoiser.get_submodule(path.partition(".")[2])
             hooks.enter_context(module.register_forward_pre_hook(partial(visited, path), with_kwargs=True))
         try:
-            with _masking(pipe, adapter, sites):
+            with _ready(pipe), _masking(pipe, adapter, sites):
                 pipe(**call)
-        except (TypeError, AttributeError, KeyError) as error:
-            raise ValueError(f"{wrong}a call with {', '.join(call)} fails ({error}).") from error
+        except Exception as error:  # of the pipeline, its scheduler or a library of theirs
+            raise ValueError(f"{wrong}a call with {', '.join(call)} fails ({type(error).__name__}: {error}).") from error
     if visits[""] != 2:
         raise ValueError(f"{wrong}it made {visits['']} denoiser calls in 2 steps, expected one per step.")
     for site in sites.cross:

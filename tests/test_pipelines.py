@@ -26,7 +26,8 @@ from audioscope.adapters import (  # fmt: skip
     adapter_of_class,
 )
 from audioscope.edits import Apply, PatchText
-from audioscope.model import Model, read_sites
+from audioscope.loading import read_sites
+from audioscope.model import Model
 from audioscope.tracing import Row
 
 A, B = PROMPTS

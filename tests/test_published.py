@@ -10,7 +10,7 @@ from audioscope import datasets
 from audioscope.atlas.charts import _cells, side_by_side
 from audioscope.atlas.published import MEANS, NAMES
 from audioscope.datasets import published
-from audioscope.model import read_sites
+from audioscope.loading import read_sites
 
 PAPER = {  # functional layers, counted from 0, as their authors name them
     "ace-step": [6, 7],

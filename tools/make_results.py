@@ -15,7 +15,7 @@ from audioscope.atlas.atlas import Atlas
 from audioscope.atlas.localization import localize
 from audioscope.atlas.steps import patch_steps
 from audioscope.datasets import MAPS
-from audioscope.model import load
+from audioscope.loading import load
 from audioscope.sae.comparison import wins
 from audioscope.sae.pipeline import report_saes, train_saes
 from audioscope.sae.sae import SAE

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from audioscope.cli import sae as cli_sae
-from audioscope.cli.parts import MODEL, SAMPLING, command, given
+from audioscope.cli.parts import MODEL, SAMPLING, command, given, loaded, path
 from audioscope.errors import FIX_TORCHAUDIO, UnknownName, is_torchaudio_failure
 from audioscope.installed import __version__, need
 from audioscope.store import data_folder
@@ -72,7 +72,7 @@ def parser() -> argparse.ArgumentParser:
     atlas.add_argument("--batch-size", type=int, help="rows per batch, to save memory (default: all layers at once)")
     atlas.add_argument(
         "--beside",
-        type=Path,
+        type=path,
         action="append",
         default=[],
         metavar="FOLDER",
@@ -83,9 +83,9 @@ def parser() -> argparse.ArgumentParser:
         action="store_true",
         help="write a page of this atlas alone, without what ships with tiny: other maps, steering, features",
     )
-    atlas.add_argument("--html", type=Path, metavar="FILE", help="also write one HTML file of at most 12 MB, with the best clips")
+    atlas.add_argument("--html", type=path, metavar="FILE", help="also write one HTML file of at most 12 MB, with the best clips")
     atlas.add_argument("--plan", action="store_true", help="only estimate the cost and the precision")
-    atlas.add_argument("--out", type=Path, default=Path("atlas"), help="output folder; resumed if it holds the same sweep")
+    atlas.add_argument("--out", type=path, default=Path("atlas"), help="output folder; resumed if it holds the same sweep")
 
     steer = command(verbs, "steer", _steer, "steer music toward a concept: clips, a table and a page with a slider", [SAMPLING])
     what = steer.add_mutually_exclusive_group(required=True)
@@ -93,31 +93,31 @@ def parser() -> argparse.ArgumentParser:
     what.add_argument(
         "--all", action="store_true", help="compare all steering methods on every axis (about two hours on two cores)"
     )
-    steer.add_argument("--pairs-from", type=Path, metavar="CSV", help="your own pairs, with the columns split and neutral")
+    steer.add_argument("--pairs-from", type=path, metavar="CSV", help="your own pairs, with the columns split and neutral")
     steer.add_argument("--strengths", help="first:last:count, or a comma-separated list (default -1:1:9)")
     steer.add_argument("--sites", help="cross (default), own, functional, self, or comma-separated module paths")
-    steer.add_argument("--atlas", type=Path, help="folder of the model's atlas (default: the shipped one)")
+    steer.add_argument("--atlas", type=path, help="folder of the model's atlas (default: the shipped one)")
     steer.add_argument("--pairs", type=int, help="pairs to make the vector from (default: all)")
     steer.add_argument("--prompts", type=int, help="neutral prompts to steer (default 2; 12 with --all)")
     steer.add_argument("--seeds", type=int, help="seeds per prompt (default 1; 2 with --all)")
-    steer.add_argument("--work", type=Path, default=Path("runs/steering"), help="with --all: folder for the sweeps")
-    steer.add_argument("--out", type=Path, required=True, help="output folder; resumed if it holds the same sweep")
+    steer.add_argument("--work", type=path, default=Path("runs/steering"), help="with --all: folder for the sweeps")
+    steer.add_argument("--out", type=path, required=True, help="output folder; resumed if it holds the same sweep")
 
     cli_sae.add(verbs)
 
     book = command(verbs, "book", _book, "run the notebooks and write them as pages with charts and sound")
     book.add_argument("names", nargs="*", metavar="NAME", help="notebooks to run, such as 00_start_here (default: all)")
-    book.add_argument("--notebooks", type=Path, metavar="FOLDER", help="folder of the notebooks (default: the shipped ones)")
-    book.add_argument("--out", type=Path, default=Path("book"), help="output folder (default: book)")
+    book.add_argument("--notebooks", type=path, metavar="FOLDER", help="folder of the notebooks (default: the shipped ones)")
+    book.add_argument("--out", type=path, default=Path("book"), help="output folder (default: book)")
     copy = command(verbs, "notebooks", _notebooks, "copy the notebooks to a folder to work in")
-    copy.add_argument("out", type=Path, metavar="FOLDER")
+    copy.add_argument("out", type=path, metavar="FOLDER")
 
     generate = command(verbs, "generate", _generate, "generate a clip from text", [SAMPLING])
     generate.add_argument("prompt")
     generate.add_argument("--seed", type=int, default=0)
     generate.add_argument("--seconds", type=float)
     generate.add_argument("--negative-prompt", metavar="TEXT", help="prompt of the unconditional branch (default: none)")
-    generate.add_argument("--out", type=Path, required=True, help="a .flac, .wav, .ogg or .mp3 file")
+    generate.add_argument("--out", type=path, required=True, help="a .flac, .wav, .ogg or .mp3 file")
 
     tiny = verbs.add_parser("tiny", help="train and evaluate the embedded model").add_subparsers(
         dest="what", required=True, metavar="WHAT"
@@ -125,16 +125,16 @@ def parser() -> argparse.ArgumentParser:
     train = command(tiny, "train", _train, "train the embedded model (CPU or CUDA)")
     train.add_argument("--hours", type=float, required=True, help="total hours of training, including earlier ones when resuming")
     train.add_argument("--resume", action="store_true", help="resume from the state in --work")
-    train.add_argument("--out", type=Path, default=Path("runs/tiny/pipeline"), help="folder for the finished pipeline")
-    train.add_argument("--work", type=Path, default=Path("runs/tiny"), help="folder for latents, states and the log")
-    train.add_argument("--start", type=Path, help="trained pipeline to start from, such as data/tiny (default: from scratch)")
+    train.add_argument("--out", type=path, default=Path("runs/tiny/pipeline"), help="folder for the finished pipeline")
+    train.add_argument("--work", type=path, default=Path("runs/tiny"), help="folder for latents, states and the log")
+    train.add_argument("--start", type=path, help="trained pipeline to start from, such as data/tiny (default: from scratch)")
     listeners = command(tiny, "listeners", _listeners, "train the listener and the judge")
-    listeners.add_argument("--out", type=Path, default=Path("runs/tiny"))
-    listeners.add_argument("--work", type=Path, default=Path("runs/tiny"))
-    listeners.add_argument("--codec", type=Path, help="folder of the codec (default: the shipped one)")
+    listeners.add_argument("--out", type=path, default=Path("runs/tiny"))
+    listeners.add_argument("--work", type=path, default=Path("runs/tiny"))
+    listeners.add_argument("--codec", type=path, help="folder of the codec (default: the shipped one)")
     choose = command(tiny, "choose", _choose, "let the listener choose among the last checkpoints of a training run")
-    choose.add_argument("--work", type=Path, default=Path("runs/tiny"), help="the --work folder of the training run")
-    choose.add_argument("--out", type=Path, required=True, help="folder for the chosen pipeline")
+    choose.add_argument("--work", type=path, default=Path("runs/tiny"), help="the --work folder of the training run")
+    choose.add_argument("--out", type=path, required=True, help="folder for the chosen pipeline")
     evaluate = command(tiny, "evaluate", _evaluate, "accuracy of the listener and the judge, on real and on generated clips")
     evaluate.add_argument("--json", action="store_true", help="print JSON")
     evaluate.add_argument("--clips", type=int, default=400, help="clips of each kind (default 400)")
@@ -193,7 +193,7 @@ def _show(message: Warning | str, category: type[Warning], *_: object, **__: obj
 
 def _sites(options: argparse.Namespace) -> None:
     from audioscope.adapters import adapter_of_class, missing
-    from audioscope.model import read_sites
+    from audioscope.loading import read_sites
 
     pipeline, sites = read_sites(options.model)
     frame = sites.to_frame()
@@ -207,7 +207,6 @@ def _atlas(options: argparse.Namespace) -> None:
     from audioscope.atlas import localization as patching
     from audioscope.atlas.atlas import Atlas
     from audioscope.concepts import choose
-    from audioscope.model import load
     from audioscope.pages.shipped import page_extras
 
     names = options.concepts if options.concepts is not None else QUICK if options.quick else None
@@ -216,7 +215,7 @@ def _atlas(options: argparse.Namespace) -> None:
     beside = [Atlas.load(folder) for folder in options.beside]
     if options.html is not None and options.html.is_dir():
         raise ValueError(f"--html is {options.html}, which is a folder: give a file name.")
-    model = load(options.model)
+    model = loaded(options)
     settings: dict[str, Any] = {
         "concepts": concepts,
         "pairs": options.pairs if options.pairs is not None else 4 if options.quick else 8,
@@ -240,7 +239,6 @@ def _atlas(options: argparse.Namespace) -> None:
 def _steer(options: argparse.Namespace) -> None:
     from audioscope.atlas.atlas import Atlas
     from audioscope.concepts import choose, load_concepts
-    from audioscope.model import load
     from audioscope.pages.slider import slider_page
     from audioscope.steer.benchmark import steer_all
     from audioscope.steer.caa import caa
@@ -257,9 +255,7 @@ def _steer(options: argparse.Namespace) -> None:
                 f"--all cannot be combined with --{unused[0].replace('_', '-')}: "
                 "it compares a fixed set of methods on the shipped axes."
             )
-        table = steer_all(
-            load(options.model), options.out, options.work, prompts=prompts, seeds=seeds, atlas=from_atlas, **sampling
-        )
+        table = steer_all(loaded(options), options.out, options.work, prompts=prompts, seeds=seeds, atlas=from_atlas, **sampling)
         shown = ["concept", "method", "sites", "auc", "auc_low", "auc_high", "spearman", "steerable"]
         print(table[shown].round(3).to_string(index=False))
         return
@@ -278,7 +274,7 @@ def _steer(options: argparse.Namespace) -> None:
             f"--prompts is {prompts} and --seeds {seeds}, expected 1 to {len(concept.neutral_pairs('test'))} prompts "
             f"(neutral prompts from the test split of {concept.name!r}) and at least 1 seed."
         )
-    model, sites = load(options.model), options.sites or "cross"
+    model, sites = loaded(options), options.sites or "cross"
     if sites not in ("functional", "own", "cross", "self", "all"):
         sites = sites.split(",")
     vector = caa(model, concept, sites, options.pairs, atlas=from_atlas, file=options.out / "vector", **sampling)
@@ -299,13 +295,12 @@ def _steer(options: argparse.Namespace) -> None:
 
 def _generate(options: argparse.Namespace) -> None:
     from audioscope.audio import check_suffix
-    from audioscope.model import load
 
     check_suffix(options.out)
     if options.out.is_dir():
         raise ValueError(f"--out is {options.out}, which is a folder: give a file name.")
     sampling = given(options, "steps", "guidance", "seconds", "negative_prompt")
-    clip = load(options.model).generate(options.prompt, options.seed, **sampling)
+    clip = loaded(options).generate(options.prompt, options.seed, **sampling)
     print(f"{clip.save(options.out)}: {clip}")
 
 

@@ -4,11 +4,16 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any
 
 MODEL = argparse.ArgumentParser(add_help=False)
 MODEL.add_argument("--model", default="tiny", help="'tiny', a diffusers folder, or a hub name")
-SAMPLING = argparse.ArgumentParser(add_help=False, parents=[MODEL])
+WEIGHTS = argparse.ArgumentParser(add_help=False, parents=[MODEL])
+WEIGHTS.add_argument("--device", help="such as cuda (default: a GPU if there is one, else the CPU)")
+WEIGHTS.add_argument("--dtype", help="float32 (default), bfloat16 or float16")
+WEIGHTS.add_argument("--variant", help="of the weight files, such as fp16")
+SAMPLING = argparse.ArgumentParser(add_help=False, parents=[WEIGHTS])
 SAMPLING.add_argument("--steps", type=int, help="denoising steps (default: the model's)")
 SAMPLING.add_argument("--guidance", type=float, help="guidance (default: the model's)")
 
@@ -20,6 +25,18 @@ def command(
     parser: argparse.ArgumentParser = verbs.add_parser(name, help=help, parents=parents)
     parser.set_defaults(do=do)
     return parser
+
+
+def path(text: str) -> Path:
+    """A path as an argument, also in the form --out=~/folder, which no shell expands."""
+    return Path(text).expanduser()
+
+
+def loaded(options: argparse.Namespace) -> Any:
+    """The model that the options of a command name."""
+    from audioscope.loading import load
+
+    return load(options.model, **given(options, "device", "dtype", "variant"))
 
 
 def given(options: argparse.Namespace, *names: str) -> dict[str, Any]:

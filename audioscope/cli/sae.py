@@ -6,7 +6,7 @@ import argparse
 from pathlib import Path
 from typing import Any
 
-from audioscope.cli.parts import MODEL, SAMPLING, command, given
+from audioscope.cli.parts import SAMPLING, WEIGHTS, command, given, loaded, path
 
 
 def add(verbs: Any) -> None:
@@ -18,9 +18,9 @@ def add(verbs: Any) -> None:
         sae, "train", _train, "train an SAE at each site, evaluate it, and score and compare its features", [SAMPLING]
     )
     train.add_argument("--sites", help="comma-separated module paths (default: the two strongest layers of the model's atlas)")
-    train.add_argument("--atlas", type=Path, help="folder of the model's atlas (default: the shipped one)")
+    train.add_argument("--atlas", type=path, help="folder of the model's atlas (default: the shipped one)")
     train.add_argument(
-        "--prompts", type=Path, metavar="TXT", help="one prompt per line (default: the build split of the shipped concepts)"
+        "--prompts", type=path, metavar="TXT", help="one prompt per line (default: the build split of the shipped concepts)"
     )
     train.add_argument("--expansion-factor", type=int, help="features per dimension of the input (default 4)")
     train.add_argument("--k", type=int, help="active features per token (default 8)")
@@ -33,16 +33,16 @@ def add(verbs: Any) -> None:
     train.add_argument("--batch-size", type=int, help="generations per batch (default 32)")
     train.add_argument("--pairs", type=int, help="pairs per concept to score and compare with (default: all)")
     train.add_argument("--skip-report", action="store_true", help="only train and evaluate")
-    train.add_argument("--work", type=Path, default=Path("runs/sae"), help="folder for the states of training runs; resumed")
-    train.add_argument("--out", type=Path, required=True, help="output folder, with one subfolder per site")
+    train.add_argument("--work", type=path, default=Path("runs/sae"), help="folder for the states of training runs; resumed")
+    train.add_argument("--out", type=path, required=True, help="output folder, with one subfolder per site")
 
-    pages = command(sae, "pages", _pages, "write a searchable folder of feature pages with sound", [MODEL])
+    pages = command(sae, "pages", _pages, "write a searchable folder of feature pages with sound", [WEIGHTS])
     pages.add_argument("--sae", required=True, help="an SAE's folder, or a site of 'tiny' with a shipped SAE")
     pages.add_argument("--features", help="comma-separated numbers (default: the two best for each concept)")
     pages.add_argument(
-        "--prompts", type=Path, metavar="TXT", help="prompts to search, one per line (default: 96 of the test split)"
+        "--prompts", type=path, metavar="TXT", help="prompts to search, one per line (default: 96 of the test split)"
     )
-    pages.add_argument("--out", type=Path, required=True, help="output folder")
+    pages.add_argument("--out", type=path, required=True, help="output folder")
 
 
 def _lines(file: Path | None) -> list[str]:
@@ -58,11 +58,10 @@ def _lines(file: Path | None) -> list[str]:
 def _train(options: argparse.Namespace) -> None:
     from audioscope import datasets
     from audioscope.atlas.atlas import Atlas
-    from audioscope.model import load
     from audioscope.sae.comparison import wins
     from audioscope.sae.pipeline import report_saes, strongest_sites, train_saes
 
-    model = load(options.model)
+    model = loaded(options)
     if options.sites is None:
         atlas = Atlas.load(options.atlas) if options.atlas else datasets.atlas()
         if atlas.settings.get("fingerprint") != model.fingerprint:
@@ -94,7 +93,6 @@ def _train(options: argparse.Namespace) -> None:
 
 def _pages(options: argparse.Namespace) -> None:
     from audioscope import datasets
-    from audioscope.model import load
     from audioscope.pages.features import feature_pages
     from audioscope.sae.files import load_sae
 
@@ -103,5 +101,5 @@ def _pages(options: argparse.Namespace) -> None:
         features = None if options.features is None else [int(part) for part in options.features.split(",")]
     except ValueError as error:
         raise ValueError(f"--features is {options.features!r}, expected comma-separated numbers.") from error
-    index = feature_pages(sae, load(options.model), options.out, features, prompts=_lines(options.prompts) or None)
+    index = feature_pages(sae, loaded(options), options.out, features, prompts=_lines(options.prompts) or None)
     print(f"The pages: {index.resolve()}")

@@ -10,6 +10,7 @@ used, and 0 for the others; "fast feature counterfactual" where only the counter
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +22,7 @@ from torch import Tensor
 
 from audioscope.sae.levels import Levels
 from audioscope.sae.sae import SAE
-from audioscope.store import write_whole
+from audioscope.store import as_json, write_together
 
 SAELENS = "6.54.12"  # the version that has this layout; without a version, SAELens drops all metadata
 LEVELS = ("sigmas", "means", "scales", "norms")
@@ -34,8 +35,6 @@ def save_sae(sae: SAE, folder: str | Path) -> Path:
     """
     folder = Path(folder).expanduser()
     folder.mkdir(parents=True, exist_ok=True)
-    for name in ("levels.safetensors", "report.json", "scores.parquet", "units.parquet"):  # left by an earlier SAE
-        (folder / name).unlink(missing_ok=True)
     tensors = {"W_enc": sae.W_enc, "W_dec": sae.W_dec, "b_enc": sae.b_enc, "b_dec": sae.b_dec}
     cfg: dict[str, Any] = {
         "architecture": "jumprelu" if sae.kind == "batchtopk" else "topk", "d_in": sae.d_in, "d_sae": sae.d_sae,
@@ -47,6 +46,7 @@ def save_sae(sae: SAE, folder: str | Path) -> Path:
     else:
         tensors["threshold"] = sae.threshold
     about = {**sae.metadata, "kind": sae.kind, "k": sae.k}
+    files: dict[Path, Callable[[Path], Any]] = {}
     if sae.levels is not None:
         sigmas = sae.levels.sigmas
         about |= {
@@ -55,27 +55,25 @@ def save_sae(sae: SAE, folder: str | Path) -> Path:
             "input": "(activation - mean) / scale of its noise level; both are in levels.safetensors, rows by sigma",
         }
         rows = {name: getattr(sae.levels, name).detach().cpu().contiguous() for name in LEVELS}
-        write_whole(folder / "levels.safetensors", lambda part: safetensors.torch.save_file(rows, part))
+        files[folder / "levels.safetensors"] = lambda part: safetensors.torch.save_file(rows, part)
     cfg["metadata"] = {"sae_lens_version": SAELENS, "sae_lens_training_version": None, "audioscope": about}
     whole = {name: value.detach().float().cpu().contiguous() for name, value in tensors.items()}
-    write_whole(folder / "sae_weights.safetensors", lambda part: safetensors.torch.save_file(whole, part))
-    write_whole(folder / "cfg.json", lambda part: part.write_text(json.dumps(cfg, indent=1) + "\n"))
     if sae.report:
-        write_whole(folder / "report.json", lambda part: part.write_text(json.dumps(sae.report, indent=1) + "\n"))
+        files[folder / "report.json"] = as_json(sae.report)
     if sae.scores is not None:
-        write_whole(
-            folder / "scores.parquet",
-            lambda part: sae.scores.astype({"concept": "category"}).to_parquet(part, compression="zstd", compression_level=19),
-        )
+        scores = sae.scores.astype({"concept": "category"})
+        files[folder / "scores.parquet"] = lambda part: scores.to_parquet(part, compression="zstd", compression_level=19)
     if sae.units is not None:
         # ranks hardly repeat, so their bytes are stored and not a dictionary of them
         ranks = [name for name in sae.units if name not in ("concept", "pair", "has")]
-        write_whole(
-            folder / "units.parquet",
-            lambda part: sae.units.to_parquet(
-                part, compression="zstd", compression_level=19, use_dictionary=["concept"], use_byte_stream_split=ranks
-            ),
+        files[folder / "units.parquet"] = lambda part: sae.units.to_parquet(
+            part, compression="zstd", compression_level=19, use_dictionary=["concept"], use_byte_stream_split=ranks
         )
+    files[folder / "sae_weights.safetensors"] = lambda part: safetensors.torch.save_file(whole, part)
+    write_together({**files, folder / "cfg.json": as_json(cfg)})
+    for name in ("levels.safetensors", "report.json", "scores.parquet", "units.parquet"):  # of an earlier SAE
+        if folder / name not in files:
+            (folder / name).unlink(missing_ok=True)
     return folder
 
 

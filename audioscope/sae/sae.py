@@ -8,9 +8,10 @@ Plain torch. Training is in training.py, reading and writing in files.py, what t
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
+from copy import copy
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 import torch
@@ -22,6 +23,9 @@ from audioscope.sae.levels import Levels
 from audioscope.sites import Site, Sites
 from audioscope.steer.vectors import SteeringVector
 from audioscope.views import view
+
+if TYPE_CHECKING:
+    from audioscope.model import Model
 
 Kind = Literal["batchtopk", "topk"]
 Do = Literal["set", "scale", "add", "ablate"]
@@ -356,8 +360,31 @@ class SAE(nn.Module):
         if self.metadata.get("fingerprint", fingerprint) != fingerprint or wrong or not found:
             raise ValueError(
                 f"{self!r} (weights {self.metadata.get('fingerprint')}) does not belong to {', '.join(wrong) or 'a site'} of "
-                f"{model!r} with weights {fingerprint}."
+                f"{model!r} with weights {fingerprint}. For other versions of the same weights, use sae.for_model(model)."
             )
+
+    def for_model(self, model: Model) -> SAE:
+        """Use the SAE on another version of its model, such as a fine-tune or the same weights in half precision.
+
+        Args:
+            model: The other model, which has the same site. Whether the features mean the same there is yours to test.
+
+        Returns:
+            A copy that shares the weights; its metadata keep, as made_from, the name and the weights that it was trained on.
+
+        Raises:
+            ValueError: The site is missing there, or has another width.
+
+        Example:
+            >>> sae = audioscope.datasets.sae("transformer.transformer_blocks.6.cross_attn")
+            >>> half = audioscope.load("tiny", dtype="bfloat16")
+            >>> clip = half.generate("a jazz song", steps=2, edits=audioscope.SAEEdit(sae.for_model(half), (3,), "scale", 2.0))
+        """
+        other = copy(self)
+        origin = self.metadata.get("made_from", {name: self.metadata.get(name) for name in ("model", "fingerprint")})
+        other.metadata = {**self.metadata, "model": model.name, "fingerprint": model.fingerprint, "made_from": origin}
+        other.check(model.name, model.fingerprint, model.sites.select([str(self.metadata.get("site", "none"))]))
+        return other
 
     def __repr__(self) -> str:
         where = f" of {self.metadata['model']} {self.metadata['site']}" if "site" in self.metadata else ""

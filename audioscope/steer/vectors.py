@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 import pandas as pd
@@ -19,7 +20,10 @@ from torch import Tensor
 from audioscope.edits import Branch, Edit, Here, Which, check_seconds, within
 from audioscope.errors import real
 from audioscope.sites import Site, Sites
-from audioscope.store import write_json, write_whole
+from audioscope.store import as_json, write_together
+
+if TYPE_CHECKING:
+    from audioscope.model import Model
 
 FORMAT = 1  # version of the file format
 Mode = Literal["add", "keep_norm", "project_out"]
@@ -30,6 +34,13 @@ def vector_files(file: str | Path) -> tuple[Path, Path]:
     file = Path(file).expanduser()
     stem = file.stem if file.suffix in (".safetensors", ".json") else file.name
     return file.with_name(f"{stem}.safetensors"), file.with_name(f"{stem}.json")
+
+
+def _is_vector(file: Path) -> bool:
+    try:
+        return {"format", "fingerprint", "sites"} <= set(json.loads(file.read_text()))
+    except (ValueError, TypeError):
+        return False
 
 
 @dataclass(frozen=True, eq=False)
@@ -139,8 +150,31 @@ class SteeringVector:
         if self.fingerprint != fingerprint:
             raise ValueError(
                 f"The vector was made from {self.model!r} with weights {self.fingerprint}, but this is {model!r} with weights "
-                f"{fingerprint}: re-create it from this model."
+                f"{fingerprint}: re-create it from this model, or, for other versions of the same weights, use vector.for_model(model)."
             )
+
+    def for_model(self, model: Model) -> SteeringVector:
+        """Use the vector on another version of its model, such as a fine-tune or the same weights in half precision.
+
+        Args:
+            model: The other model, which has the same sites. Whether the vector does there what it did is yours to test.
+
+        Returns:
+            A copy that is made for it; its metadata keep, as made_from, the name and the weights that it was made from.
+
+        Raises:
+            ValueError: A site is missing there, or has another width.
+
+        Example:
+            >>> half = audioscope.load("tiny", dtype="bfloat16")
+            >>> vector = audioscope.datasets.vector("fast").for_model(half)
+            >>> with half.steer(vector, strength=2.0):
+            ...     clip = half.generate("a jazz song", steps=2)
+        """
+        origin = self.metadata.get("made_from", {"model": self.model, "fingerprint": self.fingerprint})
+        copy = replace(self, model=model.name, fingerprint=model.fingerprint, metadata={**self.metadata, "made_from": origin})
+        copy.check(model.name, model.fingerprint, model.sites)
+        return copy
 
     def failed(self, sigmas: Sequence[float]) -> list[float]:
         """Find the noise levels at which an SAE that this vector was made from fails its evaluation.
@@ -377,8 +411,11 @@ class SteeringVector:
             "metadata": dict(self.metadata),
         }
         numbers, rest = vector_files(file)
-        write_json(rest, about)
-        write_whole(numbers, lambda part: safetensors.torch.save_file(tensors, part))
+        if rest.exists() and not _is_vector(rest):
+            raise ValueError(f"{rest} is not the file of a steering vector, and would be overwritten: choose another name.")
+        content = safetensors.torch.save(tensors)
+        about["content"] = hashlib.sha256(content).hexdigest()[:16]
+        write_together({numbers: lambda part: part.write_bytes(content), rest: as_json(about)})
         return numbers
 
     @classmethod
@@ -402,7 +439,10 @@ class SteeringVector:
                     f"No steering vector at {part}: SteeringVector.save writes a .safetensors and a .json file."
                 )
         try:
-            about, tensors = json.loads(rest.read_text()), safetensors.torch.load_file(numbers)
+            about, content = json.loads(rest.read_text()), numbers.read_bytes()
+            if about.get("content", "") not in ("", hashlib.sha256(content).hexdigest()[:16]):
+                raise ValueError("the two files are of different vectors")
+            tensors = safetensors.torch.load(content)
             if about["format"] != FORMAT:
                 raise ValueError(f"its format is {about['format']}, but this version of audioscope reads format {FORMAT}")
             return cls(

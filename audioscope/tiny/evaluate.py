@@ -15,7 +15,8 @@ import pandas as pd
 import torch
 from torch import Tensor
 
-from audioscope.model import Model, load
+from audioscope.loading import load
+from audioscope.model import Model
 from audioscope.tiny import listener, pool
 from audioscope.tiny.captions import UNSEEN, caption
 from audioscope.tiny.codec import MelCodec

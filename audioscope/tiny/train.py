@@ -17,7 +17,7 @@ from diffusers import StableAudio3Pipeline
 from torch import Tensor, nn
 from tqdm.auto import tqdm
 
-from audioscope.model import load
+from audioscope.loading import load
 from audioscope.store import default_device, save_array, write_whole
 from audioscope.tiny import pool
 from audioscope.tiny.captions import caption

@@ -21,7 +21,8 @@ from markupsafe import Markup
 from audioscope import datasets
 from audioscope.audio import Clip
 from audioscope.installed import need
-from audioscope.model import Model, load
+from audioscope.loading import load
+from audioscope.model import Model
 from audioscope.pages.atlas_data import swapped
 from audioscope.pages.html import asset, data_uri, iframe, page, render, sound, svg
 from audioscope.scoring.scorers import listener_scorer

@@ -1,0 +1,201 @@
+"""Load a model: a pipeline of diffusers from a folder or the hub, with its adapter, in one line, or with one clear error."""
+
+from __future__ import annotations
+
+import inspect
+import json
+import re
+import warnings
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from difflib import get_close_matches
+from pathlib import Path
+from typing import Any
+
+import diffusers
+import torch
+from diffusers import DiffusionPipeline
+from diffusers.utils import logging as diffusers_logging
+from torch import nn
+from transformers.utils import logging as transformers_logging
+
+from audioscope.adapters import Adapter, adapter_of_class
+from audioscope.model import Model
+from audioscope.sites import Sites, find_sites
+from audioscope.store import data_folder, default_device
+from audioscope.views import view
+
+
+def load(
+    name: str | Path = "tiny",
+    *,
+    device: str | None = None,
+    dtype: torch.dtype | str | None = None,
+    adapter: Adapter | None = None,
+    **keywords: Any,
+) -> Model:
+    """Load a model: "tiny" (it ships with audioscope), a local diffusers folder, or a name on the Hugging Face Hub.
+
+    Args:
+        name: "tiny", a folder, or "owner/model".
+        device: Such as "cuda"; None means "cuda" if there is one, else "cpu".
+        dtype: The type of the weights, such as torch.bfloat16 or "bfloat16"; None means float32.
+        adapter: Describes the pipeline; None means the one that audioscope has for its class.
+        **keywords: Those of `DiffusionPipeline.from_pretrained`, such as variant; others are refused.
+
+    Returns:
+        The model, ready to generate.
+
+    Raises:
+        FileNotFoundError: The folder does not exist, or is not a pipeline.
+        ConnectionError: The name cannot be fetched from the hub.
+        ValueError: The folder is damaged, the pipeline has no adapter or cannot be analyzed by layer, or an argument is unknown.
+
+    Example:
+        >>> tiny = audioscope.load("tiny", device="cpu")
+        >>> len(tiny.sites.cross), tiny.rate
+        (12, 16000)
+        >>> audioscope.load("stabilityai/stable-audio-open-1.0")  # doctest: +SKIP
+    """
+    device, precision = _checked_device(default_device(device)), _checked_dtype(dtype)
+    source, local = _source(name)
+    _check_keywords(keywords, source if local else None)
+    if local and "audioscope.tiny.codec" in (source / "model_index.json").read_text():
+        view("MelCodec")  # diffusers accepts a class of another library only if that is already imported
+    try:
+        with _quiet(progress=not local):
+            pipe = DiffusionPipeline.from_pretrained(str(source), torch_dtype=precision, local_files_only=local, **keywords)
+    except Exception as error:  # diffusers, transformers, safetensors and the network raise about thirty kinds
+        if local:
+            raise ValueError(_why_damaged(source, keywords.get("variant"), error)) from error
+        raise _unreachable(name, error) from error
+    return Model(pipe.to(device), str(name), adapter)
+
+
+def read_sites(name: str | Path) -> tuple[str, Sites]:
+    """A model's pipeline class and its sites, from its configuration files alone: no weights are read or downloaded.
+
+    name: as for `load`. Raises what `load` raises, and ValueError for a pipeline that cannot be analyzed by layer.
+    A class without an adapter is not an error here: its denoiser is the component that diffusers calls transformer or unet.
+    """
+    source, local = _source(name)
+    if not local:
+        from huggingface_hub import snapshot_download
+
+        try:
+            source = Path(snapshot_download(str(name), allow_patterns=["*model_index.json", "*/config.json"]))
+        except Exception as error:
+            raise _unreachable(name, error) from error
+        _check_folder(source)
+    try:
+        index = json.loads((source / "model_index.json").read_text())
+        pipeline = str(index["_class_name"])
+        adapter = adapter_of_class(pipeline)
+        prefix = adapter.denoiser if adapter else next(part for part in ("transformer", "unet") if part in index)
+        config = json.loads((source / prefix / "config.json").read_text())
+        with torch.device("meta"), _quiet(progress=False):
+            denoiser = getattr(diffusers, index[prefix][1]).from_config(config)
+    except (OSError, KeyError, TypeError, AttributeError, StopIteration, json.JSONDecodeError) as error:
+        raise ValueError(f"{source} does not describe a diffusers pipeline with a denoiser ({_first_line(error)}).") from error
+    return pipeline, find_sites(denoiser, prefix, adapter.stream if adapter else None)
+
+
+def _source(name: str | Path) -> tuple[Path, bool]:
+    """Where a model is, and whether that is a local folder rather than a name on the hub."""
+    source = data_folder() / "tiny" if str(name) == "tiny" else Path(name).expanduser()
+    if source.is_dir():
+        _check_folder(source)
+        return source, True
+    if source.is_absolute() or str(name).startswith((".", "~")) or str(name).count("/") != 1:
+        raise FileNotFoundError(
+            f"No folder {str(name)!r}: expected 'tiny', a folder with a diffusers pipeline, or a hub name 'owner/model'."
+        )
+    return source, False
+
+
+def _checked_dtype(dtype: torch.dtype | str | None) -> torch.dtype:
+    found = (
+        getattr(torch, dtype.removeprefix("torch."), None)
+        if isinstance(dtype, str)
+        else torch.float32
+        if dtype is None
+        else dtype
+    )
+    if not isinstance(found, torch.dtype) or not found.is_floating_point:
+        raise ValueError(f"dtype is {dtype!r}, expected a float type such as 'float32', 'bfloat16' or 'float16'.")
+    return found
+
+
+def _checked_device(device: str) -> str:
+    try:
+        torch.empty(0, device=device)
+    except Exception as error:  # an unknown name, or a device that is not there: torch raises several kinds
+        raise ValueError(f"device is {device!r}, which torch cannot use here ({_first_line(error)}): try 'cpu'.") from error
+    return device
+
+
+def _check_keywords(keywords: Mapping[str, Any], folder: Path | None) -> None:
+    """Raise ValueError for a keyword that diffusers would ignore: neither an option of from_pretrained nor a component."""
+    options = set(re.findall(r'kwargs.pop\(\s*"(\w+)"', inspect.getsource(DiffusionPipeline.from_pretrained))) - {"torch_dtype"}
+    parts = set() if folder is None else set(json.loads((folder / "model_index.json").read_text()))
+    wrong = [name for name, value in keywords.items() if name not in options | parts and not isinstance(value, nn.Module)]
+    if wrong:
+        near = get_close_matches(wrong[0], ["dtype", "device", "adapter", *options], n=3)
+        raise ValueError(f"{wrong[0]} is no argument of load{': did you mean ' + ' or '.join(near) + '?' if near else '.'}")
+
+
+def _why_damaged(source: Path, variant: str | None, error: BaseException) -> str:
+    """What to do about a folder that diffusers could not load."""
+    kept = {file.name.split(".")[1].split("-")[0] for file in source.rglob("*.safetensors") if file.name.count(".") > 1}
+    if variant not in {None, *kept}:
+        return f"variant is {variant!r}, but {source} has {'the variants ' + ', '.join(sorted(kept)) if kept else 'no variants'}."
+    if variant is None and kept and not any(file.name.count(".") == 1 for file in source.rglob("*.safetensors")):
+        return f"{source} holds only the variant {sorted(kept)[0]}: pass variant={sorted(kept)[0]!r}."
+    return f"{source} is incomplete or damaged ({_first_line(error)}): download it again."
+
+
+def _check_folder(source: Path) -> None:
+    """Raise FileNotFoundError for a folder without a pipeline, and ValueError for one of diffusers' modular pipelines."""
+    if (source / "model_index.json").exists():
+        return
+    modular = source / "modular_model_index.json"
+    if not modular.exists():
+        raise FileNotFoundError(f"{source} is a folder but not a diffusers pipeline: it has no model_index.json.")
+    pipeline = str(json.loads(modular.read_text()).get("_class_name"))
+    adapter_of_class(pipeline)  # raises with the reason, if it is known
+    raise ValueError(f"{source} is a modular pipeline, {pipeline}: expected a standard pipeline, which has a model_index.json.")
+
+
+def _unreachable(name: str | Path, error: Exception) -> ConnectionError:
+    if type(error).__name__ == "GatedRepoError":
+        return ConnectionError(
+            f"{str(name)!r} is gated: accept its license at https://huggingface.co/{name}, then run `hf auth login`."
+        )
+    return ConnectionError(
+        f"Could not fetch {str(name)!r} from the hub ({_first_line(error)}): is the name right, and is there a network "
+        "connection?"
+    )
+
+
+@contextmanager
+def _quiet(progress: bool) -> Iterator[None]:
+    """Silence the libraries while a pipeline is loaded; show progress bars only for a download."""
+    libraries = (diffusers_logging, transformers_logging)
+    before = [(library, library.get_verbosity(), library.is_progress_bar_enabled()) for library in libraries]
+    for library in libraries:
+        library.set_verbosity(50)
+        if not progress:
+            library.disable_progress_bar()
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        for library, level, bars in before:
+            library.set_verbosity(level)
+            if bars:
+                library.enable_progress_bar()
+
+
+def _first_line(error: BaseException) -> str:
+    return (str(error).strip().splitlines() or [type(error).__name__])[0][:200]
