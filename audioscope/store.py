@@ -195,7 +195,7 @@ def _done(file: Path, folder: Path) -> pd.DataFrame | None:
         table = pd.read_parquet(file)
     except (ValueError, OSError):  # not there, or cut short when the power failed
         return None
-    clips = table["clip"] if "clip" in table else []
+    clips = table.get("clip", [])
     return table if all((folder / clip).is_file() for clip in clips if clip) else None
 
 

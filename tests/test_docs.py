@@ -123,4 +123,4 @@ def test_the_quick_start_of_the_readme_runs(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     (block,) = [code for _, code in CODE.findall((ROOT / "README.md").read_text())]
     exec(compile(block, "README.md", "exec"), {})
-    assert {file.name for file in tmp_path.iterdir()} == {"violin.flac", "faster.flac"}
+    assert {file.name for file in tmp_path.iterdir()} == {"violin.flac", "faster.flac", "bongos.flac"}

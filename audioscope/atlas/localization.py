@@ -237,6 +237,7 @@ def localize(
     sweep = checked_sweep(model, concepts, pairs, seeds, patch, direction, sites, split, scorer, also, batch_size, when, sampling)
     if until_stable is not None:
         until_stable = whole("until_stable", until_stable, 1, pairs - 1, f", less than the {pairs} pairs")
+    pairs, seeds = whole("pairs", pairs, 1), sweep.seeds  # as plain numbers, for the files
     folder = results_folder(out, "atlas")
     settings = sweep.settings(clips)
     groups = {c.name: {"group": c.group, "changes": sorted(c.changes)} for c in sweep.concepts}
