@@ -113,8 +113,20 @@ class Clip:
 
         Returns:
             The clip, at the file's own sampling rate.
+
+        Raises:
+            FileNotFoundError: There is no such file.
+            ValueError: It is no sound file, or is damaged.
         """
-        samples, rate = sf.read(Path(path).expanduser(), dtype="float32", always_2d=True)
+        file = Path(path).expanduser()
+        if not file.is_file():
+            raise FileNotFoundError(
+                f"No sound file {file}. If it is a clip of a sweep, run the sweep again: it makes what is missing."
+            )
+        try:
+            samples, rate = sf.read(file, dtype="float32", always_2d=True)
+        except sf.SoundFileError as error:
+            raise ValueError(f"{file} cannot be read as sound ({error}).") from error
         return cls(samples.T.copy(), rate, **metadata)
 
     def encoded(self, kind: str = "mp3") -> bytes:

@@ -6,6 +6,7 @@ import errno
 import hashlib
 import json
 import os
+import shutil
 import tempfile
 import threading
 import warnings
@@ -157,6 +158,14 @@ def safe_name(name: str) -> str:
 def results_folder(out: str | Path | None, kind: str) -> Path:
     """The folder that a sweep was told to use, or a new temporary one."""
     return Path(tempfile.mkdtemp(prefix=f"audioscope-{kind}-")) if out is None else Path(out).expanduser()
+
+
+def copy_clips(table: pd.DataFrame, folder: Path, to: Path) -> None:
+    """Copy the clips that a table names from one folder to another, so that a saved copy plays too."""
+    for clip in table.get("clip", pd.Series(dtype=str)).astype(str).unique() if folder.resolve() != to.resolve() else []:
+        if clip and (folder / clip).is_file():
+            (to / clip).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy2(folder / clip, to / clip)
 
 
 def check_settings(folder: Path, settings: dict[str, Any]) -> None:

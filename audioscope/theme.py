@@ -10,6 +10,7 @@ import pandas as pd
 
 from audioscope.installed import need
 
+MAX_ROWS = 5000  # altair's limit
 LIVE_CHART = "application/vnd.vegalite.v5+json"  # the newest version that JupyterLab renders by itself
 
 
@@ -69,6 +70,11 @@ def reading(impact: float, low: float, high: float) -> str:
         return "undefined"
     text = f"{impact:z.2f}" if pd.isna(low) else f"{impact:z.2f} [{low:z.2f}, {high:z.2f}]"
     return text.replace("-", "−")
+
+
+def rows(table: pd.DataFrame) -> pd.DataFrame | alt.InlineData:
+    """A table as the data of a chart: altair refuses more than 5,000 rows of a DataFrame, but not their records."""
+    return table if len(table) <= MAX_ROWS else alt.InlineData(values=json.loads(table.to_json(orient="records")))
 
 
 def show_charts() -> None:

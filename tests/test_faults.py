@@ -247,3 +247,39 @@ def test_nothing_is_asked_of_json_that_numpy_numbers_cannot_give(tiny, tmp_path)
     )
     assert audioscope.SteeringVector.load(tmp_path / "v").metadata["shuffle"] == 3 == vector.metadata["shuffle"]
     assert os.listdir(tmp_path)
+
+
+def test_a_saved_copy_plays_and_a_missing_clip_says_what_to_do(tiny, tmp_path):
+    atlas = audioscope.localize(tiny, ["fast"], pairs=4, sites=[1], steps=6, out=tmp_path / "a", progress=False)
+    copy = audioscope.Atlas.load(atlas.save(tmp_path / "copy"))
+    shutil.rmtree(tmp_path / "a")
+    assert copy.play("fast") is not None
+    shutil.rmtree(tmp_path / "copy" / "clips")
+    with pytest.raises(FileNotFoundError, match="run the sweep again"):
+        copy.play("fast")
+    (tmp_path / "noise.wav").write_bytes(b"noise")
+    with pytest.raises(ValueError, match=r"noise.wav cannot be read as sound"):
+        audioscope.Clip.load(tmp_path / "noise.wav")
+
+
+def test_charts_have_no_limit_of_rows(monkeypatch):
+    """Every chart, given its data as records, as beyond 5,000 rows: no type is guessed from a table."""
+    atlas, sweep, site = datasets.atlas(), datasets.steering("fast"), "transformer.transformer_blocks.6.cross_attn"
+    auroc = audioscope.sae.auroc_table({site: datasets.sae(site)})
+    features = pd.DataFrame([(3, "fast", 0.98, 0.05), (5, "jazz", 0.9, 0.01)], columns=["feature", "concept", "auroc", "density"])
+    log = pd.DataFrame({"tokens": [0, 40_000], "fvu": [0.9, 0.1], "dead": [0.0, 0.02]})
+    evaluation = audioscope.sae.evaluate_tokens(audioscope.SAE(16, 32, 4), torch.randn(2, 100, 16), torch.tensor([1.0, 0.5]))
+    charts = [
+        atlas.chart, sweep.chart, lambda: audioscope.atlas.side_by_side({"tiny": atlas, "ACE": datasets.published("ace-step")}),
+        lambda: audioscope.sae.auroc_chart(auroc, "Layer 6"), lambda: audioscope.steer.axes_chart(datasets.steering_table()),
+        lambda: audioscope.sae.features_chart(features), lambda: audioscope.sae.training_chart(log), evaluation.chart,
+        audioscope.atlas.score_strip,
+    ]  # fmt: skip
+    plain = [chart().to_dict() for chart in charts]
+    monkeypatch.setattr("audioscope.theme.MAX_ROWS", 0)
+    for chart, before in zip(charts, plain, strict=True):
+        after = chart().to_dict()
+        assert after.keys() == before.keys() and "vconcat" not in after or len(after["vconcat"]) == len(before["vconcat"])
+    many = pd.concat([atlas.impacts().assign(concept=lambda t, n=n: t["concept"] + str(n)) for n in range(25)])
+    monkeypatch.setattr("audioscope.theme.MAX_ROWS", 5000)
+    assert len(many) > 5000 and audioscope.atlas.heatmap(many, atlas.layer_means()).to_dict()

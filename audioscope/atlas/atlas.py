@@ -19,7 +19,7 @@ from audioscope.audio import Clip, show_clips
 from audioscope.errors import UnknownName
 from audioscope.sites import Site
 from audioscope.stats import mean_of_ratios, mean_of_ratios_random_concepts, ratio_of_means
-from audioscope.store import write_json, write_whole
+from audioscope.store import as_json, copy_clips, write_together
 from audioscope.views import view
 
 Scale = Literal["raw", "clipped", "probability"]
@@ -569,7 +569,7 @@ class Atlas:
     def save(self, folder: str | Path, shipped: bool = False) -> Path:
         """Write the atlas to a folder, from which `load` reads it.
 
-        It writes atlas.parquet and atlas.json. The clips stay where they are, unless shipped is True.
+        It writes atlas.parquet, atlas.json and, to another folder than the sweep's, a copy of the clips.
 
         Args:
             folder: Is created if it does not exist.
@@ -600,10 +600,12 @@ class Atlas:
             clip = table["clip"].astype(str).map(lambda name: renamed.get(name, ""))
             scored = {name: table[name].round(3) for name in ("score", *map(score_column, self.scorers[1:]))}
             table = table.assign(clip=clip, **scored)
+        else:
+            copy_clips(table, self.folder, folder)
         categories = ("model", "concept", "row", "site", "scored", "clip", "clean_prompt", "corrupted_prompt")
         table = table.astype(dict.fromkeys(categories, "category") | {"layer": "int16", "pair": "int16", "seed": "int64"})
-        write_whole(folder / "atlas.parquet", lambda path: table.to_parquet(path, compression="zstd"))
-        write_json(folder / "atlas.json", self.settings)
+        whole = {folder / "atlas.parquet": lambda path: table.to_parquet(path, compression="zstd")}
+        write_together({**whole, folder / "atlas.json": as_json(self.settings)})
         return folder
 
     @classmethod

@@ -13,7 +13,7 @@ from scipy.cluster.hierarchy import leaves_list, linkage
 
 from audioscope.atlas.atlas import THRESHOLD, Atlas, ends
 from audioscope.atlas.robustness import CENSORED
-from audioscope.theme import chart_theme, reading
+from audioscope.theme import chart_theme, reading, rows
 
 ROW = 24  # height of a heatmap row, px
 STRIP = 120  # height of the strip of layer means, px
@@ -170,7 +170,7 @@ def _matrix(
             alt.Tooltip("pairs:Q"),
         ]
     base = (
-        alt.Chart(cells)
+        alt.Chart(rows(cells))
         .transform_filter("only_group == 'all' || datum.group == only_group")
         .transform_calculate(place=place)
         .encode(x=_x(sites), y=y, tooltip=tooltip)
@@ -206,7 +206,7 @@ def _matrix(
             text.transform_filter("datum.clear && abs(datum.impact) < 0.75").mark_text(style="on-pale", aria=False),
             text.transform_filter("datum.clear && abs(datum.impact) >= 0.75").mark_text(style="on-deep", aria=False),
         ]
-    outline = alt.Chart(_runs(means)).mark_rect(style="outline", filled=False, aria=False)
+    outline = alt.Chart(rows(_runs(means))).mark_rect(style="outline", filled=False, aria=False)
     layers += [
         outline.encode(x=_x(sites, "first", 0), x2=alt.X2("last:N", bandPosition=1), y=alt.value(0), y2=alt.value("height")),
         base.transform_filter(chosen).mark_rect(style="chosen", filled=False, aria=False),
@@ -225,7 +225,7 @@ def _strip(means: pd.DataFrame, step: float, labels: bool = True, model: str = "
     """Mean impact per layer: bars with intervals, the band of the control, the threshold as a dashed line."""
     sites = list(means.site)
     shown = means.assign(reading=[reading(*row) for row in zip(means.impact, means.low, means.high, strict=True)])
-    base = alt.Chart(shown).encode(
+    base = alt.Chart(rows(shown)).encode(
         x=_x(sites),
         tooltip=[
             alt.Tooltip("layer:O"),
@@ -277,9 +277,9 @@ def _foot(means: pd.DataFrame, step: float, labels: bool = True) -> alt.LayerCha
     """
     sites = list(means.site)
     roomy = step >= 18
-    runs = alt.Chart(_runs(means))
+    runs = alt.Chart(rows(_runs(means)))
     shown = means if roomy else means[means.functional | means.layer.isin([means.layer.iloc[0], means.layer.iloc[-1]])]
-    base = alt.Chart(shown).encode(x=_x(sites), text="layer:N")
+    base = alt.Chart(rows(shown)).encode(x=_x(sites), text="layer:N")
     numbers = base.transform_filter("!datum.functional").mark_text(style="label-quiet", y=9, aria=False)
     bold = base.transform_filter("datum.functional") if roomy else runs.encode(x=_x(sites, "middle"), text="words:N")
     layers = [numbers, bold.mark_text(style="label-functional", y=9, aria=False)]

@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 
 from audioscope.sae.evaluation import SAEEvaluation
-from audioscope.theme import chart_theme
+from audioscope.theme import chart_theme, rows
 
 # Colors that can be distinguished under all common forms of color blindness; shapes carry the same information.
 METHOD_LOOKS = {
@@ -44,7 +44,7 @@ def training_chart(log: pd.DataFrame) -> alt.LayerChart:
         "tokens", ["variance unexplained", "dead features"], "what", "share"
     )
     last = log.iloc[-1]
-    lines = alt.Chart(long).mark_line(aria=False).encode(
+    lines = alt.Chart(rows(long)).mark_line(aria=False).encode(
         x=alt.X("tokens:Q", title="tokens", axis=alt.Axis(format="~s")), y=alt.Y("share:Q", title="share", scale=alt.Scale(domainMin=0)),
         color=alt.Color("what:N", title=None, scale=alt.Scale(range=["#0072b2", "#a84a08"]), legend=TOP),
         strokeDash=alt.StrokeDash("what:N", title=None, legend=TOP),
@@ -75,7 +75,7 @@ def evaluation_chart(evaluation: SAEEvaluation) -> alt.LayerChart:
         shown=evaluation.levels["sigma"].map("{:.3f}".format), verdict=np.where(evaluation.levels["passes"], "passes", "fails")
     )
     long = table.rename(columns=names).melt(["level", "shown", "verdict"], methods, "what", "share")
-    base = alt.Chart(long).encode(
+    base = alt.Chart(rows(long)).encode(
         x=alt.X("shown:O", sort=None, title="noise level (sigma), from the first step to the last", axis=alt.Axis(labelAngle=0)),
         y=alt.Y("share:Q", title="variance unexplained", scale=alt.Scale(domainMin=0)),
         color=alt.Color("what:N", title=None, scale=alt.Scale(domain=methods, range=["#a84a08", "#5b5651", "#0072b2"]), legend=TOP),
@@ -116,7 +116,7 @@ def auroc_chart(table: pd.DataFrame, title: str = "How well one unit detects a c
     order = table[table["method"] == "feature"].sort_values("auroc", ascending=False)["concept"].tolist()
     methods = [name for name in METHOD_LOOKS if name in set(table["method"])]
     colors, shapes = ([METHOD_LOOKS[name][part] for name in methods] for part in (0, 1))
-    base = alt.Chart(table).encode(
+    base = alt.Chart(rows(table)).encode(
         y=alt.Y("concept:N", sort=order, title=None),
         yOffset=alt.YOffset("method:N", sort=methods),
         color=alt.Color("method:N", sort=methods, title=None, legend=TOP, scale=alt.Scale(domain=methods, range=colors)),
@@ -158,7 +158,7 @@ def features_chart(table: pd.DataFrame) -> alt.LayerChart:
         '2 features: share of tokens at which each is active, and AUROC for the concept it detects best.'
     """
     shown = table[table["density"] > 0].round({"auroc": 4, "density": 6})
-    base = alt.Chart(shown).encode(
+    base = alt.Chart(rows(shown)).encode(
         x=alt.X("density:Q", title="share of tokens at which it is active", scale=alt.Scale(type="log"), axis=alt.Axis(format="~%", values=[10.0**n for n in range(-5, 1)])),
         y=alt.Y("auroc:Q", title="AUROC for its best concept", scale=alt.Scale(zero=False)),
         tooltip=["feature:O", "concept:N", alt.Tooltip("auroc:Q", format=".3f"), alt.Tooltip("density:Q", format=".2%")],

@@ -11,7 +11,7 @@ import numpy as np
 import pandas as pd
 
 from audioscope.steer.cells import ALL, CELLS, OWN, RANDOM_DIRECTION, REWRITTEN
-from audioscope.theme import chart_theme, reading
+from audioscope.theme import chart_theme, reading, rows
 
 OTHERS = (("#cc79a7", [2, 2], "triangle-left"), ("#5b5651", [9, 2, 2, 2], "wedge"))
 
@@ -75,7 +75,7 @@ def steering_chart(
     ends = "distance from the unsteered clip"
     if opposite:
         ends = f"further toward {opposite} ← {ends} → further toward {concept}"
-    base = alt.Chart(shown).encode(
+    base = alt.Chart(rows(shown)).encode(
         x=alt.X("distance:Q", title=ends, axis=alt.Axis(tickCount=6)),
         color=looks["color"],
         tooltip=[
@@ -151,7 +151,7 @@ def axes_chart(
     shown = shown.assign(reading=[reading(*row) for row in bounds])
     order = shown[shown["cell"] == cells[0]].sort_values("auc", ascending=False)["concept"].tolist()
     looks = _looks(list(cells), title="way to steer")
-    base = alt.Chart(shown).encode(
+    base = alt.Chart(rows(shown)).encode(
         y=alt.Y("concept:N", sort=order, title=None),
         yOffset=alt.YOffset("cell:N", sort=list(cells)),
         color=looks["color"],

@@ -21,7 +21,7 @@ from audioscope.errors import UnknownName
 from audioscope.stats import chance_of, interval, pseudo_values
 from audioscope.steer.cells import REWRITTEN
 from audioscope.steer.curves import smoothness, steering_auc, within
-from audioscope.store import write_json, write_whole
+from audioscope.store import as_json, copy_clips, write_together
 from audioscope.views import view
 
 if TYPE_CHECKING:
@@ -483,7 +483,7 @@ class SteeringSweep:
         return view("SteeringSweep.explore")(self, model, vector)
 
     def save(self, folder: str | Path) -> Path:
-        """Write clips.parquet (the table) and steering.json (the settings); the audio stays where it is.
+        """Write clips.parquet (the table), steering.json (the settings) and, to another folder, a copy of the audio.
 
         Args:
             folder: Where to write; it is made if it does not exist.
@@ -498,8 +498,9 @@ class SteeringSweep:
         """
         folder = Path(folder).expanduser()
         folder.mkdir(parents=True, exist_ok=True)
-        write_whole(folder / "clips.parquet", lambda path: self.table.to_parquet(path, compression="zstd"))
-        write_json(folder / "steering.json", self.settings)
+        copy_clips(self.table, self.folder, folder)
+        whole = {folder / "clips.parquet": lambda path: self.table.to_parquet(path, compression="zstd")}
+        write_together({**whole, folder / "steering.json": as_json(self.settings)})
         return folder
 
     @classmethod
