@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import tempfile
 from importlib.metadata import distributions
 from importlib.util import find_spec
 from pathlib import Path
@@ -18,6 +20,14 @@ EXTRAS = {  # the modules that each extra of pyproject.toml brings
 
 _this = next(iter(distributions(name=DISTRIBUTION)), None)  # None: a checkout on the path that was never installed
 __version__ = _this.version if _this else "0+unknown"
+
+
+def cache_somewhere() -> None:
+    """Where neither the installation nor a home can be written, let numba (of librosa) cache in a temporary folder of this process."""
+    spec = find_spec("librosa")
+    places = [Path(spec.origin).parent if spec and spec.origin else Path(os.sep), Path(os.path.expanduser("~"))]
+    if "NUMBA_CACHE_DIR" not in os.environ and not any(place.is_dir() and os.access(place, os.W_OK) for place in places):
+        os.environ["NUMBA_CACHE_DIR"] = tempfile.mkdtemp(prefix="audioscope-numba-")
 
 
 def install_hint(extra: str) -> str:

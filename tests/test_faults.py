@@ -279,7 +279,53 @@ def test_charts_have_no_limit_of_rows(monkeypatch):
     monkeypatch.setattr("audioscope.theme.MAX_ROWS", 0)
     for chart, before in zip(charts, plain, strict=True):
         after = chart().to_dict()
-        assert after.keys() == before.keys() and "vconcat" not in after or len(after["vconcat"]) == len(before["vconcat"])
+        assert (after.keys() == before.keys() and "vconcat" not in after) or len(after["vconcat"]) == len(before["vconcat"])
     many = pd.concat([atlas.impacts().assign(concept=lambda t, n=n: t["concept"] + str(n)) for n in range(25)])
     monkeypatch.setattr("audioscope.theme.MAX_ROWS", 5000)
     assert len(many) > 5000 and audioscope.atlas.heatmap(many, atlas.layer_means()).to_dict()
+
+
+# --- sound files as people have them
+
+
+def test_sound_of_any_rate_and_place_is_read_or_named(tiny, tmp_path):
+    import time
+
+    import soundfile as sf
+
+    wave = 0.1 * np.random.default_rng(0).standard_normal(11127 * 10).astype(np.float32)
+    for name, rate in (("odd.wav", 11127), ("plain.ogg", 44100), (".hidden/no.wav", 16000), ("deep/in/a.flac", 8000)):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        sf.write(tmp_path / name, wave, rate)
+    sf.write(tmp_path / "long.mp3", wave, 44100)
+    content = (tmp_path / "long.mp3").read_bytes()
+    (tmp_path / "cut.mp3").write_bytes(content[: len(content) // 2])
+    (tmp_path / "phone.m4a").write_bytes(b"not read")
+    elsewhere = tmp_path.parent / f"{tmp_path.name}-linked"
+    elsewhere.mkdir()
+    sf.write(elsewhere / "linked.wav", wave, 16000)
+    (tmp_path / "link").symlink_to(elsewhere)
+    (tmp_path / "loop").symlink_to(tmp_path)
+    began = time.process_time()
+    with pytest.warns(UserWarning, match=r"1 files were left out: phone.m4a. Convert"):
+        clips = audioscope.scoring.read_folder(tmp_path, tiny, seconds=1.5)
+    assert time.process_time() - began < 30, "11127 Hz took 93 s"
+    assert {clip.prompt for clip in clips} == {"odd.wav", "plain.ogg", "deep/in/a.flac", "long.mp3", "cut.mp3", "link/linked.wav"}
+    assert {(clip.rate, clip.samples.shape) for clip in clips} == {(16000, (1, 24000))}
+    (tmp_path / "empty.wav").write_bytes((tmp_path / "odd.wav").read_bytes()[:44])
+    with pytest.raises(ValueError, match=r"empty.wav (holds no sound|cannot be read)"):
+        audioscope.scoring.read_folder(tmp_path, tiny)
+
+
+def test_without_a_place_to_write_numba_caches_in_a_temporary_folder(monkeypatch):
+    from audioscope import installed
+
+    monkeypatch.delenv("NUMBA_CACHE_DIR", raising=False)
+    installed.cache_somewhere()
+    assert "NUMBA_CACHE_DIR" not in os.environ, "where it can be written, numba's own places serve"
+    monkeypatch.setattr(installed.os, "access", lambda place, mode: False)
+    installed.cache_somewhere()
+    first = os.environ["NUMBA_CACHE_DIR"]
+    assert Path(first).is_dir() and Path(first).stat().st_mode & 0o077 == 0, "nobody else's compiled code is run"
+    installed.cache_somewhere()
+    assert os.environ["NUMBA_CACHE_DIR"] == first

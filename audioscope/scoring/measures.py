@@ -5,6 +5,7 @@ All take audio [clips, channels, samples] float32, -1..1, and its rate in Hz. No
 
 from __future__ import annotations
 
+import os
 import tempfile
 import warnings
 from functools import lru_cache
@@ -38,7 +39,8 @@ def _compile() -> None:
     numba caches compiled code on disk. If two processes fill that cache at once, each leaves the other's code in it, and every
     process after them crashes, permanently (seen with numba 0.68: notebooks and tests that started together).
     """
-    with FileLock(Path(tempfile.gettempdir()) / f"audioscope-{getuser()}-numba.lock"):
+    who = os.getuid() if hasattr(os, "getuid") else getuser()  # in a container, a user need not have a name
+    with FileLock(Path(tempfile.gettempdir()) / f"audioscope-{who}-numba.lock"):
         wave = np.random.default_rng(0).normal(0, 0.1, 16_000).astype(np.float32)
         flux = librosa.onset.onset_strength(y=wave, sr=16_000)
         librosa.onset.onset_detect(onset_envelope=flux, sr=16_000)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import os
 import warnings
 from collections.abc import Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -14,15 +15,15 @@ import pandas as pd
 import soundfile as sf
 import torch
 from torch import Tensor
-from torchaudio.functional import resample
 
 from audioscope.audio import Clip
 from audioscope.concepts import SPLITS, Concept, load_concepts, some_prompts
 from audioscope.model import Model
-from audioscope.scoring.scorers import Scorer, completed, scores_of
+from audioscope.scoring.scorers import Scorer, completed, resampled, scores_of
 from audioscope.stats import auroc
 
-SUFFIXES = (".wav", ".flac", ".mp3", ".ogg", ".aif", ".aiff")
+SUFFIXES = (".wav", ".flac", ".mp3", ".ogg", ".opus", ".aif", ".aiff", ".aifc", ".au", ".caf", ".w64")
+UNREAD = (".m4a", ".aac", ".mp4", ".wma", ".webm", ".mka", ".amr", ".ape", ".wv")  # sound that libsndfile does not read
 FOLDS = 5
 SILENCE = 1e-7  # mean square below which a piece is silent, -70 dB
 
@@ -52,7 +53,11 @@ def read_folder(folder: str | Path, model: Model, seconds: float | None = None, 
         ['song.wav']
     """
     folder = Path(folder).expanduser()
-    files = sorted(path for path in folder.rglob("*") if path.suffix.lower() in SUFFIXES and not path.name.startswith("."))
+    found = _files(folder)
+    files = [path for path in found if path.suffix.lower() in SUFFIXES]
+    if left := [path for path in found if path.suffix.lower() in UNREAD]:
+        names = ", ".join(str(path.relative_to(folder)) for path in left[:3]) + (" ..." if len(left) > 3 else "")
+        warnings.warn(f"{len(left)} files were left out: {names}. Convert them to WAV, FLAC, MP3 or OGG.", stacklevel=2)
     if not files:
         raise FileNotFoundError(f"{folder} holds no audio: expected files that end in {', '.join(SUFFIXES)}.")
     rate, long = model.rate, model.sampling(seconds=seconds).seconds
@@ -70,8 +75,21 @@ def read_folder(folder: str | Path, model: Model, seconds: float | None = None, 
     codec: Any = getattr(model.pipe, "vae", None)
     if model.adapter.is_tiny:  # so that a listener judges the music, and not which codec it went through
         with torch.no_grad():
-            audio = codec.decode(codec.encode(audio.to(codec.device))).sample[..., : audio.shape[-1]].cpu()
+            spare = -audio.shape[-1] % codec.downsampling_ratio  # the codec takes whole tokens
+            heard = torch.nn.functional.pad(audio, (0, spare)).to(codec.device)
+            audio = codec.decode(codec.encode(heard)).sample[..., : audio.shape[-1]].cpu()
     return [Clip(wave.numpy(), rate, str(file.relative_to(folder))) for wave, (file, _) in zip(audio, loud, strict=True)]
+
+
+def _files(folder: Path) -> list[Path]:
+    """All files below a folder, also behind links; nothing hidden, and no folder twice."""
+    found, seen = [], set()
+    for place, folders, names in os.walk(folder, followlinks=True):
+        real = os.path.realpath(place)
+        folders[:] = [] if real in seen else sorted(name for name in folders if not name.startswith("."))
+        found += [] if real in seen else [Path(place, name) for name in names if not name.startswith(".")]
+        seen.add(real)
+    return sorted(found)
 
 
 def _pieces(file: Path, rate: int, seconds: float, most: int) -> list[Tensor]:
@@ -85,13 +103,11 @@ def _pieces(file: Path, rate: int, seconds: float, most: int) -> list[Tensor]:
         waves = [sf.read(file, long, int(start), dtype="float32", always_2d=True)[0].mean(1) for start in starts]
     except Exception as error:
         raise ValueError(f"{file} cannot be read as audio ({error}): repair it or remove it from the folder.") from error
-    pieces = []
-    for wave in waves:
-        if not len(wave):
-            raise ValueError(f"{file} is empty: remove it from the folder.")
-        part = resample(torch.from_numpy(wave), metadata.samplerate, rate)
-        pieces.append(part.repeat(-(-size // len(part)))[:size])
-    return pieces
+    waves = [wave for wave in waves if len(wave)]  # a file that was cut short is shorter than it says
+    if not waves:
+        raise ValueError(f"{file} holds no sound, or was cut short: replace it, or remove it from the folder.")
+    parts = [resampled(torch.from_numpy(wave), metadata.samplerate, rate) for wave in waves]
+    return [part.repeat(-(-size // len(part)))[:size] for part in parts]
 
 
 @dataclass(frozen=True, eq=False)

@@ -7,10 +7,11 @@ import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
-from math import ceil
+from math import ceil, gcd
 from pathlib import Path
 from typing import Any, Protocol
 
+import librosa
 import numpy as np
 import pandas as pd
 import torch
@@ -116,6 +117,15 @@ def completed(scorer: Any) -> Scorer:
     return scorer if complete else _Completed(scorer)
 
 
+def resampled(audio: Tensor, rate: int, to: int) -> Tensor:
+    """Audio [..., samples] at another rate, Hz, in bounded time: torchaudio's filter grows with what the rates do not share."""
+    if max(rate, to) <= 1000 * gcd(rate, to):
+        return resample(audio, rate, to)
+    return torch.from_numpy(librosa.resample(audio.cpu().numpy(), orig_sr=rate, target_sr=to, res_type="soxr_hq")).to(
+        audio.device
+    )
+
+
 def scores_of(scorer: Any, audio: Tensor, rate: int) -> pd.DataFrame:
     """What a scorer says of clips [clips, channels, samples]: float32, one row per clip in order, one column for each concept.
 
@@ -214,7 +224,7 @@ class ListenerScorer:
                 f"The audio is {audio.shape[-1] / rate:g} s at {rate} Hz, but the {self.name} expects {SAMPLES / RATE:g} s at "
                 f"{RATE} Hz: generate with the model's default length, or use any_audio=True."
             )
-        mono = (resample(audio, rate, RATE) if rate != RATE else audio).mean(1)
+        mono = (resampled(audio, rate, RATE) if rate != RATE else audio).mean(1)
         return torch.nn.functional.pad(mono, (0, max(0, SAMPLES - mono.shape[-1])))[:, :SAMPLES]
 
     def __call__(self, audio: Tensor, rate: int) -> pd.DataFrame:
@@ -336,7 +346,7 @@ class Clap(_TextScorer):
     def _windows(self, audio: Tensor, rate: int) -> tuple[dict[str, Tensor], int]:
         """The network's input for all windows of all clips, and how many windows a clip has."""
         extractor = self.processor.feature_extractor
-        mono = resample(audio.float().mean(1), rate, extractor.sampling_rate).cpu()
+        mono = resampled(audio.float().mean(1), rate, extractor.sampling_rate).cpu()
         length = extractor.nb_max_samples
         count = ceil(mono.shape[-1] / length)
         starts = torch.linspace(0, max(0, mono.shape[-1] - length), count).long().tolist()
@@ -424,7 +434,7 @@ class Muq(_TextScorer):
     @torch.no_grad()
     def __call__(self, audio: Tensor, rate: int) -> pd.DataFrame:
         device = next(self.network.parameters()).device
-        heard = self.network(wavs=resample(audio.float().mean(1), rate, self.rate).to(device))
+        heard = self.network(wavs=resampled(audio.float().mean(1), rate, self.rate).to(device))
         asked = self.network(texts=list(self.queries.values()))
         return pd.DataFrame(self.network.calc_similarity(heard, asked).cpu().numpy(), columns=self.concepts)
 
