@@ -249,6 +249,7 @@ def test_nothing_is_asked_of_json_that_numpy_numbers_cannot_give(tiny, tmp_path)
     assert os.listdir(tmp_path)
 
 
+@pytest.mark.slow
 def test_a_saved_copy_plays_and_a_missing_clip_says_what_to_do(tiny, tmp_path):
     atlas = audioscope.localize(tiny, ["fast"], pairs=4, sites=[1], steps=6, out=tmp_path / "a", progress=False)
     copy = audioscope.Atlas.load(atlas.save(tmp_path / "copy"))
@@ -262,6 +263,7 @@ def test_a_saved_copy_plays_and_a_missing_clip_says_what_to_do(tiny, tmp_path):
         audioscope.Clip.load(tmp_path / "noise.wav")
 
 
+@pytest.mark.slow
 def test_charts_have_no_limit_of_rows(monkeypatch):
     """Every chart, given its data as records, as beyond 5,000 rows: no type is guessed from a table."""
     atlas, sweep, site = datasets.atlas(), datasets.steering("fast"), "transformer.transformer_blocks.6.cross_attn"

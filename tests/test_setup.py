@@ -114,7 +114,9 @@ def test_no_text_suggests_another_projects_package() -> None:
     """`audioscope` on PyPI belongs to someone else."""
     files = [*DOCS, *(ROOT / "audioscope").rglob("*.py"), *(ROOT / "notebooks").glob("*.py"), *(ROOT / ".github").rglob("*.yml")]
     for file in files:
-        assert not re.search(r"(pip|uv|pipx|conda) (install|add) [^\n`]*[\s'\"]audioscope(?=[\s'\"\[=<>~]|$)", file.read_text()), file
+        assert not re.search(
+            r"(pip|uv|pipx|conda) (install|add)\b[^\n`]*[\s'\"]audioscope(?=[\s'\"\[=<>~]|$)", file.read_text()
+        ), file
 
 
 def test_documented_commands_parse() -> None:
