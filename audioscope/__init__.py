@@ -13,9 +13,10 @@ from typing import Any
 import lazy_loader
 
 from audioscope.installed import __version__ as __version__
-from audioscope.installed import cache_somewhere
+from audioscope.installed import cache_somewhere, share_cores
 
 cache_somewhere()
+share_cores()
 
 # The public names are those in __init__.pyi. Each module is imported when one of its names is first used, so that
 # `import audioscope` stays light.

@@ -331,3 +331,18 @@ def test_without_a_place_to_write_numba_caches_in_a_temporary_folder(monkeypatch
     assert Path(first).is_dir() and Path(first).stat().st_mode & 0o077 == 0, "nobody else's compiled code is run"
     installed.cache_somewhere()
     assert os.environ["NUMBA_CACHE_DIR"] == first
+
+
+def test_waiting_threads_sleep_unless_the_user_says_otherwise():
+    """libgomp reads this when torch loads it, so it is set when audioscope is imported first; benchmarks/busy.py measures it."""
+    code = "import os; {before}import audioscope; print(os.environ.get('OMP_WAIT_POLICY'), os.environ.get('GOMP_SPINCOUNT'))"
+    bare = {
+        name: value for name, value in os.environ.items() if name not in ("OMP_WAIT_POLICY", "GOMP_SPINCOUNT", "KMP_BLOCKTIME")
+    }
+
+    def seen(before="", **more):
+        done = subprocess.run([sys.executable, "-c", code.format(before=before)], capture_output=True, text=True, env=bare | more)
+        return done.stdout.split()
+
+    assert seen() == ["PASSIVE", "1000"] and seen(GOMP_SPINCOUNT="7") == ["None", "7"]
+    assert seen(before="import sys; sys.modules['torch'] = None; ") == ["None", "None"], "too late"
