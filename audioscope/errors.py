@@ -38,6 +38,11 @@ def whole(name: str, value: Any, low: int = 0, high: int | None = None, why: str
     return number
 
 
+def seed_number(seed: Any) -> int:
+    """A seed as an int. Raises ValueError for one that is not a whole number, or is out of range."""
+    return whole("seed", seed, 0, 2**63 - 1)
+
+
 def real(name: str, value: Any) -> float:
     """A finite number as a float. Raises ValueError that names it."""
     if not isinstance(value, SupportsFloat) or isinstance(value, bool) or not math.isfinite(value):

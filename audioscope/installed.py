@@ -27,7 +27,7 @@ def share_cores() -> None:
     """Let threads that wait for work sleep, if torch is not loaded yet and the user has set nothing.
 
     By default they spin. On a machine that is busy otherwise, even with a second sweep, a sweep then takes many times as long as
-    its share of the cores explains (two sweeps on two cores: 5.8 times one; asleep 1.9 times, at 1.2 times the time when alone).
+    its share of the cores explains: benchmarks/busy.py measures it.
     """
     if not {"OMP_WAIT_POLICY", "GOMP_SPINCOUNT", "KMP_BLOCKTIME"} & os.environ.keys() and "torch" not in sys.modules:
         os.environ |= {"OMP_WAIT_POLICY": "PASSIVE", "GOMP_SPINCOUNT": "1000"}

@@ -114,13 +114,8 @@ def _source(name: str | Path) -> tuple[Path, bool]:
 
 
 def _checked_dtype(dtype: torch.dtype | str | None) -> torch.dtype:
-    found = (
-        getattr(torch, dtype.removeprefix("torch."), None)
-        if isinstance(dtype, str)
-        else torch.float32
-        if dtype is None
-        else dtype
-    )
+    named = "float32" if dtype is None else dtype
+    found = getattr(torch, named.removeprefix("torch."), None) if isinstance(named, str) else named
     if not isinstance(found, torch.dtype) or not found.is_floating_point:
         raise ValueError(f"dtype is {dtype!r}, expected a float type such as 'float32', 'bfloat16' or 'float16'.")
     return found

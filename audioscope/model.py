@@ -21,7 +21,7 @@ from audioscope import tracing
 from audioscope.adapters import Adapter, adapter_for
 from audioscope.audio import Clip
 from audioscope.edits import Copying, Edit, Which, as_edits
-from audioscope.errors import index_of, real, whole
+from audioscope.errors import index_of, real, seed_number, whole
 from audioscope.sites import Site, Sites, find_sites
 from audioscope.store import batches, fingerprint
 from audioscope.tracing import Sampling, SamplingKeywords
@@ -604,10 +604,7 @@ class Model:
         """
         how, chosen = self.sampling(**sampling), as_edits(edits)
         self._texts(prompt, chosen)
-        rows, read = (
-            [tracing.Row(prompt, whole("seed", seed, 0, 2**63 - 1), chosen)],
-            self._reading(sites, at_steps, pool, branch, how),
-        )
+        rows, read = ([tracing.Row(prompt, seed_number(seed), chosen)], self._reading(sites, at_steps, pool, branch, how))
         run = self.run(rows, read=read, **how)
         return self._clips(rows, run)[0], _activations(rows, run, read)[0]
 
@@ -635,7 +632,7 @@ class Model:
         several = (
             [seeds] if index_of(seeds) is not None or isinstance(seeds, str) or not isinstance(seeds, Iterable) else list(seeds)
         )
-        return [whole("seed", seed, 0, 2**63 - 1) for seed in several]
+        return [seed_number(seed) for seed in several]
 
 
 def _activations(rows: Sequence[tracing.Row], run: tracing.Run, read: tracing.Read) -> list[Activations]:

@@ -10,7 +10,7 @@ import ipywidgets as widgets
 
 from audioscope import datasets
 from audioscope.concepts import choose
-from audioscope.errors import whole
+from audioscope.errors import seed_number
 from audioscope.model import Model
 from audioscope.steer.benchmark import axes
 from audioscope.steer.caa import steering_sites
@@ -41,7 +41,7 @@ class Playground(Explorer):
         **sampling: Unpack[SamplingKeywords],
     ):
         model.check_unsteered("a widget")
-        whole("seed", seed, 0, 2**63 - 1)
+        seed_number(seed)
         if not abs(strength) < 1e6:
             raise ValueError(f"strength is {strength}, expected a finite number.")
         model.check_edits([vector.edit(strength) for vector in (vectors or {}).values()])
