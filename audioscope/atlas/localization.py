@@ -23,7 +23,7 @@ from audioscope.concepts import Concept, Concepts, choose
 from audioscope.edits import PatchOutput, PatchText, Which
 from audioscope.errors import index_of, whole
 from audioscope.model import Model
-from audioscope.scoring.scorers import Scorer, completed, default_scorer, scores_of, second_opinions, try_scorers
+from audioscope.scoring.scorers import Scorer, check_scores, completed, default_scorer, scores_of, second_opinions, try_scorers
 from audioscope.sites import Site
 from audioscope.store import content_hash, results_folder, run_units, safe_name
 from audioscope.tracing import Row, Sampling, SamplingKeywords
@@ -158,8 +158,7 @@ def checked_sweep(
             raise ValueError(
                 f"pairs is {pairs}, but {concept.name!r} has only {len(concept.split(split))} pairs in split {split!r}."
             )
-        if concept.name not in judge_by.concepts:
-            raise ValueError(f"The {judge_by.name} cannot score {concept.name!r}: it knows {', '.join(judge_by.concepts)}.")
+        check_scores(judge_by, concept.name)
     if batch_size is not None:
         batch_size = whole("batch_size", batch_size, 1, why=", or None for all rows of a unit at once")
     run = model.sampling(**sampling)

@@ -19,7 +19,7 @@ from torch import Tensor
 from audioscope.audio import Clip
 from audioscope.concepts import SPLITS, Concept, load_concepts, some_prompts
 from audioscope.model import Model
-from audioscope.scoring.scorers import Scorer, completed, resampled, scores_of
+from audioscope.scoring.scorers import Scorer, check_scores, completed, resampled, scores_of
 from audioscope.stats import auroc
 
 SUFFIXES = (".wav", ".flac", ".mp3", ".ogg", ".opus", ".aif", ".aiff", ".aifc", ".au", ".caf", ".w64")
@@ -297,8 +297,7 @@ def pairs_like(
     model.check_unsteered("a concept")
     scorer = completed(scorer)
     scorer.check(model)
-    if concept not in scorer.concepts:
-        raise ValueError(f"The {scorer.name} cannot score {concept!r}: it knows {', '.join(scorer.concepts)}.")
+    check_scores(scorer, concept)
     texts = list(dict.fromkeys(some_prompts(192, "build") if prompts is None else prompts))
     if not len(SPLITS) * 2 <= pairs <= len(texts) // 2:
         raise ValueError(f"pairs is {pairs} with {len(texts)} prompts, expected {len(SPLITS) * 2} to {len(texts) // 2}.")

@@ -159,6 +159,12 @@ def _numbers(values: Any) -> np.ndarray:
     return np.asarray(values, dtype=np.float32)
 
 
+def check_scores(scorer: Scorer, concept: str) -> None:
+    """Raise ValueError if a scorer does not know a concept."""
+    if concept not in scorer.concepts:
+        raise ValueError(f"The {scorer.name} cannot score {concept!r}: it knows {', '.join(scorer.concepts)}.")
+
+
 def try_scorers(scorers: Iterable[Any], model: Any, seconds: float) -> None:
     """Let scorers judge the model, and two clips of noise as long as the model's, before anything is generated.
 

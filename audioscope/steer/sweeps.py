@@ -19,6 +19,7 @@ from audioscope.model import Model
 from audioscope.scoring import measures
 from audioscope.scoring.scorers import (
     Scorer,
+    check_scores,
     completed,
     default_scorer,
     feature_distance,
@@ -121,8 +122,7 @@ def _bench(
     size = whole("batch_size", batch_size, 1)
     bench = _Bench(model, chosen, scorer, scorer if price is None else completed(price), model.sampling(**sampling), size)
     for name in bench.ends:
-        if name not in scorer.concepts:
-            raise ValueError(f"The {scorer.name} cannot score {name!r}: it knows {', '.join(scorer.concepts)}.")
+        check_scores(scorer, name)
     if not hasattr(bench.price, "layers"):
         raise ValueError(
             f"The scorer {bench.price.name!r} has no layers(), from which the distance to the unsteered clip is computed: "
