@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: help setup browser test check atlas lab book docs results notebooks lint clean
+.PHONY: help setup browser test check campaign atlas lab book docs results notebooks lint clean
 .DELETE_ON_ERROR:
 
 help:
@@ -12,6 +12,7 @@ help:
 	@echo "make book     the notebooks, run and as pages with sound, in book/index.html"
 	@echo "make docs     the documentation site, with the book, in site/index.html"
 	@echo "make check    lint, types and the tests that matter most, in about three minutes"
+	@echo "make campaign  what may break next: kills, odd inputs, hostile pages, threads; half an hour"
 	@echo "make setup    the environment alone, in .venv"
 	@echo "make results  rebuild what depends on the tiny model's weights"
 	@echo "make notebooks  the ipynb files, from their percent scripts"
@@ -43,18 +44,24 @@ browser:
 	echo "*** NO BROWSER: the atlas page will not be tested. Install Chromium and run make test again. ***" >&2; \
 	[ -z "$$CI" ]
 
-# The notebooks are run even where a test failed, and Ctrl-C stops both. A cell has an hour: only one that hangs comes to it.
 # Two processes of one thread each are faster than one of two threads, also on a busy machine.
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist worksteal
+# nbmake runs the notebooks first, since they take longest, with cells added that answer the exercises. A cell has an hour: only one
+# that hangs comes to it.
 test: setup browser
-	@trap 'exit 130' INT; failed=; \
-	$(PYTEST) tests || failed=" tests"; \
-	$(PYTEST) --nbmake --nbmake-timeout=3600 notebooks || failed="$$failed notebooks"; \
-	[ -z "$$failed" ] || { echo "*** FAILED:$$failed ***" >&2; exit 1; }
+	$(BIN)/python tests/helpers/answered.py runs/notebooks
+	$(PYTEST) --nbmake --nbmake-timeout=3600 runs/notebooks tests
 
 # What a push must pass, in about three minutes: those marked `slow` are left to `make test`.
 check: lint
 	$(PYTEST) tests -m "not slow"
+
+# What may break next, at length: killed work, odd inputs, hostile pages, many threads. About half an hour on two cores.
+campaign: setup browser
+	OMP_NUM_THREADS=1 $(BIN)/python tests/campaigns/kill.py
+	OMP_NUM_THREADS=1 $(BIN)/python tests/campaigns/threads.py
+	OMP_NUM_THREADS=1 $(BIN)/python tests/campaigns/fuzz.py
+	OMP_NUM_THREADS=1 $(BIN)/python tests/campaigns/pages.py
 
 atlas: setup
 	$(BIN)/audioscope atlas --out atlas

@@ -20,6 +20,7 @@ from .edits import BlendText as BlendText
 from .edits import PatchOutput as PatchOutput
 from .edits import PatchText as PatchText
 from .installed import __version__ as __version__
+from .laws import check_model as check_model
 from .loading import load as load
 from .model import Activations as Activations
 from .model import Model as Model

@@ -16,6 +16,7 @@ import numpy as np
 import pyloudnorm
 import soundfile as sf
 
+from audioscope.errors import as_path
 from audioscope.store import write_whole
 
 # Dark to light through one hue family: readable in grayscale and with color blindness.
@@ -118,7 +119,7 @@ class Clip:
             FileNotFoundError: There is no such file.
             ValueError: It is no sound file, or is damaged.
         """
-        file = Path(path).expanduser()
+        file = as_path(path)
         if not file.is_file():
             raise FileNotFoundError(
                 f"No sound file {file}. If it is a clip of a sweep, run the sweep again: it makes what is missing."
@@ -199,7 +200,7 @@ class Clip:
 
 def check_suffix(path: str | Path) -> Path:
     """Return the path if its suffix names a format that can be written; raise ValueError otherwise."""
-    path = Path(path).expanduser()
+    path = as_path(path)
     if path.suffix.lower() not in (".flac", ".wav", ".ogg", ".mp3"):
         raise ValueError(f"Cannot write {path.name!r}: the suffix must be .flac, .wav, .ogg or .mp3.")
     return path

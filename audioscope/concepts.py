@@ -18,7 +18,7 @@ import numpy as np
 import pandas as pd
 import yaml
 
-from audioscope.errors import UnknownName
+from audioscope.errors import UnknownName, as_path, listed, whole
 from audioscope.store import data_folder, seed_of
 
 SPLITS = ("localize", "build", "select", "test")
@@ -228,7 +228,7 @@ def load_concepts(source: str | Path | pd.DataFrame | Mapping[str, Pairs] | Pair
         {'fast': Concept('fast', 2 pairs)}
     """
     if isinstance(source, str | Path):
-        return load_concepts(_read(Path(source).expanduser()))
+        return load_concepts(_read(as_path(source)))
     table = source if isinstance(source, pd.DataFrame) else _table(source)
     missing = {"concept", "clean", "corrupted"} - set(table.columns)
     if missing:
@@ -261,13 +261,13 @@ def _read(file: Path) -> Any:
 def _table(source: Any) -> pd.DataFrame:
     """Pairs of one concept, of several by name, or records, as a table."""
     if not isinstance(source, Mapping):
-        source = list(source)
+        source = listed("The pairs", source, "a CSV or JSON file, a table, or a list of (clean, corrupted)")
         if source and all(isinstance(row, Mapping) for row in source):
             return pd.DataFrame(source) if "concept" in source[0] else pd.DataFrame(source).assign(concept="concept")
         source = {"concept": source}
     rows = []
     for name, pairs in source.items():
-        pairs = [] if isinstance(pairs, str) else list(pairs)
+        pairs = listed(f"The pairs of {name!r}", pairs, "a list of (clean, corrupted)")
         if not pairs:
             raise ValueError(f"{name!r} has no pairs: expected a list of (clean, corrupted).")
         for pair in pairs:
@@ -310,9 +310,11 @@ def choose(which: Concepts) -> list[Concept]:
     if isinstance(which, pd.DataFrame | Path) or (isinstance(which, str) and which.lower().endswith(FILES)):
         return list(load_concepts(which).values())
     if isinstance(which, Mapping):
-        concepts = all(isinstance(concept, Concept) for concept in which.values())
-        return list((which if concepts else load_concepts(which)).values())
-    items = [which] if isinstance(which, str | Concept) else list(which)
+        named = which if which and all(isinstance(concept, Concept) for concept in which.values()) else load_concepts(which)
+        return list(named.values())
+    items = (
+        [which] if isinstance(which, str | Concept) else listed("concepts", which, "names of concepts, pairs, or a file of pairs")
+    )
     if items and all(isinstance(item, tuple | list | np.ndarray | Mapping) for item in items):
         return list(load_concepts(items).values())
     chosen = []
@@ -378,5 +380,5 @@ def some_prompts(count: int, split: str = "test") -> list[str]:
         >>> len(prompts), prompts == audioscope.datasets.some_prompts(4)
         (4, True)
     """
-    prompts = concept_prompts(split=split)
+    count, prompts = whole("count", count), concept_prompts(split=split)
     return [prompts[i] for i in np.random.default_rng(0).permutation(len(prompts))[:count]]

@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from audioscope.errors import as_path
 from audioscope.store import notebooks_folder
 
 __all__ = ["Verdict", "check", "copy_notebooks"]
@@ -108,7 +109,7 @@ def copy_notebooks(out: str | Path) -> list[Path]:
         >>> audioscope.course.copy_notebooks("course")  # nothing is overwritten
         []
     """
-    out, copied = Path(out).expanduser(), []
+    out, copied = as_path(out), []
     out.mkdir(parents=True, exist_ok=True)
     for file in sorted(notebooks_folder().glob("*.ipynb")):
         if not (out / file.name).exists():

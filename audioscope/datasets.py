@@ -17,7 +17,7 @@ from audioscope.atlas.published import published
 from audioscope.atlas.windows import WINDOWS
 from audioscope.concepts import concept_prompts, some_prompts
 from audioscope.concepts import shipped_concepts as concepts
-from audioscope.errors import UnknownName
+from audioscope.errors import known_name
 from audioscope.model import Model
 from audioscope.sae.files import load_sae
 from audioscope.sae.sae import SAE
@@ -30,6 +30,7 @@ __all__ = [
     "some_prompts", "steering", "steering_table", "steps", "vector",
 ]  # fmt: skip
 MAPS = (*WINDOWS, "output")
+RESULTS = ("steering", "sae_steering")
 
 
 def atlas() -> Atlas:
@@ -95,8 +96,7 @@ def vector(axis: str) -> SteeringVector:
     """
     folder = data_folder() / "results" / "vectors"
     known = sorted(file.stem for file in folder.glob("*.safetensors"))
-    if axis not in known:
-        raise UnknownName(f"No shipped vector for {axis!r}. Available: {', '.join(known)}.")
+    known_name("shipped vector for", axis, known)
     return SteeringVector.load(folder / axis)
 
 
@@ -114,7 +114,7 @@ def steering_table(name: str = "steering") -> pd.DataFrame:
         >>> table["concept"].nunique()  # axes
         18
     """
-    return pd.read_parquet(data_folder() / "results" / f"{name}.parquet")
+    return pd.read_parquet(data_folder() / "results" / f"{known_name('shipped results', name, RESULTS)}.parquet")
 
 
 def steering(axis: str, name: str = "steering") -> SteeringSweep:
@@ -135,9 +135,8 @@ def steering(axis: str, name: str = "steering") -> SteeringSweep:
         ['caa shared', 'caa own', 'caa all']
     """
     folder = data_folder() / "results"
-    settings = json.loads((folder / f"{name}_settings.json").read_text())
-    if axis not in settings:
-        raise UnknownName(f"No shipped steering results for {axis!r}. Available: {', '.join(settings)}.")
+    settings = json.loads((folder / f"{known_name('shipped results', name, RESULTS)}_settings.json").read_text())
+    known_name("shipped steering results for", axis, settings)
     clips = pd.read_parquet(folder / f"{name}_clips.parquet", filters=[("concept", "==", axis)])
     texts = clips.select_dtypes("category").columns
     return SteeringSweep(clips.astype(dict.fromkeys(texts, str)).reset_index(drop=True), settings[axis], folder)
@@ -178,8 +177,7 @@ def sae(site: str) -> SAE:
         >>> sae.d_sae
         512
     """
-    if str(site) not in saes():
-        raise UnknownName(f"No shipped SAE for site {str(site)!r}. Available: {', '.join(saes())}.")
+    known_name("shipped SAE for site", str(site), saes())
     return load_sae(saes()[str(site)])
 
 

@@ -13,7 +13,7 @@ from typing import ClassVar, Literal
 import torch
 from torch import Tensor
 
-from audioscope.errors import index_of
+from audioscope.errors import index_of, listed, one_or_more, real, said
 from audioscope.sites import Site, Sites
 
 Which = str | int | Site | Iterable[str | int | Site] | None
@@ -53,8 +53,10 @@ class Edit:
             raise ValueError(f"branch is {self.branch!r}, expected 'both', 'cond' or 'uncond'.")
         if self.steps is not None:
             object.__setattr__(self, "steps", _window(self.steps))
-        if isinstance(self.sites, Iterable) and not isinstance(self.sites, str):
-            object.__setattr__(self, "sites", tuple(self.sites))
+        if isinstance(self.sites, Iterable) and not isinstance(self.sites, str) and index_of(self.sites) is None:
+            object.__setattr__(
+                self, "sites", tuple(listed("sites", self.sites, "'cross', 'self', 'all', layers or module paths"))
+            )
 
     def change(self, own: Tensor, other: Tensor | None, here: Here) -> Tensor:
         """The new value of a row's text or output `own` [tokens, width]; `other` is the row that a patch copies from."""
@@ -264,7 +266,7 @@ class Apply(Edit):
 
 def as_edits(edits: Edit | Iterable[Edit]) -> tuple[Edit, ...]:
     """One edit or several, as a tuple. Raises TypeError, with what would be one, for anything else."""
-    several = (edits,) if isinstance(edits, Edit) or not isinstance(edits, Iterable) else tuple(edits)
+    several = tuple(one_or_more(edits))
     for edit in several:
         if not isinstance(edit, Edit):
             hint = (
@@ -277,15 +279,21 @@ def as_edits(edits: Edit | Iterable[Edit]) -> tuple[Edit, ...]:
 def _window(steps: object) -> tuple[int, int]:
     """A half-open window of steps, from (first, last + 1) or a range. Raises ValueError for anything else."""
     parts = (steps.start, steps.stop) if isinstance(steps, range) and steps.step == 1 else steps
-    ends = tuple(map(index_of, parts)) if isinstance(parts, Iterable) and not isinstance(parts, range) else ()
+    ends = [] if isinstance(parts, range) else [index_of(end) for end in one_or_more(parts)]
     if len(ends) != 2 or ends[0] is None or ends[1] is None or not 0 <= ends[0] < ends[1]:
-        raise ValueError(f"steps is {steps!r}, expected (first, last + 1) with 0 <= first < last + 1, or None.")
+        raise ValueError(f"steps is {said(steps)}, expected (first, last + 1) with 0 <= first < last + 1, or None.")
     return ends[0], ends[1]
 
 
-def check_seconds(seconds: tuple[float, float] | None) -> None:
-    if seconds is not None and not (len(seconds) == 2 and 0 <= seconds[0] < seconds[1]):
-        raise ValueError(f"seconds is {seconds!r}, expected (from, to) with 0 <= from < to, or None.")
+def span(seconds: object) -> tuple[float, float] | None:
+    """A span of time in s, or None. Raises ValueError for anything else."""
+    if seconds is None:
+        return None
+    expected = "(from, to) with 0 <= from < to, or None"
+    ends = [real("seconds", end) for end in listed("seconds", seconds, expected)]
+    if len(ends) != 2 or not 0 <= ends[0] < ends[1]:
+        raise ValueError(f"seconds is {said(seconds)}, expected {expected}.")
+    return ends[0], ends[1]
 
 
 def within(seconds: tuple[float, float] | None, new: Tensor, old: Tensor, here: Here) -> Tensor:

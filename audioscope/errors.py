@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import math
 import operator
-from typing import Any, SupportsFloat
+import os
+from collections.abc import Collection
+from pathlib import Path
+from typing import Any
 
 FIX_TORCHAUDIO = "With a CPU-only torch, torchaudio's CUDA files fail to load: run `python -m audioscope.fix_torchaudio` once."
 
@@ -16,9 +19,66 @@ class UnknownName(KeyError):
         return str(self.args[0])
 
 
+class Damaged(ValueError):
+    """A file of audioscope's that cannot be read whole, such as one that was cut short when the power failed."""
+
+
 def is_torchaudio_failure(error: BaseException) -> bool:
     """Whether an error comes from torchaudio's compiled files next to a CPU-only torch."""
     return isinstance(error, OSError) and ("torchaudio" in str(error) or "libc10_cuda" in str(error))
+
+
+def said(value: Any) -> str:
+    """A value as a message names it: cut where it is long."""
+    try:
+        text = repr(value)
+    except Exception as error:  # of a user's own class
+        text = f"<{type(value).__name__}, whose repr fails: {error}>"
+    text = " ".join(text.splitlines())
+    return text if len(text) <= 120 else f"{text[:117]}..."
+
+
+def as_path(value: Any) -> Path:
+    """A path with ~ expanded. Raises ValueError for what is none."""
+    if not isinstance(value, str | os.PathLike) or "\0" in os.fspath(value):
+        raise ValueError(f"A path is {said(value)}, expected a text or a Path.")
+    try:
+        return Path(value).expanduser()
+    except RuntimeError as error:  # the home of a user who does not exist
+        raise ValueError(f"A path is {said(value)}: {error}") from error
+
+
+def listed(name: str, value: Any, expected: str) -> list[Any]:
+    """The items of a list, tuple, array or the like, but not the letters of a text. Raises ValueError that says what is expected."""
+    try:
+        if isinstance(value, str | bytes):
+            raise TypeError
+        return list(value)
+    except TypeError as error:
+        raise ValueError(f"{name} is {said(value)}, expected {expected}.") from error
+
+
+def one_or_more(value: Any) -> list[Any]:
+    """One value, or those of a list, tuple, array or the like."""
+    try:
+        return [value] if isinstance(value, str | bytes) or index_of(value) is not None else list(value)
+    except TypeError:
+        return [value]
+
+
+def texts(name: str, value: Any) -> list[str]:
+    """A list of prompts. Raises ValueError that names it for one text, whose letters would be taken, and for what is no text."""
+    several = listed(name, value, "a list of texts")
+    if wrong := [text for text in several if not isinstance(text, str) or not text.strip()]:
+        raise ValueError(f"{name} contains {said(wrong[0])}, expected texts such as 'a slow sad song with violin'.")
+    return several
+
+
+def known_name(what: str, name: Any, known: Collection[str]) -> str:
+    """A name, if it is one of those that are known. Raises UnknownName that lists them."""
+    if not isinstance(name, str) or name not in known:
+        raise UnknownName(f"No {what} {said(name)}. Available: {', '.join(known)}.")
+    return name
 
 
 def index_of(value: Any) -> int | None:
@@ -34,7 +94,7 @@ def whole(name: str, value: Any, low: int = 0, high: int | None = None, why: str
     number = index_of(value)
     if number is None or number < low or (high is not None and number > high):
         limits = f"of at least {low}" if high is None else f"from {low} to {high}"
-        raise ValueError(f"{name} is {value!r}, expected a whole number {limits}{why}.")
+        raise ValueError(f"{name} is {said(value)}, expected a whole number {limits}{why}.")
     return number
 
 
@@ -45,6 +105,10 @@ def seed_number(seed: Any) -> int:
 
 def real(name: str, value: Any) -> float:
     """A finite number as a float. Raises ValueError that names it."""
-    if not isinstance(value, SupportsFloat) or isinstance(value, bool) or not math.isfinite(value):
-        raise ValueError(f"{name} is {value!r}, expected a number.")
-    return float(value)
+    try:
+        number = float("nan") if isinstance(value, bool | str | bytes) else float(value)
+    except (TypeError, ValueError, OverflowError, RuntimeError):  # of numpy and torch, for several numbers
+        number = float("nan")
+    if not math.isfinite(number):
+        raise ValueError(f"{name} is {said(value)}, expected a number.")
+    return number

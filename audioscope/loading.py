@@ -20,9 +20,10 @@ from torch import nn
 from transformers.utils import logging as transformers_logging
 
 from audioscope.adapters import Adapter, adapter_of_class
+from audioscope.errors import as_path
 from audioscope.model import Model
 from audioscope.sites import Sites, find_sites
-from audioscope.store import data_folder, default_device
+from audioscope.store import LOADING, data_folder, default_device
 from audioscope.views import view
 
 
@@ -63,13 +64,14 @@ def load(
     if local and "audioscope.tiny.codec" in (source / "model_index.json").read_text():
         view("MelCodec")  # diffusers accepts a class of another library only if that is already imported
     try:
-        with _quiet(progress=not local):
+        with LOADING, _quiet(progress=not local):
             pipe = DiffusionPipeline.from_pretrained(str(source), torch_dtype=precision, local_files_only=local, **keywords)
+            pipe.to(device)  # here, since diffusers warns of half precision on a CPU, which works
     except Exception as error:  # diffusers, transformers, safetensors and the network raise about thirty kinds
         if local:
             raise ValueError(_why_damaged(source, keywords.get("variant"), error)) from error
         raise _unreachable(name, error) from error
-    return Model(pipe.to(device), str(name), adapter)
+    return Model(pipe, str(name), adapter)
 
 
 def read_sites(name: str | Path) -> tuple[str, Sites]:
@@ -102,7 +104,7 @@ def read_sites(name: str | Path) -> tuple[str, Sites]:
 
 def _source(name: str | Path) -> tuple[Path, bool]:
     """Where a model is, and whether that is a local folder rather than a name on the hub."""
-    source = data_folder() / "tiny" if str(name) == "tiny" else Path(name).expanduser()
+    source = data_folder() / "tiny" if str(name) == "tiny" else as_path(name)
     if source.is_dir():
         _check_folder(source)
         return source, True
@@ -125,7 +127,9 @@ def _checked_device(device: str) -> str:
     try:
         torch.empty(0, device=device)
     except Exception as error:  # an unknown name, or a device that is not there: torch raises several kinds
-        raise ValueError(f"device is {device!r}, which torch cannot use here ({_first_line(error)}): try 'cpu'.") from error
+        raise ValueError(
+            f"device is {device!r}, which torch cannot use here ({_first_line(error).split('. ')[0]}): try 'cpu'."
+        ) from error
     return device
 
 

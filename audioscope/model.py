@@ -21,7 +21,7 @@ from audioscope import tracing
 from audioscope.adapters import Adapter, adapter_for
 from audioscope.audio import Clip
 from audioscope.edits import Copying, Edit, Which, as_edits
-from audioscope.errors import index_of, real, seed_number, whole
+from audioscope.errors import index_of, one_or_more, real, said, seed_number, whole
 from audioscope.sites import Site, Sites, find_sites
 from audioscope.store import batches, fingerprint
 from audioscope.tracing import Sampling, SamplingKeywords
@@ -125,7 +125,9 @@ class Model:
         self.adapter.prepare(pipe)
         self.denoiser = getattr(pipe, self.adapter.denoiser)
         self.sites: Sites = find_sites(self.denoiser, self.adapter.denoiser, self.adapter.stream)
-        self._one = threading.RLock()  # a pipeline's scheduler counts the steps of one run: a widget and a cell take turns
+        self.turn = (
+            threading.RLock()
+        )  # whoever uses the pipeline holds it, since its scheduler counts the steps of one run: a widget and a cell take turns
         self._running = False
         pipe.set_progress_bar_config(disable=True)
         tracing.check(pipe, self.adapter, self.sites)
@@ -211,8 +213,8 @@ class Model:
         Raises:
             ValueError: It is empty, or not a text.
         """
-        if not isinstance(prompt, str) or not prompt.strip():
-            raise ValueError(f"prompt is {prompt!r}, expected a text such as 'a slow sad song with violin'.")
+        if not isinstance(prompt, str) or not prompt.strip() or any("\ud800" <= letter <= "\udfff" for letter in prompt):
+            raise ValueError(f"prompt is {said(prompt)}, expected a text such as 'a slow sad song with violin'.")
         if unknown := self.unknown_words(prompt):
             warnings.warn(
                 f"{self.name} never saw these words and cannot know what they mean: {', '.join(unknown)}.", stacklevel=3
@@ -295,7 +297,7 @@ class Model:
     ) -> tracing.Run:  # fmt: skip
         fitted = [edit for row in rows for edit in row.edits if edit.made_for is not None]
         self.check_edits({(id(edit.made_for), edit.sites): edit for edit in fitted}.values())
-        with self._one:
+        with self.turn:
             if self._running:
                 raise RuntimeError(
                     f"{self.name} is generating: what runs during a generation, such as Apply's function, cannot start another."
@@ -613,15 +615,14 @@ class Model:
     ) -> tracing.Read:
         if at_steps is None:
             return tracing.Read(self.sites.select(sites), None, pool, branch)
-        asked = list(at_steps) if isinstance(at_steps, Iterable) else [at_steps]
-        steps = sorted({whole("a step of at_steps", step, 0, how.steps - 1) for step in asked})
+        steps = sorted({whole("a step of at_steps", step, 0, how.steps - 1) for step in one_or_more(at_steps)})
         if not steps:
             raise ValueError("at_steps is empty, expected at least one step, or None for all.")
         return tracing.Read(self.sites.select(sites), tuple(steps), pool, branch)
 
     def _texts(self, prompts: Any, edits: Iterable[Edit]) -> list[str]:
         """One prompt or several, as a list; they and those of edits are checked."""
-        texts = [prompts] if isinstance(prompts, str) or not isinstance(prompts, Iterable) else list(prompts)
+        texts = one_or_more(prompts)
         whole_list = [*texts, *(edit.prompt for edit in edits if isinstance(edit, Copying))]
         for text in dict.fromkeys(whole_list) if all(isinstance(text, str) for text in whole_list) else whole_list:
             self.check_prompt(text)
@@ -629,10 +630,7 @@ class Model:
 
     def _seeds(self, seeds: Any) -> list[int]:
         """One seed or several, as a list of ints."""
-        several = (
-            [seeds] if index_of(seeds) is not None or isinstance(seeds, str) or not isinstance(seeds, Iterable) else list(seeds)
-        )
-        return [seed_number(seed) for seed in several]
+        return [seed_number(seed) for seed in one_or_more(seeds)]
 
 
 def _activations(rows: Sequence[tracing.Row], run: tracing.Run, read: tracing.Read) -> list[Activations]:

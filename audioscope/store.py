@@ -4,27 +4,40 @@ from __future__ import annotations
 
 import errno
 import hashlib
+import io
 import json
 import os
+import platform
 import shutil
 import tempfile
 import threading
 import warnings
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from pathlib import Path
+from collections import Counter
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from functools import partial
+from glob import escape
+from pathlib import Path, PurePath
 from typing import TYPE_CHECKING, Any, TypeVar
 from zlib import crc32
 
 import numpy as np
 import pandas as pd
+import psutil
+import soundfile as sf
 from tqdm.auto import tqdm
 
-from audioscope.errors import whole
+from audioscope.errors import Damaged, as_path, whole
+from audioscope.installed import __version__
 
 if TYPE_CHECKING:
     from torch import nn
 
 T = TypeVar("T")
+# Held while a network is loaded: accelerate then replaces a method of torch for the whole process, and of two threads the second
+# would put the first one's replacement back, so that nothing could ever be loaded again.
+LOADING = threading.RLock()
+
+FORMAT = 1  # the version of a folder of unfinished work, raised with every change with which it cannot be resumed
 
 
 def _shipped(name: str, mark: str) -> Path:
@@ -57,23 +70,29 @@ def notebooks_folder() -> Path:
     return _shipped("notebooks", "00_*.ipynb")
 
 
-def write_whole(file: Path, write: Callable[[Path], Any]) -> None:
+def write_whole(file: Path, write: Callable[[Path], Any], *, lasting: bool = False) -> None:
     """Write a file under another name and rename it, so that it exists whole or not at all.
 
-    Raises OSError with advice if the disk is full.
+    lasting: it also outlives a power failure, for a few ms; for what cannot simply be made again. Raises OSError with advice if the
+    disk is full.
     """
-    write_together({file: write})
+    write_together({file: write}, lasting=lasting)
 
 
-def write_together(files: Mapping[Path, Callable[[Path], Any]]) -> None:
+def write_together(files: Mapping[Path, Callable[[Path], Any]], *, lasting: bool = True) -> None:
     """Write files that belong together: each under another name, and when all are whole, renamed, the last one last.
 
     Raises OSError with advice if the disk is full; the older files are then untouched.
     """
-    parts = {file: file.with_name(f"{file.name}.{os.getpid()}.{threading.get_ident()}.part") for file in files}
+    mine = f"{safe_name(platform.node())}.{os.getpid()}.{threading.get_ident()}"
+    parts = {file: file.with_name(f"{file.name}.{mine}.part") for file in files}
     try:
         for file, write in files.items():
+            _drop_stale_parts(file)
             write(parts[file])
+            if lasting:  # a rename may reach the disk before its data
+                with open(parts[file], "rb+") as written:
+                    os.fsync(written)
         for file, part in parts.items():
             part.replace(file)
     except Exception as error:  # safetensors and parquet have errors of their own for a full disk
@@ -86,15 +105,88 @@ def write_together(files: Mapping[Path, Callable[[Path], Any]]) -> None:
             part.unlink(missing_ok=True)
 
 
+def _drop_stale_parts(file: Path) -> None:
+    """Delete what runs that were killed had begun to write in place of a file: of this machine, by processes that ended."""
+    for part in file.parent.glob(f"{escape(file.name)}.{safe_name(platform.node())}.*.part"):
+        try:
+            process = int(part.name.split(".")[-3])
+            if not psutil.pid_exists(process) or psutil.Process(process).create_time() > part.stat().st_mtime:
+                part.unlink(missing_ok=True)
+        except (ValueError, OSError, psutil.Error):  # not ours, or gone meanwhile
+            continue
+
+
 def write_json(file: Path, value: Any) -> None:
     """Write a value as JSON, one line for each of its parts, whole or not at all."""
-    write_whole(file, as_json(value))
+    write_whole(file, as_json(value), lasting=True)
 
 
 def as_json(value: Any) -> Callable[[Path], Any]:
     """What writes a value as JSON, for `write_together`."""
     text = json.dumps(value, indent=1, default=plain) + "\n"
     return lambda part: part.write_text(text)
+
+
+def checked_format(file: Path, about: Mapping[str, Any], known: int) -> dict[str, Any]:
+    """What a file says, without the version of its format; without a version, it is older than all of them, and is read.
+
+    Raises ValueError if a newer audioscope wrote it. known: the newest version that this one reads.
+    """
+    version = about.get("format", 0)
+    if isinstance(version, bool) or not isinstance(version, int):
+        raise Damaged(f"{file} has the format {version!r}, expected a number: it is damaged.")
+    if version > known:
+        raise ValueError(
+            f"{file} has format {version}, but this audioscope ({__version__}) reads up to {known}: update audioscope."
+        )
+    return {name: value for name, value in about.items() if name != "format"}
+
+
+def read_json(file: Path, known: int) -> dict[str, Any]:
+    """A file with a JSON object, without the version of its format. Raises ValueError if it is damaged, or newer than known."""
+    try:
+        about = json.loads(file.read_text(encoding="utf-8"))
+    except ValueError as error:  # of json, or of the encoding
+        raise Damaged(f"{file} is damaged ({error}).") from error
+    if not isinstance(about, dict):
+        raise Damaged(f"{file} is damaged (it contains no JSON object).")
+    return checked_format(file, about, known)
+
+
+def save_table(table: pd.DataFrame, file: Path, settings: Mapping[str, Any], about: Path, version: int) -> None:
+    """Write a table as Parquet and its settings, with the version of their format and a hash of both, as JSON: both or neither."""
+    content = io.BytesIO()
+    table.to_parquet(content, compression="zstd")
+    whole = {"format": version, **settings, "content": _content(content.getvalue(), settings)}
+    write_together({file: lambda part: part.write_bytes(content.getvalue()), about: as_json(whole)})
+
+
+def _content(table: bytes, settings: Mapping[str, Any]) -> str:
+    """A hash of a table and its settings, as they are read again."""
+    same = json.loads(json.dumps(settings, default=plain))
+    return content_hash([hashlib.sha256(table).hexdigest(), same])
+
+
+def load_table(file: Path, about: Path, known: int, needed: Collection[str]) -> tuple[pd.DataFrame, dict[str, Any]]:
+    """Read what `save_table` wrote; known: the newest version of the format; needed: the columns and settings without which it is
+    something else.
+
+    Raises ValueError if a file is damaged, is something else, was written by a newer audioscope, or names clips outside its folder.
+    """
+    settings = read_json(about, known)
+    content = settings.pop("content", None)  # files of older versions have none
+    try:
+        if content is not None and content != _content(file.read_bytes(), settings):
+            raise ValueError(f"{about.name} beside it is of another table, or one of them changed since they were written")
+        table = pd.read_parquet(file)
+    except (ValueError, OSError) as error:  # of pyarrow
+        raise Damaged(f"{file} is damaged ({error}).") from error
+    if lacking := sorted(set(needed) - set(table) - set(settings)):
+        raise ValueError(f"{file} and {about.name} lack {', '.join(lacking)}: they are of something else, or damaged.")
+    paths = [PurePath(str(clip)) for clip in table["clip"].unique()] if "clip" in table else []
+    if outside := [str(path) for path in paths if path.is_absolute() or ".." in path.parts]:
+        raise ValueError(f"{file} names the clip {outside[0]!r}, which is not in its folder: it was not written by audioscope.")
+    return table, settings
 
 
 def save_array(file: Path, values: Any) -> None:
@@ -157,7 +249,7 @@ def safe_name(name: str) -> str:
 
 def results_folder(out: str | Path | None, kind: str) -> Path:
     """The folder that a sweep was told to use, or a new temporary one."""
-    return Path(tempfile.mkdtemp(prefix=f"audioscope-{kind}-")) if out is None else Path(out).expanduser()
+    return Path(tempfile.mkdtemp(prefix=f"audioscope-{kind}-")) if out is None else as_path(out)
 
 
 def copy_clips(table: pd.DataFrame, folder: Path, to: Path) -> None:
@@ -175,10 +267,7 @@ def check_settings(folder: Path, settings: dict[str, Any]) -> None:
     """
     file = folder / "settings.json"
     if file.exists():
-        try:
-            stored = json.loads(file.read_text())
-        except ValueError as error:
-            raise ValueError(f"{file} is damaged: delete {folder}, or choose another folder.") from error
+        stored = read_json(file, FORMAT)
         # a model is known by its weights: its folder may be spelt otherwise, or lie elsewhere
         spelt = {"model": None} if "fingerprint" in settings else {}
         check_same(f"{folder} holds a sweep", stored | spelt, settings | spelt, "choose another folder, or delete it")
@@ -190,7 +279,7 @@ def check_settings(folder: Path, settings: dict[str, Any]) -> None:
             )
         return
     folder.mkdir(parents=True, exist_ok=True)
-    write_json(file, settings)
+    write_json(file, {"format": FORMAT, **settings})
 
 
 def _short(value: Any) -> str:
@@ -201,11 +290,21 @@ def _short(value: Any) -> str:
 def _done(file: Path, folder: Path) -> pd.DataFrame | None:
     """The table of a finished unit; None if it must be made again: it is not there, is damaged, or lacks one of its clips."""
     try:
-        table = pd.read_parquet(file)
-    except (ValueError, OSError):  # not there, or cut short when the power failed
+        table = pd.read_parquet(file, page_checksum_verification=True)
+    except (ValueError, OSError):  # not there, cut short when the power failed, or changed
         return None
     clips = table.get("clip", [])
-    return table if all((folder / clip).is_file() for clip in clips if clip) else None
+    return table if all(_sounds(folder / clip) for clip in clips if clip) else None
+
+
+def _sounds(file: Path) -> bool:
+    """Whether a sound file is there to its end, which takes less than 1 ms."""
+    try:
+        with sf.SoundFile(file) as sound:
+            sound.seek(sound.frames - 1)
+            return len(sound.read(1)) == 1
+    except (sf.SoundFileError, ValueError, OSError):
+        return False
 
 
 def run_units(
@@ -227,12 +326,14 @@ def run_units(
     if len(files) != len(units):
         raise ValueError("Two units of the sweep are equal: expected each unit only once.")
     tables = {file: _done(file, folder) for file in files.values()}
+    usual = Counter(tuple(table) for table in tables.values() if table is not None).most_common(1)
+    tables = {file: table if table is not None and tuple(table) == usual[0][0] else None for file, table in tables.items()}
     there = sum(table is not None for table in tables.values())
     with tqdm(total=len(units), initial=there, desc=desc, unit="unit", disable=not progress) as bar:
         for unit, (file, table) in zip(units, tables.items(), strict=True):
             if table is None:
                 table = work(unit)
-                write_whole(file, table.to_parquet)
+                write_whole(file, partial(table.to_parquet, write_page_checksum=True))
                 tables[file] = pd.read_parquet(file)  # as it is read when the sweep is resumed
                 bar.update()
     return pd.concat(tables.values(), ignore_index=True)

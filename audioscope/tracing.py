@@ -427,7 +427,9 @@ def check(pipe: Any, adapter: Adapter, sites: Sites) -> None:
     swapped = Row(rows[1].prompt, 0, (PatchText("cross", rows[0].prompt),))
     again = run(pipe, adapter, sites, [*rows, swapped], how, decode=False, latents=noise)
     one, two, three = again.latents.float()
-    if (three - one).norm() > 0.1 * (two - one).norm():
+    # threads divide a batch so that equal rows are rounded differently, and a small model may hardly tell these prompts apart
+    rounding = 100 * torch.finfo(again.latents.dtype).eps * one.norm()
+    if (three - one).norm() > 0.1 * (two - one).norm() + rounding:
         raise ValueError(
             f"{wrong}text enters elsewhere too: with one prompt's text at every site, the other still has an effect."
         )

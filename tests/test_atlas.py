@@ -276,7 +276,7 @@ def test_a_full_disk_loses_nothing(tmp_path, monkeypatch):
 
     def raise_full():
         monkeypatch.setattr(
-            pd.DataFrame, "to_parquet", lambda self, path: (_ for _ in ()).throw(OSError(28, "No space left on device"))
+            pd.DataFrame, "to_parquet", lambda self, path, **how: (_ for _ in ()).throw(OSError(28, "No space left on device"))
         )
 
     freed = []

@@ -336,7 +336,7 @@ def test_a_dragged_slider_ends_where_it_stopped(tiny, playground):
     playground.wait(LIMIT)
     shown = []
     playground.sounds.observe(lambda change: shown.append(len(change["new"])), "sounds")
-    with tiny._one:  # the model is kept busy, so that the slider is faster than any machine
+    with tiny.turn:  # the model is kept busy, so that the slider is faster than any machine
         for number in range(12):
             playground.strength.value = number / 10
     playground.wait(LIMIT)
@@ -348,7 +348,7 @@ def test_a_dragged_slider_ends_where_it_stopped(tiny, playground):
 
 def test_cancel_keeps_what_is_heard(tiny, playground):
     before = sounds_of(playground.sounds)
-    with tiny._one:
+    with tiny.turn:
         playground.prompt.value = "a happy reggae song with trumpet"
         playground.sounds.cancelled += 1  # what the button does
     playground.wait(LIMIT)
@@ -357,7 +357,7 @@ def test_cancel_keeps_what_is_heard(tiny, playground):
 
 
 def test_waiting_has_an_end_and_hands_the_explorer_on(tiny, playground):
-    with tiny._one:
+    with tiny.turn:
         playground.prompt.value = "a fast opera song"
         with pytest.raises(TimeoutError, match=r"Play the model: still generating after 0\.01 s"):
             playground.wait(0.01)

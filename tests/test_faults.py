@@ -6,6 +6,7 @@ import os
 import shutil
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -17,6 +18,9 @@ from helpers.pipelines import BUILDERS
 
 import audioscope
 from audioscope import datasets
+from audioscope.audio import Clip
+from audioscope.cli.main import main
+from audioscope.errors import real
 from audioscope.loading import read_sites
 from audioscope.store import run_units, write_together
 
@@ -116,7 +120,7 @@ def test_a_unit_is_done_when_its_table_and_its_clips_are_there(tmp_path):
 
     def work(unit):
         made.append(unit["number"])
-        (tmp_path / f"{unit['number']}.flac").write_text("sound")
+        Clip(np.random.default_rng(0).normal(0, 0.1, (1, 4000)).astype("float32"), 8000).save(tmp_path / f"{unit['number']}.flac")
         return pd.DataFrame({"number": [unit["number"]], "clip": [f"{unit['number']}.flac"]})
 
     whole = run_units(tmp_path, {"a": 1}, units, work, progress=False)
@@ -124,7 +128,9 @@ def test_a_unit_is_done_when_its_table_and_its_clips_are_there(tmp_path):
     (tmp_path / "1.flac").unlink()  # deleted by hand
     cut = next(file for file in (tmp_path / "units").iterdir() if pd.read_parquet(file)["number"][0] == 2)
     cut.write_bytes(cut.read_bytes()[:50])  # the rename came before its data when the power failed
-    assert run_units(tmp_path, {"a": 1}, units, work, progress=False).equals(whole) and made[4:] == [1, 2]
+    sound = tmp_path / "3.flac"
+    sound.write_bytes(sound.read_bytes()[:-1])
+    assert run_units(tmp_path, {"a": 1}, units, work, progress=False).equals(whole) and made[4:] == [1, 2, 3]
 
 
 def test_a_clip_that_was_deleted_is_made_again(tiny, tmp_path):
@@ -346,3 +352,231 @@ def test_waiting_threads_sleep_unless_the_user_says_otherwise():
 
     assert seen() == ["PASSIVE", "1000"] and seen(GOMP_SPINCOUNT="7") == ["None", "7"]
     assert seen(before="import sys; sys.modules['torch'] = None; ") == ["None", "None"], "too late"
+
+
+# --- files of other versions, damaged files, and what killed runs leave
+
+
+def saved(folder):
+    """Everything that users save, and how it is loaded: the file with its format, and a function."""
+    atlas = datasets.maps()["early"].save(folder / "atlas")
+    sweep = datasets.steering("fast").save(folder / "sweep")
+    vector = datasets.vector("fast").save(folder / "fast")
+    site = "transformer.transformer_blocks.0.cross_attn"
+    sae = datasets.sae(site).save_pretrained(folder / "sae")
+    tokens = torch.randn(2, 100, 16, generator=torch.Generator().manual_seed(0))
+    evaluation = audioscope.sae.evaluate_tokens(audioscope.SAE(16, 32, 4), tokens, torch.tensor([1.0, 0.5])).save(
+        folder / "e.json"
+    )
+    run_units(folder / "run", {"a": 1}, [{"b": 1}], lambda unit: pd.DataFrame(unit, index=[0]), progress=False)
+    return {
+        "atlas": (atlas / "atlas.json", lambda: audioscope.Atlas.load(atlas)),
+        "sweep": (sweep / "steering.json", lambda: audioscope.steer.SteeringSweep.load(sweep)),
+        "vector": (vector.with_suffix(".json"), lambda: audioscope.SteeringVector.load(vector)),
+        "SAE": (sae / "cfg.json", lambda: audioscope.SAE.from_pretrained(sae)),
+        "evaluation": (evaluation, lambda: audioscope.sae.SAEEvaluation.load(evaluation)),
+        "run": (folder / "run" / "settings.json", lambda: run_units(folder / "run", {"a": 1}, [{"b": 1}], pd.DataFrame, progress=False)),
+    }  # fmt: skip
+
+
+def test_every_saved_file_carries_its_format_and_a_newer_one_is_refused(tmp_path):
+    for kind, (file, load) in saved(tmp_path).items():
+        load()
+        about = json.loads(file.read_text())
+        place = about["metadata"]["audioscope"] if kind == "SAE" else about
+        assert place["format"] == 1, kind
+        place["format"] = 2
+        file.write_text(json.dumps(about))
+        with pytest.raises(ValueError, match=r"has format 2, but this audioscope \(.*\) reads up to 1: update audioscope\.$"):
+            load()
+        for wrong in ("1", True, None):
+            place["format"] = wrong
+            file.write_text(json.dumps(about))
+            with pytest.raises(ValueError, match="damaged"):
+                load()
+        del place["format"]  # of before formats were numbered
+        file.write_text(json.dumps(about))
+        load()
+
+
+def test_what_is_loaded_does_not_hold_the_format(tmp_path):
+    for _, load in saved(tmp_path).values():
+        loaded = load()
+        for about in (getattr(loaded, "settings", {}), getattr(loaded, "metadata", {})):
+            assert not {"format", "content"} & set(about)
+
+
+@pytest.mark.parametrize("how", ["cut", "empty", "flipped", "no object", "latin-1"])
+def test_a_damaged_file_is_named_in_one_line(tmp_path, how):
+    for kind, (file, load) in saved(tmp_path).items():
+        content = file.read_bytes()
+        at = content.index(b'"', len(content) // 3) + 1
+        flipped = content[:at] + bytes([content[at] ^ 1]) + content[at + 1 :]
+        file.write_bytes(
+            {
+                "cut": content[: len(content) // 2],
+                "empty": b"",
+                "flipped": flipped,
+                "no object": b"[1]",
+                "latin-1": b"\xe9" + content,
+            }[how]
+        )
+        if how == "flipped" and kind not in ("atlas", "sweep"):
+            continue  # it may still say something
+        with pytest.raises(ValueError) as told:
+            load()
+        assert file.name in str(told.value) and "\n" not in str(told.value)
+
+
+def test_a_table_of_another_sweep_is_refused(tmp_path):
+    one, other = (datasets.maps()[name].save(tmp_path / name) for name in ("early", "late"))
+    shutil.copy(other / "atlas.parquet", one / "atlas.parquet")
+    with pytest.raises(ValueError, match="atlas.json beside it is of another table"):
+        audioscope.Atlas.load(one)
+
+
+@pytest.mark.parametrize("clip", ["../../secret.flac", "/etc/passwd"])
+def test_a_strangers_table_names_no_clip_outside_its_folder(tmp_path, clip):
+    atlas = datasets.maps()["early"]
+    atlas.table["clip"] = clip
+    atlas.table.to_parquet(tmp_path / "atlas.parquet")
+    (tmp_path / "atlas.json").write_text(json.dumps(atlas.settings))
+    with pytest.raises(ValueError, match="which is not in its folder"):
+        audioscope.Atlas.load(tmp_path)
+
+
+def test_what_a_killed_run_had_begun_to_write_is_dropped(tmp_path):
+    script = "import os, sys\nfrom pathlib import Path\nfrom audioscope.store import write_whole\n"
+    script += "def half(part):\n    part.write_text('ha')\n    os.kill(os.getpid(), 9)\n\nwrite_whole(Path(sys.argv[1]), half)\n"
+    file = tmp_path / "a [1].json"  # no pattern
+    subprocess.run([sys.executable, "-c", script, str(file)])
+    (left,) = tmp_path.iterdir()
+    mine = left.with_name(left.name.replace(left.name.split(".")[-4 + 1], str(os.getpid())))
+    mine.write_text("of a process that lives")
+    elsewhere = tmp_path / f"{file.name}.another-machine.1.2.part"
+    elsewhere.write_text("of another machine")
+    write_together({file: lambda part: part.write_text("whole")})
+    assert file.read_text() == "whole" and not left.exists() and mine.exists() and elsewhere.exists()
+
+
+def test_half_a_vector_in_a_folder_is_made_again(tiny, tmp_path):
+    """A run that was killed between its two files, or whose numbers were cut, goes on; what is no vector of ours is not touched."""
+
+    def make():
+        return audioscope.caa(tiny, PAIRS, [0], steps=1, file=tmp_path / "v", progress=False)
+
+    whole, numbers, rest = make(), tmp_path / "v.safetensors", tmp_path / "v.json"
+    said = rest.read_text()
+    rest.unlink()
+    assert torch.equal(make().directions[whole.paths[0]], whole.directions[whole.paths[0]]) and rest.read_text() == said
+    numbers.write_bytes(numbers.read_bytes()[:-10])
+    with pytest.warns(UserWarning, match="made again"):
+        make()
+    assert rest.read_text() == said
+
+
+# --- inputs of other types
+
+
+NO_NUMBER = ["1", None, [1], {}, np.zeros(2), torch.ones(2), ..., float("nan"), float("inf"), 1j]
+
+
+@pytest.mark.parametrize("value", NO_NUMBER, ids=repr)
+def test_what_is_no_number_is_named(value):
+    vector, sae = datasets.vector("fast"), datasets.sae("transformer.transformer_blocks.6.cross_attn")
+    tries = {
+        "strength": lambda: vector.edit(value), "seconds": lambda: vector.edit(1.0, seconds=(0, value)),
+        "value": lambda: audioscope.SAEEdit(sae, (1,), "scale", value) if value is not None else real("value", value),
+        "k": lambda: audioscope.SAE(8, 16, value), "d_sae": lambda: audioscope.SAE(8, value, 2), "seed": lambda: audioscope.SAE(8, 16, 2, seed=value),
+        "batch_size": lambda: audioscope.sae.train_sae([torch.randn(9, 3)], batch_size=value), "count": lambda: datasets.some_prompts(value),
+    }  # fmt: skip
+    for name, attempt in tries.items():
+        with pytest.raises(ValueError, match=name) as told:
+            attempt()
+        assert "expected" in str(told.value) and "\n" not in str(told.value)
+
+
+@pytest.mark.parametrize("value", [3, None, 1.5, ..., "music"], ids=repr)
+def test_what_is_no_list_is_named(tiny, value):
+    sae = datasets.sae("transformer.transformer_blocks.6.cross_attn")
+    tries = {
+        "prompts": lambda: audioscope.pages.feature_clips(sae, tiny, value if value is not None else 3, steps=1),
+        "The pairs": lambda: audioscope.load_concepts(value if value != "music" else 3),
+        "also": lambda: audioscope.localize(tiny, PAIRS, 1, also=value if value is not None else 3),
+        "methods": lambda: audioscope.steer.steering_sweep(tiny, "fast", value if value is not None else 3, strengths=[1]),
+    }
+    for name, attempt in tries.items():
+        with pytest.raises(ValueError, match=f"^{name} is .*, expected"):
+            attempt()
+    with pytest.raises(ValueError, match="prompts is 'music', expected a list of texts"):
+        audioscope.sae.TokenStream(tiny, sae.metadata["site"], "music")
+
+
+@pytest.mark.parametrize("value", [3, None, "a\0b", b"x", "~nobody-of-this-name/x"], ids=repr)
+def test_what_is_no_path_is_named(value):
+    for attempt in (
+        Clip.load,
+        audioscope.SteeringVector.load,
+        audioscope.Atlas.load,
+        audioscope.SAE.from_pretrained,
+        datasets.vector("fast").save,
+    ):
+        with pytest.raises(ValueError, match="A path is "):
+            attempt(value)
+
+
+def test_long_values_are_cut_in_messages():
+    with pytest.raises(ValueError) as told:
+        audioscope.SAE(8, 16, "x" * 5000)
+    assert len(str(told.value)) < 250
+
+
+# --- a check of one's own model
+
+
+def test_check_tells_laws_and_cost_and_its_status(tiny, capsys):
+    assert main(["check", "--json"]) == 0
+    told = json.loads(capsys.readouterr().out)
+    assert told["passes"] and len(told["laws"]) == 8 and told["facts"]["fingerprint"] == tiny.fingerprint
+    assert told["cost"]["seconds_a_unit"] > 0 and told["cost"]["rows_a_unit"] == 14 and told["cost"]["peak_memory_gb"] > 0.1
+    assert main(["check", "--device", "mps"]) == 2
+    said = capsys.readouterr().err
+    assert "device is 'mps', which torch cannot use here" in said and said.count("\n") == 1
+
+
+def test_check_finds_a_model_on_which_the_laws_fail(monkeypatch, capsys):
+    """A hook that adds what rows have in common: edits of one row reach the others."""
+    model = audioscope.load("tiny")
+    middle = model.denoiser.get_submodule(model.sites.cross[6].path.split(".", 1)[1])
+    middle.register_forward_hook(lambda module, args, out: out + 0.3 * out.mean(0, keepdim=True))
+    report = audioscope.check_model(model)
+    failed = report.laws[~report.laws["passes"]]["law"].tolist()
+    assert not report.passes and any("as if run alone" in law for law in failed) and any("without hooks" in law for law in failed)
+    assert "FAILS" in repr(report)
+    monkeypatch.setattr("audioscope.cli.main.loaded", lambda options: model)
+    assert main(["check"]) == 1 and "of 8 laws FAIL" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16", "float16"])
+def test_the_laws_hold_on_every_pipeline_in_every_precision(tmp_path, dtype):
+    for name, build in BUILDERS.items():
+        build().save_pretrained(tmp_path / name)
+        model = audioscope.load(tmp_path / name, dtype=dtype)
+        report = audioscope.check_model(model)
+        assert report.passes, (name, report)
+
+
+def test_threads_may_load_at_once():
+    """Loading replaces a method of torch for the whole process: of two at once, the second would leave the first one's there."""
+    method = torch.nn.Module.register_parameter
+    listener, codec = (datasets.data_folder() / "tiny" / name for name in ("listener", "vae"))
+    loads = [
+        audioscope.load,
+        lambda: audioscope.tiny.Listener.from_pretrained(listener),
+        lambda: audioscope.tiny.MelCodec.from_pretrained(codec),
+    ]
+    with ThreadPoolExecutor(6) as pool:
+        done = [pool.submit(load) for load in loads * 8]
+        assert all(each.result() is not None for each in done)
+    assert torch.nn.Module.register_parameter is method
+    assert audioscope.load("tiny").generate(PROMPT, steps=1).samples.any()

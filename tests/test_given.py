@@ -155,7 +155,7 @@ def test_pairs_in_every_form_are_the_same_pairs(tmp_path):
 @pytest.mark.parametrize(
     ("wrong", "said"),
     [
-        ([{"a fast song", "a slow song"}], "A pair is"), ({"fast": ["ab", "cd"]}, "A pair is 'ab'"), ({"fast": "ab"}, "no pairs"), ({"a": PAIRS, "b": []}, "'b' has no pairs"),
+        ([{"a fast song", "a slow song"}], "A pair is"), ({"fast": ["ab", "cd"]}, "A pair is 'ab'"), ({"fast": "ab"}, "The pairs of .fast. is .ab., expected"), ({"a": PAIRS, "b": []}, "'b' has no pairs"),
         ([{"clean": "a"}], "lack the columns"), (pd.DataFrame({"concept": [1, "1"], "clean": ["a", "b"], "corrupted": ["c", "d"]}), "same name"),
         (pd.DataFrame({"concept": ["f", "f"], "clean": ["a", "b"], "corrupted": ["c", "d"], "group": ["x", "y"]}), "disagree on its group"),
         (pd.DataFrame({"concept": ["f"], "clean": ["a"], "corrupted": ["c"], "neutral": [3]}), "neutral prompt 3"),

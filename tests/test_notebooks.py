@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import re
 import shutil
 import subprocess
@@ -11,9 +10,7 @@ import subprocess
 import jupytext
 import nbformat
 import pytest
-from helpers.browsing import LIMIT
-from helpers.slices import last_statement, needed
-from nbclient import NotebookClient
+from helpers.answered import SOLUTION, WRONG, answered, main, tagged
 
 NAMES = (
     "00_start_here",
@@ -26,27 +23,10 @@ NAMES = (
     "07_steer_with_features",
     "08_your_own_music",
 )
-# Answers that learners give: those that are wrong for a reason, and one that is no answer at all.
-WRONG = {
-    "00_start_here": [["2", "5", "40", "'layer'"]],
-    "01_hear_the_model": [["2", "16", "3", "'many'"]],
-    "02_look_inside": [["3", "6", "10", "77", "[5, 6]"]],
-    "03_concept_atlas": [["(2, 0)", "(2, 2)", "(0, 1)", "0"], ["pairs", "atlas", "'piano'"]],
-    "04_real_models": [["6", "12", "99", "'tempo'"]],
-    "05_steer_with_caa": [["set()", "{0}", "{1, 2}", "7"]],
-    "06_train_an_sae": [["'first'", "3"]],
-    "07_steer_with_features": [["0", "150", "3", "happy"]],
-    "08_your_own_music": [["'saxophone'", "0"]],
-}
-SOLUTION = re.compile(r"<details><summary>Solution</summary>\s*```python\n(.*?)```\s*</details>", re.DOTALL)
 
 
 def read(root, name):
     return jupytext.read(root / "notebooks" / f"{name}.ipynb")
-
-
-def tagged(notebook, tag):
-    return [i for i, cell in enumerate(notebook.cells) if tag in cell.metadata.get("tags", [])]
 
 
 def test_every_notebook_is_here(root):
@@ -100,83 +80,42 @@ def test_one_style(root, name):
         assert target.startswith("https://") or (root / "notebooks" / target).exists(), target
 
 
-@pytest.mark.parametrize("failing", ["", "tests", "notebooks", "tests notebooks"])
-def test_make_test_runs_the_notebooks_whatever_the_tests_say(root, tmp_path, failing):
-    """The rule of the Makefile, with a Python that only notes what it is to run."""
+def test_make_test_runs_notebooks_and_tests_with_nbmake(root):
+    """The rule of the Makefile, as make would run it."""
     if not shutil.which("make"):
         pytest.skip("make is not installed")
-    python = tmp_path / ".venv" / "bin" / "python"
-    python.parent.mkdir(parents=True)
-    fails = [f'case "$*" in *pytest*" {each}") exit 1;; esac' for each in failing.split()]
-    python.write_text("\n".join(["#!/bin/sh", 'echo "$@" >> ran', *fails]))
-    python.chmod(0o755)
-    made = [*("pyproject.toml", "constraints.txt", "audioscope/fix_torchaudio.py"), ".venv/.ready"]
-    (tmp_path / "audioscope").mkdir()
-    for number, name in enumerate(made):
-        (tmp_path / name).touch()
-        os.utime(tmp_path / name, (number, number))
-    done = subprocess.run(
-        ["make", "-f", root / "Makefile", "-o", "browser", "test"], cwd=tmp_path, capture_output=True, text=True
-    )
-    ran = [line.rsplit(" ", 1)[-1] for line in (tmp_path / "ran").read_text().splitlines()]
-    assert ran == ["tests", "notebooks"] and bool(done.returncode) == bool(failing)
-    assert not failing or f"FAILED: {failing} ***" in done.stderr
+    rule = subprocess.run(["make", "-n", "-o", "browser", "-o", "setup", "test"], cwd=root, capture_output=True, text=True).stdout
+    prepared, ran = (line for line in rule.splitlines() if "python" in line)
+    assert prepared.endswith("tests/helpers/answered.py runs/notebooks")
+    assert "--nbmake" in ran and ran.endswith(" runs/notebooks tests"), "nbmake is given the notebooks, and pytest all tests"
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("name", NAMES)
-def test_exercises_take_the_solution_and_tell_wrong_answers_why(root, name):
-    """The notebook with its solutions filled in, run from a clean kernel; after each check the wrong answers, checked alike.
-
-    Cells that no exercise needs are left out: nbmake runs the whole notebook.
-    """
-    notebook = read(root, name)
-    solutions = iter(SOLUTION.findall("\n".join(c.source for c in notebook.cells if c.cell_type == "markdown")))
-    wrong = iter(WRONG[name])
-    cells, asked = [], []
-    for number, cell in enumerate(notebook.cells):
-        if number in tagged(notebook, "answer"):
-            variable = re.match(r"(\w+) = None", cell.source)[1]
-            cells.append(nbformat.v4.new_code_cell(next(solutions)))
-        elif number in tagged(notebook, "check"):
-            tried = [(None, None), *((each, False) for each in ("None", *next(wrong)))]
-            for answer, _ in tried:
-                source = cell.source if answer is None else f"{variable} = {answer}\n{last_statement(cell.source, variable)}"
-                asked.append((len(cells), answer))
-                cells.append(nbformat.v4.new_code_cell(source))
-        else:
-            cells.append(cell)
-    code = [(place, cell.source) for place, cell in enumerate(cells) if cell.cell_type == "code"]
-    exercise = {place for place, _ in asked} | {place - 1 for place, answer in asked if answer is None}
-    kept = needed([source for _, source in code], [i for i, (place, _) in enumerate(code) if place in exercise])
-    keep = [code[number][0] for number in kept]
-    assert exercise <= set(keep) and len(keep) < len(code)
-    notebook.cells, asked = [cells[place] for place in keep], [(keep.index(place), answer) for place, answer in asked]
-    limits = {
-        "timeout": LIMIT,
-        "startup_timeout": LIMIT,
-        "iopub_timeout": LIMIT,
-    }  # the last two are short enough to be met by chance
-    NotebookClient(notebook, **limits, resources={"metadata": {"path": str(root / "notebooks")}}).execute()
-    said = [(answer, notebook.cells[place].outputs[-1]["data"]["text/plain"]) for place, answer in asked]
-    reasons = [text for answer, text in said if answer not in (None, "None")]
-    assert all(text.startswith("Right.") for answer, text in said if answer is None), said
-    assert all(text.startswith("Your turn.") for answer, text in said if answer == "None"), said
-    assert all(text.startswith("Not yet.") and len(text) > 40 for text in reasons), said
-    assert len(set(reasons)) >= 2 or len(reasons) < 2, "each kind of wrong answer has a reason of its own"
+def test_what_nbmake_runs_holds_every_cell_of_the_notebooks(root, tmp_path):
+    main(tmp_path)
+    assert sorted(file.stem for file in tmp_path.iterdir()) == sorted(NAMES)
+    for name in NAMES:
+        cells = [cell.source for cell in nbformat.read(tmp_path / f"{name}.ipynb", as_version=4).cells]
+        there = iter(cells)
+        assert all(cell.source in there for cell in read(root, name).cells), "each cell, in order"
+        assert len(cells) >= len(read(root, name).cells) + 4 * len(WRONG[name])
 
 
-def test_a_slice_of_a_notebook_holds_what_its_end_needs():
-    cells = [
-        "import a\nb = a.c",
-        "unused = b",
-        "d = []",
-        "d.append(b)",
-        "def f():\n    return g",
-        "g = 1",
-        "assert d",
-        "h = f(), d",
-    ]
-    assert needed(cells, [7]) == [0, 2, 3, 4, 5, 7], "d is appended to, and f calls for g"
-    assert needed(cells, [6]) == [0, 2, 3, 6] and needed(cells, [1]) == [0, 1]
-    assert last_statement("slow()\ncheck(x)", "x") == "check(x)" and last_statement("y = x\ncheck(y)", "x") == "y = x\ncheck(y)"
+def test_answers_are_tried_after_each_check(root, tmp_path):
+    """nbmake runs the notebooks as they are, with cells added: what is right, wrong or missing is told apart."""
+    notebook = nbformat.v4.new_notebook(cells=[
+        nbformat.v4.new_markdown_cell("<details><summary>Solution</summary>\n\n```python\nx = 2\n```\n</details>"),
+        nbformat.v4.new_code_cell("x = None", metadata={"tags": ["answer"]}),
+        nbformat.v4.new_code_cell("from audioscope.course import check\nslow = 1\ny = x\ncheck(y, lambda v: v == 2, well='w', otherwise='o' * 40)", metadata={"tags": ["check"]}),
+    ])  # fmt: skip
+    before = [cell.source for cell in notebook.cells]
+    made = answered(notebook, [["3"]])
+    assert [cell.source for cell in made.cells[:3]] == before and len(made.cells) == 7
+    added = [cell.source for cell in made.cells[3:]]
+    assert not any("slow" in source for source in added) and all("y = x" in source for source in added[1:3])
+    space: dict = {}
+    for source in [cell.source for cell in made.cells if cell.cell_type == "code"]:
+        exec(source, space)
+    for wrong in ("x = 2", "x = None"):  # a "wrong" answer that is right, or none
+        with pytest.raises(AssertionError):
+            for source in [*before[1:], added[0], added[1], added[2].replace("x = 3", wrong), added[3]]:
+                exec(source, space)

@@ -274,10 +274,10 @@ def test_the_page_fetches_nothing(tones, tmp_path):
 def test_the_page_escapes_what_people_wrote(tones, tmp_path):
     path = tones.save_site(tmp_path / "site", steering=[steering_of_tones(tmp_path / "run")], progress=False)
     page = Page(path)
-    assert len(page.scripts) == 4  # imports, data, Vega, ours: none came in through a prompt or a name
+    assert len(page.scripts) == 3  # data, Vega, ours: none came in through a prompt or a name
     assert not any(script.strip() == "window.evil=1" for script in page.scripts) and not page.all("img")[-1].get("onerror")
     assert any(EVIL in text for text in page.text)
-    data = json.loads(page.scripts[1])
+    data = json.loads(page.scripts[0])
     assert EVIL in data["maps"][0]["concepts"] and "config" not in data["charts"][0]["spec"] and len(data["themes"]) == 2
 
 
@@ -286,7 +286,7 @@ def test_a_site_holds_every_clip_once_and_leaves_no_older_sound(tones, tmp_path)
     (version,) = (path.parent / "packs").iterdir()
     packs = dict(pack(file) for file in version.iterdir())
     assert len(packs) == len(GROUPS) * PAIRS and all(len(content) == len(ROWS) for content in packs.values())
-    data = json.loads(Page(path).scripts[1])
+    data = json.loads(Page(path).scripts[0])
     assert data["folder"] == f"packs/{version.name}"
     assert {name: set(content) for name, content in packs.items()} == {name: set(names) for name, names in data["packs"].items()}
     for mine in ("mine", "20240101"):
@@ -312,7 +312,7 @@ def test_one_file_keeps_to_its_size_and_holds_the_best(tones, tmp_path):
         size = whole.stat().st_size - round(sound_of * (1 - share))
         path = tones.save_html(tmp_path / "small.html", size=size, progress=False)
         assert size - 60_000 < path.stat().st_size <= size
-        data = json.loads(Page(path).scripts[1])
+        data = json.loads(Page(path).scripts[0])
         best = {row.concept: row for row in tones.examples().itertuples()}
         for name, held in data["packs"].items():
             concept = tones.concepts[int(name.split("-")[1][1:])]
@@ -328,7 +328,7 @@ def test_steering_leaves_room_for_cells(tones, tmp_path):
     sweep = steering_of_tones(tmp_path / "run")
     full = tones.save_html(tmp_path / "full.html", steering=[sweep] * 30, progress=False).stat().st_size
     data = json.loads(
-        Page(tones.save_html(tmp_path / "some.html", steering=[sweep] * 30, size=full - 400_000, progress=False)).scripts[1]
+        Page(tones.save_html(tmp_path / "some.html", steering=[sweep] * 30, size=full - 400_000, progress=False)).scripts[0]
     )
     axes = sum(name[0] == "s" for name in data["packs"])
     examples = sum(len(names) for name, names in data["packs"].items() if name[0] == "m")
@@ -344,7 +344,7 @@ def test_numbers_that_are_not_known_are_not_written(tmp_path):
     sweep.table.loc[sweep.table["strength"] == -2.0, "distance"] = np.inf
     sweep.table.loc[(sweep.table["cell"] == "caa all") & (sweep.table["strength"] == 4.0), "clip"] = ""
     path = atlas.save_site(tmp_path / "site", steering=[sweep], progress=False)
-    data = json.loads(Page(path).scripts[1], parse_constant=lambda name: pytest.fail(name))
+    data = json.loads(Page(path).scripts[0], parse_constant=lambda name: pytest.fail(name))
     metadata = data["maps"][0]
     assert metadata["scores"]["rap"]["clean"][0] is None and metadata["units"]["choir"][0]["pair"] == 1, (
         "what can be heard is shown first"
@@ -360,7 +360,7 @@ def test_seeds_of_a_pair_are_told_apart(tmp_path):
     atlas = atlas_of_tones(tmp_path / "run")
     again = atlas.table.assign(seed=atlas.table["seed"] + 1000)
     atlas.table = pd.concat([atlas.table, again], ignore_index=True)
-    data = json.loads(Page(atlas.save_site(tmp_path / "site", progress=False)).scripts[1])
+    data = json.loads(Page(atlas.save_site(tmp_path / "site", progress=False)).scripts[0])
     units = data["maps"][0]["units"]["rap"]
     assert (
         len(units) == 2 * PAIRS
@@ -416,7 +416,7 @@ def test_a_page_without_clips_steering_or_defined_concepts(tmp_path):
         and not list((path.parent / "packs").glob("*/*"))
         and 'data-view="steering"' not in text
     )
-    data = json.loads(Page(path).scripts[1])
+    data = json.loads(Page(path).scripts[0])
     assert not data["maps"][0]["heard"] and all(len(units) == 1 for units in data["maps"][0]["units"].values())
     for paper in ("ace-step", "audioldm2-large"):
         assert published(paper).save_html(tmp_path / f"{paper}.html", progress=False).exists()

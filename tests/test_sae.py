@@ -196,7 +196,7 @@ def test_what_ends_early_is_said_and_wrong_activations_are_named():
         train_sae((item for item in [x]), 2, 2, training_tokens=9999, batch_size=256, buffer=512, buffer_epochs=1, progress=False)
     with pytest.raises(ValueError, match="are empty"):
         train_sae([], progress=False)
-    with pytest.raises(ValueError, match=r"torch.float32 \[2, 3, 4\], expected float \[n, width\]"):
+    with pytest.raises(ValueError, match=r"torch.float32 \[2, 3, 4\], expected a float tensor \[n, width\]"):
         train_sae([torch.zeros(2, 3, 4)], progress=False)
     for buffer in (1024, 2048):  # in buffers of their own, and in one
         with pytest.raises(ValueError, match="width 8, but earlier items have width 16"):
@@ -204,7 +204,7 @@ def test_what_ends_early_is_said_and_wrong_activations_are_named():
     one_more = torch.cat([x, x[:1]])
     sae = train_sae([one_more], 2, 2, training_tokens=1024, batch_size=256, buffer=1025, progress=False)
     assert sae.log["fvu"].max() < 10  # a single token has no variance to be a fraction of
-    with pytest.raises(ValueError, match="buffer is 10, expected at least 2048"):
+    with pytest.raises(ValueError, match="buffer is 10, expected a whole number of at least 2048"):
         train_sae([x], buffer=10)
     with pytest.raises(ValueError, match="learning_rate is 0"):
         train_sae([x], learning_rate=0)

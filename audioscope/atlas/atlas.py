@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import shutil
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
@@ -16,15 +15,33 @@ from scipy.special import expit
 
 from audioscope.atlas import robustness
 from audioscope.audio import Clip, show_clips
-from audioscope.errors import UnknownName
+from audioscope.errors import UnknownName, as_path
 from audioscope.sites import Site
 from audioscope.stats import mean_of_ratios, mean_of_ratios_random_concepts, ratio_of_means
-from audioscope.store import as_json, copy_clips, write_together
+from audioscope.store import copy_clips, load_table, save_table
 from audioscope.views import view
 
 Scale = Literal["raw", "clipped", "probability"]
 SCALES: tuple[Scale, ...] = ("raw", "clipped", "probability")
 THRESHOLD = 2.5  # divided by the number of sites: the paper's .10 at 24 layers
+
+FORMAT = 1  # the version of the files of an atlas, raised with every change that an older audioscope cannot read
+NEEDED = (
+    "model",
+    "concept",
+    "pair",
+    "seed",
+    "row",
+    "site",
+    "layer",
+    "scored",
+    "score",
+    "clip",
+    "concepts",
+    "sites",
+    "direction",
+    "units",
+)
 
 
 def score_column(scorer: str) -> str:
@@ -586,7 +603,7 @@ class Atlas:
             >>> audioscope.Atlas.load(folder).settings["when"]
             'early'
         """
-        folder = Path(folder).expanduser()
+        folder = as_path(folder)
         folder.mkdir(parents=True, exist_ok=True)
         table = self.table
         if shipped:
@@ -604,8 +621,7 @@ class Atlas:
             copy_clips(table, self.folder, folder)
         categories = ("model", "concept", "row", "site", "scored", "clip", "clean_prompt", "corrupted_prompt")
         table = table.astype(dict.fromkeys(categories, "category") | {"layer": "int16", "pair": "int16", "seed": "int64"})
-        whole = {folder / "atlas.parquet": lambda path: table.to_parquet(path, compression="zstd")}
-        write_together({**whole, folder / "atlas.json": as_json(self.settings)})
+        save_table(table, folder / "atlas.parquet", self.settings, folder / "atlas.json", FORMAT)
         return folder
 
     @classmethod
@@ -620,19 +636,19 @@ class Atlas:
 
         Raises:
             FileNotFoundError: The folder contains no atlas.
+            ValueError: The files are damaged, or a newer audioscope wrote them.
 
         Example:
             >>> atlas = audioscope.Atlas.load(audioscope.datasets.data_folder() / "atlas")
             >>> len(atlas.concepts)
             21
         """
-        folder = Path(folder).expanduser()
+        folder = as_path(folder)
         if not (folder / "atlas.parquet").exists():
             raise FileNotFoundError(
                 f"{folder} holds no atlas (atlas.parquet): make one with audioscope.localize or `audioscope atlas`."
             )
-        table, settings = pd.read_parquet(folder / "atlas.parquet"), json.loads((folder / "atlas.json").read_text())
-        return cls(table, settings, folder)
+        return cls(*load_table(folder / "atlas.parquet", folder / "atlas.json", FORMAT, NEEDED), folder)
 
     def __repr__(self) -> str:
         means = self.layer_means()

@@ -21,7 +21,7 @@ from audioscope.atlas.windows import THIRDS, WINDOWS, When, share_of_noise, thir
 from audioscope.audio import Clip
 from audioscope.concepts import Concept, Concepts, choose
 from audioscope.edits import PatchOutput, PatchText, Which
-from audioscope.errors import index_of, whole
+from audioscope.errors import index_of, listed, whole
 from audioscope.model import Model
 from audioscope.scoring.scorers import Scorer, check_scores, completed, default_scorer, scores_of, second_opinions, try_scorers
 from audioscope.sites import Site
@@ -141,7 +141,7 @@ def checked_sweep(
     chosen = choose(concepts)
     judge_by = default_scorer(model) if scorer is None else completed(scorer)
     several: Any = (also,) if hasattr(also, "concepts") else also
-    others = second_opinions(judge_by) if several is None else tuple(map(completed, several))
+    others = second_opinions(judge_by) if several is None else tuple(map(completed, listed("also", several, "a list of scorers")))
     names = [each.name for each in (judge_by, *others)]
     if len(set(names)) < len(names):
         raise ValueError(f"Duplicate scorer names: {names}. Give each scorer its own name.")

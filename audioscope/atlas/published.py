@@ -13,7 +13,7 @@ import pandas as pd
 
 from audioscope.atlas.atlas import Atlas, Scale
 from audioscope.concepts import shipped_groups
-from audioscope.errors import UnknownName
+from audioscope.errors import known_name
 from audioscope.sites import Site
 from audioscope.store import data_folder
 
@@ -238,8 +238,7 @@ def published(name: Published) -> PublishedAtlas:
         stable-audio-open [11, 12, 13]
         stable-audio-3 [3, 6, 7]
     """
-    if name not in NAMES:
-        raise UnknownName(f"No published atlas of {name!r}. Available: {', '.join(NAMES)}.")
+    known_name("published atlas of", name, NAMES)
     return _replicated(name) if name == "stable-audio-3" else _of_the_paper(name)
 
 

@@ -1,4 +1,4 @@
-"""The command line: audioscope sites | atlas | steer | sae | book | notebooks | generate | tiny.
+"""The command line: audioscope sites | check | atlas | steer | sae | book | notebooks | generate | tiny.
 
 Bad input exits with status 2 and a one-line error.
 """
@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from audioscope.cli import sae as cli_sae
-from audioscope.cli.parts import MODEL, SAMPLING, command, given, loaded, path
+from audioscope.cli.parts import MODEL, SAMPLING, WEIGHTS, command, given, loaded, path
 from audioscope.errors import FIX_TORCHAUDIO, UnknownName, is_torchaudio_failure
 from audioscope.installed import __version__, need
 from audioscope.store import data_folder
@@ -45,6 +45,14 @@ def parser() -> argparse.ArgumentParser:
 
     sites = command(verbs, "sites", _sites, "list the attention sites of a model", [MODEL])
     sites.add_argument("--json", action="store_true", help="print JSON")
+
+    check = command(
+        verbs, "check", _check, "try audioscope's laws on a model of your own, and measure what a sweep costs", [WEIGHTS]
+    )
+    check.add_argument(
+        "model", nargs="?", default="tiny", metavar="MODEL", help="'tiny' (default), a diffusers folder, or a hub name"
+    )
+    check.add_argument("--json", action="store_true", help="print JSON")
 
     atlas = command(verbs, "atlas", _atlas, "build the concept-by-layer atlas and its page", [SAMPLING])
     atlas.add_argument("--quick", action="store_true", help=f"6 concepts ({QUICK}), 4 pairs")
@@ -155,12 +163,12 @@ def _notebooks(options: argparse.Namespace) -> None:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run a command and return the exit status: 0 when done, 2 for bad input, 130 when interrupted."""
+    """Run a command and return the exit status: 0 when done, 1 when a check fails, 2 for bad input, 130 when interrupted."""
     options = parser().parse_args(arguments)
     try:
         with warnings.catch_warnings():
             warnings.showwarning = _show
-            options.do(options)
+            return options.do(options) or 0
     except (ValueError, UnknownName, OSError, ImportError, FloatingPointError) as error:
         text = FIX_TORCHAUDIO if is_torchaudio_failure(error) else str(error)
         print(f"audioscope: {' '.join(text.split())}", file=sys.stderr)
@@ -168,7 +176,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         print("audioscope: interrupted; finished work is kept", file=sys.stderr)
         return 130
-    return 0
 
 
 def _strengths(text: str) -> list[float]:
@@ -200,6 +207,14 @@ def _sites(options: argparse.Namespace) -> None:
     print(json.dumps(frame.to_dict("records"), indent=1) if options.json else frame.to_string(index=False))
     if adapter_of_class(pipeline) is None:
         print(f"audioscope: {missing(pipeline)}", file=sys.stderr)
+
+
+def _check(options: argparse.Namespace) -> int:
+    from audioscope.laws import check_model
+
+    report = check_model(loaded(options))
+    print(json.dumps(report.to_dict(), indent=1) if options.json else report)
+    return 0 if report.passes else 1
 
 
 def _atlas(options: argparse.Namespace) -> None:

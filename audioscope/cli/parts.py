@@ -7,21 +7,27 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+from audioscope.errors import as_path
+
 MODEL = argparse.ArgumentParser(add_help=False)
 MODEL.add_argument("--model", default="tiny", help="'tiny', a diffusers folder, or a hub name")
-WEIGHTS = argparse.ArgumentParser(add_help=False, parents=[MODEL])
+WEIGHTS = argparse.ArgumentParser(add_help=False)
 WEIGHTS.add_argument("--device", help="such as cuda (default: a GPU if there is one, else the CPU)")
 WEIGHTS.add_argument("--dtype", help="float32 (default), bfloat16 or float16")
 WEIGHTS.add_argument("--variant", help="of the weight files, such as fp16")
-SAMPLING = argparse.ArgumentParser(add_help=False, parents=[WEIGHTS])
+SAMPLING = argparse.ArgumentParser(add_help=False, parents=[MODEL, WEIGHTS])
 SAMPLING.add_argument("--steps", type=int, help="denoising steps (default: the model's)")
 SAMPLING.add_argument("--guidance", type=float, help="guidance (default: the model's)")
 
 
 def command(
-    verbs: Any, name: str, do: Callable[[argparse.Namespace], None], help: str, parents: Sequence[argparse.ArgumentParser] = ()
+    verbs: Any,
+    name: str,
+    do: Callable[[argparse.Namespace], int | None],
+    help: str,
+    parents: Sequence[argparse.ArgumentParser] = (),
 ) -> argparse.ArgumentParser:
-    """Add a subcommand. do: what runs it; parents: the shared options that it has."""
+    """Add a subcommand. do: what runs it and may return an exit status; parents: the shared options that it has."""
     parser: argparse.ArgumentParser = verbs.add_parser(name, help=help, parents=parents)
     parser.set_defaults(do=do)
     return parser
@@ -29,7 +35,7 @@ def command(
 
 def path(text: str) -> Path:
     """A path as an argument, also in the form --out=~/folder, which no shell expands."""
-    return Path(text).expanduser()
+    return as_path(text)
 
 
 def loaded(options: argparse.Namespace) -> Any:

@@ -20,6 +20,7 @@ from tqdm.auto import tqdm
 from audioscope.atlas.atlas import Atlas, Scale, ends
 from audioscope.atlas.charts import impact_table
 from audioscope.atlas.robustness import CENSORED
+from audioscope.errors import as_path
 from audioscope.installed import need
 from audioscope.pages.atlas_data import PATCHES, Piece, atlas_data, charts_of, names_of, scale_on, steering_data
 from audioscope.pages.html import LOUDNESS, asset, json_for_html, page, render, save_page
@@ -86,7 +87,7 @@ def save_html(
         True
     """
     need("pages", "The atlas page")
-    path = Path(path).expanduser()
+    path = as_path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     whole = _Page(atlas, others, steering, features, scale)
     body = whole.body(one_file=True)
@@ -138,7 +139,7 @@ def save_site(
         ['index.html', 'packs']
     """
     need("pages", "The atlas page")
-    folder = Path(folder).expanduser()
+    folder = as_path(folder)
     whole = _Page(atlas, others, steering, features, scale)
     packs = _packs(whole.pieces)
     # each version gets its own folder: an older page, on this disk or in a browser's cache, never plays the sound of a newer one
@@ -229,9 +230,8 @@ class _Page:
             "longest": None if folder else LONGEST, "themes": [chart_theme(), chart_theme(dark=True)],
         }  # fmt: skip
         inside = {} if folder else {f"pack-{name}": content for name, content in packs.items()}
-        source = "'self' file:" if folder else ""
         data = {"atlas": known, **inside}
-        return page("atlas", self.title, body, data=data, charts=True, packs=source, style=asset("atlas.css"))
+        return page("atlas", self.title, body, data=data, charts=True, packs=bool(folder), style=asset("atlas.css"))
 
 
 def _body(shown: FeatureSet, feature: int, number: int, longest: float | None) -> str:

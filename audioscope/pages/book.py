@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import unquote, urlsplit
 
+from audioscope.errors import as_path
 from audioscope.installed import need
 
 need("pages", "The book")  # running and rendering a notebook is not part of the core
@@ -25,6 +26,7 @@ from audioscope.store import notebooks_folder
 from audioscope.theme import LIVE_CHART
 
 TIMEOUT = 3600  # s that one cell may take
+FRAMES = ("slider", "features")  # the kinds of pages that an output may be
 
 
 @dataclass(frozen=True, eq=False)
@@ -53,7 +55,7 @@ def chapters(folder: str | Path | None = None, names: Sequence[str] = ()) -> lis
 
     Raises FileNotFoundError if there are none, or none of a given name.
     """
-    folder = notebooks_folder() if folder is None else Path(folder).expanduser()
+    folder = notebooks_folder() if folder is None else as_path(folder)
     files = {file.stem: file for file in sorted(folder.glob("*.ipynb"))}
     missing = [name for name in names if name not in files]
     if missing or not files:
@@ -88,7 +90,7 @@ def make_book(out: str | Path, notebooks: str | Path | None = None, names: Seque
         >>> sorted(file.name for file in index.parent.iterdir())
         ['index.html', 'mine.html']
     """
-    out, found = Path(out).expanduser(), chapters(notebooks, names)
+    out, found = as_path(out), chapters(notebooks, names)
     asked = {chapter.name for chapter in found}
     out.mkdir(parents=True, exist_ok=True)
     # a page that was made earlier stays in the book
@@ -136,7 +138,7 @@ def chapter_html(chapter: Chapter, all_chapters: Sequence[Chapter]) -> str:
     place = next(i for i, each in enumerate(all_chapters) if each.name == chapter.name)
     before, after = (all_chapters[i] if 0 <= i < len(all_chapters) else None for i in (place - 1, place + 1))
     body = render("book.html", cells=cells, before=before, after=after, name=chapter.name)
-    return page("book", chapter.title, body, data={"charts": charts}, charts=bool(charts), style=asset("book.css"))
+    return page("book", chapter.title, body, data={"charts": charts}, charts=bool(charts), frames=FRAMES, style=asset("book.css"))
 
 
 def _output_html(output: Any, charts: list[Any]) -> Markup:

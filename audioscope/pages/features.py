@@ -17,6 +17,7 @@ from tqdm.auto import tqdm
 from audioscope.audio import Clip
 from audioscope.concepts import some_prompts
 from audioscope.edits import Edit, as_edits
+from audioscope.errors import as_path, texts
 from audioscope.model import BATCH, Model
 from audioscope.pages.html import iframe, page, render, save_page, sound
 from audioscope.sae.features import sampling_like
@@ -213,7 +214,7 @@ def feature_clips(
         torch.Size([1, 64, 512])
     """
     sae.check(model.name, model.fingerprint, model.sites.select([sae.metadata.get("site", "none")]))
-    prompts = some_prompts(POOL) if prompts is None else prompts
+    prompts = some_prompts(POOL) if prompts is None else texts("prompts", prompts)
     seeds = range(len(prompts)) if seeds is None else seeds
     how = sampling_like(model, [sae], sampling)
     path = str(sae.metadata["site"])
@@ -347,7 +348,7 @@ def feature_pages(
         ['485.html', 'index.html']
     """
     shown = feature_set(sae, model, features, found=found, progress=progress, **keywords)
-    out = Path(out).expanduser()
+    out = as_path(out)
     out.mkdir(parents=True, exist_ok=True)
     for feature in tqdm(shown.features, desc="feature pages", unit="page", disable=not progress):
         save_page(out / f"{feature}.html", shown.html(feature, linked=True))

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import base64
+import hashlib
 import json
 import math
 import re
+from collections.abc import Sequence
 from dataclasses import replace
 from functools import cache
 from html import escape
@@ -30,19 +32,29 @@ def asset(name: str) -> str:
     return files("audioscope.pages").joinpath("web", name).read_text(encoding="utf-8")
 
 
-def modules(name: str) -> dict[str, str]:
-    """The scripts from audioscope/pages/web that a script imports, each once: the name it is imported by -> a data URI.
+@cache
+def bundle(name: str) -> Markup:
+    """A script from audioscope/pages/web with those that it imports, as one script: the page's policy can then allow its hash.
 
-    This way, a page consists of ES modules, and nothing has to be fetched or built.
+    Each script keeps a scope of its own. Only `import { names } from "audioscope/..."` and `export` before a declaration are used.
     """
-    found: dict[str, str] = {}
-    todo = [name]
-    while todo:
-        for other in re.findall(r'"audioscope/([\w.]+)"', asset(todo.pop())):
-            if other not in found:
-                found[other] = data_uri("text/javascript", asset(other).encode())
-                todo.append(other)
-    return {f"audioscope/{other}": address for other, address in found.items()}
+    return Markup("const scripts = {};\n" + "".join(_scope(each) for each in _imported(name))).replace("</script", "<\\/script")
+
+
+def _imported(name: str) -> list[str]:
+    """The scripts that a script imports, itself included, each after those that it imports itself."""
+    found: dict[str, None] = {}
+    for other in re.findall(r'^import .* from "audioscope/([\w.]+)";$', asset(name), re.MULTILINE):
+        found |= dict.fromkeys(_imported(other))
+    return [*found, name]
+
+
+def _scope(name: str) -> str:
+    """A script as a function's body, which returns what the script exports."""
+    text = re.sub(r'^import (\{.*\}) from "audioscope/([\w.]+)";$', r'const \1 = scripts["\2"];', asset(name), flags=re.MULTILINE)
+    exports = re.findall(r"^export (?:async )?(?:const|function|class) (\w+)", text, re.MULTILINE)
+    text = re.sub(r"^export (?=async|const|function|class)", "", text, flags=re.MULTILINE)
+    return f'scripts["{name}"] = (() => {{\n{text}\nreturn {{ {", ".join(exports)} }};\n}})();\n'
 
 
 @cache
@@ -77,20 +89,27 @@ def page(
     *,
     data: dict[str, Any] | None = None,
     charts: bool = False,
-    packs: str = "",
+    packs: bool = False,
+    frames: Sequence[str] = (),
     style: str = "",
 ) -> str:
     """An HTML document. kind: the name of its script in audioscope/pages/web; body: as `render` returns; data: JSON for the script,
-    by the id of its element; charts: whether it draws any; packs: where scripts with sound may be loaded from, besides the page.
+    by the id of its element; charts: whether it draws any; packs: whether its script loads others; frames: the kinds of pages in it.
 
-    The page's policy forbids all other requests.
+    The page's policy forbids all requests, except for packs, and all scripts, except for ours, by their hashes.
     """
+    scripts = [*([vega()] if charts else []), bundle(f"{kind}.js")]
+    allowed = [_hash(script) for script in [*scripts, *(bundle(f"{frame}.js") for frame in frames)]]
     return str(render(
-        "page.html", kind=kind, title=title, body=body, beside=packs, scripts=[vega()] if charts else [],
+        "page.html", kind=kind, title=title, body=body, style=Markup(asset("style.css") + style), scripts=scripts,
+        policy=Markup(" ".join([*allowed, *(["'strict-dynamic'"] if packs else [])])),
         data={name: json_for_html(value) for name, value in (data or {}).items()},
-        style=Markup(asset("style.css") + style), imports=json_for_html({"imports": modules(f"{kind}.js")}),
-        module=Markup(asset(f"{kind}.js").replace("</script", "<\\/script")),
     ))  # fmt: skip
+
+
+def _hash(script: str) -> str:
+    """How a content security policy names a script that stands in the page."""
+    return f"'sha256-{base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()}'"
 
 
 def save_page(file: Path, text: str) -> Path:

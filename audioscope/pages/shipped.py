@@ -14,6 +14,7 @@ from audioscope.atlas.atlas import Atlas
 from audioscope.atlas.published import NAMES, published
 from audioscope.audio import Clip
 from audioscope.concepts import Pair, choose
+from audioscope.errors import as_path
 from audioscope.model import BATCH, Model
 from audioscope.pages.atlas_data import name_of
 from audioscope.pages.features import best_features, feature_set
@@ -67,7 +68,7 @@ def with_sound(
     number, seed = table[["prompt", "seed"]].iloc[0]
     chosen = table.index[(table["prompt"] == number) & (table["seed"] == seed) & table["cell"].isin(cells)]
     rows_of = dict(zip(chosen, rows_again(sweep, datasets.vector(axis), table.loc[chosen]), strict=True))
-    folder, todo, files = Path(folder).expanduser(), {}, {}
+    folder, todo, files = as_path(folder), {}, {}
     for line in chosen:
         cell, strength = table.loc[line, ["cell", "strength"]]
         files[line] = f"{safe_name(axis)}/{safe_name(cell) + f'_{strength:+.3f}' if strength else 'unsteered'}.flac"

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from audioscope.errors import as_path
 from audioscope.installed import need
 from audioscope.pages.html import iframe, page, render, save_page, sound, svg
 from audioscope.steer.results import Track
@@ -65,7 +66,7 @@ def slider_page(tracks: Sequence[Track], file: str | Path, title: str, text: str
         'tempo.html'
     """
     need("pages", "The page with the slider")
-    file, html = Path(file).expanduser(), slider_html(tracks, title, text, chart)
+    file, html = as_path(file), slider_html(tracks, title, text, chart)
     file.parent.mkdir(parents=True, exist_ok=True)
     return save_page(file, html)
 

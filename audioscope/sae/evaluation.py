@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -17,14 +16,16 @@ from torch.nn.functional import normalize
 from tqdm.auto import tqdm
 
 from audioscope.concepts import some_prompts
+from audioscope.errors import Damaged, as_path, texts
 from audioscope.sae.sae import BARS, SAE
 from audioscope.sae.streams import TokenStream
-from audioscope.store import plain, write_whole
+from audioscope.store import read_json, write_json
 from audioscope.views import view
 
 EVALUATED = 256  # held-out prompts to measure on: with fewer, rare features would count as dead
 # Prompts to fit the baselines on: with 64, tokens_fvu of `tiny` is up to a third higher, with 1,024 up to a fifth lower.
 FITTED = 256
+FORMAT = 1  # the version of the file, raised with every change that an older audioscope cannot read
 DRAWS = 10  # dictionaries of random tokens: what a single one leaves unexplained differs by up to a fifth from their mean
 CODED = 16_384  # at most this many tokens of a level are coded with random tokens
 
@@ -124,9 +125,8 @@ class SAEEvaluation:
         Returns:
             The file's path.
         """
-        file = Path(file).expanduser()
-        about = {"levels": self.levels.to_dict("list"), "density": self.density.tolist()}
-        write_whole(file, lambda part: part.write_text(json.dumps(about, default=plain) + "\n"))
+        file = as_path(file)
+        write_json(file, {"format": FORMAT, "levels": self.levels.to_dict("list"), "density": self.density.tolist()})
         return file
 
     @classmethod
@@ -138,9 +138,19 @@ class SAEEvaluation:
 
         Returns:
             The evaluation.
+
+        Raises:
+            FileNotFoundError: There is no such file.
+            ValueError: It is damaged, of something else, or a newer audioscope wrote it.
         """
-        about = json.loads(Path(file).expanduser().read_text())
-        return cls(pd.DataFrame(about["levels"]), np.array(about["density"]))
+        file = as_path(file)
+        about = read_json(file, FORMAT)
+        try:
+            found = cls(pd.DataFrame(about["levels"]), np.array(about["density"], dtype=float))
+            found._shown()
+        except (KeyError, TypeError, ValueError) as error:
+            raise Damaged(f"{file} is damaged, or not the evaluation of an SAE ({error}).") from error
+        return found
 
     def _shown(self) -> pd.DataFrame:
         return self.levels[["sigma", "fvu", *BARS, "pca_fvu", "l0", "passes"]].round(3)
@@ -191,11 +201,11 @@ def evaluate_sae(
         (10, (512,))
     """
     check_fits(sae, stream)
-    prompts = some_prompts(EVALUATED) if prompts is None else prompts
+    prompts = some_prompts(EVALUATED) if prompts is None else texts("prompts", prompts)
     measured = set(prompts)
     if fitted_on is None:
         fitted_on = [text for text in some_prompts(FITTED + len(measured), "build") if text not in measured][:FITTED]
-    elif both := measured & set(fitted_on):
+    elif both := measured & set(texts("fitted_on", fitted_on)):
         raise ValueError(f"{len(both)} prompts are both measured and fitted on, such as {min(both)!r}: keep them apart.")
     with tqdm(total=len(prompts) + len(fitted_on), desc="evaluating SAE", unit="prompt", disable=not progress) as bar:
         tokens, sigmas = _read(stream, prompts, 10_000_019, bar)

@@ -20,10 +20,12 @@ import torch
 from safetensors import SafetensorError
 from torch import Tensor
 
+from audioscope.errors import as_path
 from audioscope.sae.levels import Levels
 from audioscope.sae.sae import SAE
-from audioscope.store import as_json, write_together
+from audioscope.store import as_json, checked_format, read_json, write_together
 
+FORMAT = 1  # the version of what audioscope adds, raised with every change that an older audioscope cannot read
 SAELENS = "6.54.12"  # the version that has this layout; without a version, SAELens drops all metadata
 LEVELS = ("sigmas", "means", "scales", "norms")
 
@@ -33,7 +35,7 @@ def save_sae(sae: SAE, folder: str | Path) -> Path:
 
     The saved SAE expects the same inputs as in training: with levels, (x - mean) / scale, as the metadata in cfg.json explains.
     """
-    folder = Path(folder).expanduser()
+    folder = as_path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     tensors = {"W_enc": sae.W_enc, "W_dec": sae.W_dec, "b_enc": sae.b_enc, "b_dec": sae.b_dec}
     cfg: dict[str, Any] = {
@@ -45,7 +47,7 @@ def save_sae(sae: SAE, folder: str | Path) -> Path:
         cfg |= {"k": sae.k, "rescale_acts_by_decoder_norm": False}
     else:
         tensors["threshold"] = sae.threshold
-    about = {**sae.metadata, "kind": sae.kind, "k": sae.k}
+    about = {**sae.metadata, "kind": sae.kind, "k": sae.k, "format": FORMAT}
     files: dict[Path, Callable[[Path], Any]] = {}
     if sae.levels is not None:
         sigmas = sae.levels.sigmas
@@ -83,18 +85,20 @@ def load_sae(source: str | Path) -> SAE:
     Nothing in the files is executed. Sparsify's "batch_topk" SAEs store no threshold, so they are read as TopK, which is what
     they do on one token. Raises FileNotFoundError if there is no SAE, and ValueError for a corrupt file or an unknown kind.
     """
-    folder = Path(source).expanduser()
+    folder = as_path(source)
     if not (folder / "cfg.json").exists():
         raise FileNotFoundError(
             f"No SAE at {str(source)!r}: expected a folder with cfg.json. audioscope.datasets.saes() lists the shipped ones."
         )
+    cfg = read_json(folder / "cfg.json", FORMAT)
+    ours = (cfg.get("metadata") or {}).get("audioscope") if isinstance(cfg.get("metadata"), dict) else None
+    about = checked_format(folder / "cfg.json", ours, FORMAT) if isinstance(ours, dict) else {}
     try:
-        cfg = json.loads((folder / "cfg.json").read_text())
         if (folder / "sae_weights.safetensors").exists():
-            return _from_saelens(folder, cfg)
+            return _from_saelens(folder, cfg, about)
         if (folder / "sae.safetensors").exists():
             return _from_sparsify(folder, cfg)
-    except (SafetensorError, KeyError, TypeError, ValueError, RuntimeError) as error:
+    except (SafetensorError, AttributeError, KeyError, TypeError, ValueError, RuntimeError) as error:
         raise ValueError(f"The SAE in {folder} is corrupt or of an unsupported kind ({error}).") from error
     raise FileNotFoundError(f"{folder} has no weights: expected sae_weights.safetensors (SAELens) or sae.safetensors (sparsify).")
 
@@ -106,7 +110,7 @@ def _filled(sae: SAE, encoder: Tensor, decoder: Tensor, b_enc: Tensor, b_dec: Te
     return sae.requires_grad_(False)
 
 
-def _from_saelens(folder: Path, cfg: dict[str, Any]) -> SAE:
+def _from_saelens(folder: Path, cfg: dict[str, Any], about: dict[str, Any]) -> SAE:
     """Raises ValueError for whatever has no counterpart here: other architectures, and reshaped or rescaled activations."""
     kind = {"jumprelu": "batchtopk", "topk": "topk"}.get(cfg["architecture"])
     if kind is None:
@@ -116,7 +120,6 @@ def _from_saelens(folder: Path, cfg: dict[str, Any]) -> SAE:
         if cfg.get(name, value) != value:
             raise ValueError(f"{name} is {cfg[name]!r}, expected {value!r}")
     tensors = safetensors.torch.load_file(folder / "sae_weights.safetensors")
-    about = (cfg.get("metadata") or {}).get("audioscope") or {}
     b_enc, b_dec, encoder = tensors["b_enc"], tensors["b_dec"], tensors["W_enc"].T
     if not cfg.get("apply_b_dec_to_input", True):  # the same function, rewritten with the bias subtracted, as here
         b_enc = b_enc + encoder @ b_dec

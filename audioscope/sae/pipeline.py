@@ -10,6 +10,7 @@ import pandas as pd
 
 from audioscope.atlas.atlas import Atlas
 from audioscope.concepts import Concept, choose
+from audioscope.errors import as_path
 from audioscope.model import Model
 from audioscope.sae.comparison import choose_units, compare_units, random_like, read_splits
 from audioscope.sae.evaluation import evaluate_sae
@@ -82,10 +83,10 @@ def train_saes(
     found = {}
     for site in sites:
         stream = TokenStream(model, site, prompts, branches, positions=positions, **(settings or {}))
-        state = Path(work).expanduser() / f"{stream.site}.safetensors"
+        state = as_path(work) / f"{stream.site}.safetensors"
         sae = train_sae(stream, **training, out=state, progress=progress)
         sae.report = evaluate_sae(sae, stream, progress=progress).report()
-        save_sae(sae, Path(out).expanduser() / stream.site)
+        save_sae(sae, as_path(out) / stream.site)
         found[stream.site] = sae
     return found
 
@@ -140,7 +141,7 @@ def report_saes(
         2    fast       probe
         3    fast  random SAE
     """
-    saes = {site: load_sae(Path(out).expanduser() / site) for site in sites}
+    saes = {site: load_sae(as_path(out) / site) for site in sites}
     chosen = choose(None if concepts is None else list(concepts))
     if readings is None:
         randoms = {site: random_like(sae, TokenStream(model, site, **keywords)) for site, sae in saes.items()}
@@ -155,7 +156,7 @@ def report_saes(
         sae.scores, sae.report = selected, {**sae.report, "scores": _held_out(selected, tested), **compared}
         first, second = (units for _, units in found.values())
         sae.units = pd.concat([first, second.drop(columns=["concept", "pair", "has"])], axis=1)
-        save_sae(sae, Path(out).expanduser() / site)
+        save_sae(sae, as_path(out) / site)
     return auroc_table(saes)
 
 

@@ -18,7 +18,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import normalize
 
-from audioscope.edits import Branch, Edit, Here, Which, check_seconds, within
+from audioscope.edits import Branch, Edit, Here, Which, span, within
+from audioscope.errors import index_of, listed, real, said, seed_number, whole
 from audioscope.sae.levels import Levels
 from audioscope.sites import Site, Sites
 from audioscope.steer.vectors import SteeringVector
@@ -72,8 +73,8 @@ class SAE(nn.Module):
 
     def __init__(self, d_in: int, d_sae: int, k: int, kind: Kind = "batchtopk", seed: int = 0):
         super().__init__()
-        if not 1 <= k <= d_sae or d_in < 1:
-            raise ValueError(f"k is {k}, d_sae {d_sae} and d_in {d_in}, expected 1 <= k <= d_sae and d_in at least 1.")
+        d_in, d_sae = whole("d_in", d_in, 1), whole("d_sae", d_sae, 1)
+        k, seed = whole("k", k, 1, d_sae, ", the number of features"), seed_number(seed)
         if kind not in ("batchtopk", "topk"):
             raise ValueError(f"kind is {kind!r}, expected 'batchtopk' or 'topk'.")
         self.d_in, self.d_sae, self.k, self.kind = d_in, d_sae, k, kind
@@ -451,19 +452,23 @@ class SAEEdit(Edit):
         super().__post_init__()
         if not isinstance(self.sae, SAE):
             raise TypeError(f"sae is a {type(self.sae).__name__}, expected an SAE, such as SAE.from_pretrained returns.")
-        numbers = (self.features,) if isinstance(self.features, int) else tuple(int(f) for f in self.features)
+        expected = f"distinct indices from 0 to {self.sae.d_sae - 1}"
+        one = index_of(self.features)
+        numbers = tuple(map(index_of, [one] if one is not None else listed("features", self.features, expected)))
+        if not numbers or len(set(numbers)) < len(numbers) or not all(f is not None and 0 <= f < self.sae.d_sae for f in numbers):
+            raise ValueError(f"features is {said(self.features)}, expected {expected}.")
         object.__setattr__(self, "features", numbers)
-        if not numbers or len(set(numbers)) < len(numbers) or not all(0 <= f < self.sae.d_sae for f in numbers):
-            raise ValueError(f"features is {numbers}, expected distinct indices from 0 to {self.sae.d_sae - 1}.")
         if self.do not in ("set", "scale", "add", "ablate"):
             raise ValueError(f"do is {self.do!r}, expected 'set', 'scale', 'add' or 'ablate'.")
         if (self.value is None) != (self.do == "ablate"):
             raise ValueError(
                 f"value is {self.value} for do={self.do!r}, expected a number for 'set', 'scale' and 'add', None for 'ablate'."
             )
-        if self.value is not None and not (abs(self.value) < 1e6 and (self.value >= 0 or self.do == "add")):
-            raise ValueError(f"value is {self.value}, expected a finite number, not negative unless do='add'.")
-        check_seconds(self.seconds)
+        if self.value is not None:
+            object.__setattr__(self, "value", real("value", self.value))
+            if not (abs(self.value) < 1e6 and (self.value >= 0 or self.do == "add")):
+                raise ValueError(f"value is {self.value}, expected a finite number, not negative unless do='add'.")
+        object.__setattr__(self, "seconds", span(self.seconds))
         if self.sites is None:
             if "site" not in self.sae.metadata:
                 raise ValueError("The metadata of the SAE does not name its site: pass sites=...")

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from audioscope.concepts import concept_prompts
+from audioscope.errors import texts
 from audioscope.model import BATCH, Model
 from audioscope.sae.levels import Levels
 from audioscope.store import batches, content_hash
@@ -73,7 +74,7 @@ class TokenStream:
         if len(sites) != 1:
             raise ValueError(f"site is {self.site!r}, which names {len(sites)} sites, expected exactly one.")
         object.__setattr__(self, "site", sites[0].path)
-        object.__setattr__(self, "prompts", tuple(self.prompts) or tuple(concept_prompts()))
+        object.__setattr__(self, "prompts", tuple(texts("prompts", self.prompts)) or tuple(concept_prompts()))
         for prompt in self.prompts:
             self.model.check_prompt(prompt)
         wrong = set(self.branches) - {"cond", "uncond"}

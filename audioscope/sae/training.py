@@ -17,6 +17,7 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 from tqdm.auto import tqdm
 
+from audioscope.errors import as_path, real, said, seed_number, whole
 from audioscope.sae.charts import training_chart
 from audioscope.sae.sae import SAE, Kind
 from audioscope.store import check_same, default_device, write_whole
@@ -110,16 +111,24 @@ def train_sae(
         "expansion_factor": expansion_factor, "k": k, "training_tokens": training_tokens, "batch_size": batch_size,
         "buffer": buffer, "buffer_epochs": buffer_epochs, "dead_feature_window": dead_feature_window,
     }  # fmt: skip
-    wrong = next((name for name, value in numbers.items() if value < 1), None)
-    if wrong or batch_size > buffer:
-        raise ValueError(f"{wrong or 'buffer'} is {numbers[wrong or 'buffer']}, expected at least {1 if wrong else batch_size}.")
-    about = {"kind": kind, "learning_rate": learning_rate, "aux_loss_coefficient": aux_loss_coefficient, "seed": seed}
-    training: dict[str, Any] = {**numbers, **about}
-    if learning_rate is not None and not learning_rate > 0:
+    if not isinstance(activations, Iterable) and not hasattr(activations, "batches"):
+        raise ValueError(f"activations is {said(activations)}, expected a list or generator of tensors, or a TokenStream.")
+    numbers = {name: whole(name, value, 1) for name, value in numbers.items()}
+    buffer = whole("buffer", buffer, numbers["batch_size"], why=", no smaller than batch_size")
+    batch_size, training_tokens, buffer_epochs = (numbers[name] for name in ("batch_size", "training_tokens", "buffer_epochs"))
+    seed = seed_number(seed)
+    if learning_rate is not None and not real("learning_rate", learning_rate) > 0:
         raise ValueError(f"learning_rate is {learning_rate}, expected a number above 0, or None.")
+    about = {
+        "kind": kind,
+        "learning_rate": learning_rate,
+        "aux_loss_coefficient": real("aux_loss_coefficient", aux_loss_coefficient),
+        "seed": seed,
+    }
+    training: dict[str, Any] = {**numbers, **about}
     device = default_device(device)
     metadata = dict(getattr(activations, "metadata", {}))
-    out = None if out is None else Path(out).expanduser()
+    out = None if out is None else as_path(out)
     file = None if out is None else out.with_name(out.name.removesuffix(".safetensors") + ".safetensors")
     state = _resumed(file, metadata, training, device) if file is not None and file.exists() else None
     stream = _tokens(activations, state.items if state else 0)
@@ -175,8 +184,9 @@ def _again(activations: Iterable[Tensor]) -> Iterator[Tensor]:
         empty = True
         for item in activations:
             empty = False
-            if item.ndim != 2 or not torch.is_floating_point(item):
-                raise ValueError(f"An item of the activations is {item.dtype} {list(item.shape)}, expected float [n, width].")
+            if not isinstance(item, Tensor) or item.ndim != 2 or not torch.is_floating_point(item):
+                found = f"{item.dtype} {list(item.shape)}" if isinstance(item, Tensor) else said(item)
+                raise ValueError(f"An item of the activations is {found}, expected a float tensor [n, width].")
             yield item
 
 
@@ -249,7 +259,7 @@ def _keep(state: _State, metadata: dict[str, Any], training: dict[str, Any], fil
     about = {"metadata": metadata, "training": training, **{name: getattr(state, name) for name in _State.COUNTS}}
     file.parent.mkdir(parents=True, exist_ok=True)
     whole = {name: value.contiguous().cpu() for name, value in tensors.items()}
-    write_whole(file, lambda part: safetensors.torch.save_file(whole, part, {"about": json.dumps(about)}))
+    write_whole(file, lambda part: safetensors.torch.save_file(whole, part, {"about": json.dumps(about)}), lasting=True)
 
 
 def _resumed(file: Path, metadata: dict[str, Any], training: dict[str, Any], device: str) -> _State:

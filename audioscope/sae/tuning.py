@@ -18,7 +18,7 @@ import numpy as np
 import pandas as pd
 
 from audioscope.concepts import Concept, choose_one, concept_prompts
-from audioscope.errors import whole
+from audioscope.errors import as_path, whole
 from audioscope.model import Model
 from audioscope.sae.features import concept_activations, score_features
 from audioscope.sae.methods import random_features_method
@@ -189,7 +189,7 @@ def tuned_methods(
         >>> sorted(audioscope.datasets.steering("fast", "sae_steering").table["cell"].unique())  # the shipped sweep of them
         ['caa tuned', 'caa untuned', 'pci all', 'random features tuned', 'sae tuned', 'sae untuned']
     """
-    folder, concept = Path(folder).expanduser(), choose_one(concept)
+    folder, concept = as_path(folder), choose_one(concept)
     built = min(pairs, len(concept.split("build")))
     scored = score_contrast(model, saes, concept, built, progress=progress, **sampling)
     sites = model.sites.select([str(sae.metadata["site"]) for sae in saes])
@@ -277,8 +277,7 @@ def steer_all_features(
 
     table = steer_all(model, out, work, methods=compared, name="sae_steering", without=seen, grid=WIDER, **keywords)
     choices = pd.concat(
-        [pd.read_parquet(Path(work).expanduser() / axis / "choices.parquet") for axis in table["concept"].unique()],
-        ignore_index=True,
+        [pd.read_parquet(as_path(work) / axis / "choices.parquet") for axis in table["concept"].unique()], ignore_index=True
     )
-    write_whole(Path(out).expanduser() / "sae_steering_choices.parquet", choices.to_parquet)
+    write_whole(as_path(out) / "sae_steering_choices.parquet", choices.to_parquet)
     return table

@@ -18,6 +18,7 @@ from torch import Tensor
 
 from audioscope.audio import Clip
 from audioscope.concepts import SPLITS, Concept, load_concepts, some_prompts
+from audioscope.errors import as_path, texts, whole
 from audioscope.model import Model
 from audioscope.scoring.scorers import Scorer, check_scores, completed, resampled, scores_of
 from audioscope.stats import auroc
@@ -52,7 +53,7 @@ def read_folder(folder: str | Path, model: Model, seconds: float | None = None, 
         >>> [clip.prompt for clip in audioscope.scoring.read_folder("mine", model)]
         ['song.wav']
     """
-    folder = Path(folder).expanduser()
+    folder = as_path(folder)
     found = _files(folder)
     files = [path for path in found if path.suffix.lower() in SUFFIXES]
     if left := [path for path in found if path.suffix.lower() in UNREAD]:
@@ -298,19 +299,18 @@ def pairs_like(
     scorer = completed(scorer)
     scorer.check(model)
     check_scores(scorer, concept)
-    texts = list(dict.fromkeys(some_prompts(192, "build") if prompts is None else prompts))
-    if not len(SPLITS) * 2 <= pairs <= len(texts) // 2:
-        raise ValueError(f"pairs is {pairs} with {len(texts)} prompts, expected {len(SPLITS) * 2} to {len(texts) // 2}.")
-    clips = model.generate(texts, seed=[seed + number for number in range(len(texts))], progress=progress)
+    tried = list(dict.fromkeys(some_prompts(192, "build") if prompts is None else texts("prompts", prompts)))
+    pairs = whole("pairs", pairs, len(SPLITS) * 2, len(tried) // 2, f", half of the {len(tried)} prompts")
+    clips = model.generate(tried, seed=[seed + number for number in range(len(tried))], progress=progress)
     sounds = torch.from_numpy(np.stack([clip.samples for clip in clips]))
     scores = scores_of(scorer, sounds, clips[0].rate)[concept].to_numpy()
     order = np.argsort(-np.nan_to_num(scores, nan=-np.inf), kind="stable")
-    rest = [texts[i] for i in order[len(texts) // 2 :]]
+    rest = [tried[i] for i in order[len(tried) // 2 :]]
     rows = []
     for number, place in enumerate(order[:pairs]):
-        words = set(texts[place].split())
+        words = set(tried[place].split())
         other = max(rest, key=lambda text: len(words & set(text.split())) / len(words | set(text.split())))
         rest.remove(other)
-        rows.append({"concept": concept, "clean": texts[place], "corrupted": other, "neutral": other,
+        rows.append({"concept": concept, "clean": tried[place], "corrupted": other, "neutral": other,
                      "split": SPLITS[number % len(SPLITS)], "group": group or None})  # fmt: skip
     return load_concepts(pd.DataFrame(rows))[concept]

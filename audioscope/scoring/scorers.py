@@ -20,7 +20,7 @@ from torchaudio.functional import resample
 
 from audioscope.concepts import shipped_groups
 from audioscope.installed import need
-from audioscope.store import default_device, fingerprint
+from audioscope.store import LOADING, default_device, fingerprint
 from audioscope.tiny import listener
 from audioscope.tiny.bank import RATE
 from audioscope.tiny.music import GROUPS, SAMPLES
@@ -332,8 +332,9 @@ class Clap(_TextScorer):
 
         self.name, self.needs = f"clap ({checkpoint})", f"the checkpoint {checkpoint}"
         try:
-            self.processor = ClapProcessor.from_pretrained(checkpoint)
-            self.network = ClapModel.from_pretrained(checkpoint).eval()
+            with LOADING:
+                self.processor = ClapProcessor.from_pretrained(checkpoint)
+                self.network = ClapModel.from_pretrained(checkpoint).eval()
         except Exception as error:
             kind = FileNotFoundError if Path(checkpoint).is_absolute() or Path(checkpoint).exists() else ConnectionError
             raise kind(
@@ -429,7 +430,8 @@ class Muq(_TextScorer):
 
         self.name, self.needs = f"muq ({checkpoint})", f"the extra muq and the checkpoint {checkpoint}"
         try:
-            self.network = MuQMuLan.from_pretrained(str(checkpoint)).eval()
+            with LOADING:
+                self.network = MuQMuLan.from_pretrained(str(checkpoint)).eval()
         except Exception as error:
             raise ConnectionError(
                 f"No MuQ-MuLan checkpoint at {str(checkpoint)!r}: download it once with `hf download {checkpoint}`."

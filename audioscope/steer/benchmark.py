@@ -12,6 +12,7 @@ import pandas as pd
 from scipy.stats import binomtest, wilcoxon
 
 from audioscope.concepts import Concept, choose, shipped_concepts
+from audioscope.errors import as_path
 from audioscope.model import Model
 from audioscope.stats import holm, mean_with_interval, sign_test
 from audioscope.steer.cells import FEATURE_PAIRS, PAIRS
@@ -88,15 +89,15 @@ def steer_all(
     done: list[_Found] = []
     alike: list[pd.DataFrame] = []
     for axis in axes() if concepts is None else list(concepts):
-        folder = Path(work).expanduser() / axis
+        folder = as_path(work) / axis
         chosen = None if methods is None else methods(choose([axis])[0], folder)
         done.append(_Found.of(steering_sweep(model, axis, chosen, prompts=prompts, out=folder, **keywords)))
         _write(done, out, name)
         if methods is None:
             true, shuffled = (SteeringVector.load(folder / which) for which in ("vector", "shuffled"))
             alike.append(true.cosines(shuffled).assign(concept=axis))
-            write_whole(Path(out).expanduser() / f"{name}_shuffled.parquet", pd.concat(alike, ignore_index=True).to_parquet)
-    return pd.read_parquet(Path(out).expanduser() / f"{name}.parquet")
+            write_whole(as_path(out) / f"{name}_shuffled.parquet", pd.concat(alike, ignore_index=True).to_parquet)
+    return pd.read_parquet(as_path(out) / f"{name}.parquet")
 
 
 def write_results(sweeps: Iterable[SteeringSweep], out: str | Path, name: str = "steering") -> None:
@@ -121,7 +122,7 @@ class _Found(NamedTuple):
 
 
 def _write(found: Sequence[_Found], out: str | Path, name: str) -> None:
-    out = Path(out).expanduser()
+    out = as_path(out)
     out.mkdir(parents=True, exist_ok=True)
     summary, pairs, seen, clips = (pd.concat(each, ignore_index=True) for each in list(zip(*found, strict=True))[1:])
     digits = {column: 5 if column.startswith("distance") else 3 for column in clips.select_dtypes("float32").columns}

@@ -7,6 +7,7 @@ with model.steer(vector, strength=1.5):
 
 from __future__ import annotations
 
+import warnings
 from pathlib import Path
 from typing import Any, Literal, Unpack
 
@@ -17,7 +18,7 @@ from torch import Tensor
 from audioscope.atlas.atlas import Atlas
 from audioscope.concepts import Concept, Pairs, choose_one
 from audioscope.edits import Branch
-from audioscope.errors import whole
+from audioscope.errors import Damaged, whole
 from audioscope.installed import __version__
 from audioscope.model import BATCH, Model
 from audioscope.sites import Site
@@ -145,8 +146,8 @@ def caa(
         raise ValueError(f"against is {against!r}, expected 'opposite' or 'neutral'.")
     if against == "opposite" and not (chosen.opposite or bare):
         raise ValueError(f"{chosen.name!r} has no opposite: use against='neutral'.")
-    if branch == "both":
-        raise ValueError("branch is 'both', expected 'cond' or 'uncond': a vector belongs to one branch.")
+    if branch not in ("cond", "uncond"):
+        raise ValueError(f"branch is {branch!r}, expected 'cond' or 'uncond': a vector belongs to one branch.")
     where = steering_sites(model, chosen, sites, atlas)
     settings = model.sampling(**sampling)
     there = len(chosen.split(split))
@@ -168,8 +169,11 @@ def caa(
         "sites": [site.path for site in where], "pairs": pairs, "seeds": seeds, "split": split, "normalize": normalize,
         "shuffle": shuffle, **settings, "prompts": content_hash(texts), "audioscope": __version__,
     }  # fmt: skip
-    if file is not None and vector_files(file)[0].exists():
-        return _same(SteeringVector.load(file), file, model, metadata)
+    if file is not None and all(part.exists() for part in vector_files(file)):
+        try:
+            return _same(SteeringVector.load(file), file, model, metadata)
+        except Damaged as error:
+            warnings.warn(f"{error} It is made again.", stacklevel=2)
     swapped = np.zeros(len(texts), bool)
     if shuffle is not None:
         swapped[np.random.default_rng(shuffle).permutation(len(texts))[: len(texts) // 2]] = True

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -17,11 +16,11 @@ from scipy import stats
 from audioscope.atlas.atlas import Scale
 from audioscope.audio import Clip
 from audioscope.concepts import shipped_groups
-from audioscope.errors import UnknownName
+from audioscope.errors import UnknownName, as_path
 from audioscope.stats import chance_of, interval, pseudo_values
 from audioscope.steer.cells import REWRITTEN
 from audioscope.steer.curves import smoothness, steering_auc, within
-from audioscope.store import as_json, copy_clips, write_together
+from audioscope.store import copy_clips, load_table, save_table
 from audioscope.views import view
 
 if TYPE_CHECKING:
@@ -31,6 +30,8 @@ if TYPE_CHECKING:
 # scored, but after an older criterion had failed its controls on the same test prompts. So the sweep is not a test of the
 # criterion.
 SURE, FLOOR = 0.05, 0.1
+FORMAT = 1  # the version of the files of a sweep, raised with every change that an older audioscope cannot read
+NEEDED = ("cell", "method", "prompt", "seed", "strength", "score", "distance", "clip", "concept", "opposite", "model")
 
 
 class Difference(NamedTuple):
@@ -496,11 +497,10 @@ class SteeringSweep:
             >>> sorted(file.name for file in folder.iterdir())
             ['clips.parquet', 'steering.json']
         """
-        folder = Path(folder).expanduser()
+        folder = as_path(folder)
         folder.mkdir(parents=True, exist_ok=True)
         copy_clips(self.table, self.folder, folder)
-        whole = {folder / "clips.parquet": lambda path: self.table.to_parquet(path, compression="zstd")}
-        write_together({**whole, folder / "steering.json": as_json(self.settings)})
+        save_table(self.table, folder / "clips.parquet", self.settings, folder / "steering.json", FORMAT)
         return folder
 
     @classmethod
@@ -515,14 +515,15 @@ class SteeringSweep:
 
         Raises:
             FileNotFoundError: The folder contains no sweep.
+            ValueError: The files are damaged, or a newer audioscope wrote them.
         """
-        folder = Path(folder).expanduser()
+        folder = as_path(folder)
         if not (folder / "steering.json").exists():
             raise FileNotFoundError(
                 f"{folder} does not contain a steering sweep: make one with audioscope.steer.steering_sweep or "
                 "`audioscope steer`."
             )
-        return cls(pd.read_parquet(folder / "clips.parquet"), json.loads((folder / "steering.json").read_text()), folder)
+        return cls(*load_table(folder / "clips.parquet", folder / "steering.json", FORMAT, NEEDED), folder)
 
     def __repr__(self) -> str:
         rows = self.summary()

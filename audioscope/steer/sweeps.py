@@ -14,7 +14,7 @@ from torch import Tensor
 from audioscope.atlas.atlas import Atlas
 from audioscope.audio import Clip
 from audioscope.concepts import Concept, Pair, Pairs, choose_one
-from audioscope.errors import real, whole
+from audioscope.errors import listed, one_or_more, real, whole
 from audioscope.model import Model
 from audioscope.scoring import measures
 from audioscope.scoring.scorers import (
@@ -335,6 +335,7 @@ def steering_sweep(
             progress=progress, **sampling
         )  # fmt: skip
         strengths = strengths_from(found, bench.run["steps"])
+    methods = listed("methods", methods, "a list of steering methods, or a steering vector")
     if wrong := [method for method in methods if not isinstance(method, SteeringMethod)]:
         raise TypeError(f"methods contains {wrong[0]!r}, expected steering methods such as vector_method(vector, 'all').")
     names = [method.cell for method in methods]
@@ -354,7 +355,9 @@ def _run(
     names = [method.cell for method in methods]
     if len(set(names)) < len(names):
         raise ValueError(f"Duplicate method names: {names}.")
-    by_cell = {name: sorted({0.0, *map(float, values)}) for name, values in strengths.items()}
+    by_cell = {
+        name: sorted({0.0, *(real("strengths", value) for value in one_or_more(values))}) for name, values in strengths.items()
+    }
     variants = [(method, strength) for method in methods for strength in by_cell[method.cell] if strength]
     if not variants:
         raise ValueError("All strengths are 0, so nothing would be steered: expected at least one other.")

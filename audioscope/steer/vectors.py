@@ -17,10 +17,10 @@ import torch
 from safetensors import SafetensorError
 from torch import Tensor
 
-from audioscope.edits import Branch, Edit, Here, Which, check_seconds, within
-from audioscope.errors import real
+from audioscope.edits import Branch, Edit, Here, Which, span, within
+from audioscope.errors import Damaged, as_path, listed, real
 from audioscope.sites import Site, Sites
-from audioscope.store import as_json, write_together
+from audioscope.store import as_json, read_json, write_together
 
 if TYPE_CHECKING:
     from audioscope.model import Model
@@ -31,7 +31,7 @@ Mode = Literal["add", "keep_norm", "project_out"]
 
 def vector_files(file: str | Path) -> tuple[Path, Path]:
     """The two files of a vector, for the numbers and for the rest, from the name of either or without a suffix."""
-    file = Path(file).expanduser()
+    file = as_path(file)
     stem = file.stem if file.suffix in (".safetensors", ".json") else file.name
     return file.with_name(f"{stem}.safetensors"), file.with_name(f"{stem}.json")
 
@@ -226,7 +226,8 @@ class SteeringVector:
             >>> audioscope.datasets.vector("fast").only(model.sites.select([5, 6])).paths
             ('transformer.transformer_blocks.5.cross_attn', 'transformer.transformer_blocks.6.cross_attn')
         """
-        paths = [str(site) for site in sites]
+        several = [sites] if isinstance(sites, str | Site) else listed("sites", sites, "sites or their module paths")
+        paths = [str(site) for site in several]
         missing = [path for path in paths if path not in self.directions]
         if missing or not paths:
             raise ValueError(
@@ -397,7 +398,7 @@ class SteeringVector:
             >>> file.name, audioscope.SteeringVector.load("fast").metadata["concept"]
             ('fast.safetensors', 'fast')
         """
-        file = Path(file).expanduser()
+        file = as_path(file)
         file.parent.mkdir(parents=True, exist_ok=True)
         tensors = {"sigmas": self.sigmas.contiguous()}
         for path in self.paths:
@@ -438,19 +439,17 @@ class SteeringVector:
                 raise FileNotFoundError(
                     f"No steering vector at {part}: SteeringVector.save writes a .safetensors and a .json file."
                 )
+        about, content = read_json(rest, FORMAT), numbers.read_bytes()
         try:
-            about, content = json.loads(rest.read_text()), numbers.read_bytes()
             if about.get("content", "") not in ("", hashlib.sha256(content).hexdigest()[:16]):
                 raise ValueError("the two files are of different vectors")
             tensors = safetensors.torch.load(content)
-            if about["format"] != FORMAT:
-                raise ValueError(f"its format is {about['format']}, but this version of audioscope reads format {FORMAT}")
             return cls(
                 {p: tensors[f"{p}/directions"].float() for p in about["sites"]}, {p: tensors[f"{p}/norms"].float() for p in about["sites"]},
                 tensors["sigmas"].float(), str(about["model"]), str(about["fingerprint"]), dict(about["metadata"]),
             )  # fmt: skip
         except (SafetensorError, ValueError, KeyError, TypeError) as error:
-            raise ValueError(f"{numbers} and its .json are corrupt or not a steering vector ({error}).") from error
+            raise Damaged(f"{numbers} and its .json are corrupt or not a steering vector ({error}).") from error
 
     def to_frame(self) -> pd.DataFrame:
         """List the sites with the sizes of what the vector adds.
@@ -517,11 +516,12 @@ class AddVector(Edit):
             raise TypeError(
                 f"vector is a {type(self.vector).__name__}, expected a SteeringVector, such as audioscope.caa returns."
             )
+        object.__setattr__(self, "strength", real("strength", self.strength))
         if not abs(self.strength) < 1e6:
             raise ValueError(f"strength is {self.strength}, expected a finite number, usually between -2 and 2.")
         if self.mode not in ("add", "keep_norm", "project_out"):
             raise ValueError(f"mode is {self.mode!r}, expected 'add', 'keep_norm' or 'project_out'.")
-        check_seconds(self.seconds)
+        object.__setattr__(self, "seconds", span(self.seconds))
         if self.sites is None:
             object.__setattr__(self, "sites", self.vector.paths)
 

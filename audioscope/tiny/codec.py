@@ -14,6 +14,8 @@ from diffusers.models.modeling_utils import ModelMixin
 from torch import Tensor, nn
 from torchaudio.functional import melscale_fbanks
 
+from audioscope.store import LOADING
+
 FLOOR = 1e-3  # magnitude added before the logarithm: about -60 dB under a typical partial
 
 
@@ -89,7 +91,8 @@ class MelCodec(ModelMixin, ConfigMixin):
             >>> codec.downsampling_ratio
             1024
         """
-        return super().from_pretrained(*args, **{**keywords, "torch_dtype": torch.float32})
+        with LOADING:
+            return super().from_pretrained(*args, **{**keywords, "torch_dtype": torch.float32})
 
     def _apply(self, fn, recurse=True):
         """Moved, as `.to` of its pipeline asks, but never to another precision."""

@@ -18,7 +18,7 @@ from diffusers.models.modeling_utils import ModelMixin
 from torch import Tensor, nn
 from tqdm.auto import tqdm
 
-from audioscope.store import data_folder, save_array, write_whole
+from audioscope.store import LOADING, data_folder, save_array, write_whole
 from audioscope.tiny import pool
 from audioscope.tiny.codec import MelCodec
 from audioscope.tiny.music import GROUPS
@@ -96,6 +96,21 @@ class Listener(ModelMixin, ConfigMixin):
         self.drop = nn.Dropout(0.3)
         self.heads = nn.ModuleDict({group: nn.Linear(self.body.width, len(c)) for group, c in GROUPS.items()})
         self.register_buffer("temperature", torch.ones(len(GROUPS)))
+
+    @classmethod
+    def from_pretrained(cls, *args: Any, **keywords: Any) -> Listener:
+        """Read a classifier.
+
+        The arguments are those of diffusers' `ModelMixin.from_pretrained`, beginning with the folder.
+
+        Args:
+            **keywords: As there.
+
+        Returns:
+            The classifier, in training mode until `eval()`.
+        """
+        with LOADING:
+            return super().from_pretrained(*args, **keywords)
 
     def logits(self, mel: Tensor) -> dict[str, Tensor]:
         """Compute the uncalibrated logits of each group.

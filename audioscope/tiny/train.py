@@ -161,7 +161,7 @@ class Trainer:
             "parts": self.parts.state_dict(), "average": self.average.state_dict(),
             "optimizers": [o.state_dict() for o in self.optimizers],
         }  # fmt: skip
-        write_whole(file, lambda part: torch.save(state, part))
+        write_whole(file, lambda part: torch.save(state, part), lasting=True)
 
     def load(self, file: Path) -> None:
         try:
