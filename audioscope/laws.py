@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import platform
 import sys
 import time
@@ -39,11 +40,11 @@ class ModelReport:
         facts: What the adapter says about the model, and where and with what it runs: names, numbers and lists.
         laws: One row per law with the columns law, error (how far it is off), limit, and passes. Errors are fractions of what
             changing the prompt changes; for the law that edits act, the limit is the least.
-        cost: Seconds and memory of a unit (all layers of one prompt pair), and hours of a sweep.
+        cost: Seconds and memory of a unit (all layers of one prompt pair), and hours of a sweep, both without scoring.
 
     Example:
         >>> report = audioscope.check_model(model)
-        >>> report.passes, report.facts["cross"]
+        >>> report.passes, report.facts["cross_sites"]
         (True, 12)
     """
 
@@ -62,12 +63,15 @@ class ModelReport:
         Returns:
             A dictionary with the keys passes, facts, laws (a list of rows) and cost.
         """
-        return {"passes": self.passes, "facts": self.facts, "laws": self.laws.to_dict("records"), "cost": self.cost}
+        laws = [{**row, "error": row["error"] if math.isfinite(row["error"]) else None} for row in self.laws.to_dict("records")]
+        return {"passes": self.passes, "facts": self.facts, "laws": laws, "cost": self.cost}
 
     def __repr__(self) -> str:
         def listed(values: dict[str, Any]) -> list[str]:
             wide = max(map(len, values))
-            return [f"  {name.replace('_', ' '):<{wide}}  {_shown(value)}" for name, value in values.items()]
+            return [
+                f"  {name.replace('_', ' ').replace('gb', '(GB)'):<{wide + 2}}  {_shown(value)}" for name, value in values.items()
+            ]
 
         lines = [
             f"  {'holds' if row.passes else 'FAILS'}  {row.error:8.1e} ({'at least' if row.limit == ACTS else 'at most'} {row.limit:g})  {row.law}"
@@ -75,7 +79,14 @@ class ModelReport:
         ]
         verdict = "all laws hold" if self.passes else f"{int((~self.laws['passes']).sum())} of {len(self.laws)} laws FAIL"
         unit = "Laws (errors as fractions of what changing the prompt changes)"
-        parts = [f"{self.facts['model']}: {verdict}", *listed(self.facts), unit, *lines, "Cost", *listed(self.cost)]
+        parts = [
+            f"{self.facts['model']}: {verdict}",
+            *listed(self.facts),
+            unit,
+            *lines,
+            "Cost, without scoring",
+            *listed(self.cost),
+        ]
         return "\n".join(parts)
 
 
@@ -119,8 +130,8 @@ def _facts(model: Model) -> dict[str, Any]:
     )
     return {
         "model": model.name, "pipeline": adapter.pipeline, "fingerprint": model.fingerprint, "denoiser": adapter.denoiser,
-        "parameters": sum(p.numel() for p in denoiser.parameters()), "cross": len(model.sites.cross),
-        "self": len(model.sites) - len(model.sites.cross), "branches": ", ".join(adapter.branches),
+        "parameters": sum(p.numel() for p in denoiser.parameters()), "cross_sites": len(model.sites.cross),
+        "self_sites": len(model.sites) - len(model.sites.cross), "branches": ", ".join(adapter.branches),
         "leading_tokens": adapter.leading(denoiser), "scheduler": type(model.pipe.scheduler).__name__, "rate": model.rate,
         **asdict(model.sampling()), "dtype": str(weight.dtype).removeprefix("torch."), "device": f"{weight.device} ({where})",
         "threads": torch.get_num_threads(), "audioscope": __version__, "python": sys.version.split()[0], "system": platform.platform(),

@@ -66,7 +66,7 @@ def chapters(folder: str | Path | None = None, names: Sequence[str] = ()) -> lis
 def make_book(out: str | Path, notebooks: str | Path | None = None, names: Sequence[str] = (), *, progress: bool = True) -> Path:
     """Run the notebooks and write them as pages: index.html and one page each, which open in any browser, offline.
 
-    Each page is written as soon as its notebook has run. Pages that were made earlier from other notebooks of the folder stay in
+    Each page is written as soon as its notebook has run. HTML in a notebook is shown, but scripts in it do not run. Pages that were made earlier from other notebooks of the folder stay in
     the book.
 
     Args:
