@@ -17,6 +17,7 @@ EXTRAS = {  # the modules that each extra of pyproject.toml brings
     "lab": ("jupyterlab",),
     "pages": ("ipykernel", "nbclient", "nbconvert", "nbformat", "vl_convert"),
     "muq": ("muq",),
+    "ray": ("ray",),
 }
 
 _this = next(iter(distributions(name=DISTRIBUTION)), None)  # None: a checkout on the path that was never installed

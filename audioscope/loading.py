@@ -8,6 +8,7 @@ import re
 import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import dataclass
 from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
@@ -71,7 +72,56 @@ def load(
         if local:
             raise ValueError(_why_damaged(source, keywords.get("variant"), error)) from error
         raise _unreachable(name, error) from error
-    return Model(pipe, str(name), adapter)
+    model = Model(pipe, str(name), adapter)
+    model.origin = Origin(
+        name if str(name) == "tiny" or not local else source.resolve(), device, precision, adapter, keywords, str(name)
+    )
+    return model
+
+
+@dataclass(frozen=True)
+class Origin:
+    """How a model was loaded, so that another process can load the same."""
+
+    name: str | Path
+    device: str
+    dtype: torch.dtype
+    adapter: Adapter | None
+    keywords: Mapping[str, Any]
+    called: str  # what the user called it
+
+    def again(self, parts: Mapping[str, str]) -> Model:
+        """Load it again; in a worker, once. Raises DifferentModel if it is not what it was."""
+        key = str((self.name, self.dtype, sorted(parts.items())))
+        if key not in _KEPT:
+            model = load(self.name, device=self.device, dtype=self.dtype, adapter=self.adapter, **self.keywords)
+            model.name = self.called
+            there = model.parts()
+            if differ := sorted(name for name in parts.keys() | there.keys() if parts.get(name) != there.get(name)):
+                raise DifferentModel(
+                    f"{self.called!r} was changed since it was loaded ({', '.join(differ)}), so loading it again gives another."
+                )
+            if not KEEP:
+                return model
+            _KEPT.clear()  # one model fits
+            _KEPT[key] = model
+        return _KEPT[key]
+
+
+class DifferentModel(ValueError):
+    """A model that was pickled is not what loading gives: its weights, scheduler, processors or LoRA were changed."""
+
+
+def become_worker(threads: int) -> None:
+    """What a process does first that does units for another one: it keeps the model, and leaves warnings to its driver."""
+    global KEEP
+    KEEP = True
+    warnings.simplefilter("ignore")
+    torch.set_num_threads(threads)
+
+
+KEEP = False  # a worker keeps the model that it loaded for later sweeps
+_KEPT: dict[str, Model] = {}
 
 
 def read_sites(name: str | Path) -> tuple[str, Sites]:

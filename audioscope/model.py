@@ -8,7 +8,7 @@ from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, S
 from contextlib import contextmanager
 from contextvars import ContextVar
 from copy import deepcopy
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from functools import cached_property
 from typing import Any, Protocol, Unpack, overload
 
@@ -23,7 +23,7 @@ from audioscope.audio import Clip
 from audioscope.edits import Copying, Edit, Which, as_edits
 from audioscope.errors import index_of, one_or_more, real, said, seed_number, whole
 from audioscope.sites import Site, Sites, find_sites
-from audioscope.store import batches, fingerprint
+from audioscope.store import batches, content_hash, describe, fingerprint
 from audioscope.tracing import Sampling, SamplingKeywords
 from audioscope.views import view
 
@@ -73,6 +73,12 @@ class Activations:
             {"path": s.path, "kind": s.kind, "layer": s.layer, "step": step, "sigma": float(sigma), "norm": float(norm)}
             for s in self.sites for step, (sigma, norm) in enumerate(zip(self.sigmas, self.norms[s.path], strict=True))
         ])  # fmt: skip
+
+
+class Origin(Protocol):
+    """Where a model came from: `again` loads it, and raises ValueError if it has other parts than it had."""
+
+    def again(self, parts: Mapping[str, str]) -> Model: ...
 
 
 class Steerable(Protocol):
@@ -125,9 +131,9 @@ class Model:
         self.adapter.prepare(pipe)
         self.denoiser = getattr(pipe, self.adapter.denoiser)
         self.sites: Sites = find_sites(self.denoiser, self.adapter.denoiser, self.adapter.stream)
-        self.turn = (
-            threading.RLock()
-        )  # whoever uses the pipeline holds it, since its scheduler counts the steps of one run: a widget and a cell take turns
+        # Whoever uses the pipeline holds it, since its scheduler counts the steps of one run: a widget and a cell take turns.
+        self.turn = threading.RLock()
+        self.origin: Origin | None = None  # how `audioscope.load` made it; another process can then load the same
         self._running = False
         pipe.set_progress_bar_config(disable=True)
         tracing.check(pipe, self.adapter, self.sites)
@@ -138,6 +144,26 @@ class Model:
             f"Model({self.name!r}: {type(self.pipe).__name__}, {kinds.count('cross')} cross and {kinds.count('self')} "
             f"self-attention sites, {self.rate} Hz, {self.adapter.steps} steps, guidance {self.adapter.guidance:g})"
         )
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Pickled as where it came from and what it is: who unpickles it loads it again. Raises TypeError for a pipeline in memory."""
+        if self.origin is None:
+            raise TypeError(
+                f"{self.name!r} was made from a pipeline in memory, which cannot be loaded again: use audioscope.load."
+            )
+        return self.origin.again, (self.parts(),)
+
+    def parts(self) -> dict[str, str]:
+        """Hashes of all that decides what the model does, by component: weights, classes, processors, hooks, the scheduler.
+
+        Unlike `fingerprint`, they read every weight.
+
+        Returns:
+            By the component's name, and "adapter".
+        """
+        known = {name: describe(part) for name, part in sorted(self.pipe.components.items()) if part is not None}
+        facts = [(f.name, str(value)) for f in fields(self.adapter) if not callable(value := getattr(self.adapter, f.name))]
+        return {**known, "adapter": content_hash(facts)}
 
     @property
     def rate(self) -> int:

@@ -33,6 +33,8 @@ if TYPE_CHECKING:
     from torch import nn
 
 T = TypeVar("T")
+Unit = dict[str, Any]
+Do = Callable[[Unit, Path], object]  # does a unit and writes what it makes into a folder
 # Held while a network is loaded: accelerate then replaces a method of torch for the whole process, and of two threads the second
 # would put the first one's replacement back, so that nothing could ever be loaded again.
 LOADING = threading.RLock()
@@ -249,7 +251,7 @@ def safe_name(name: str) -> str:
 
 def results_folder(out: str | Path | None, kind: str) -> Path:
     """The folder that a sweep was told to use, or a new temporary one."""
-    return Path(tempfile.mkdtemp(prefix=f"audioscope-{kind}-")) if out is None else as_path(out)
+    return Path(tempfile.mkdtemp(prefix=f"audioscope-{kind}-")) if out is None else as_path(out).absolute()
 
 
 def copy_clips(table: pd.DataFrame, folder: Path, to: Path) -> None:
@@ -307,36 +309,80 @@ def _sounds(file: Path) -> bool:
         return False
 
 
+def in_turn(do: Do, units: Sequence[Unit], folder: Path) -> Iterator[tuple[Unit, str]]:
+    """Do units one after the other; yields each with the reason why it failed, which is "" here."""
+    for unit in units:
+        do(unit, folder)
+        yield unit, ""
+
+
 def run_units(
     folder: Path,
     settings: dict[str, Any],
-    units: Sequence[dict[str, Any]],
-    work: Callable[[dict[str, Any]], pd.DataFrame],
+    units: Sequence[Unit],
+    work: Callable[..., pd.DataFrame],
     progress: bool = True,
     desc: str = "sweep",
+    spread: Callable[[Do, Sequence[Unit], Path], Iterator[tuple[Unit, str]]] = in_turn,
 ) -> pd.DataFrame:
     """Compute every unit that the folder lacks and return all tables, in the order of the units.
 
-    A unit's table is one Parquet file, written by rename: a run that is killed anywhere loses at most the unit in progress,
+    A unit's table is one Parquet file, written by rename: a run that is killed anywhere loses at most the units in progress,
     and a rerun resumes from there. Results do not depend on where runs were interrupted, since `work` sees one unit at a time.
+    work: makes the table of a unit, and its clips in the folder that it is given. spread: does units like `in_turn`, in any order. Of a unit that failed, `work(unit, folder, lost=True)` gives the table, which is not
+    kept, so that a rerun tries the unit again.
     """
     check_settings(folder, settings)
     (folder / "units").mkdir(exist_ok=True)
     files = {content_hash(unit): folder / "units" / f"{content_hash(unit)}.parquet" for unit in units}
     if len(files) != len(units):
         raise ValueError("Two units of the sweep are equal: expected each unit only once.")
-    tables = {file: _done(file, folder) for file in files.values()}
+    tables = {name: _done(file, folder) for name, file in files.items()}
     usual = Counter(tuple(table) for table in tables.values() if table is not None).most_common(1)
-    tables = {file: table if table is not None and tuple(table) == usual[0][0] else None for file, table in tables.items()}
-    there = sum(table is not None for table in tables.values())
-    with tqdm(total=len(units), initial=there, desc=desc, unit="unit", disable=not progress) as bar:
-        for unit, (file, table) in zip(units, tables.items(), strict=True):
-            if table is None:
-                table = work(unit)
-                write_whole(file, partial(table.to_parquet, write_page_checksum=True))
-                tables[file] = pd.read_parquet(file)  # as it is read when the sweep is resumed
-                bar.update()
+    tables = {name: table if table is not None and tuple(table) == usual[0][0] else None for name, table in tables.items()}
+    todo = [unit for unit, table in zip(units, tables.values(), strict=True) if table is None]
+    with tqdm(total=len(units), initial=len(units) - len(todo), desc=desc, unit="unit", disable=not progress) as bar:
+        for unit, reason in spread(partial(_make, work), todo, folder) if todo else ():
+            name = content_hash(unit)
+            if reason:
+                warnings.warn(f"The unit {unit} failed: {reason}. Run it again to try once more.", stacklevel=3)
+                tables[name] = work(unit, folder, lost=True)
+            else:
+                tables[name] = pd.read_parquet(files[name])  # as it is read when the sweep is resumed
+            bar.update()
     return pd.concat(tables.values(), ignore_index=True)
+
+
+def _make(work: Callable[..., pd.DataFrame], unit: Unit, folder: Path) -> None:
+    """Do a unit and write its table."""
+    file = folder / "units" / f"{content_hash(unit)}.parquet"
+    write_whole(file, partial(work(unit, folder).to_parquet, write_page_checksum=True))
+
+
+def describe(part: Any) -> str:
+    """A hash of a pipeline's component: of a network all weights, classes, processors and hooks; of a scheduler its configuration."""
+    digest = hashlib.sha256(f"{type(part).__module__}.{type(part).__qualname__}".encode())
+    if not hasattr(part, "named_modules"):  # a scheduler or a tokenizer
+        about = getattr(part, "config", None) or {
+            n: getattr(part, n, None) for n in ("padding_side", "model_max_length", "vocab_size")
+        }
+        digest.update(json.dumps(dict(about), sort_keys=True, default=str).encode())
+        return digest.hexdigest()[:16]
+    for path, module in part.named_modules():
+        processor = getattr(module, "processor", None)
+        changed = sorted(name for name in vars(module) if name in ("forward", "__call__", "_hf_hook"))
+        hooks = len(module._forward_hooks) + len(module._forward_pre_hooks)
+        digest.update(f"{path} {type(module).__qualname__} {type(processor).__qualname__} {changed} {hooks}".encode())
+    for name, value in part.state_dict().items():
+        digest.update(f"{name} {value.dtype} {list(value.shape)}".encode())
+        digest.update(value.detach().cpu().contiguous().reshape(-1).view(_torch().uint8).numpy())
+    return digest.hexdigest()[:16]
+
+
+def _torch() -> Any:
+    import torch
+
+    return torch
 
 
 def fingerprint(*modules: nn.Module) -> str:

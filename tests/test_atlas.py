@@ -237,7 +237,7 @@ SWEEP = """
 import sys, pandas as pd
 sys.path.insert(0, {root!r}); sys.path.insert(0, {tests!r})
 import audioscope, conftest
-audioscope.localize(audioscope.load("tiny"), ["fast", "drums"], pairs=3, steps=2, out={out!r}, progress=False)
+audioscope.localize(audioscope.load("tiny"), ["fast", "drums"], pairs=3, steps=2, out={out!r}, workers=1, progress=False)
 """
 
 
@@ -269,7 +269,7 @@ def test_a_folder_of_other_settings_is_refused(tiny, tmp_path):
 
 
 def test_a_full_disk_loses_nothing(tmp_path, monkeypatch):
-    def work(unit):
+    def work(unit, folder):
         if unit["n"] == 2 and not freed:
             raise_full()
         return pd.DataFrame({"n": [unit["n"]]})

@@ -62,7 +62,8 @@ def test_shipped_maps_are_of_this_model(tiny):
 
 
 @pytest.mark.slow
-def test_the_atlas_command_ends_in_the_whole_page(capsys, tmp_path):
+def test_the_atlas_command_ends_in_the_whole_page(capsys, tmp_path, monkeypatch):
+    monkeypatch.setattr("audioscope.pages.features.POOL", 12)  # clips to search, which take most of the time
     out, one = tmp_path / "atlas", tmp_path / "one.html"
     asked = ["atlas", "--concepts", "fast", "--pairs", "4", "--steps", "2", "--out", str(out), "--html", str(one)]
     assert main(asked) == 0

@@ -118,7 +118,7 @@ def test_a_file_that_is_no_vectors_is_not_overwritten(tmp_path):
 def test_a_unit_is_done_when_its_table_and_its_clips_are_there(tmp_path):
     units, made = [{"number": number} for number in range(4)], []
 
-    def work(unit):
+    def work(unit, folder):
         made.append(unit["number"])
         Clip(np.random.default_rng(0).normal(0, 0.1, (1, 4000)).astype("float32"), 8000).save(tmp_path / f"{unit['number']}.flac")
         return pd.DataFrame({"number": [unit["number"]], "clip": [f"{unit['number']}.flac"]})
@@ -368,7 +368,7 @@ def saved(folder):
     evaluation = audioscope.sae.evaluate_tokens(audioscope.SAE(16, 32, 4), tokens, torch.tensor([1.0, 0.5])).save(
         folder / "e.json"
     )
-    run_units(folder / "run", {"a": 1}, [{"b": 1}], lambda unit: pd.DataFrame(unit, index=[0]), progress=False)
+    run_units(folder / "run", {"a": 1}, [{"b": 1}], lambda unit, folder: pd.DataFrame(unit, index=[0]), progress=False)
     return {
         "atlas": (atlas / "atlas.json", lambda: audioscope.Atlas.load(atlas)),
         "sweep": (sweep / "steering.json", lambda: audioscope.steer.SteeringSweep.load(sweep)),

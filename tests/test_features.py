@@ -335,7 +335,9 @@ def test_pages_are_self_contained_and_escaped(tiny, tmp_path):
 
 
 @pytest.mark.slow
-def test_the_command_trains_resumes_and_writes_pages(tmp_path, capsys):
+def test_the_command_trains_resumes_and_writes_pages(tmp_path, capsys, monkeypatch):
+    for name in ("EVALUATED", "FITTED"):  # prompts of the evaluation, which take most of the time
+        monkeypatch.setattr(f"audioscope.sae.evaluation.{name}", 48)
     site = "transformer.transformer_blocks.0.cross_attn"
     (tmp_path / "prompts.txt").write_text(f"{A}\n{B}\n")
     train = ["sae", "train", "--sites", site, "--prompts", str(tmp_path / "prompts.txt"), "--steps", "2", "--training-tokens", "2048", "--expansion-factor", "2",

@@ -433,7 +433,7 @@ import audioscope
 from audioscope.steer.methods import vector_method
 model = audioscope.load("tiny")
 vector = audioscope.caa(model, "fast", "own", 3, steps=2, file={out!r} + "/vector", progress=False)
-audioscope.steer.steering_sweep(model, "fast", [vector_method(vector, "own")], [-1.0, 1.0], prompts=3, seeds=2, steps=2, out={out!r}, clips=True, progress=False)
+audioscope.steer.steering_sweep(model, "fast", [vector_method(vector, "own")], [-1.0, 1.0], prompts=3, seeds=2, steps=2, out={out!r}, clips=True, workers=1, progress=False)
 """
 
 

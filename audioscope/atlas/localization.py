@@ -27,6 +27,7 @@ from audioscope.scoring.scorers import Scorer, check_scores, completed, default_
 from audioscope.sites import Site
 from audioscope.store import content_hash, results_folder, run_units, safe_name
 from audioscope.tracing import Row, Sampling, SamplingKeywords
+from audioscope.workers import Workers, checked_workers, silence, spread
 
 Patch = Literal["text", "output"]
 Direction = Literal["sufficient", "necessary"]
@@ -187,6 +188,7 @@ def localize(
     batch_size: int | None = None,
     out: str | Path | None = None,
     clips: bool = True,
+    workers: Workers = None,
     progress: bool = True,
     **sampling: Unpack[SamplingKeywords],
 ) -> Atlas:
@@ -218,6 +220,9 @@ def localize(
             for each part. None is all at once.
         out: Folder for the results, resumed if it exists; None is a temporary one.
         clips: Whether to keep the sound.
+        workers: In how many processes; the numbers do not depend on it. None takes as many as there are cores and memory, or GPUs,
+            for, unless the sweep is too small to gain by it; "ray" or "ray://address" runs on a Ray cluster. A model that was
+            changed since it was loaded stays in this process.
         progress: Whether to show a progress bar.
         **sampling: `steps`, `guidance`, `seconds`, `negative_prompt`; the model's defaults if omitted.
 
@@ -237,14 +242,15 @@ def localize(
     if until_stable is not None:
         until_stable = whole("until_stable", until_stable, 1, pairs - 1, f", less than the {pairs} pairs")
     pairs, seeds = whole("pairs", pairs, 1), sweep.seeds  # as plain numbers, for the files
+    share = partial(spread, model, checked_workers(workers))
     folder = results_folder(out, "atlas")
     settings = sweep.settings(clips)
     groups = {c.name: {"group": c.group, "changes": sorted(c.changes)} for c in sweep.concepts}
     more = {"concepts": list(groups), "groups": groups, "seeds": seeds, "until_stable": until_stable}
-    work = partial(_do_unit, sweep, folder if clips else None)
+    work = partial(_do_unit, sweep, clips)
 
     def atlas_of(count: int, desc: str) -> Atlas:
-        table = run_units(folder, settings, sweep.units(count), work, progress, desc)
+        table = run_units(folder, settings, sweep.units(count), work, progress, desc, share)
         return Atlas(table, {**settings, **more, "pairs": count}, folder)
 
     if until_stable is None:
@@ -387,10 +393,10 @@ def _duration(hours: float) -> str:
     return f"{hours:.1f} h" if hours >= 1 else f"{hours * 60:.0f} min" if hours * 60 >= 1 else f"{hours * 3600:.0f} s"
 
 
-def _do_unit(sweep: _Sweep, folder: Path | None, unit: dict[str, Any]) -> pd.DataFrame:
-    """All rows of one pair and seed in one batch: a table with one line per row and scored concept."""
+def _do_unit(sweep: _Sweep, clips: bool, unit: dict[str, Any], folder: Path, lost: bool = False) -> pd.DataFrame:
+    """All rows of one pair and seed in one batch: a table with one line per row and scored concept. lost: none could be generated."""
     model = sweep.model
-    audio, finite = sweep.sound(unit)
+    audio, finite = silence(model, len(sweep.sites) + 2, sweep.run) if lost else sweep.sound(unit)
     failed = ~finite
     scorers = {"score": sweep.scorer, **{score_column(s.name): s for s in sweep.also}}
     scores = {name: scores_of(scorer, audio, model.rate) for name, scorer in scorers.items()}
@@ -400,7 +406,7 @@ def _do_unit(sweep: _Sweep, folder: Path | None, unit: dict[str, Any]) -> pd.Dat
     labels = [("clean", "", -1), ("corrupted", "", -1), *(("patched", s.path, s.layer) for s in sweep.sites)]
     for i, (row, site, layer) in enumerate(labels):
         file = ""
-        if folder is not None and not failed[i]:
+        if clips and not failed[i]:
             name = row if row != "patched" else site.replace("/", "_")
             file = f"clips/{safe_name(unit['concept'])}/{unit['pair']:03d}-{content_hash(unit)[:8]}/{name}.flac"
             Clip(audio[i].numpy(), model.rate).save(folder / file)

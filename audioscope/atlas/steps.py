@@ -80,7 +80,7 @@ def patch_steps(
         "scorer_fingerprint": main.fingerprint, "also": {each.name: each.fingerprint for each in also}, **run, "by": "step",
     }  # fmt: skip
 
-    def work(unit: dict[str, Any]) -> pd.DataFrame:
+    def work(unit: dict[str, Any], folder: Path) -> pd.DataFrame:
         clean, corrupted, seed = unit["clean"], unit["corrupted"], unit["seed"]
         patched = [Row(corrupted, seed, (PatchText("cross", clean, steps=(n, n + 1)),)) for n in range(run.steps)]
         rows = [Row(clean, seed), Row(corrupted, seed), *patched]

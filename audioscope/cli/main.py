@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from audioscope.cli import sae as cli_sae
-from audioscope.cli.parts import MODEL, SAMPLING, WEIGHTS, command, given, loaded, path
+from audioscope.cli.parts import MODEL, SAMPLING, WEIGHTS, WORKERS, command, given, loaded, path
 from audioscope.errors import FIX_TORCHAUDIO, UnknownName, is_torchaudio_failure
 from audioscope.installed import __version__, need
 from audioscope.store import data_folder
@@ -54,7 +54,7 @@ def parser() -> argparse.ArgumentParser:
     )
     check.add_argument("--json", action="store_true", help="print JSON")
 
-    atlas = command(verbs, "atlas", _atlas, "build the concept-by-layer atlas and its page", [SAMPLING])
+    atlas = command(verbs, "atlas", _atlas, "build the concept-by-layer atlas and its page", [SAMPLING, WORKERS])
     atlas.add_argument("--quick", action="store_true", help=f"6 concepts ({QUICK}), 4 pairs")
     atlas.add_argument("--concepts", help="comma-separated names, or a CSV file of your own pairs")
     atlas.add_argument("--pairs", type=int, help="pairs per concept (default 8)")
@@ -95,7 +95,9 @@ def parser() -> argparse.ArgumentParser:
     atlas.add_argument("--plan", action="store_true", help="only estimate the cost and the precision")
     atlas.add_argument("--out", type=path, default=Path("atlas"), help="output folder; resumed if it holds the same sweep")
 
-    steer = command(verbs, "steer", _steer, "steer music toward a concept: clips, a table and a page with a slider", [SAMPLING])
+    steer = command(
+        verbs, "steer", _steer, "steer music toward a concept: clips, a table and a page with a slider", [SAMPLING, WORKERS]
+    )
     what = steer.add_mutually_exclusive_group(required=True)
     what.add_argument("--concept", help="a shipped concept, such as fast, or one from --pairs-from")
     what.add_argument(
@@ -240,7 +242,7 @@ def _atlas(options: argparse.Namespace) -> None:
         print(patching.plan(model, **settings))
         return
     need("pages", "The atlas page")
-    atlas = patching.localize(model, **settings, until_stable=options.until_stable, out=options.out)
+    atlas = patching.localize(model, **settings, until_stable=options.until_stable, workers=options.workers, out=options.out)
     shipped = not options.bare and datasets.is_shipped(model)
     extras: dict[str, Any] = page_extras(model, atlas, options.out / "steered") if shipped else {}
     extras |= {"others": [*beside, *extras.get("others", [])], "scale": options.scale}
@@ -262,6 +264,7 @@ def _steer(options: argparse.Namespace) -> None:
 
     from_atlas = None if options.atlas is None else Atlas.load(options.atlas)
     sampling = given(options, "steps", "guidance")
+    shared = given(options, "workers")
     usual = (12, 2) if options.all else (2, 1)
     prompts, seeds = (each if each is not None else n for each, n in zip((options.prompts, options.seeds), usual, strict=True))
     if options.all:
@@ -270,7 +273,9 @@ def _steer(options: argparse.Namespace) -> None:
                 f"--all cannot be combined with --{unused[0].replace('_', '-')}: "
                 "it compares a fixed set of methods on the shipped axes."
             )
-        table = steer_all(loaded(options), options.out, options.work, prompts=prompts, seeds=seeds, atlas=from_atlas, **sampling)
+        table = steer_all(
+            loaded(options), options.out, options.work, prompts=prompts, seeds=seeds, atlas=from_atlas, **shared, **sampling
+        )
         shown = ["concept", "method", "sites", "auc", "auc_low", "auc_high", "spearman", "steerable"]
         print(table[shown].round(3).to_string(index=False))
         return
@@ -295,7 +300,7 @@ def _steer(options: argparse.Namespace) -> None:
     vector = caa(model, concept, sites, options.pairs, atlas=from_atlas, file=options.out / "vector", **sampling)
     method = vector_method(vector, options.sites or "all")
     sweep = steering_sweep(
-        model, concept, [method], strengths, prompts=prompts, seeds=seeds, clips=True, out=options.out, **sampling
+        model, concept, [method], strengths, prompts=prompts, seeds=seeds, clips=True, out=options.out, **shared, **sampling
     )
     name = f"{concept.opposite} to {concept.name}" if concept.opposite else f"toward {concept.name}"
     where = ", ".join(vector.paths)

@@ -15,6 +15,11 @@ WEIGHTS = argparse.ArgumentParser(add_help=False)
 WEIGHTS.add_argument("--device", help="such as cuda (default: a GPU if there is one, else the CPU)")
 WEIGHTS.add_argument("--dtype", help="float32 (default), bfloat16 or float16")
 WEIGHTS.add_argument("--variant", help="of the weight files, such as fp16")
+WORKERS = argparse.ArgumentParser(add_help=False)
+WORKERS.add_argument(
+    "--workers", type=lambda text: int(text) if text.isdigit() else text, metavar="N",
+    help="processes, or ray, or ray://address (default: as many as there are cores and memory, or GPUs, for)",
+)  # fmt: skip
 SAMPLING = argparse.ArgumentParser(add_help=False, parents=[MODEL, WEIGHTS])
 SAMPLING.add_argument("--steps", type=int, help="denoising steps (default: the model's)")
 SAMPLING.add_argument("--guidance", type=float, help="guidance (default: the model's)")

@@ -6,7 +6,7 @@ import argparse
 from pathlib import Path
 from typing import Any
 
-from audioscope.cli.parts import SAMPLING, WEIGHTS, command, given, loaded, path
+from audioscope.cli.parts import MODEL, SAMPLING, WEIGHTS, command, given, loaded, path
 
 
 def add(verbs: Any) -> None:
@@ -36,7 +36,7 @@ def add(verbs: Any) -> None:
     train.add_argument("--work", type=path, default=Path("runs/sae"), help="folder for the states of training runs; resumed")
     train.add_argument("--out", type=path, required=True, help="output folder, with one subfolder per site")
 
-    pages = command(sae, "pages", _pages, "write a searchable folder of feature pages with sound", [WEIGHTS])
+    pages = command(sae, "pages", _pages, "write a searchable folder of feature pages with sound", [MODEL, WEIGHTS])
     pages.add_argument("--sae", required=True, help="an SAE's folder, or a site of 'tiny' with a shipped SAE")
     pages.add_argument("--features", help="comma-separated numbers (default: the two best for each concept)")
     pages.add_argument(

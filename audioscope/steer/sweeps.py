@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, Unpack
 
@@ -34,6 +35,7 @@ from audioscope.steer.results import SteeringSweep, between_ends
 from audioscope.steer.vectors import SteeringVector
 from audioscope.store import content_hash, results_folder, run_units, safe_name
 from audioscope.tracing import Row, Sampling, SamplingKeywords
+from audioscope.workers import Ray, Workers, checked_workers, silence, spread
 
 BATCH = 16  # rows per batch: larger batches are not faster on a CPU
 GRID = (0.3, 0.8, 2.0, 5.0)  # strengths that a calibration tries
@@ -57,6 +59,7 @@ class _Bench:
     price: Any
     run: Sampling
     batch_size: int
+    workers: int | Ray | None
 
     @property
     def ends(self) -> list[str]:
@@ -75,6 +78,11 @@ class _Bench:
         run = self.model.run_in_batches(rows, self.batch_size, **self.run)
         assert run.audio is not None
         return run.audio, run.finite.numpy()
+
+    def silence(self, rows: Sequence[Row]) -> tuple[Tensor, np.ndarray]:
+        """The same for rows that could not be generated."""
+        audio, finite = silence(self.model, len(rows), self.run)
+        return audio, finite.numpy()
 
     def distances(self, scorer: Any, audio: Tensor, finite: np.ndarray) -> np.ndarray:
         """How different each clip sounds from the first, to a scorer's network, [clips]; NaN where either is not finite.
@@ -112,6 +120,7 @@ def _bench(
     scorer: Scorer | None,
     price: Scorer | None,
     batch_size: int,
+    workers: Workers,
     sampling: SamplingKeywords,
 ) -> _Bench:
     model.check_unsteered("a sweep")
@@ -120,7 +129,8 @@ def _bench(
         scorer, price = listener_scorer("judge"), price or listener_scorer()
     scorer = default_scorer(model) if scorer is None else completed(scorer)
     size = whole("batch_size", batch_size, 1)
-    bench = _Bench(model, chosen, scorer, scorer if price is None else completed(price), model.sampling(**sampling), size)
+    price = scorer if price is None else completed(price)
+    bench = _Bench(model, chosen, scorer, price, model.sampling(**sampling), size, checked_workers(workers))
     for name in bench.ends:
         check_scores(scorer, name)
     if not hasattr(bench.price, "layers"):
@@ -146,6 +156,7 @@ def calibrate(
     price: Scorer | None = None,
     batch_size: int = BATCH,
     out: str | Path | None = None,
+    workers: Workers = None,
     progress: bool = True,
     **sampling: Unpack[SamplingKeywords],
 ) -> pd.DataFrame:
@@ -166,6 +177,7 @@ def calibrate(
         scorer, price: As for `steering_sweep`.
         batch_size: Rows at a time.
         out: Folder for the results of the trial, resumed if it exists, and readable by `SteeringSweep.load`; None is a temporary one.
+        workers: In how many processes, as for `audioscope.localize`.
         progress: Whether to show a progress bar.
         **sampling: `steps`, `guidance`, `seconds`, `negative_prompt`; the model's defaults if omitted.
 
@@ -183,7 +195,7 @@ def calibrate(
         >>> found["side"].tolist(), found.columns.tolist()
         ([1, -1], ['cell', 'side', 'strength', 'budget', 'distance', 'reached'])
     """
-    bench = _bench(model, concept, scorer, price, batch_size, sampling)
+    bench = _bench(model, concept, scorer, price, batch_size, workers, sampling)
     if not grid or min(grid) <= 0:
         raise ValueError(f"grid is {list(grid)}, expected strengths above 0.")
     if budget is not None and not budget > 0:
@@ -266,6 +278,7 @@ def steering_sweep(
     out: str | Path | None = None,
     grid: Sequence[float] = GRID,
     clips: bool = False,
+    workers: Workers = None,
     progress: bool = True,
     **sampling: Unpack[SamplingKeywords],
 ) -> SteeringSweep:
@@ -293,6 +306,7 @@ def steering_sweep(
         out: Folder for the results, including vectors and calibration, resumed if it exists; None is a temporary one.
         grid: Strengths that a calibration tries.
         clips: Whether to keep the audio.
+        workers: In how many processes, as for `audioscope.localize`.
         progress: Whether to show a progress bar.
         **sampling: `steps`, `guidance`, `seconds`, `negative_prompt`; the model's defaults if omitted.
 
@@ -309,7 +323,7 @@ def steering_sweep(
         >>> sweep.table[["cell", "strength"]].values.tolist()
         [["caa vector's", 0.0], ["caa vector's", -2.0], ["caa vector's", 2.0]]
     """
-    bench = _bench(model, concept, scorer, price, batch_size, sampling)
+    bench = _bench(model, concept, scorer, price, batch_size, workers, sampling)
     chosen = bench.concept
     without = set(without)
     pairs = bench.pairs(split, prompts, without)
@@ -332,7 +346,7 @@ def steering_sweep(
     if strengths is None:
         found = calibrate(
             model, chosen, methods, grid=grid, without=without, scorer=bench.scorer, price=bench.price, batch_size=batch_size, out=folder / "calibration",
-            progress=progress, **sampling
+            workers=workers, progress=progress, **sampling
         )  # fmt: skip
         strengths = strengths_from(found, bench.run["steps"])
     methods = listed("methods", methods, "a list of steering methods, or a steering vector")
@@ -386,10 +400,11 @@ def _run(
     by_number = {pair.index: pair for pair in pairs}
     folder = results_folder(out, "steer")
 
-    def work(unit: dict[str, Any]) -> pd.DataFrame:
-        return _do_unit(bench, unit, by_number[unit["prompt"]], variants, folder if clips else None, trial)
+    def work(unit: dict[str, Any], folder: Path, lost: bool = False) -> pd.DataFrame:
+        return _do_unit(bench, unit, by_number[unit["prompt"]], variants, folder if clips else None, trial, lost)
 
-    table = run_units(folder, settings, units, work, progress, f"{'calibrating' if trial else 'steering'} {chosen.name}")
+    share = partial(spread, bench.model, bench.workers)
+    table = run_units(folder, settings, units, work, progress, f"{'calibrating' if trial else 'steering'} {chosen.name}", share)
     result = SteeringSweep(table, settings, folder)
     result.save(folder)
     return result
@@ -402,11 +417,15 @@ def _do_unit(
     variants: list[tuple[SteeringMethod, float]],
     folder: Path | None,
     trial: bool,
+    lost: bool,
 ) -> pd.DataFrame:
-    """All methods and strengths of one prompt and seed: one row per method and strength, the unsteered clip once per method."""
+    """All methods and strengths of one prompt and seed: one row per method and strength, the unsteered clip once per method.
+
+    lost: none of them could be generated.
+    """
     rows = [Row(pair.neutral, unit["seed"])]
     rows += [Row(pair.neutral, unit["seed"], method.on(pair, strength, unit["seed"])) for method, strength in variants]
-    audio, finite = bench.sound(rows)
+    audio, finite = bench.silence(rows) if lost else bench.sound(rows)
     found = bench.heard(audio, finite)
     if not trial:
         found = _measured(audio, finite, bench.model.rate).join(found)

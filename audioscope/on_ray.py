@@ -1,0 +1,120 @@
+"""Workers on a Ray cluster: actors that load the model once, and send what they make back to the driver."""
+
+from __future__ import annotations
+
+import shutil
+import tempfile
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import cloudpickle
+
+from audioscope.loading import become_worker
+from audioscope.store import Do, Unit, write_whole
+
+
+@dataclass(frozen=True)
+class Ray:
+    """A Ray cluster to run the units of a sweep on, one model an actor: `workers=Ray(gpus=0.5)`. Needs the extra `ray`.
+
+    The model is loaded on each node from where it came: a folder that all nodes see, or the hub. Results come back to this
+    machine, into the sweep's folder, so that a sweep can go on here or there.
+
+    Args:
+        address: Of the cluster: "auto" for the one that this machine belongs to, or "ray://host:10001".
+        gpus: Of each actor; a fraction shares one GPU. None is 1 for a model on a GPU, and 0 on a CPU.
+        actors: How many; None is as many as there are cores or GPUs for.
+
+    Example:
+        >>> audioscope.workers.Ray("ray://head:10001", gpus=0.25)
+        Ray(address='ray://head:10001', gpus=0.25, actors=None)
+    """
+
+    address: str = "auto"
+    gpus: float | None = None
+    actors: int | None = None
+
+
+class _Actor:
+    """What runs on a node."""
+
+    def __init__(self, threads: int):
+        become_worker(threads)
+        self.name, self.work = "", None
+
+    def do(self, name: str, payload: bytes, unit: Unit) -> dict[str, bytes]:
+        """Do a unit in a folder of its own; returns the files that it made, the table last."""
+        if name != self.name:
+            self.name, self.work = name, cloudpickle.loads(payload)
+        folder = Path(tempfile.mkdtemp(prefix="audioscope-ray-"))
+        try:
+            (folder / "units").mkdir()
+            work: Do = self.work  # type: ignore[assignment]
+            work(unit, folder)
+            files = sorted((file for file in folder.rglob("*") if file.is_file()), key=lambda file: file.suffix == ".parquet")
+            return {file.relative_to(folder).as_posix(): file.read_bytes() for file in files}
+        finally:
+            shutil.rmtree(folder, ignore_errors=True)
+
+
+class _Worker:
+    """One actor."""
+
+    def __init__(self, options: dict[str, Any], threads: int, payloads: dict[str, Any]):
+        import ray
+
+        self.ray, self.broken = ray, (ray.exceptions.RayError,)
+        self.actor = ray.remote(_Actor).options(**options).remote(threads)
+        self.payloads = payloads  # name -> the work in the cluster's store, sent once
+
+    def do(self, name: str, payload: bytes, unit: Unit, folder: Path) -> None:
+        """Do a unit there and write what it made into the folder. Raises what it raises, and a RayError if the actor dies."""
+        if name not in self.payloads:
+            self.payloads[name] = self.ray.put(payload)
+        try:
+            files = self.ray.get(self.actor.do.remote(name, self.payloads[name], unit))
+        except self.ray.exceptions.RayTaskError as error:  # of the work
+            raise error.cause from None
+        for file, content in files.items():
+            (folder / file).parent.mkdir(parents=True, exist_ok=True)
+            write_whole(folder / file, partial(Path.write_bytes, data=content))
+
+    def keep(self) -> None:
+        self.end()
+
+    def end(self) -> None:
+        self.ray.kill(self.actor)
+
+
+def actors(where: Ray, threads: int, units: int, gpu: bool) -> tuple[Callable[[int], _Worker], int]:
+    """What makes an actor, and how many of them the cluster has room for, at most one a unit.
+
+    Raises ConnectionError if no cluster answers, and ValueError if it has no room.
+    """
+    import ray
+
+    if not ray.is_initialized():
+        try:
+            ray.init(where.address, log_to_driver=False, logging_level="warning")
+        except Exception as error:  # of several kinds
+            raise ConnectionError(
+                f"No Ray cluster answers at {where.address!r} ({' '.join(str(error).split())[:200]}): start one with `ray start --head`."
+            ) from error
+    there = ray.cluster_resources()
+    gpus = where.gpus if where.gpus is not None else float(gpu)
+    fit = int(there.get("GPU", 0) / gpus) if gpus else int(there.get("CPU", 0) // threads)
+    many = min(units, fit if where.actors is None else where.actors)
+    if many < 1:
+        raise ValueError(
+            f"The Ray cluster has {there.get('CPU', 0):g} CPUs and {there.get('GPU', 0):g} GPUs, too few for one model."
+        )
+    options = {
+        "num_cpus": 0 if gpus else threads,
+        "num_gpus": gpus,
+        "runtime_env": {"env_vars": {"OMP_NUM_THREADS": str(threads)}},
+    }
+    payloads: dict[str, Any] = {}
+    return lambda place: _Worker(options, threads, payloads), many

@@ -1,0 +1,53 @@
+"""Sweeps on a Ray that the test starts: two nodes on this machine, one of them removed in the middle."""
+
+import threading
+import time
+
+import pytest
+from helpers.browsing import LIMIT
+from test_workers import FEW, digest
+
+import audioscope
+from audioscope.workers import Ray
+
+ray = pytest.importorskip("ray", reason="NO RAY: sweeps on a cluster are not tested. Install the extra `ray`.")
+pytestmark = pytest.mark.slow
+
+
+@pytest.fixture
+def cluster():
+    from ray.cluster_utils import Cluster
+
+    found = Cluster(initialize_head=True, head_node_args={"num_cpus": 1, "include_dashboard": False})
+    yield found
+    ray.shutdown()
+    found.shutdown()
+
+
+def test_units_on_two_nodes_of_which_one_goes(cluster, tiny, tmp_path):
+    whole = audioscope.localize(tiny, **FEW, seeds=2, workers=1, out=tmp_path / "whole")
+    second = cluster.add_node(num_cpus=1)
+    ray.init(cluster.address, log_to_driver=False, logging_level="error")
+    out, there = tmp_path / "ray", []
+
+    def remove():
+        end = time.monotonic() + LIMIT
+        while not list(out.glob("units/*.parquet")) and time.monotonic() < end:
+            time.sleep(0.02)
+        cluster.remove_node(second, allow_graceful=False)
+        there.append(len(list(out.glob("units/*.parquet"))))
+
+    removing = threading.Thread(target=remove)
+    removing.start()
+    atlas = audioscope.localize(tiny, **FEW, seeds=2, workers="ray", out=out)
+    removing.join()
+    assert not atlas.table["failed"].any() and there[0] < 8, "the node went in the middle"
+    assert atlas.table.equals(whole.table) and digest(out) == digest(tmp_path / "whole"), "on one machine, the same bytes"
+    assert audioscope.localize(tiny, **FEW, seeds=2, workers=1, out=out).table.equals(whole.table), "a sweep goes on anywhere"
+    with pytest.raises(ValueError, match=r"\d CPUs and 0 GPUs, too few"):
+        audioscope.localize(tiny, **FEW, workers=Ray(gpus=0.5), out=tmp_path / "none")
+
+
+def test_a_cluster_that_is_not_there_is_named(tiny, tmp_path):
+    with pytest.raises(ConnectionError, match="No Ray cluster answers at 'auto'.*ray start --head"):
+        audioscope.localize(tiny, **FEW, workers="ray", out=tmp_path)

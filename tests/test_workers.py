@@ -1,0 +1,248 @@
+"""Many workers, one table: the same bytes whatever their number, and nothing lost or left when one of them, or the driver, dies."""
+
+import hashlib
+import os
+import pickle
+import signal
+import subprocess
+import sys
+import threading
+import time
+
+import numpy as np
+import pandas as pd
+import psutil
+import pytest
+from helpers.browsing import LIMIT
+
+import audioscope
+from audioscope import workers
+from audioscope.model import Model
+
+FEW = {"concepts": ["fast", "drums"], "pairs": 2, "sites": [0, 6], "steps": 1, "progress": False}
+
+
+class Heard:
+    """A scorer defined here; given a folder, it does something to its process when it hears the units that are listed there."""
+
+    name = fingerprint = "heard"
+    concepts = ("fast", "drums")
+
+    def __init__(self, folder=None, always=False, error=None):
+        self.folder, self.always, self.error, self.driver = folder, always, error, os.getpid()
+
+    def __call__(self, audio, rate):
+        level = audio.square().mean((1, 2)).numpy()
+        if self.folder is not None and len(level) > 2 and os.getpid() != self.driver:  # not in the trial on noise
+            mark = self.folder / hashlib.sha256(level.tobytes()).hexdigest()[:8]
+            first = not any(self.folder.iterdir())
+            if first or (self.always and mark.exists()):
+                mark.write_text("was here")
+                if self.error:
+                    raise self.error
+                os.kill(os.getpid(), signal.SIGKILL)
+        return np.stack([level, level], 1)
+
+
+def digest(folder):
+    files = sorted(file for file in folder.rglob("*") if file.is_file())
+    return {str(file.relative_to(folder)): hashlib.sha256(file.read_bytes()).hexdigest() for file in files}
+
+
+@pytest.fixture(scope="module", autouse=True)
+def ended():
+    yield
+    workers.end_workers()
+
+
+@pytest.fixture(scope="module")
+def alone(tmp_path_factory):
+    """The same sweep in this process."""
+    out = tmp_path_factory.mktemp("alone")
+    audioscope.localize(audioscope.load("tiny"), **FEW, workers=1, out=out)
+    return digest(out)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("count", [2, 3])
+def test_the_number_of_workers_changes_no_byte(tiny, tmp_path, alone, count):
+    audioscope.localize(tiny, **FEW, workers=count, out=tmp_path)
+    assert digest(tmp_path) == alone and len(alone) > 20
+
+
+@pytest.mark.slow
+def test_steering_and_its_calibration_may_be_shared_too(tiny, tmp_path):
+    vector = audioscope.datasets.vector("fast")
+    how = {"prompts": 2, "seeds": 1, "steps": 1, "clips": True, "progress": False, "grid": [1.0, 3.0]}
+    for count in (1, 2):
+        audioscope.steer.steering_sweep(tiny, "fast", vector, workers=count, out=tmp_path / str(count), **how)
+    assert digest(tmp_path / "1") == digest(tmp_path / "2")
+
+
+@pytest.mark.slow
+def test_a_worker_that_dies_is_replaced_and_its_unit_made_again(tiny, tmp_path):
+    marks = tmp_path / "marks"
+    marks.mkdir()
+    atlas = audioscope.localize(tiny, **FEW, scorer=Heard(marks), workers=2, out=tmp_path / "out")
+    whole = audioscope.localize(tiny, **FEW, scorer=Heard(), workers=1, out=tmp_path / "whole")
+    assert len(list(marks.iterdir())) == 1, "one worker was killed"
+    assert atlas.table.equals(whole.table) and not atlas.table["failed"].any()
+    assert not list((tmp_path / "out").rglob("*.part"))
+
+
+@pytest.mark.slow
+def test_a_unit_that_kills_three_workers_is_marked_and_tried_again_later(tiny, tmp_path):
+    marks = tmp_path / "marks"
+    marks.mkdir()
+    with pytest.warns(UserWarning, match="failed: its worker died 3 times"):
+        atlas = audioscope.localize(tiny, **FEW, scorer=Heard(marks, always=True), workers=2, out=tmp_path / "out")
+    lost = atlas.table.groupby(["concept", "pair"])["failed"].all()
+    assert lost.sum() == 1 and len(lost) == 4 and atlas.table.loc[atlas.table["failed"], "score"].isna().all()
+    again = audioscope.localize(tiny, **FEW, scorer=Heard(), workers=1, out=tmp_path / "out")
+    assert not again.table["failed"].any()
+
+
+@pytest.mark.slow
+def test_an_exception_of_a_scorer_ends_the_sweep_with_its_own_words(tiny, tmp_path):
+    marks = tmp_path / "marks"
+    marks.mkdir()
+    with pytest.raises(RuntimeError, match="^my scorer is tired$"):
+        audioscope.localize(
+            tiny, **FEW, scorer=Heard(marks, error=RuntimeError("my scorer is tired")), workers=2, out=tmp_path / "out"
+        )
+    assert audioscope.localize(tiny, **FEW, scorer=Heard(), workers=2, out=tmp_path / "out").table["score"].notna().all()
+
+
+SCRIPT = """
+import sys, time
+import audioscope
+
+class Slow:
+    name = fingerprint = "slow"
+    concepts = ["fast", "drums"]
+    def __call__(self, audio, rate):
+        if len(audio) > 2:
+            time.sleep({pause})
+        return audio.square().mean((1, 2), keepdim=True)[:, 0].repeat(1, 2)
+
+model = audioscope.load("tiny")
+print("ready", flush=True)
+atlas = audioscope.localize(model, ["fast", "drums"], 3, sites=[0, 6], steps=1, scorer=Slow(), workers=2, out=sys.argv[1], progress=False)
+print(len(atlas.table), flush=True)
+"""
+
+
+def children(process):
+    return psutil.Process(process.pid).children(recursive=True)
+
+
+def until(condition):
+    end = time.monotonic() + LIMIT
+    while not condition():
+        assert time.monotonic() < end
+        time.sleep(0.05)
+
+
+@pytest.mark.slow
+def test_it_works_from_stdin_without_a_guard_and_with_a_scorer_defined_there(tmp_path):
+    done = subprocess.run([sys.executable, "-", tmp_path], input=SCRIPT.format(pause=0), capture_output=True, text=True)
+    assert done.stdout.split() == ["ready", str(6 * 4 * 2)], done.stderr
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(sys.platform == "win32", reason="signals")
+@pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGKILL])
+def test_who_ends_the_driver_ends_the_workers(tmp_path, how):
+    driver = subprocess.Popen(
+        [sys.executable, "-c", SCRIPT.format(pause=0.5), tmp_path], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
+    until(lambda: len(list(tmp_path.glob("units/*.parquet"))) >= 2)
+    mine = children(driver)
+    assert len(mine) >= 2
+    began = time.monotonic()
+    driver.send_signal(how)
+    _, said = driver.communicate()
+    assert time.monotonic() - began < 2.0 if how == signal.SIGINT else True
+    psutil.wait_procs(mine, timeout=5)
+    assert not [process for process in mine if process.is_running() and process.status() != psutil.STATUS_ZOMBIE]
+    assert how != signal.SIGINT or (said.count("Traceback") == 1 and "KeyboardInterrupt" in said), "one traceback, the driver's"
+    done = subprocess.run([sys.executable, "-c", SCRIPT.format(pause=0), tmp_path], capture_output=True, text=True)
+    assert done.stdout.split() == ["ready", "48"], "the same sweep goes on"
+
+
+def test_small_work_stays_here(tiny, tmp_path):
+    before = threading.active_count(), list(workers._idle)
+    audioscope.localize(tiny, **FEW, out=tmp_path)
+    assert (threading.active_count(), list(workers._idle)) == before
+
+
+CHANGED = {
+    "scheduler": lambda model: setattr(model.pipe, "scheduler", type(model.pipe.scheduler).from_config({**model.pipe.scheduler.config, "shift": 2.0})),
+    "transformer": lambda model: next(model.denoiser.parameters()).data.view(-1)[7].add_(1e-3),
+    "text_encoder": lambda model: model.pipe.text_encoder.register_forward_hook(lambda module, args, out: None),
+    "adapter": lambda model: setattr(model, "adapter", type(model.adapter)(**{**vars(model.adapter), "leading_tokens": 5})),
+    "vae": lambda model: model.pipe.vae.mean.add_(0.1),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("part", CHANGED)
+def test_a_changed_model_is_not_what_loading_gives(part):
+    model = audioscope.load("tiny")
+    same = pickle.dumps(model)
+    assert pickle.loads(same).parts() == model.parts()
+    CHANGED[part](model)
+    with pytest.raises(ValueError, match=rf"was changed since it was loaded \({part}\)"):
+        pickle.loads(pickle.dumps(model))
+
+
+@pytest.mark.slow
+def test_a_changed_model_runs_here_and_that_is_said(tmp_path):
+    model = audioscope.load("tiny")
+    CHANGED["transformer"](model)
+    with pytest.warns(UserWarning, match=r"was changed since it was loaded \(transformer\).* It runs in this process alone"):
+        shared = audioscope.localize(model, **FEW, workers=2, out=tmp_path / "2")
+    assert shared.table.equals(audioscope.localize(model, **FEW, workers=1, out=tmp_path / "1").table)
+
+
+def test_what_cannot_be_sent_runs_here_and_that_is_said(tiny, tmp_path):
+    memory = Model(tiny.pipe, "mine")
+    with pytest.raises(TypeError, match="'mine' was made from a pipeline in memory"):
+        pickle.dumps(memory)
+    with pytest.warns(UserWarning, match="made from a pipeline in memory.* it runs in this process alone"):
+        audioscope.localize(memory, **FEW, workers=2, out=tmp_path / "memory")
+    scorer = Heard()
+    scorer.lock = threading.Lock()
+    with pytest.warns(UserWarning, match="The workers cannot be given this work"):
+        audioscope.localize(tiny, **FEW, scorer=scorer, workers=2, out=tmp_path / "lock")
+
+
+@pytest.mark.parametrize("wrong", [0, -1, 1.5, "2", True])
+def test_what_is_no_number_of_workers_is_named(tiny, wrong):
+    with pytest.raises(ValueError, match="workers is .*, expected a whole number of at least 1, None"):
+        audioscope.localize(tiny, **FEW, workers=wrong)
+
+
+def test_a_pickled_model_is_the_model(tiny):
+    again = pickle.loads(pickle.dumps(tiny))
+    assert again is not tiny and again.name == tiny.name and again.fingerprint == tiny.fingerprint
+    assert np.array_equal(again.generate("a jazz song", steps=1).samples, tiny.generate("a jazz song", steps=1).samples)
+
+
+def test_a_result_of_lost_units_is_not_kept(tmp_path):
+    """The table of a unit that failed is shown, and the unit is done in the next run."""
+    from audioscope.store import run_units
+
+    def work(unit, folder, lost=False):
+        return pd.DataFrame({**unit, "value": [np.nan if lost else 1.0]})
+
+    def failing(do, units, folder):
+        for number, unit in enumerate(units):
+            if number:
+                do(unit, folder)
+            yield unit, "" if number else "a reason"
+
+    units = [{"n": n} for n in range(3)]
+    with pytest.warns(UserWarning, match="a reason"):
+        first = run_units(tmp_path, {}, units, work, False, spread=failing)
+    assert first["value"].isna().tolist() == [True, False, False]
+    assert run_units(tmp_path, {}, units, work, False)["value"].tolist() == [1.0] * 3
