@@ -8,6 +8,7 @@ nnsight's invokes, and every row has its own seeded generator, so a row does not
 from __future__ import annotations
 
 import sys
+import threading
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
@@ -345,13 +346,28 @@ def _ready(pipe: Any) -> Iterator[None]:
     for part in pipe.components.values():
         if isinstance(part, torch.nn.Module):
             part.eval()
-    if MOUNTED and THEIRS:
-        _c.unmount("save")
+    with _without_save():
+        yield
+
+
+_RUNNING: list[None] = []  # an entry for each run, of any model
+_SAVE = threading.Lock()
+
+
+@contextmanager
+def _without_save() -> Iterator[None]:
+    """Take nnsight's `save` off all objects while any run lasts, and put it back after the last: several models may run at once."""
+    with _SAVE:
+        if MOUNTED and THEIRS and not _RUNNING:
+            _c.unmount("save")
+        _RUNNING.append(None)
     try:
         yield
     finally:
-        if MOUNTED and THEIRS:
-            _c.mount(nnsight.save, "save")
+        with _SAVE:
+            _RUNNING.pop()
+            if MOUNTED and THEIRS and not _RUNNING:
+                _c.mount(nnsight.save, "save")
 
 
 @contextmanager

@@ -79,6 +79,31 @@ print(tuple(out.shape))
     assert done.stdout.strip() == "(1, 3)", done.stderr
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("first", ["nnsight, audioscope", "audioscope.tracing, audioscope"])
+def test_two_models_may_run_at_once(first):
+    """nnsight's `save` is of the whole process: the run that ends first must not put it back, nor the second take it off twice."""
+    code = f"import {first}" + """
+import threading, numpy as np
+models, wrong = [audioscope.load("tiny") for _ in range(2)], []
+edits = [audioscope.Ablate(2), audioscope.PatchText(5, "a fast song")]
+alone = models[0].generate("a jazz song", steps=2, edits=edits).samples
+
+def use(model):
+    try:
+        for _ in range(12):
+            wrong.extend([] if np.array_equal(model.generate("a jazz song", steps=2, edits=edits).samples, alone) else ["other numbers"])
+    except BaseException as error:
+        wrong.append(repr(error))
+
+threads = [threading.Thread(target=use, args=(model,)) for model in models * 2]
+[thread.start() for thread in threads], [thread.join() for thread in threads]
+print(wrong, hasattr(object(), "save"))
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.stdout.strip() == f"[] {first.startswith('nnsight')}", done.stderr
+
+
 # --- files
 
 
