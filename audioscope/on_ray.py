@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import shutil
 import tempfile
 from collections.abc import Callable
@@ -66,8 +67,9 @@ class _Worker:
     def __init__(self, options: dict[str, Any], threads: int, payloads: dict[str, Any]):
         import ray
 
-        self.ray, self.broken = ray, (ray.exceptions.RayError,)
-        self.actor = ray.remote(_Actor).options(**options).remote(threads)
+        self.ray: Any = ray
+        self.broken = (ray.exceptions.RayError,)
+        self.actor: Any = self.ray.remote(_Actor).options(**options).remote(threads)
         self.payloads = payloads  # name -> the work in the cluster's store, sent once
 
     def do(self, name: str, payload: bytes, unit: Unit, folder: Path) -> None:
@@ -98,7 +100,7 @@ def actors(where: Ray, threads: int, units: int, gpu: bool) -> tuple[Callable[[i
 
     if not ray.is_initialized():
         try:
-            ray.init(where.address, log_to_driver=False, logging_level="warning")
+            ray.init(where.address, log_to_driver=False, logging_level=logging.WARNING)
         except Exception as error:  # of several kinds
             raise ConnectionError(
                 f"No Ray cluster answers at {where.address!r} ({' '.join(str(error).split())[:200]}): start one with `ray start --head`."

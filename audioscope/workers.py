@@ -78,7 +78,8 @@ def checked_workers(workers: Any) -> int | Ray | None:
 
 
 @contextmanager
-def _few_threads(count: int) -> Iterator[None]:
+def few_threads(count: int) -> Iterator[None]:
+    """Let torch compute with so many threads."""
     before = torch.get_num_threads()
     torch.set_num_threads(count)
     try:
@@ -130,7 +131,7 @@ def _maker(workers: int | Ray | None, model: Model, number: int, many: int) -> t
 
 
 def _here(do: Do, unit: Unit, folder: Path, number: int) -> tuple[Unit, str]:
-    with _few_threads(number):
+    with few_threads(number):
         do(unit, folder)
     return unit, ""
 

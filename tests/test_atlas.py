@@ -138,9 +138,11 @@ def test_a_plans_hours_are_units_of_a_fixed_part_and_of_steps(tiny, monkeypatch)
     monkeypatch.setattr(patching._Sweep, "sound", sound)
     monkeypatch.setattr(patching.time, "perf_counter", lambda: clock[0])
     plan = audioscope.atlas.plan(tiny, ["fast", "drums"], pairs=30, seeds=2, steps=10)
-    assert plan.units == 120 and plan.hours == pytest.approx(120 * (7 + 2 * 10) / 3600)
+    assert plan.units == 120 and plan.hours == pytest.approx(120 * (7 + 2 * 10) / plan.workers / 3600)
     assert plan.disk_mb == pytest.approx(120 * 14 * 65_536 * 2 * 0.6 / 1e6) and plan.clips == plan.generations == 120 * 14
     assert audioscope.atlas.plan(tiny, ["fast", "drums"], pairs=30, clips=False).disk_mb == 0
+    alone, four = (audioscope.atlas.plan(tiny, ["fast", "drums"], pairs=30, seeds=2, steps=10, workers=n) for n in (1, 4))
+    assert alone.hours == pytest.approx(4 * four.hours) and "with 4 workers" in repr(four) and "with 1 worker\n" in repr(alone)
 
 
 def test_a_plan_reckons_with_the_spread_that_tiny_shows():

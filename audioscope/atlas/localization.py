@@ -27,7 +27,7 @@ from audioscope.scoring.scorers import Scorer, check_scores, completed, default_
 from audioscope.sites import Site
 from audioscope.store import content_hash, results_folder, run_units, safe_name
 from audioscope.tracing import Row, Sampling, SamplingKeywords
-from audioscope.workers import Workers, checked_workers, silence, spread
+from audioscope.workers import Workers, checked_workers, few_threads, room, silence, spread, threads
 
 Patch = Literal["text", "output"]
 Direction = Literal["sufficient", "necessary"]
@@ -280,7 +280,8 @@ class Plan:
         generations: How many clips are generated, sites + 2 for each unit.
         clips: How many clips are kept.
         disk_mb: The size of the clips, in MB.
-        hours: The time on this machine, in h.
+        hours: The time on this machine with these workers, in h.
+        workers: How many processes do units at the same time.
         cell_half_width: Half the width of the 95 % interval of one impact.
         mean_half_width: Half the width of the 95 % interval of a site's mean over concepts.
         threshold: The smallest mean impact of a functional layer.
@@ -299,6 +300,7 @@ class Plan:
     clips: int
     disk_mb: float
     hours: float
+    workers: int
     cell_half_width: float
     mean_half_width: float
     threshold: float
@@ -307,7 +309,8 @@ class Plan:
     def __repr__(self) -> str:
         return (
             f"Plan: {self.units} units of {self.sites} sites + 2 = {self.generations} generations, {self.clips} clips "
-            f"({self.disk_mb:,.0f} MB), about {_duration(self.hours)} on this machine\n"
+            f"({self.disk_mb:,.0f} MB), about {_duration(self.hours)} on this machine "
+            f"with {self.workers} worker{'s' if self.workers > 1 else ''}\n"
             f"  intervals of about +-{self.cell_half_width:.2f} for one concept in one layer and "
             f"+-{self.mean_half_width:.3f} for a layer's mean over {self.concepts} concepts "
             f"(functional from {self.threshold:.3f}), if pairs vary as much as on tiny"
@@ -329,6 +332,7 @@ def plan(
     when: When | int | None = None,
     batch_size: int | None = None,
     clips: bool = True,
+    workers: int | None = None,
     **sampling: Unpack[SamplingKeywords],
 ) -> Plan:
     """What `localize` with the same arguments would cost: one unit is run at 1 and at 3 steps, and timed.
@@ -338,6 +342,7 @@ def plan(
 
     Args:
         model, concepts, pairs, seeds, patch, direction, sites, split, scorer, also, when, batch_size, clips: As for `localize`.
+        workers: In how many processes; None is as many as there are cores and memory, or GPUs, for.
         **sampling: `steps`, `guidance`, `seconds`, `negative_prompt`; the model's defaults if omitted.
 
     Returns:
@@ -356,14 +361,16 @@ def plan(
     timed = replace(sweep, window=None)  # the few steps that are timed have no thirds
     times, samples = {}, 0
     for count in (1, 1, 3):  # the first run is a warm-up
-        began = time.perf_counter()
-        audio, _ = timed.sound(unit, steps=count)
-        for scorer in (sweep.scorer, *sweep.also):
-            scores_of(scorer, audio, model.rate)
-        samples = audio[0].numel()
-        times[count] = time.perf_counter() - began
+        with few_threads(threads(model)):
+            began = time.perf_counter()
+            audio, _ = timed.sound(unit, steps=count)
+            for scorer in (sweep.scorer, *sweep.also):
+                scores_of(scorer, audio, model.rate)
+            samples = audio[0].numel()
+            times[count] = time.perf_counter() - began
     step = max(0.0, (times[3] - times[1]) / 2)
     units = len(sweep.units(pairs))
+    shared = min(units, room(model) if workers is None else whole("workers", workers, 1))
     rows = len(sweep.sites) + 2
     kept = units * rows if clips else 0
     many, threshold = len(sweep.concepts), THRESHOLD / len(sweep.sites)
@@ -371,7 +378,7 @@ def plan(
     result = Plan(
         concepts=len(sweep.concepts), sites=len(sweep.sites), units=units, generations=units * rows, clips=kept,
         disk_mb=kept * samples * 1.2 / 1e6,  # 16-bit FLAC takes about 60 %
-        hours=units * (times[1] - step + step * sweep.run["steps"]) / 3600,
+        hours=units * (times[1] - step + step * sweep.run["steps"]) / shared / 3600, workers=shared,
         cell_half_width=_half_width(pairs, 1), mean_half_width=_half_width(pairs, many), threshold=threshold, enough_pairs=enough,
     )  # fmt: skip
     if pairs < enough:

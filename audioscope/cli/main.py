@@ -239,7 +239,7 @@ def _atlas(options: argparse.Namespace) -> None:
         "patch": options.patch or ("output" if options.sites == "self" else "text"),
     } | given(options, "seeds", "direction", "when", "sites", "steps", "guidance", "negative_prompt", "batch_size")
     if options.plan:
-        print(patching.plan(model, **settings))
+        print(patching.plan(model, **settings, **given(options, "workers")))
         return
     need("pages", "The atlas page")
     atlas = patching.localize(model, **settings, until_stable=options.until_stable, workers=options.workers, out=options.out)
