@@ -16,7 +16,7 @@ import numpy as np
 import pyloudnorm
 import soundfile as sf
 
-from audioscope.errors import as_path
+from audioscope.errors import as_path, said, whole
 from audioscope.store import write_whole
 
 # Dark to light through one hue family: readable in grayscale and with color blindness.
@@ -38,7 +38,7 @@ class Clip:
         model: The name of the model that generated it.
 
     Raises:
-        ValueError: The samples do not have two dimensions.
+        ValueError: The samples are no finite floats of two dimensions, or the rate is no whole number above 0.
 
     Example:
         >>> import numpy as np
@@ -54,8 +54,13 @@ class Clip:
     model: str = ""
 
     def __post_init__(self) -> None:
-        if self.samples.ndim != 2:
-            raise ValueError(f"samples has shape {self.samples.shape}, expected [channels, samples].")
+        samples = self.samples
+        if not isinstance(samples, np.ndarray) or samples.ndim != 2 or not np.issubdtype(samples.dtype, np.floating):
+            found = f"{samples.dtype} {list(samples.shape)}" if isinstance(samples, np.ndarray) else said(samples)
+            raise ValueError(f"samples is {found}, expected floats [channels, samples] from -1 to 1.")
+        if not np.isfinite(samples).all():
+            raise ValueError("samples contains NaN or infinity, which no sound has.")
+        object.__setattr__(self, "rate", whole("rate", self.rate, 1))
 
     @property
     def seconds(self) -> float:

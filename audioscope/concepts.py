@@ -6,6 +6,8 @@ The shipped concepts are made from `data/concepts.yaml`; your own come from a CS
 from __future__ import annotations
 
 import json
+import re
+import warnings
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from difflib import get_close_matches
@@ -253,8 +255,19 @@ def _read(file: Path) -> Any:
     try:
         if file.suffix.lower() == ".json":
             return json.loads(file.read_text(encoding="utf-8-sig"))
-        return pd.read_csv(file, dtype=str, keep_default_na=False, encoding="utf-8-sig")
-    except (UnicodeDecodeError, json.JSONDecodeError, pd.errors.EmptyDataError, pd.errors.ParserError) as error:
+        with warnings.catch_warnings():
+            warnings.simplefilter("error", pd.errors.ParserWarning)  # a row with more fields than the header
+            table = pd.read_csv(file, dtype=str, keep_default_na=False, encoding="utf-8-sig", index_col=False)
+        if twice := [name for name in table if re.fullmatch(r"\w+\.\d+", str(name)) and name.rpartition(".")[0] in table]:
+            raise ValueError(f"{file} has the column {twice[0].rpartition('.')[0]!r} twice: name each once.")
+        return table
+    except (
+        UnicodeDecodeError,
+        json.JSONDecodeError,
+        pd.errors.EmptyDataError,
+        pd.errors.ParserError,
+        pd.errors.ParserWarning,
+    ) as error:
         raise ValueError(f"{file} cannot be read ({error}): expected UTF-8 text with {COLUMNS}.") from error
 
 

@@ -65,14 +65,15 @@ def load(
     if local and "audioscope.tiny.codec" in (source / "model_index.json").read_text():
         view("MelCodec")  # diffusers accepts a class of another library only if that is already imported
     try:
-        with LOADING, _quiet(progress=not local):
+        with LOADING, torch.random.fork_rng(devices=[]), _quiet(progress=not local):
             pipe = DiffusionPipeline.from_pretrained(str(source), torch_dtype=precision, local_files_only=local, **keywords)
             pipe.to(device)  # here, since diffusers warns of half precision on a CPU, which works
     except Exception as error:  # diffusers, transformers, safetensors and the network raise about thirty kinds
         if local:
             raise ValueError(_why_damaged(source, keywords.get("variant"), error)) from error
         raise _unreachable(name, error) from error
-    model = Model(pipe, str(name), adapter)
+    with torch.random.fork_rng(devices=[]):
+        model = Model(pipe, str(name), adapter)
     model.origin = Origin(
         name if str(name) == "tiny" or not local else source.resolve(), device, precision, adapter, keywords, str(name)
     )

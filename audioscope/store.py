@@ -13,7 +13,7 @@ import tempfile
 import threading
 import warnings
 from collections import Counter
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from functools import partial
 from glob import escape
 from pathlib import Path, PurePath
@@ -155,8 +155,19 @@ def read_json(file: Path, known: int) -> dict[str, Any]:
     return checked_format(file, about, known)
 
 
+def refuse_foreign(file: Path, keys: Iterable[str]) -> None:
+    """Raise ValueError for a JSON file of something else, which would be overwritten: ours has these keys, or was cut short."""
+    try:
+        about = json.loads(file.read_text(encoding="utf-8"))
+    except (ValueError, OSError):
+        return
+    if not isinstance(about, dict) or not set(keys) <= about.keys():
+        raise ValueError(f"{file} is of something else, and would be overwritten: choose another folder.")
+
+
 def save_table(table: pd.DataFrame, file: Path, settings: Mapping[str, Any], about: Path, version: int) -> None:
     """Write a table as Parquet and its settings, with the version of their format and a hash of both, as JSON: both or neither."""
+    refuse_foreign(about, ("model",))
     content = io.BytesIO()
     table.to_parquet(content, compression="zstd")
     whole = {"format": version, **settings, "content": _content(content.getvalue(), settings)}
@@ -245,8 +256,10 @@ def seed_of(concept: str, pair: int, number: int) -> int:
 
 
 def safe_name(name: str) -> str:
-    """A name made safe for use in a file name."""
-    return "".join(c if c.isalnum() or c in "-_" else "_" for c in name)[:80]
+    """A name made safe for use in a file name: different names stay different."""
+    safe = "".join(c if c.isalnum() or c in "-_" else "_" for c in name)[:80]
+    plain = "_" not in name and name.replace(" ", "_") == safe  # what is common stays readable
+    return safe if plain else f"{safe}-{content_hash(name)[:6]}"
 
 
 def results_folder(out: str | Path | None, kind: str) -> Path:

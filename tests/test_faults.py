@@ -12,6 +12,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
+import safetensors.torch
 import torch
 from diffusers import HeunDiscreteScheduler, PNDMScheduler
 from helpers.pipelines import BUILDERS
@@ -22,7 +23,8 @@ from audioscope.audio import Clip
 from audioscope.cli.main import main
 from audioscope.errors import real
 from audioscope.loading import read_sites
-from audioscope.store import run_units, write_together
+from audioscope.steer import steering_sweep, vector_method
+from audioscope.store import run_units, safe_name, write_together
 
 PROMPT = "a jazz song"
 PAIRS = [("a fast song", "a slow song"), ("a fast jazz song", "a slow jazz song")]
@@ -83,7 +85,9 @@ print(tuple(out.shape))
 @pytest.mark.parametrize("first", ["nnsight, audioscope", "audioscope.tracing, audioscope"])
 def test_two_models_may_run_at_once(first):
     """nnsight's `save` is of the whole process: the run that ends first must not put it back, nor the second take it off twice."""
-    code = f"import {first}" + """
+    code = (
+        f"import {first}"
+        + """
 import threading, numpy as np
 models, wrong = [audioscope.load("tiny") for _ in range(2)], []
 edits = [audioscope.Ablate(2), audioscope.PatchText(5, "a fast song")]
@@ -100,6 +104,7 @@ threads = [threading.Thread(target=use, args=(model,)) for model in models * 2]
 [thread.start() for thread in threads], [thread.join() for thread in threads]
 print(wrong, hasattr(object(), "save"))
 """
+    )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert done.stdout.strip() == f"[] {first.startswith('nnsight')}", done.stderr
 
@@ -605,3 +610,118 @@ def test_threads_may_load_at_once():
         assert all(each.result() is not None for each in done)
     assert torch.nn.Module.register_parameter is method
     assert audioscope.load("tiny").generate(PROMPT, steps=1).samples.any()
+
+
+# --- what a second reader found
+
+
+def test_two_methods_whose_names_are_alike_keep_their_own_clips(tiny, tmp_path):
+    vector = datasets.vector("fast")
+    methods = [
+        vector_method(vector, "all", "a.b"),
+        vector_method(-vector, "all", "a b"),
+        vector_method(vector, "all", "x" * 90),
+        vector_method(vector, "all", "x" * 91),
+    ]
+    how = {"prompts": 1, "seeds": 1, "steps": 1, "clips": True, "progress": False}
+    sweep = steering_sweep(tiny, "fast", methods, [3.0], out=tmp_path, **how)
+    kept = sweep.table.loc[sweep.table["strength"] != 0, "clip"]
+    assert kept.nunique() == 4 and all((tmp_path / clip).exists() for clip in kept)
+    assert safe_name("caa own") == "caa_own" != safe_name("caa_own"), "what is common stays readable"
+
+
+@pytest.mark.parametrize("text, said", [
+    ("concept,clean,corrupted\nfast,a fast song,a slow song,extra", "cannot be read"),
+    ("concept,clean,clean,corrupted\nfast,a,b,c", "has the column 'clean' twice"),
+])  # fmt: skip
+def test_a_csv_with_shifted_columns_is_refused(tmp_path, text, said):
+    (tmp_path / "a.csv").write_text(text)
+    with pytest.raises(ValueError, match=said):
+        audioscope.load_concepts(tmp_path / "a.csv")
+
+
+def test_files_of_something_else_are_not_overwritten(tiny, tmp_path):
+    (tmp_path / "model.safetensors").write_bytes(safetensors.torch.save({"weight": torch.zeros(2)}))
+    (tmp_path / "cfg.json").write_text('{"mine": 1}')
+    (tmp_path / "atlas.json").write_text('{"mine": 1}')
+    (tmp_path / "index.html").write_text("<!doctype html><p>my site")
+    atlas = datasets.maps()["early"]
+    sae = datasets.sae("transformer.transformer_blocks.0.cross_attn")
+    before = {file: file.read_bytes() for file in tmp_path.iterdir()}
+    tries = [
+        lambda: datasets.vector("fast").save(tmp_path / "model"), lambda: sae.save_pretrained(tmp_path), lambda: atlas.save(tmp_path),
+        lambda: audioscope.pages.save_site(atlas, tmp_path, progress=False), lambda: audioscope.pages.save_html(atlas, tmp_path / "index.html", progress=False),
+    ]  # fmt: skip
+    for attempt in tries:
+        with pytest.raises(ValueError, match="would be overwritten: choose another"):
+            attempt()
+    assert {file: file.read_bytes() for file in before} == before
+    (tmp_path / "cut.html").write_text("<!doctype html>\n<html")  # a page of ours that was cut short
+    assert audioscope.pages.save_html(atlas, tmp_path / "cut.html", progress=False).stat().st_size > 100_000
+
+
+@pytest.mark.parametrize("samples, rate", [
+    (np.full((1, 10), 20_000, np.int16), 16_000), (np.full((1, 10), np.nan), 16_000), (np.zeros(10), 16_000), ([[0.0]], 16_000), (np.zeros((1, 9)), 0), (np.zeros((1, 9)), "16000"),
+])  # fmt: skip
+def test_what_is_no_sound_is_no_clip(samples, rate):
+    with pytest.raises(ValueError, match="samples|rate"):
+        Clip(samples, rate)
+
+
+@pytest.mark.parametrize("answer", [np.inf, None, 1j], ids=repr)
+def test_scores_that_are_no_numbers_are_refused_before_any_work(tiny, tmp_path, answer):
+    class Odd:
+        concepts = ("fast",)
+
+        def __call__(self, audio, rate):
+            return [answer] * len(audio)
+
+    with pytest.raises(ValueError, match="The scorer 'Odd' returned list .*expected numbers"):
+        audioscope.localize(tiny, ["fast"], 1, scorer=Odd(), out=tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("wrong", [
+    {"strengths": "abc"}, {"strengths": {"zz": ["x"]}}, {"strengths": [float("nan")]}, {"grid": "ab"}, {"grid": [-1.0]}, {"without": "a song"}, {"without": 3},
+    {"atlas": "x"}, {"methods": "caa"}, {"methods": []}, {"workers": 0},
+], ids=repr)  # fmt: skip
+def test_a_steering_sweep_checks_all_before_it_reads_activations(tiny, tmp_path, monkeypatch, wrong):
+    monkeypatch.setattr("audioscope.steer.sweeps.caa", lambda *a, **k: pytest.fail("work before the check"))
+    with pytest.raises((ValueError, TypeError), match="expected"):
+        steering_sweep(tiny, "fast", **{"strengths": [1.0], "prompts": 1, **wrong}, out=tmp_path)
+
+
+@pytest.mark.parametrize(
+    "returned", [None, torch.zeros(2, 3), [np.zeros((2, 3))], [torch.zeros(5, 3)]], ids=["None", "tensor", "arrays", "rows"]
+)
+def test_layers_of_a_scorer_are_tried_first(tiny, returned):
+    class Odd:
+        concepts = ("fast", "slow")
+
+        def __call__(self, audio, rate):
+            return np.zeros((len(audio), 2))
+
+        def layers(self, audio, rate):
+            return returned
+
+    with pytest.raises(ValueError, match=r"layers\(\) of the scorer 'Odd' returned"):
+        steering_sweep(tiny, "fast", datasets.vector("fast"), [1.0], scorer=Odd(), price=Odd(), prompts=1, steps=1)
+
+
+@pytest.mark.parametrize("words", [
+    ["steer", "--concept", "fast", "--strengths", "1:2:99999999999"], ["steer", "--concept", "fast", "--strengths", "nan"],
+    ["steer", "--concept", "fast", "--workers", "0"], ["atlas", "--concepts", "fast", "--workers", "x"], ["atlas", "--concepts", "fast", "--html", "/proc/x/a.html"],
+], ids=" ".join)  # fmt: skip
+def test_the_command_line_checks_before_it_works(tmp_path, capsys, monkeypatch, words):
+    monkeypatch.setattr("audioscope.cli.main.loaded", lambda options: pytest.fail("work before the check"))
+    assert main([*words, "--out", str(tmp_path / "out")]) == 2
+    said = capsys.readouterr().err
+    assert said.startswith("audioscope: ") and said.count("\n") == 1
+
+
+def test_loading_leaves_the_random_numbers_of_others_alone():
+    torch.manual_seed(5)
+    expected = torch.rand(3)
+    torch.manual_seed(5)
+    audioscope.load("tiny")
+    assert torch.equal(torch.rand(3), expected)

@@ -60,4 +60,4 @@ def test_what_a_control_draws_differs_from_arm_to_arm_and_seed_to_seed():
 
 def test_a_key_depends_on_content_alone():
     assert content_hash({"a": 1, "b": "x"}) == content_hash({"b": "x", "a": 1}) == "ce5c626fb4030742"
-    assert content_hash({"a": 1}) != content_hash({"a": 2}) and safe_name('a b/c-d"') == "a_b_c-d_"
+    assert content_hash({"a": 1}) != content_hash({"a": 2}) and safe_name('a b/c-d"').startswith("a_b_c-d_-")

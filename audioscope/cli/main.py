@@ -15,10 +15,11 @@ from typing import Any, NoReturn
 
 from audioscope.cli import sae as cli_sae
 from audioscope.cli.parts import MODEL, SAMPLING, WEIGHTS, WORKERS, command, given, loaded, path
-from audioscope.errors import FIX_TORCHAUDIO, UnknownName, is_torchaudio_failure
+from audioscope.errors import FIX_TORCHAUDIO, UnknownName, is_torchaudio_failure, real
 from audioscope.installed import __version__, need
 from audioscope.store import data_folder
 
+MOST = 1000  # strengths of a sweep
 QUICK = "female,fast,happy,metal,violin,drums"
 
 
@@ -184,13 +185,15 @@ def _strengths(text: str) -> list[float]:
     """ "-2:2:9" is nine numbers from -2 to 2; "0,1,2" is a list."""
     try:
         if ":" not in text:
-            return [float(part) for part in text.split(",")]
+            return [real("--strengths", float(part)) for part in text.split(",")]
         first, last, count = text.split(":")
+        if not 1 < int(count) <= MOST:
+            raise ValueError
         step = (float(last) - float(first)) / (int(count) - 1)
         return [round(float(first) + i * step, 6) for i in range(int(count))]
     except (ValueError, ZeroDivisionError) as error:
         raise ValueError(
-            f"--strengths is {text!r}, expected first:last:count such as -2:2:9, or comma-separated numbers."
+            f"--strengths is {text!r}, expected first:last:count such as -2:2:9, or comma-separated numbers, at most {MOST}."
         ) from error
 
 
@@ -225,6 +228,7 @@ def _atlas(options: argparse.Namespace) -> None:
     from audioscope.atlas.atlas import Atlas
     from audioscope.concepts import choose
     from audioscope.pages.shipped import page_extras
+    from audioscope.workers import checked_workers
 
     names = options.concepts if options.concepts is not None else QUICK if options.quick else None
     concepts = names if names is None or names.endswith(".csv") else [name.strip() for name in names.split(",")]
@@ -232,6 +236,9 @@ def _atlas(options: argparse.Namespace) -> None:
     beside = [Atlas.load(folder) for folder in options.beside]
     if options.html is not None and options.html.is_dir():
         raise ValueError(f"--html is {options.html}, which is a folder: give a file name.")
+    if options.html is not None:
+        options.html.parent.mkdir(parents=True, exist_ok=True)  # before hours of work
+    checked_workers(options.workers)
     model = loaded(options)
     settings: dict[str, Any] = {
         "concepts": concepts,
@@ -261,10 +268,12 @@ def _steer(options: argparse.Namespace) -> None:
     from audioscope.steer.caa import caa
     from audioscope.steer.methods import vector_method
     from audioscope.steer.sweeps import steering_sweep
+    from audioscope.workers import checked_workers
 
     from_atlas = None if options.atlas is None else Atlas.load(options.atlas)
     sampling = given(options, "steps", "guidance")
     shared = given(options, "workers")
+    checked_workers(options.workers)
     usual = (12, 2) if options.all else (2, 1)
     prompts, seeds = (each if each is not None else n for each, n in zip((options.prompts, options.seeds), usual, strict=True))
     if options.all:

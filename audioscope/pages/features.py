@@ -17,7 +17,8 @@ from tqdm.auto import tqdm
 from audioscope.audio import Clip
 from audioscope.concepts import some_prompts
 from audioscope.edits import Edit, as_edits
-from audioscope.errors import as_path, texts
+from audioscope.errors import as_path, one_or_more, seed_number, texts
+from audioscope.errors import whole as whole_number
 from audioscope.model import BATCH, Model
 from audioscope.pages.html import iframe, page, render, save_page, sound
 from audioscope.sae.features import sampling_like
@@ -215,7 +216,9 @@ def feature_clips(
     """
     sae.check(model.name, model.fingerprint, model.sites.select([sae.metadata.get("site", "none")]))
     prompts = some_prompts(POOL) if prompts is None else texts("prompts", prompts)
-    seeds = range(len(prompts)) if seeds is None else seeds
+    seeds = range(len(prompts)) if seeds is None else [seed_number(seed) for seed in one_or_more(seeds)]
+    if len(seeds) != len(prompts):
+        raise ValueError(f"There are {len(seeds)} seeds for {len(prompts)} prompts, expected one for each.")
     how = sampling_like(model, [sae], sampling)
     path = str(sae.metadata["site"])
     chosen = as_edits(edits)
@@ -259,6 +262,7 @@ def best_features(sae: SAE, each: int = 2) -> pd.DataFrame:
         >>> best.head(3)["concept"].tolist()
         ['trombone', 'drums', 'fast']
     """
+    each = whole_number("each", each, 1)
     if sae.scores is None:
         return pd.DataFrame(columns=["concept", "feature", "auroc", "mean_with", "mean_without"])
     whole = sae.scores[sae.scores["sigma"].isna()]
@@ -307,7 +311,7 @@ def feature_set(
         features = list(dict.fromkeys(best_features(sae)["feature"].astype(int)))
     nothing = FeatureClips([], torch.empty(0), model.sampling())
     # report wrong features before clips are generated
-    shown = FeatureSet(sae, model, nothing, tuple(int(feature) for feature in features))
+    shown = FeatureSet(sae, model, nothing, tuple(whole_number("features", feature) for feature in one_or_more(features)))
     return replace(shown, found=feature_clips(sae, model, **keywords) if found is None else found)
 
 

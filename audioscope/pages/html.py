@@ -24,6 +24,7 @@ from markupsafe import Markup
 from audioscope.audio import Clip
 from audioscope.store import write_whole
 
+START, OURS = '<!doctype html>\n<html lang="en">\n<head>\n<meta name="generator" content="audioscope">', "<body data-page="
 LOUDNESS = -23.0  # LUFS at which every clip of a page is played
 
 
@@ -113,7 +114,15 @@ def _hash(script: str) -> str:
 
 
 def save_page(file: Path, text: str) -> Path:
-    """Write a page, or what it loads, whole or not at all; returns its path."""
+    """Write a page, or what it loads, whole or not at all; returns its path.
+
+    Raises ValueError for a folder, and for a page of something else, which would be overwritten.
+    """
+    if file.is_dir():
+        raise ValueError(f"{file} is a folder: give the name of a file.")
+    there = file.read_text(encoding="utf-8", errors="replace") if file.suffix == ".html" and file.exists() else ""
+    if there and not (OURS in there or there.startswith(START) or START.startswith(there)):  # one of ours may have been cut short
+        raise ValueError(f"{file} is a page of something else, and would be overwritten: choose another name.")
     write_whole(file, lambda part: part.write_text(text, encoding="utf-8"))
     return file
 

@@ -71,7 +71,7 @@ def with_sound(
     folder, todo, files = as_path(folder), {}, {}
     for line in chosen:
         cell, strength = table.loc[line, ["cell", "strength"]]
-        files[line] = f"{safe_name(axis)}/{safe_name(cell) + f'_{strength:+.3f}' if strength else 'unsteered'}.flac"
+        files[line] = f"{safe_name(axis)}/{safe_name(cell) + f'_{strength:+.9g}' if strength else 'unsteered'}.flac"
         if not (folder / files[line]).exists():
             todo[files[line]] = rows_of[line]
     how = Sampling.of(sweep.settings)

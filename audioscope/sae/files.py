@@ -23,7 +23,7 @@ from torch import Tensor
 from audioscope.errors import as_path
 from audioscope.sae.levels import Levels
 from audioscope.sae.sae import SAE
-from audioscope.store import as_json, checked_format, read_json, write_together
+from audioscope.store import as_json, checked_format, read_json, refuse_foreign, write_together
 
 FORMAT = 1  # the version of what audioscope adds, raised with every change that an older audioscope cannot read
 SAELENS = "6.54.12"  # the version that has this layout; without a version, SAELens drops all metadata
@@ -36,6 +36,7 @@ def save_sae(sae: SAE, folder: str | Path) -> Path:
     The saved SAE expects the same inputs as in training: with levels, (x - mean) / scale, as the metadata in cfg.json explains.
     """
     folder = as_path(folder)
+    refuse_foreign(folder / "cfg.json", ("d_in",))
     folder.mkdir(parents=True, exist_ok=True)
     tensors = {"W_enc": sae.W_enc, "W_dec": sae.W_dec, "b_enc": sae.b_enc, "b_dec": sae.b_dec}
     cfg: dict[str, Any] = {

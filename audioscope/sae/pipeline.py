@@ -10,7 +10,7 @@ import pandas as pd
 
 from audioscope.atlas.atlas import Atlas
 from audioscope.concepts import Concept, choose
-from audioscope.errors import as_path
+from audioscope.errors import as_path, whole
 from audioscope.model import Model
 from audioscope.sae.comparison import choose_units, compare_units, random_like, read_splits
 from audioscope.sae.evaluation import evaluate_sae
@@ -39,6 +39,7 @@ def strongest_sites(atlas: Atlas, count: int = 2) -> list[str]:
         >>> audioscope.sae.strongest_sites(audioscope.datasets.atlas())
         ['transformer.transformer_blocks.0.cross_attn', 'transformer.transformer_blocks.8.cross_attn']
     """
+    count = whole("count", count, 1, len(atlas.sites), ", the atlas's sites")
     return atlas.layer_means().nlargest(count, "impact")["site"].tolist()
 
 

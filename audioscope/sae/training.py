@@ -187,6 +187,8 @@ def _again(activations: Iterable[Tensor]) -> Iterator[Tensor]:
             if not isinstance(item, Tensor) or item.ndim != 2 or not torch.is_floating_point(item):
                 found = f"{item.dtype} {list(item.shape)}" if isinstance(item, Tensor) else said(item)
                 raise ValueError(f"An item of the activations is {found}, expected a float tensor [n, width].")
+            if not bool(torch.isfinite(item).all()):
+                raise ValueError("An item of the activations contains NaN or infinity: the model may need float32.")
             yield item
 
 

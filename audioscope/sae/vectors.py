@@ -12,6 +12,7 @@ import pandas as pd
 import torch
 from torch import Tensor
 
+from audioscope.errors import whole
 from audioscope.sae.sae import SAE
 from audioscope.steer.vectors import SteeringVector
 
@@ -95,8 +96,7 @@ def sae_vector(
             "This SAE lacks scores, noise levels or a site: train it on a TokenStream and set "
             "sae.scores = audioscope.sae.score_features(sae, model)."
         )
-    if not 1 <= features <= sae.d_sae:
-        raise ValueError(f"features is {features}, expected 1 to {sae.d_sae}.")
+    features = whole("features", features, 1, sae.d_sae)
     names = [concept] if against is None else [concept, against]
     best = {name: top_features(sae.scores, name, features, by) for name in names}
     mine = sorted({int(f) for table in best.values() for f in table["feature"]})

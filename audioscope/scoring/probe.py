@@ -24,7 +24,23 @@ from audioscope.scoring.scorers import Scorer, check_scores, completed, resample
 from audioscope.stats import auroc
 
 SUFFIXES = (".wav", ".flac", ".mp3", ".ogg", ".opus", ".aif", ".aiff", ".aifc", ".au", ".caf", ".w64")
-UNREAD = (".m4a", ".aac", ".mp4", ".wma", ".webm", ".mka", ".amr", ".ape", ".wv")  # sound that libsndfile does not read
+UNREAD = (
+    ".m4a",
+    ".m4b",
+    ".m4p",
+    ".3gp",
+    ".mpc",
+    ".tta",
+    ".mid",
+    ".aac",
+    ".mp4",
+    ".wma",
+    ".webm",
+    ".mka",
+    ".amr",
+    ".ape",
+    ".wv",
+)  # sound that libsndfile does not read
 FOLDS = 5
 SILENCE = 1e-7  # mean square below which a piece is silent, -70 dB
 
@@ -55,9 +71,10 @@ def read_folder(folder: str | Path, model: Model, seconds: float | None = None, 
     """
     folder = as_path(folder)
     found = _files(folder)
+    most = whole("most", most, 1)
     files = [path for path in found if path.suffix.lower() in SUFFIXES]
     if left := [path for path in found if path.suffix.lower() in UNREAD]:
-        names = ", ".join(str(path.relative_to(folder)) for path in left[:3]) + (" ..." if len(left) > 3 else "")
+        names = ", ".join(str(path.relative_to(folder)) for path in left[:20]) + (" ..." if len(left) > 20 else "")
         warnings.warn(f"{len(left)} files were left out: {names}. Convert them to WAV, FLAC, MP3 or OGG.", stacklevel=2)
     if not files:
         raise FileNotFoundError(f"{folder} holds no audio: expected files that end in {', '.join(SUFFIXES)}.")
@@ -90,7 +107,7 @@ def _files(folder: Path) -> list[Path]:
         folders[:] = [] if real in seen else sorted(name for name in folders if not name.startswith("."))
         found += [] if real in seen else [Path(place, name) for name in names if not name.startswith(".")]
         seen.add(real)
-    return sorted(found)
+    return sorted(file for file in found if file.is_file())  # no links to nothing
 
 
 def _pieces(file: Path, rate: int, seconds: float, most: int) -> list[Tensor]:

@@ -143,6 +143,8 @@ def scores_of(scorer: Any, audio: Tensor, rate: int) -> pd.DataFrame:
         values = values[:, None] if values.ndim == 1 and len(names) == 1 else values
         if values.shape != (len(audio), len(names)):
             raise ValueError(f"its shape is {list(values.shape)}")
+        if np.isinf(values).any():
+            raise ValueError("it contains infinity")
     except (TypeError, ValueError, KeyError) as error:
         raise ValueError(
             f"The scorer {getattr(scorer, 'name', scorer)!r} returned {type(answer).__name__} ({error}), expected numbers "
@@ -156,7 +158,10 @@ def _numbers(values: Any) -> np.ndarray:
         return values.detach().float().cpu().numpy()
     if isinstance(values, Sequence) and not isinstance(values, str):
         return np.array([_numbers(value) for value in values], dtype=np.float32)
-    return np.asarray(values, dtype=np.float32)
+    found = np.asarray(values)
+    if np.iscomplexobj(found) or any(value is None for value in found.ravel() if found.dtype == object):
+        raise TypeError("it contains None, or complex numbers")
+    return found.astype(np.float32)
 
 
 def check_scores(scorer: Scorer, concept: str) -> None:

@@ -15,7 +15,7 @@ from torch import Tensor
 from audioscope.atlas.atlas import Atlas
 from audioscope.audio import Clip
 from audioscope.concepts import Concept, Pair, Pairs, choose_one
-from audioscope.errors import listed, one_or_more, real, whole
+from audioscope.errors import listed, one_or_more, real, said, texts, whole
 from audioscope.model import Model
 from audioscope.scoring import measures
 from audioscope.scoring.scorers import (
@@ -139,6 +139,14 @@ def _bench(
             "pass another scorer as price=."
         )
     try_scorers({id(each): each for each in (scorer, bench.price)}.values(), model, bench.run.seconds)
+    for each in (scorer, bench.price):
+        if hasattr(each, "layers"):
+            noise, _ = silence(model, 2, bench.run)
+            layers = each.layers(noise, model.rate)
+            if not isinstance(layers, Sequence) or not all(isinstance(x, Tensor) and x.ndim > 1 and len(x) == 2 for x in layers):
+                raise ValueError(
+                    f"layers() of the scorer {each.name!r} returned {said(layers)}, expected a list of tensors [clips, ...]."
+                )
     return bench
 
 
@@ -196,9 +204,8 @@ def calibrate(
         ([1, -1], ['cell', 'side', 'strength', 'budget', 'distance', 'reached'])
     """
     bench = _bench(model, concept, scorer, price, batch_size, workers, sampling)
-    if not grid or min(grid) <= 0:
-        raise ValueError(f"grid is {list(grid)}, expected strengths above 0.")
-    if budget is not None and not budget > 0:
+    grid, methods = _checked_grid(grid), _checked_methods(methods)
+    if budget is not None and not real("budget", budget) > 0:
         raise ValueError(f"budget is {budget}, expected a distance above 0, or None for the distance of rewriting the prompt.")
     sides = (1, -1) if bench.concept.opposite else (1,)
     tried_methods = list(methods)
@@ -222,6 +229,29 @@ def calibrate(
             lines.append({"cell": method.cell, "side": side, "strength": side * strength, "budget": limit, "distance": far,
                           "reached": not far < limit * 0.999})  # fmt: skip
     return pd.DataFrame(lines)
+
+
+def _checked_grid(grid: Any) -> list[float]:
+    found = [real("grid", size) for size in one_or_more(grid)]
+    if not found or min(found) <= 0:
+        raise ValueError(f"grid is {said(grid)}, expected strengths above 0.")
+    return found
+
+
+def _checked_methods(methods: Any) -> list[SteeringMethod]:
+    """Ways to steer, as a list: one or several, or a vector. Raises for what is none."""
+    if isinstance(methods, SteeringVector):
+        return [vector_method(methods, "vector's")]
+    several = (
+        [methods]
+        if isinstance(methods, SteeringMethod)
+        else listed("methods", methods, "a list of steering methods, or a steering vector")
+    )
+    if wrong := [method for method in several if not isinstance(method, SteeringMethod)]:
+        raise TypeError(f"methods contains {said(wrong[0])}, expected steering methods such as vector_method(vector, 'all').")
+    if not several:
+        raise ValueError("methods is empty, expected at least one way to steer.")
+    return several
 
 
 def _strength_at(budget: float, strengths: np.ndarray, distances: np.ndarray) -> tuple[float, float]:
@@ -325,7 +355,16 @@ def steering_sweep(
     """
     bench = _bench(model, concept, scorer, price, batch_size, workers, sampling)
     chosen = bench.concept
-    without = set(without)
+    without = set(texts("without", without))
+    grid = _checked_grid(grid)
+    if strengths is not None:  # before any vector is made
+        given = strengths.items() if isinstance(strengths, Mapping) else [("", strengths)]
+        values = {name: [real("strengths", value) for value in one_or_more(each)] for name, each in given}
+        strengths = values if isinstance(strengths, Mapping) else values[""]
+    if methods is not None:
+        _checked_methods(methods)
+    if atlas is not None and not isinstance(atlas, Atlas):
+        raise ValueError(f"atlas is {said(atlas)}, expected an Atlas, or None for the one that ships.")
     pairs = bench.pairs(split, prompts, without)
     seeds = whole("seeds", seeds, 1)
     folder = results_folder(out, "steer")
@@ -340,24 +379,20 @@ def steering_sweep(
             )
             for name, shuffle in (("vector", None), ("shuffled", 0))
         )
-        methods = standard_methods(model, chosen, vector, shuffled, atlas, bench.run.steps)
-    elif isinstance(methods, SteeringVector):
-        methods = [vector_method(methods, "vector's")]
+        chosen_methods = standard_methods(model, chosen, vector, shuffled, atlas, bench.run.steps)
+    else:
+        chosen_methods = _checked_methods(methods)
     if strengths is None:
         found = calibrate(
-            model, chosen, methods, grid=grid, without=without, scorer=bench.scorer, price=bench.price, batch_size=batch_size, out=folder / "calibration",
-            workers=workers, progress=progress, **sampling
+            model, chosen, chosen_methods, grid=grid, without=without, scorer=bench.scorer, price=bench.price, batch_size=batch_size,
+            out=folder / "calibration", workers=workers, progress=progress, **sampling
         )  # fmt: skip
         strengths = strengths_from(found, bench.run["steps"])
-    methods = listed("methods", methods, "a list of steering methods, or a steering vector")
-    if wrong := [method for method in methods if not isinstance(method, SteeringMethod)]:
-        raise TypeError(f"methods contains {wrong[0]!r}, expected steering methods such as vector_method(vector, 'all').")
-    names = [method.cell for method in methods]
-    strengths = strengths if isinstance(strengths, Mapping | Iterable) else [real("strengths", strengths)]
+    names = [method.cell for method in chosen_methods]
     by_cell = dict(strengths) if isinstance(strengths, Mapping) else dict.fromkeys(names, strengths)
     if set(by_cell) != set(names):
         raise ValueError(f"strengths names {sorted(by_cell)}, but the methods are {names}.")
-    return _run(bench, methods, by_cell, pairs, seeds, split, folder, progress, clips)
+    return _run(bench, chosen_methods, by_cell, pairs, seeds, split, folder, progress, clips)
 
 
 def _run(

@@ -14,11 +14,11 @@ import numpy as np
 import pandas as pd
 import safetensors.torch
 import torch
-from safetensors import SafetensorError
+from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from audioscope.edits import Branch, Edit, Here, Which, span, within
-from audioscope.errors import Damaged, as_path, listed, real
+from audioscope.errors import Damaged, as_path, listed, real, seed_number
 from audioscope.sites import Site, Sites
 from audioscope.store import as_json, read_json, write_together
 
@@ -39,8 +39,17 @@ def vector_files(file: str | Path) -> tuple[Path, Path]:
 def _is_vector(file: Path) -> bool:
     try:
         return {"format", "fingerprint", "sites"} <= set(json.loads(file.read_text()))
-    except (ValueError, TypeError):
+    except (ValueError, TypeError, OSError):
         return False
+
+
+def _has_directions(file: Path) -> bool:
+    """Whether the numbers are a vector's, or were before they were cut short."""
+    try:
+        with safe_open(file, "pt") as opened:
+            return "sigmas" in opened.keys()  # noqa: SIM118
+    except (OSError, SafetensorError):
+        return file.is_file() and _is_vector(file.with_suffix(".json"))
 
 
 @dataclass(frozen=True, eq=False)
@@ -352,6 +361,7 @@ class SteeringVector:
             >>> bool(vector.cosines(vector.random(seed=0))["cosine"].abs().max() < 0.5)
             True
         """
+        seed = seed_number(seed)
         generator = torch.Generator().manual_seed(seed)
         turned = {}
         for path, values in self.directions.items():
@@ -412,8 +422,9 @@ class SteeringVector:
             "metadata": dict(self.metadata),
         }
         numbers, rest = vector_files(file)
-        if rest.exists() and not _is_vector(rest):
-            raise ValueError(f"{rest} is not the file of a steering vector, and would be overwritten: choose another name.")
+        for part, ours in ((rest, _is_vector(rest)), (numbers, _has_directions(numbers))):
+            if part.exists() and not ours:
+                raise ValueError(f"{part} is not the file of a steering vector, and would be overwritten: choose another name.")
         content = safetensors.torch.save(tensors)
         about["content"] = hashlib.sha256(content).hexdigest()[:16]
         write_together({numbers: lambda part: part.write_bytes(content), rest: as_json(about)})
