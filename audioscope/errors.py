@@ -66,6 +66,14 @@ def one_or_more(value: Any) -> list[Any]:
         return [value]
 
 
+def all_of(name: str, value: Any, kind: type) -> list[Any]:
+    """One value of a kind, or several of them, as a list. Raises ValueError for anything else."""
+    several = one_or_more(value)
+    if wrong := [each for each in several if not isinstance(each, kind)]:
+        raise ValueError(f"{name} contains {said(wrong[0])}, expected one or more of {kind.__name__}.")
+    return several
+
+
 def texts(name: str, value: Any) -> list[str]:
     """A list of prompts. Raises ValueError that names it for one text, whose letters would be taken, and for what is no text."""
     several = listed(name, value, "a list of texts")

@@ -23,7 +23,7 @@ from audioscope.audio import Clip
 from audioscope.cli.main import main
 from audioscope.errors import real
 from audioscope.loading import read_sites
-from audioscope.steer import steering_sweep, vector_method
+from audioscope.steer import Track, steering_sweep, vector_method
 from audioscope.store import run_units, safe_name, write_together
 
 PROMPT = "a jazz song"
@@ -725,3 +725,18 @@ def test_loading_leaves_the_random_numbers_of_others_alone():
     torch.manual_seed(5)
     audioscope.load("tiny")
     assert torch.equal(torch.rand(3), expected)
+
+
+def test_one_where_several_may_be_given(tiny, tmp_path):
+    clip = Clip(np.full((1, 8000), 0.1), 16000)
+    track = Track("t", [0.0, 1.0], [clip, clip], ["", ""])
+    assert audioscope.pages.slider_page(track, tmp_path / "s.html", "One").exists()
+    atlas, early = datasets.atlas(), datasets.maps()["early"]
+    assert audioscope.pages.save_html(early, tmp_path / "a.html", atlas, size=3_000_000, progress=False).exists()
+    for attempt, said in ((lambda: audioscope.pages.save_html(early, tmp_path / "b.html", ["x"]), "others contains 'x'"),
+                          (lambda: audioscope.pages.slider_page([clip], tmp_path / "c.html", "x"), "tracks contains Clip")):  # fmt: skip
+        with pytest.raises(ValueError, match=said):
+            attempt()
+    with pytest.raises(KeyError, match="No direction at 'nope'. Available: transformer"):
+        datasets.vector("fast").at("nope", 0.5)
+    assert audioscope.localize(tiny, ["fast"], 1, sites=[0], steps=2, when=torch.tensor(1), progress=False).settings["when"] == 1

@@ -162,6 +162,7 @@ def checked_sweep(
         check_scores(judge_by, concept.name)
     if batch_size is not None:
         batch_size = whole("batch_size", batch_size, 1, why=", or None for all rows of a unit at once")
+    when = when if (step := index_of(when)) is None else step
     run = model.sampling(**sampling)
     try_scorers((judge_by, *others), model, run.seconds)
     sweep = _Sweep(model, chosen, seeds, patch, direction, where, split, judge_by, others, run, batch_size, when, None)

@@ -20,7 +20,7 @@ from tqdm.auto import tqdm
 from audioscope.atlas.atlas import Atlas, Scale, ends
 from audioscope.atlas.charts import impact_table
 from audioscope.atlas.robustness import CENSORED
-from audioscope.errors import as_path
+from audioscope.errors import all_of, as_path, one_or_more
 from audioscope.installed import need
 from audioscope.pages.atlas_data import PATCHES, Piece, atlas_data, charts_of, names_of, scale_on, steering_data
 from audioscope.pages.html import LOUDNESS, asset, json_for_html, page, render, save_page
@@ -175,7 +175,8 @@ class _Page:
         features: Sequence[FeatureSet],
         scale: Scale | None,
     ):
-        self.atlas, self.atlases, self.features = atlas, [atlas, *others], features
+        steering = all_of("steering", steering, SteeringSweep)
+        self.atlas, self.atlases, self.features = atlas, [atlas, *all_of("others", others, Atlas)], one_or_more(features)
         self.scale = atlas.scale_of(scale)
         self.title = f"Concept atlas of {atlas.settings['model']}"
         self.names = names_of(self.atlases)

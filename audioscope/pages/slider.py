@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from audioscope.errors import as_path
+from audioscope.errors import all_of, as_path
 from audioscope.installed import need
 from audioscope.pages.html import iframe, page, render, save_page, sound, svg
 from audioscope.steer.results import Track
@@ -30,6 +30,7 @@ def slider_html(tracks: Sequence[Track], title: str = "", text: str = "", chart:
     title, text and captions may contain any characters. chart: an altair chart, drawn below as it is.
     Raises ValueError if there is no track.
     """
+    tracks = all_of("tracks", tracks, Track)
     if not tracks:
         raise ValueError("A slider page needs at least one track: no clips were kept.")
     data = [track_data(track) for track in tracks]

@@ -18,7 +18,7 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from audioscope.edits import Branch, Edit, Here, Which, span, within
-from audioscope.errors import Damaged, as_path, listed, real, seed_number
+from audioscope.errors import Damaged, as_path, known_name, listed, real, seed_number
 from audioscope.sites import Site, Sites
 from audioscope.store import as_json, read_json, write_together
 
@@ -124,11 +124,17 @@ class SteeringVector:
         Returns:
             The vector to add, float32 [width], in the units of the activations.
 
+        Raises:
+            UnknownName: The vector does not have this site.
+            ValueError: sigma is no number.
+
         Example:
             >>> vector = audioscope.datasets.vector("fast")
             >>> vector.at(vector.paths[6], sigma=0.7).shape
             torch.Size([128])
         """
+        known_name("direction at", path, self.paths)
+        sigma = real("sigma", sigma)
         sigmas, scaled = self._rising
         place = float(np.interp(sigma, sigmas, np.arange(len(sigmas))))
         low = min(int(place), max(0, len(sigmas) - 2))
