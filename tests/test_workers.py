@@ -80,6 +80,13 @@ def test_steering_and_its_calibration_may_be_shared_too(tiny, tmp_path):
 
 
 @pytest.mark.slow
+def test_steps_may_be_shared_too(tiny, tmp_path):
+    how = {"concepts": ["fast"], "pairs": 3, "steps": 2, "progress": False}
+    one, two = (audioscope.atlas.patch_steps(tiny, **how, workers=count, out=tmp_path / str(count)) for count in (1, 2))
+    assert one.equals(two) and digest(tmp_path / "1") == digest(tmp_path / "2")
+
+
+@pytest.mark.slow
 def test_a_worker_that_dies_is_replaced_and_its_unit_made_again(tiny, tmp_path):
     marks = tmp_path / "marks"
     marks.mkdir()

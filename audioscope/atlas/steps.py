@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 from typing import Any, Unpack
 
@@ -17,6 +18,7 @@ from audioscope.scoring.scorers import Scorer, scores_of
 from audioscope.stats import mean_of_ratios, mean_of_ratios_random_concepts, ratio_of_means
 from audioscope.store import results_folder, run_units
 from audioscope.tracing import Row, SamplingKeywords
+from audioscope.workers import Workers, checked_workers, silence, spread
 
 
 def patch_steps(
@@ -28,6 +30,7 @@ def patch_steps(
     scorer: Scorer | None = None,
     batch_size: int | None = None,
     out: str | Path | None = None,
+    workers: Workers = None,
     progress: bool = True,
     **sampling: Unpack[SamplingKeywords],
 ) -> pd.DataFrame:
@@ -43,6 +46,7 @@ def patch_steps(
         scorer: Scores the clips; None is the model's default. The listener of `tiny` is joined by the judge, its second network.
         batch_size: Rows at a time; None is all rows of a unit at once.
         out: A folder for the results, resumed if it exists; None is a temporary one.
+        workers: In how many processes, as for `audioscope.localize`.
         progress: Show a progress bar.
         **sampling: `steps`, `guidance`, `seconds`, `negative_prompt`; the model's defaults if omitted.
 
@@ -69,6 +73,7 @@ def patch_steps(
     sweep = checked_sweep(
         model, concepts, pairs, 1, "text", "sufficient", "cross", split, scorer, None, batch_size, None, sampling
     )
+    share = partial(spread, model, checked_workers(workers))
     main, also, run = sweep.scorer, sweep.also, sweep.run
     scorers = {"score": main, **{score_column(each.name): each for each in also}}
     ends = {
@@ -80,22 +85,25 @@ def patch_steps(
         "scorer_fingerprint": main.fingerprint, "also": {each.name: each.fingerprint for each in also}, **run, "by": "step",
     }  # fmt: skip
 
-    def work(unit: dict[str, Any], folder: Path) -> pd.DataFrame:
+    def work(unit: dict[str, Any], folder: Path, lost: bool = False) -> pd.DataFrame:
         clean, corrupted, seed = unit["clean"], unit["corrupted"], unit["seed"]
         patched = [Row(corrupted, seed, (PatchText("cross", clean, steps=(n, n + 1)),)) for n in range(run.steps)]
         rows = [Row(clean, seed), Row(corrupted, seed), *patched]
-        output = model.run_in_batches(rows, batch_size, **run)
-        assert output.audio is not None
+        if lost:
+            (audio, finite), levels = silence(model, len(rows), run), [[np.nan] * run.steps] * 2
+        else:
+            output = model.run_in_batches(rows, batch_size, **run)
+            assert output.audio is not None
+            audio, finite, levels = output.audio, output.finite, [output.sigmas.tolist(), output.log_snr.tolist()]
         table = pd.DataFrame({"row": ["clean", "corrupted"] + ["patched"] * run.steps, "step": [-1, -1, *range(run.steps)]})
-        table["sigma"] = [np.nan, np.nan, *output.sigmas.tolist()]
-        table["log_snr"] = [np.nan, np.nan, *output.log_snr.tolist()]
+        table["sigma"], table["log_snr"] = ([np.nan, np.nan, *values] for values in levels)
         for name, each in scorers.items():
-            scores = scores_of(each, output.audio, model.rate)
-            table[name] = scores[unit["concept"]].where(output.finite.numpy())
+            scores = scores_of(each, audio, model.rate)
+            table[name] = scores[unit["concept"]].where(finite.numpy())
         return table.assign(concept=unit["concept"], pair=unit["pair"], seed=seed, **ends)
 
     folder = results_folder(out, "steps")
-    return run_units(folder, settings, sweep.units(pairs), work, progress, "steps")
+    return run_units(folder, settings, sweep.units(pairs), work, progress, "steps", share)
 
 
 def step_impacts(table: pd.DataFrame, scale: Scale = "raw", score: str = "score") -> pd.DataFrame:
