@@ -4,8 +4,12 @@ from __future__ import annotations
 
 import base64
 import io
+import os
+import tempfile
 import warnings
 from dataclasses import dataclass
+from functools import lru_cache
+from getpass import getuser
 from html import escape
 from pathlib import Path
 from threading import Lock
@@ -15,6 +19,7 @@ import librosa
 import numpy as np
 import pyloudnorm
 import soundfile as sf
+from filelock import FileLock
 
 from audioscope.errors import as_path, said, whole
 from audioscope.store import write_whole
@@ -24,6 +29,26 @@ RAMP = np.array([[4, 5, 20], [42, 20, 90], [130, 40, 110], [220, 90, 70], [250, 
 
 
 _QUIET = Lock()  # warnings are silenced for all threads: one thread at a time, or they could stay silenced
+
+
+def numba_lock() -> FileLock:
+    """Held by whoever lets librosa compile: one process at a time.
+
+    numba caches compiled code on disk, for some functions as soon as librosa is imported. If two processes fill that cache at once,
+    each leaves the other's code in it, and every process after them crashes, permanently (seen with numba 0.68: notebooks and tests
+    that started together).
+    """
+    who = os.getuid() if hasattr(os, "getuid") else getuser()  # in a container, a user need not have a name
+    return FileLock(Path(tempfile.gettempdir()) / f"audioscope-{who}-numba.lock")
+
+
+@lru_cache(maxsize=1)
+def ready_librosa() -> None:
+    """Import and compile what librosa needs for spectrograms and resampling; call it before librosa."""
+    with numba_lock():
+        noise = np.random.default_rng(0).normal(0, 0.1, 4_000).astype(np.float32)
+        librosa.power_to_db(librosa.feature.melspectrogram(y=noise, sr=16_000))
+        librosa.resample(noise, orig_sr=16_000, target_sr=8_000, res_type="soxr_hq")
 
 
 @dataclass(frozen=True, eq=False)
@@ -162,6 +187,7 @@ class Clip:
             >>> clip.spectrogram(mels=64).shape
             (64, 255)
         """
+        ready_librosa()
         hop = max(1, self.rate // 62)
         size = 1 << int(np.ceil(np.log2(hop * 4)))
         power = librosa.feature.melspectrogram(

@@ -5,12 +5,8 @@ All take audio [clips, channels, samples] float32, -1..1, and its rate in Hz. No
 
 from __future__ import annotations
 
-import os
-import tempfile
 import warnings
 from functools import lru_cache
-from getpass import getuser
-from pathlib import Path
 
 import librosa
 import mir_eval
@@ -18,10 +14,9 @@ import numpy as np
 import pandas as pd
 import scipy.stats
 import torch
-from filelock import FileLock
 from torch import Tensor
 
-from audioscope.audio import Clip
+from audioscope.audio import Clip, numba_lock
 
 KEYS = ("C", "C#", "D", "D#", "E", "F", "F#", "G", "G#", "A", "A#", "B")
 # How well each degree fits a major and a minor key (Krumhansl and Kessler, 1982).
@@ -34,13 +29,8 @@ HOP = 512  # samples between frames of librosa's onset strength
 
 @lru_cache(maxsize=1)
 def _compile() -> None:
-    """Make librosa compile what is used here, one process at a time.
-
-    numba caches compiled code on disk. If two processes fill that cache at once, each leaves the other's code in it, and every
-    process after them crashes, permanently (seen with numba 0.68: notebooks and tests that started together).
-    """
-    who = os.getuid() if hasattr(os, "getuid") else getuser()  # in a container, a user need not have a name
-    with FileLock(Path(tempfile.gettempdir()) / f"audioscope-{who}-numba.lock"):
+    """Make librosa compile what is used here, one process at a time."""
+    with numba_lock():
         wave = np.random.default_rng(0).normal(0, 0.1, 16_000).astype(np.float32)
         flux = librosa.onset.onset_strength(y=wave, sr=16_000)
         librosa.onset.onset_detect(onset_envelope=flux, sr=16_000)

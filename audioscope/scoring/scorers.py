@@ -18,6 +18,7 @@ import torch
 from torch import Tensor
 from torchaudio.functional import resample
 
+from audioscope.audio import ready_librosa
 from audioscope.concepts import shipped_groups
 from audioscope.installed import need
 from audioscope.store import LOADING, default_device, fingerprint
@@ -121,6 +122,7 @@ def resampled(audio: Tensor, rate: int, to: int) -> Tensor:
     """Audio [..., samples] at another rate, Hz, in bounded time: torchaudio's filter grows with what the rates do not share."""
     if max(rate, to) <= 1000 * gcd(rate, to):
         return resample(audio, rate, to)
+    ready_librosa()
     return torch.from_numpy(librosa.resample(audio.cpu().numpy(), orig_sr=rate, target_sr=to, res_type="soxr_hq")).to(
         audio.device
     )
