@@ -374,6 +374,8 @@ def _make(work: Callable[..., pd.DataFrame], unit: Unit, folder: Path) -> None:
 
 def describe(part: Any) -> str:
     """A hash of a pipeline's component: of a network all weights, classes, processors and hooks; of a scheduler its configuration."""
+    import torch
+
     digest = hashlib.sha256(f"{type(part).__module__}.{type(part).__qualname__}".encode())
     if not hasattr(part, "named_modules"):  # a scheduler or a tokenizer
         about = getattr(part, "config", None) or {
@@ -388,14 +390,8 @@ def describe(part: Any) -> str:
         digest.update(f"{path} {type(module).__qualname__} {type(processor).__qualname__} {changed} {hooks}".encode())
     for name, value in part.state_dict().items():
         digest.update(f"{name} {value.dtype} {list(value.shape)}".encode())
-        digest.update(value.detach().cpu().contiguous().reshape(-1).view(_torch().uint8).numpy())
+        digest.update(value.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy())
     return digest.hexdigest()[:16]
-
-
-def _torch() -> Any:
-    import torch
-
-    return torch
 
 
 def fingerprint(*modules: nn.Module) -> str:

@@ -361,15 +361,14 @@ def steering_sweep(
         given = strengths.items() if isinstance(strengths, Mapping) else [("", strengths)]
         values = {name: [real("strengths", value) for value in one_or_more(each)] for name, each in given}
         strengths = values if isinstance(strengths, Mapping) else values[""]
-    if methods is not None:
-        _checked_methods(methods)
+    chosen_methods = None if methods is None else _checked_methods(methods)
     if atlas is not None and not isinstance(atlas, Atlas):
         raise ValueError(f"atlas is {said(atlas)}, expected an Atlas, or None for the one that ships.")
     pairs = bench.pairs(split, prompts, without)
     seeds = whole("seeds", seeds, 1)
     folder = results_folder(out, "steer")
     folder.mkdir(parents=True, exist_ok=True)
-    if methods is None:
+    if chosen_methods is None:
         for which in ("functional", "own"):
             steering_sites(model, chosen, which, atlas)  # raises before the vector is made
         built = min(50, len(chosen.split("build")))
@@ -380,8 +379,6 @@ def steering_sweep(
             for name, shuffle in (("vector", None), ("shuffled", 0))
         )
         chosen_methods = standard_methods(model, chosen, vector, shuffled, atlas, bench.run.steps)
-    else:
-        chosen_methods = _checked_methods(methods)
     if strengths is None:
         found = calibrate(
             model, chosen, chosen_methods, grid=grid, without=without, scorer=bench.scorer, price=bench.price, batch_size=batch_size,
