@@ -302,10 +302,15 @@ def _short(value: Any) -> str:
     return text if len(text) < 60 else text[:57] + "..."
 
 
-def _done(file: Path, folder: Path) -> pd.DataFrame | None:
+def unit_file(folder: Path, unit: Unit) -> Path:
+    """Where the table of a finished unit is."""
+    return folder / "units" / f"{content_hash(unit)}.parquet"
+
+
+def finished(folder: Path, unit: Unit) -> pd.DataFrame | None:
     """The table of a finished unit; None if it must be made again: it is not there, is damaged, or lacks one of its clips."""
     try:
-        table = pd.read_parquet(file, page_checksum_verification=True)
+        table = pd.read_parquet(unit_file(folder, unit), page_checksum_verification=True)
     except (ValueError, OSError):  # not there, cut short when the power failed, or changed
         return None
     clips = table.get("clip", [])
@@ -342,15 +347,15 @@ def run_units(
 
     A unit's table is one Parquet file, written by rename: a run that is killed anywhere loses at most the units in progress,
     and a rerun resumes from there. Results do not depend on where runs were interrupted, since `work` sees one unit at a time.
-    work: makes the table of a unit, and its clips in the folder that it is given. spread: does units like `in_turn`, in any order. Of a unit that failed, `work(unit, folder, lost=True)` gives the table, which is not
-    kept, so that a rerun tries the unit again.
+    work: makes the table of a unit, and its clips in the folder that it is given. spread: does units like `in_turn`, in any order.
+    Of a unit that failed, `work(unit, folder, lost=True)` gives the table, which is not kept, so that a rerun tries it again.
     """
     check_settings(folder, settings)
     (folder / "units").mkdir(exist_ok=True)
-    files = {content_hash(unit): folder / "units" / f"{content_hash(unit)}.parquet" for unit in units}
+    files = {content_hash(unit): unit_file(folder, unit) for unit in units}
     if len(files) != len(units):
         raise ValueError("Two units of the sweep are equal: expected each unit only once.")
-    tables = {name: _done(file, folder) for name, file in files.items()}
+    tables = {content_hash(unit): finished(folder, unit) for unit in units}
     usual = Counter(tuple(table) for table in tables.values() if table is not None).most_common(1)
     tables = {name: table if table is not None and tuple(table) == usual[0][0] else None for name, table in tables.items()}
     todo = [unit for unit, table in zip(units, tables.values(), strict=True) if table is None]
@@ -368,8 +373,7 @@ def run_units(
 
 def _make(work: Callable[..., pd.DataFrame], unit: Unit, folder: Path) -> None:
     """Do a unit and write its table."""
-    file = folder / "units" / f"{content_hash(unit)}.parquet"
-    write_whole(file, partial(work(unit, folder).to_parquet, write_page_checksum=True))
+    write_whole(unit_file(folder, unit), partial(work(unit, folder).to_parquet, write_page_checksum=True))
 
 
 def describe(part: Any) -> str:

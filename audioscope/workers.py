@@ -9,18 +9,22 @@ import hashlib
 import os
 import queue
 import signal
+import tempfile
 import threading
 import time
 import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import cloudpickle
 import psutil
+import safetensors.torch
 import torch
 from loky.process_executor import BrokenProcessPool, ProcessPoolExecutor, ShutdownExecutorError
+from tqdm.auto import tqdm
 
 from audioscope import loading
 from audioscope.errors import whole
@@ -32,6 +36,7 @@ from audioscope.on_ray import actors
 from audioscope.store import Do, Unit
 from audioscope.tracing import Sampling
 
+T = TypeVar("T")
 Workers = int | str | Ray | None
 START = 15.0  # s until a worker has started and loaded a small model
 TRIES = 3  # times that a unit is begun whose worker dies
@@ -120,6 +125,47 @@ def spread(model: Model, workers: int | Ray | None, do: Do, units: Sequence[Unit
             todo = [unit for unit in todo if unit not in done]
     for unit in todo:
         yield _here(do, unit, folder, number)
+
+
+def collect(
+    model: Model,
+    workers: Workers,
+    read: Callable[[T], Mapping[str, torch.Tensor]],
+    items: Sequence[T],
+    desc: str = "",
+    unit: str = "prompt",
+    progress: bool = False,
+) -> Iterator[dict[str, torch.Tensor]]:
+    """What `read` makes of each item, in order: done in workers like the units of a sweep, but not kept.
+
+    Its tensors do not depend on the number of workers. Raises what `read` raises, and ChildProcessError if workers died of an item.
+    """
+    with (
+        tempfile.TemporaryDirectory(prefix="audioscope-collect-") as name,
+        tqdm(total=sum(map(_length, items)), desc=desc, unit=unit, disable=not progress) as bar,
+    ):
+        folder, there, at = Path(name), set(), 0
+        units: list[Unit] = [{"number": number} for number in range(len(items))]
+        for found, reason in spread(model, checked_workers(workers), partial(_write, read, items), units, folder):
+            if reason:
+                raise ChildProcessError(f"{desc or 'reading'}: {reason}.")
+            there.add(found["number"])
+            bar.update(_length(items[found["number"]]))
+            while at in there:
+                file = folder / f"{at}.safetensors"
+                tensors = safetensors.torch.load_file(file)
+                file.unlink()
+                yield tensors
+                at += 1
+
+
+def _length(item: Any) -> int:
+    return len(item) if isinstance(item, Sequence) and not isinstance(item, str) else 1
+
+
+def _write(read: Callable[[T], Mapping[str, torch.Tensor]], items: Sequence[T], unit: Unit, folder: Path) -> None:
+    tensors = {name: value.detach().cpu().contiguous() for name, value in read(items[unit["number"]]).items()}
+    safetensors.torch.save_file(tensors, folder / f"{unit['number']}.safetensors")
 
 
 def _maker(workers: int | Ray | None, model: Model, number: int, many: int) -> tuple[Callable[[int], Any], int]:

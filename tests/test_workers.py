@@ -86,6 +86,55 @@ def test_steps_may_be_shared_too(tiny, tmp_path):
     assert one.equals(two) and digest(tmp_path / "1") == digest(tmp_path / "2")
 
 
+def same(one, two):
+    return all(np.array_equal(np.asarray(a), np.asarray(b)) for a, b in zip(one, two, strict=True))
+
+
+@pytest.mark.slow
+def test_activations_may_be_collected_in_workers(tiny, tmp_path):
+    site = "transformer.transformer_blocks.6.cross_attn"
+    how = {"steps": 2, "batch_size": 3}
+    found = {}
+    for count in (1, 2):
+        stream = audioscope.sae.TokenStream(tiny, site, ["a fast song", "a sad song", "a jazz song"] * 3, workers=count, **how)
+        tokens = stream.batches(2)
+        shared = {"workers": count, "progress": False, **how}
+        vector = audioscope.caa(tiny, "fast", [0, 6], pairs=4, **shared)
+        read = audioscope.sae.concept_activations(tiny, {"sigmas": audioscope.datasets.sae(site)}, ["fast"], pairs=4, **shared)
+        found[count] = [
+            *(next(tokens) for _ in range(7)), stream.levels.means,
+            *vector.directions.values(), *vector.norms.values(), vector.sigmas, *read.values.values(), read.sigmas,
+        ]  # fmt: skip
+    assert same(found[1], found[2])
+    alone = audioscope.sae.TokenStream(tiny, site, ["a fast song", "a sad song", "a jazz song"] * 3, **how)
+    assert next(alone.batches(2)).allclose(found[1][0], atol=1e-5), "a batch does not depend on those before it"
+
+
+@pytest.mark.slow
+def test_sound_may_be_read_and_generated_in_workers(tiny, tmp_path):
+    from audioscope.tiny.evaluate import generated_clips, held_out_captions
+
+    for number in range(5):
+        tiny.generate("a jazz song", seed=number, steps=1).save(tmp_path / f"{number}.flac")
+    audioscope.Clip(np.zeros((1, 65536), np.float32), tiny.rate).save(tmp_path / "silent.flac")
+    clips, sound = {}, {}
+    for count in (1, 2):
+        with pytest.warns(UserWarning, match="1 of 6 pieces"):
+            clips[count] = audioscope.scoring.read_folder(tmp_path, tiny, workers=count)
+        sound[count] = generated_clips(tiny, held_out_captions(40), steps=1, workers=count)
+    assert [clip.prompt for clip in clips[1]] == [clip.prompt for clip in clips[2]] == [f"{n}.flac" for n in range(5)]
+    assert same([c.samples for c in clips[1]], [c.samples for c in clips[2]]) and sound[1].equal(sound[2])
+
+
+@pytest.mark.slow
+def test_an_error_while_collecting_keeps_its_words(tiny, tmp_path):
+    (tmp_path / "broken.wav").write_bytes(b"RIFF....WAVE")
+    for number in range(3):
+        tiny.generate("a jazz song", seed=number, steps=1).save(tmp_path / f"{number}.flac")
+    with pytest.raises(ValueError, match=r"broken.wav cannot be read as audio"):
+        audioscope.scoring.read_folder(tmp_path, tiny, workers=2)
+
+
 @pytest.mark.slow
 def test_a_worker_that_dies_is_replaced_and_its_unit_made_again(tiny, tmp_path):
     marks = tmp_path / "marks"

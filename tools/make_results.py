@@ -33,13 +33,14 @@ def main() -> None:
     options.add_argument("--pairs", type=int, default=34)
     options.add_argument("--work", type=Path, default=ROOT / "runs", help="the sweep and the training pool lie here, resumed")
     options.add_argument("--skip-evaluation", action="store_true")
+    options.add_argument("--workers", type=int, help="processes (default: as many as there are cores and memory, or GPUs, for)")
     chosen = options.parse_args()
-    model = load("tiny")
+    model, shared = load("tiny"), {"workers": chosen.workers}
     if not chosen.skip_evaluation:
-        result = evaluate(model, work=chosen.work / "tiny")
+        result = evaluate(model, work=chosen.work / "tiny", **shared)
         write_whole(ROOT / "data/tiny/evaluation.json", lambda path: path.write_text(json.dumps(result, indent=1) + "\n"))
         print(as_table(result))
-    atlas = localize(model, pairs=chosen.pairs, out=chosen.work / f"atlas-{model.fingerprint}")
+    atlas = localize(model, pairs=chosen.pairs, out=chosen.work / f"atlas-{model.fingerprint}", **shared)
     shipped = ROOT / "data" / "atlas"
     earlier = Atlas.load(shipped)
     if earlier.settings["fingerprint"] != model.fingerprint:
@@ -48,13 +49,13 @@ def main() -> None:
     print(Atlas.load(atlas.save(shipped, shipped=True)))
     for name in MAPS:
         changed: dict[str, Any] = {"patch": "output"} if name == "output" else {"when": name}
-        found = localize(model, pairs=12, clips=False, out=chosen.work / f"map-{name}-{model.fingerprint}", **changed)
+        found = localize(model, pairs=12, clips=False, out=chosen.work / f"map-{name}-{model.fingerprint}", **shared, **changed)
         print(found.save(ROOT / "data" / "maps" / name, shipped=True))
-    steps = patch_steps(model, out=chosen.work / f"steps-{model.fingerprint}")
+    steps = patch_steps(model, out=chosen.work / f"steps-{model.fingerprint}", **shared)
     steps = steps.round({name: 3 for name in steps if name.startswith("score")})
     write_whole(ROOT / "data" / "results" / "steps.parquet", steps.to_parquet)
     sweeps = chosen.work / f"steering-{model.fingerprint}"
-    steering = steer_all(model, ROOT / "data" / "results", sweeps)
+    steering = steer_all(model, ROOT / "data" / "results", sweeps, **shared)
     for axis in axes():
         SteeringVector.load(sweeps / axis / "vector").save(ROOT / "data" / "results" / "vectors" / axis)
     # of the clipped map's two strongest layers; on the raw one, layers 8 and 6 come after layer 0 with no sure order
@@ -62,13 +63,14 @@ def main() -> None:
     # and of self-attention in the same blocks, where the sound speaks to itself, for the harder half of the comparison
     sites = [*strongest, *(path.replace("cross_attn", "self_attn") for path in strongest)]
     saes = ROOT / "data" / "tiny" / "sae"
-    train_saes(model, sites, saes, chosen.work / f"sae-{model.fingerprint}")
-    print(wins(report_saes(model, saes, sites)).to_string(index=False))
+    train_saes(model, sites, saes, chosen.work / f"sae-{model.fingerprint}", **shared)
+    print(wins(report_saes(model, saes, sites, **shared)).to_string(index=False))
     steer_all_features(
         model,
         [SAE.from_pretrained(saes / site) for site in strongest],
         ROOT / "data" / "results",
         chosen.work / f"sae_steering-{model.fingerprint}",
+        **shared,
     )
     print(steering[["concept", "method", "sites", "auc", "auc_low", "auc_high", "spearman", "steerable"]].to_string(index=False))
 

@@ -5,6 +5,7 @@ from .charts import score_strip as score_strip
 from .charts import side_by_side as side_by_side
 from .localization import Plan as Plan
 from .localization import localize as localize
+from .localization import merge as merge
 from .localization import patched_row as patched_row
 from .localization import plan as plan
 from .published import PublishedAtlas as PublishedAtlas

@@ -22,6 +22,7 @@ from audioscope.audio import Clip
 from audioscope.concepts import Concept, Concepts, choose
 from audioscope.edits import PatchOutput, PatchText, Which
 from audioscope.errors import index_of, listed, whole
+from audioscope.merging import Part, checked_part, merge_parts, units_of
 from audioscope.model import Model
 from audioscope.scoring.scorers import Scorer, check_scores, completed, default_scorer, scores_of, second_opinions, try_scorers
 from audioscope.sites import Site
@@ -190,6 +191,7 @@ def localize(
     out: str | Path | None = None,
     clips: bool = True,
     workers: Workers = None,
+    part: Part = None,
     progress: bool = True,
     **sampling: Unpack[SamplingKeywords],
 ) -> Atlas:
@@ -224,11 +226,13 @@ def localize(
         workers: In how many processes; the numbers do not depend on it. None takes as many as there are cores and memory, or GPUs,
             for, unless the sweep is too small to gain by it; "ray" or "ray://address" runs on a Ray cluster. A model that was
             changed since it was loaded stays in this process.
+        part: Do only one of several equal parts, such as "3/8", for batch systems; `audioscope.atlas.merge` puts them together. Parts
+            may use one folder, or a folder each. None is the whole sweep.
         progress: Whether to show a progress bar.
         **sampling: `steps`, `guidance`, `seconds`, `negative_prompt`; the model's defaults if omitted.
 
     Returns:
-        The atlas, saved in `out`.
+        The atlas, saved in `out`; of one part of a sweep, only what that part did, and not saved.
 
     Raises:
         ValueError: Input is out of range, or `out` holds another sweep. Nothing has been generated then.
@@ -242,8 +246,12 @@ def localize(
     sweep = checked_sweep(model, concepts, pairs, seeds, patch, direction, sites, split, scorer, also, batch_size, when, sampling)
     if until_stable is not None:
         until_stable = whole("until_stable", until_stable, 1, pairs - 1, f", less than the {pairs} pairs")
+    share, mine = partial(spread, model, checked_workers(workers)), checked_part(part)
+    if mine is not None and until_stable is not None:
+        raise ValueError("until_stable looks at the whole sweep, so it cannot be combined with part.")
+    if mine is not None and out is None:
+        raise ValueError("part needs out=, the folder in which its results are found for merging.")
     pairs, seeds = whole("pairs", pairs, 1), sweep.seeds  # as plain numbers, for the files
-    share = partial(spread, model, checked_workers(workers))
     folder = results_folder(out, "atlas")
     settings = sweep.settings(clips)
     groups = {c.name: {"group": c.group, "changes": sorted(c.changes)} for c in sweep.concepts}
@@ -251,8 +259,11 @@ def localize(
     work = partial(_do_unit, sweep, clips)
 
     def atlas_of(count: int, desc: str) -> Atlas:
-        table = run_units(folder, settings, sweep.units(count), work, progress, desc, share)
-        return Atlas(table, {**settings, **more, "pairs": count}, folder)
+        result = {**settings, **more, "pairs": count}
+        units = units_of(mine, sweep.units(count), folder, "atlas", settings, result)
+        table = run_units(folder, settings, units, work, progress, desc, share)
+        there = set(table["concept"])
+        return Atlas(table, {**result, "concepts": [name for name in groups if name in there]}, folder)
 
     if until_stable is None:
         atlas = atlas_of(pairs, "atlas")
@@ -264,6 +275,33 @@ def localize(
             # an empty set may be for lack of pairs
             if rounds[-1] and rounds[-until_stable - 1 :] == [rounds[-1]] * (until_stable + 1):
                 break
+    if mine is None:
+        atlas.save(folder)
+    return atlas
+
+
+def merge(folders: str | Path | Iterable[str | Path], out: str | Path) -> Atlas:
+    """Put the parts of a sweep together that `localize(..., part="3/8")` did, without the model.
+
+    Args:
+        folders: The folders of the parts, or the one that they all used.
+        out: Folder for the whole sweep, which may be one of them. `localize` with the same arguments, without part, resumes it.
+
+    Returns:
+        The atlas, saved in `out`.
+
+    Raises:
+        FileNotFoundError: A folder holds no part of a sweep.
+        ValueError: The parts are of different sweeps, or units are missing; the message names the parts that lack them.
+
+    Example:
+        >>> for part in ("1/2", "2/2"):
+        ...     there = audioscope.localize(model, ["fast"], 2, sites=[1], steps=2, part=part, out="parts", progress=False)
+        >>> audioscope.atlas.merge("parts", "merged").table["pair"].unique().tolist()
+        [0, 1]
+    """
+    table, settings, folder = merge_parts(folders, out, "atlas")
+    atlas = Atlas(table, settings, folder)
     atlas.save(folder)
     return atlas
 

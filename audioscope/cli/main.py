@@ -1,4 +1,4 @@
-"""The command line: audioscope sites | check | atlas | steer | sae | book | notebooks | generate | tiny.
+"""The command line: audioscope sites | check | atlas | steer | merge | sae | book | notebooks | generate | tiny.
 
 Bad input exits with status 2 and a one-line error.
 """
@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from audioscope.cli import sae as cli_sae
-from audioscope.cli.parts import MODEL, SAMPLING, WEIGHTS, WORKERS, command, given, loaded, path
+from audioscope.cli.parts import MODEL, PART, SAMPLING, WEIGHTS, command, given, loaded, path
 from audioscope.errors import FIX_TORCHAUDIO, UnknownName, is_torchaudio_failure, real
 from audioscope.installed import __version__, need
 from audioscope.store import data_folder
@@ -55,7 +55,7 @@ def parser() -> argparse.ArgumentParser:
     )
     check.add_argument("--json", action="store_true", help="print JSON")
 
-    atlas = command(verbs, "atlas", _atlas, "build the concept-by-layer atlas and its page", [SAMPLING, WORKERS])
+    atlas = command(verbs, "atlas", _atlas, "build the concept-by-layer atlas and its page", [SAMPLING, PART])
     atlas.add_argument("--quick", action="store_true", help=f"6 concepts ({QUICK}), 4 pairs")
     atlas.add_argument("--concepts", help="comma-separated names, or a CSV file of your own pairs")
     atlas.add_argument("--pairs", type=int, help="pairs per concept (default 8)")
@@ -97,7 +97,7 @@ def parser() -> argparse.ArgumentParser:
     atlas.add_argument("--out", type=path, default=Path("atlas"), help="output folder; resumed if it holds the same sweep")
 
     steer = command(
-        verbs, "steer", _steer, "steer music toward a concept: clips, a table and a page with a slider", [SAMPLING, WORKERS]
+        verbs, "steer", _steer, "steer music toward a concept: clips, a table and a page with a slider", [SAMPLING, PART]
     )
     what = steer.add_mutually_exclusive_group(required=True)
     what.add_argument("--concept", help="a shipped concept, such as fast, or one from --pairs-from")
@@ -108,11 +108,16 @@ def parser() -> argparse.ArgumentParser:
     steer.add_argument("--strengths", help="first:last:count, or a comma-separated list (default -1:1:9)")
     steer.add_argument("--sites", help="cross (default), own, functional, self, or comma-separated module paths")
     steer.add_argument("--atlas", type=path, help="folder of the model's atlas (default: the shipped one)")
+    steer.add_argument("--vector", help="file of the steering vector (default: one is made)")
     steer.add_argument("--pairs", type=int, help="pairs to make the vector from (default: all)")
     steer.add_argument("--prompts", type=int, help="neutral prompts to steer (default 2; 12 with --all)")
     steer.add_argument("--seeds", type=int, help="seeds per prompt (default 1; 2 with --all)")
     steer.add_argument("--work", type=path, default=Path("runs/steering"), help="with --all: folder for the sweeps")
     steer.add_argument("--out", type=path, required=True, help="output folder; resumed if it holds the same sweep")
+
+    merge = command(verbs, "merge", _merge, "put the parts of a sweep together that --part did, without the model")
+    merge.add_argument("folders", nargs="+", type=path, metavar="FOLDER", help="folders of the parts, or the one that all used")
+    merge.add_argument("--out", type=path, required=True, help="folder for the whole sweep, which may be one of them")
 
     cli_sae.add(verbs)
 
@@ -227,6 +232,7 @@ def _atlas(options: argparse.Namespace) -> None:
     from audioscope.atlas import localization as patching
     from audioscope.atlas.atlas import Atlas
     from audioscope.concepts import choose
+    from audioscope.merging import checked_part
     from audioscope.pages.shipped import page_extras
     from audioscope.workers import checked_workers
 
@@ -239,6 +245,7 @@ def _atlas(options: argparse.Namespace) -> None:
     if options.html is not None:
         options.html.parent.mkdir(parents=True, exist_ok=True)  # before hours of work
     checked_workers(options.workers)
+    checked_part(options.part)
     model = loaded(options)
     settings: dict[str, Any] = {
         "concepts": concepts,
@@ -248,8 +255,13 @@ def _atlas(options: argparse.Namespace) -> None:
     if options.plan:
         print(patching.plan(model, **settings, **given(options, "workers")))
         return
+    shared = given(options, "until_stable", "workers", "part")
+    if options.part is not None:
+        atlas = patching.localize(model, **settings, **shared, out=options.out)
+        print(_part_done(options, len(atlas.table.drop_duplicates(["concept", "pair", "seed"]))))
+        return
     need("pages", "The atlas page")
-    atlas = patching.localize(model, **settings, until_stable=options.until_stable, workers=options.workers, out=options.out)
+    atlas = patching.localize(model, **settings, **shared, out=options.out)
     shipped = not options.bare and datasets.is_shipped(model)
     extras: dict[str, Any] = page_extras(model, atlas, options.out / "steered") if shipped else {}
     extras |= {"others": [*beside, *extras.get("others", [])], "scale": options.scale}
@@ -260,30 +272,49 @@ def _atlas(options: argparse.Namespace) -> None:
     print(f"\nThe atlas: {page.resolve()}\nIts table: {(options.out / 'atlas.parquet').resolve()}")
 
 
+def _part_done(options: argparse.Namespace, units: int) -> str:
+    return (
+        f"Part {options.part}: {units} units in {options.out.resolve()}\n"
+        "When all parts are done: audioscope merge FOLDER... --out FOLDER"
+    )
+
+
+def _merge(options: argparse.Namespace) -> None:
+    from audioscope import atlas, steer
+    from audioscope.merging import kind_of
+
+    merge = {"atlas": atlas.merge, "steering": steer.merge}[kind_of(options.folders[0], ("atlas", "steering"))]
+    print(merge(options.folders, options.out))
+    print(f"\nThe whole sweep: {options.out.resolve()}\nThe command of the parts, without --part, makes its page there.")
+
+
 def _steer(options: argparse.Namespace) -> None:
     from audioscope.atlas.atlas import Atlas
     from audioscope.concepts import choose, load_concepts
+    from audioscope.merging import checked_part
     from audioscope.pages.slider import slider_page
     from audioscope.steer.benchmark import steer_all
     from audioscope.steer.caa import caa
     from audioscope.steer.methods import vector_method
     from audioscope.steer.sweeps import steering_sweep
+    from audioscope.steer.vectors import SteeringVector
     from audioscope.workers import checked_workers
 
     from_atlas = None if options.atlas is None else Atlas.load(options.atlas)
     sampling = given(options, "steps", "guidance")
-    shared = given(options, "workers")
+    shared, alone = given(options, "workers", "part"), given(options, "workers")
     checked_workers(options.workers)
+    checked_part(options.part)
     usual = (12, 2) if options.all else (2, 1)
     prompts, seeds = (each if each is not None else n for each, n in zip((options.prompts, options.seeds), usual, strict=True))
     if options.all:
-        if unused := list(given(options, "strengths", "sites", "pairs", "pairs_from")):
+        if unused := list(given(options, "strengths", "sites", "pairs", "pairs_from", "vector", "part")):
             raise ValueError(
                 f"--all cannot be combined with --{unused[0].replace('_', '-')}: "
                 "it compares a fixed set of methods on the shipped axes."
             )
         table = steer_all(
-            loaded(options), options.out, options.work, prompts=prompts, seeds=seeds, atlas=from_atlas, **shared, **sampling
+            loaded(options), options.out, options.work, prompts=prompts, seeds=seeds, atlas=from_atlas, **alone, **sampling
         )
         shown = ["concept", "method", "sites", "auc", "auc_low", "auc_high", "spearman", "steerable"]
         print(table[shown].round(3).to_string(index=False))
@@ -303,14 +334,22 @@ def _steer(options: argparse.Namespace) -> None:
             f"--prompts is {prompts} and --seeds {seeds}, expected 1 to {len(concept.neutral_pairs('test'))} prompts "
             f"(neutral prompts from the test split of {concept.name!r}) and at least 1 seed."
         )
+    if options.vector is not None and (unused := list(given(options, "sites", "pairs"))):
+        raise ValueError(f"--vector cannot be combined with --{unused[0]}: the vector has its sites.")
+    ready = None if options.vector is None else SteeringVector.load(options.vector)
     model, sites = loaded(options), options.sites or "cross"
     if sites not in ("functional", "own", "cross", "self", "all"):
         sites = sites.split(",")
-    vector = caa(model, concept, sites, options.pairs, atlas=from_atlas, file=options.out / "vector", **sampling)
-    method = vector_method(vector, options.sites or "all")
+    vector = ready or caa(
+        model, concept, sites, options.pairs, atlas=from_atlas, file=options.out / "vector", **alone, **sampling
+    )
+    method = vector_method(vector, options.sites or ("vector's" if ready else "all"))
     sweep = steering_sweep(
         model, concept, [method], strengths, prompts=prompts, seeds=seeds, clips=True, out=options.out, **shared, **sampling
     )
+    if options.part is not None:
+        print(_part_done(options, len(sweep.table.drop_duplicates(["prompt", "seed"]))))
+        return
     name = f"{concept.opposite} to {concept.name}" if concept.opposite else f"toward {concept.name}"
     where = ", ".join(vector.paths)
     text = (

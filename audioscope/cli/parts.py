@@ -20,6 +20,10 @@ WORKERS.add_argument(
     "--workers", type=lambda text: int(text) if text.isdigit() else text, metavar="N",
     help="processes, or ray, or ray://address (default: as many as there are cores and memory, or GPUs, for)",
 )  # fmt: skip
+PART = argparse.ArgumentParser(add_help=False, parents=[WORKERS])
+PART.add_argument(
+    "--part", metavar="I/N", help="do only the I-th of N equal parts, for batch systems; `audioscope merge` puts them together"
+)
 SAMPLING = argparse.ArgumentParser(add_help=False, parents=[MODEL, WEIGHTS])
 SAMPLING.add_argument("--steps", type=int, help="denoising steps (default: the model's)")
 SAMPLING.add_argument("--guidance", type=float, help="guidance (default: the model's)")

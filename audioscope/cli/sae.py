@@ -6,7 +6,7 @@ import argparse
 from pathlib import Path
 from typing import Any
 
-from audioscope.cli.parts import MODEL, SAMPLING, WEIGHTS, command, given, loaded, path
+from audioscope.cli.parts import MODEL, SAMPLING, WEIGHTS, WORKERS, command, given, loaded, path
 
 
 def add(verbs: Any) -> None:
@@ -15,7 +15,7 @@ def add(verbs: Any) -> None:
         dest="what", required=True, metavar="WHAT"
     )
     train = command(
-        sae, "train", _train, "train an SAE at each site, evaluate it, and score and compare its features", [SAMPLING]
+        sae, "train", _train, "train an SAE at each site, evaluate it, and score and compare its features", [SAMPLING, WORKERS]
     )
     train.add_argument("--sites", help="comma-separated module paths (default: the two strongest layers of the model's atlas)")
     train.add_argument("--atlas", type=path, help="folder of the model's atlas (default: the shipped one)")
@@ -72,10 +72,10 @@ def _train(options: argparse.Namespace) -> None:
     else:
         sites = [site.path for site in model.sites.select(options.sites.split(","))]
     training = given(options, "expansion_factor", "k", "kind", "training_tokens", "buffer_epochs")
-    settings = given(options, "steps", "guidance", "seconds", "batch_size")
+    settings, shared = given(options, "steps", "guidance", "seconds", "batch_size"), given(options, "workers")
     saes = train_saes(
         model, sites, options.out, options.work, prompts=_lines(options.prompts), branches=tuple(options.branches.split(",")),
-        positions=options.positions, settings=settings, **training,
+        positions=options.positions, settings=settings, **shared, **training,
     )  # fmt: skip
     for site, sae in saes.items():
         report = sae.report
@@ -86,7 +86,9 @@ def _train(options: argparse.Namespace) -> None:
             f"l0 {report['l0']:.1f}, dead {report['dead_share']:.1%}"
         )
     if not options.skip_report:
-        table = report_saes(model, options.out, list(saes), prompts=_lines(options.prompts), pairs=options.pairs, **settings)
+        table = report_saes(
+            model, options.out, list(saes), prompts=_lines(options.prompts), pairs=options.pairs, **shared, **settings
+        )
         print(wins(table).to_string(index=False))
     print(f"\nThe SAEs: {options.out.resolve()}")
 

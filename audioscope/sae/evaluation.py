@@ -217,14 +217,16 @@ def _read(stream: TokenStream, prompts: Sequence[str], seed: int, bar: tqdm) -> 
     """Tokens [levels, prompts, positions, d_in] of one generation per prompt, and the noise levels [levels]."""
     if not prompts:
         raise ValueError("There are no prompts to measure, or none to fit the baselines on: give at least one of each.")
-    tokens: list[Tensor] = []
-    for start in range(0, len(prompts), stream.batch_size):
-        part = prompts[start : start + stream.batch_size]
-        branch = stream.branches[start // stream.batch_size % len(stream.branches)]
-        values, sigmas = stream.read(part, [seed + start + i for i in range(len(part))], branch)
+    size, parts = stream.batch_size, []
+    for start in range(0, len(prompts), size):
+        part = prompts[start : start + size]
+        parts.append((part, [seed + start + i for i in range(len(part))], stream.branches[start // size % len(stream.branches)]))
+    tokens, levels = [], []
+    for values, sigmas in stream.read_all(parts):
         tokens.append(values)
-        bar.update(len(part))
-    return torch.cat(tokens).transpose(0, 1), sigmas
+        levels.append(sigmas)
+        bar.update(len(values))
+    return torch.cat(tokens).transpose(0, 1), levels[0]
 
 
 @torch.no_grad()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from operator import attrgetter
@@ -15,11 +15,12 @@ import torch
 from torch import Tensor
 
 from audioscope.concepts import Concept, _plan, choose, shipped_groups
+from audioscope.errors import whole
 from audioscope.model import BATCH, Model
 from audioscope.sae.sae import SAE
 from audioscope.stats import auroc, cohens_d
-from audioscope.store import batches
 from audioscope.tracing import Read, Row, Sampling, SamplingKeywords
+from audioscope.workers import Workers, collect
 
 Negatives = Literal["all", "counterfactual"]
 Against = Literal["counterfactual", "neutral"]
@@ -160,6 +161,7 @@ def concept_activations(
     pairs: int | None = None,
     branch: str = "cond",
     batch_size: int = BATCH,
+    workers: Workers = None,
     progress: bool = True,
     **sampling: Unpack[SamplingKeywords],
 ) -> ConceptActivations:
@@ -178,6 +180,7 @@ def concept_activations(
         pairs: At most this many pairs of each concept; None means all.
         branch: The branch of guidance to read, "cond" or "uncond".
         batch_size: Generations per batch.
+        workers: In how many processes, as for `audioscope.localize`.
         progress: Show a progress bar.
         **sampling: `steps`, `guidance`, `seconds`, `negative_prompt`; if omitted, those that the first SAE was trained with, or
             else the model's defaults.
@@ -198,6 +201,7 @@ def concept_activations(
     model.check_unsteered("a reading of concepts")
     if against not in ("counterfactual", "neutral"):
         raise ValueError(f"against is {against!r}, expected 'counterfactual' or 'neutral'.")
+    pairs = None if pairs is None else whole("pairs", pairs, 1)
     other = attrgetter("neutral" if against == "neutral" else "corrupted")
     seen = set(without)
     for sae in saes.values():
@@ -214,21 +218,27 @@ def concept_activations(
         raise ValueError(f"No pair is left to read: pairs is {pairs}, split {split!r}, and {len(seen)} prompts are left out.")
     if not all(row.prompt for row, *_ in wanted):
         raise ValueError(f"against is {against!r}, but a pair has no neutral prompt: add one, or use against='counterfactual'.")
-    kept: dict[str, list[np.ndarray]] = {name: [] for name in [*paths, *saes]}
-    sigmas = torch.empty(0)
     read = Read(model.sites.select(paths), None, False, branch)
-    for part in batches(wanted, batch_size, f"reading concepts ({split})", progress=progress):
+    batch_size = whole("batch_size", batch_size, 1)
+
+    @torch.no_grad()
+    def averages(part: Sequence[tuple[Row, str, int, bool]]) -> dict[str, Tensor]:
+        """Of one batch, [rows, levels, units]."""
         found = model.run([row for row, *_ in part], read=read, decode=False, **run)
-        sigmas = found.sigmas
-        for path in paths:
-            kept[path].append(found.reads[path].mean(2).numpy())
+        means = {path: found.reads[path].mean(2) for path in paths}
         for name, sae in saes.items():
             tokens = found.reads[str(sae.metadata["site"])]  # [rows, levels, time, width]
-            by_level = [sae.encode(tokens[:, i], sigma).mean(1) for i, sigma in enumerate(sigmas.tolist())]
-            kept[name].append(torch.stack(by_level, 1).numpy())
+            means[name] = torch.stack(
+                [sae.encode(tokens[:, i], sigma).mean(1) for i, sigma in enumerate(found.sigmas.tolist())], 1
+            )
+        return {f"of {name}": values for name, values in means.items()} | {"sigmas": found.sigmas}
+
+    parts = [wanted[start : start + batch_size] for start in range(0, len(wanted), batch_size)]
+    every = list(collect(model, workers, averages, parts, f"reading concepts ({split})", progress=progress))
     rows = pd.DataFrame([metadata for _, *metadata in wanted], columns=["concept", "pair", "has"])
     rows["text"] = [row.prompt for row, *_ in wanted]
-    return ConceptActivations(rows, sigmas, {name: np.concatenate(parts) for name, parts in kept.items()})
+    values = {name: torch.cat([means[f"of {name}"] for means in every]).numpy() for name in [*paths, *saes]}
+    return ConceptActivations(rows, every[0]["sigmas"], values)
 
 
 def sampling_like(model: Model, saes: Iterable[SAE], sampling: SamplingKeywords) -> Sampling:

@@ -20,7 +20,9 @@ from audioscope.sae.sae import SAE
 from audioscope.sae.streams import TokenStream
 from audioscope.sae.training import train_sae
 from audioscope.sae.vectors import SCORES
+from audioscope.workers import Workers, room
 
+MANY = 1_000_000  # tokens of a training that is long enough for workers
 COMPARED: dict[Negatives, str] = {"all": "auroc", "counterfactual": "auroc_counterfactual"}  # keys in a report
 MEASURED = ("auroc", "low", "high", "selected", "unit", "sign", "sigma", "difference", "difference_low", "difference_high", "p")
 
@@ -53,6 +55,7 @@ def train_saes(
     branches: tuple[str, ...] = ("cond",),
     positions: int | None = None,
     settings: dict[str, Any] | None = None,
+    workers: Workers = None,
     progress: bool = True,
     **training: Any,
 ) -> dict[str, SAE]:
@@ -67,6 +70,8 @@ def train_saes(
         branches: The branches of guidance to read, as for `audioscope.sae.TokenStream`.
         positions: Time tokens to keep of each generation and step, as for `audioscope.sae.TokenStream`; None means all.
         settings: More keywords of `audioscope.sae.TokenStream`, such as steps, guidance, seconds and batch_size.
+        workers: In how many processes activations are read, as for `audioscope.localize`; None is as many as there is room for, or
+            this one for a training of less than a million tokens.
         progress: Show progress bars.
         **training: Keywords of `audioscope.sae.train_sae`, whose defaults are those of the shipped SAEs (one pass over 2,989
             prompts, with two passes through each buffer).
@@ -81,9 +86,11 @@ def train_saes(
         >>> training["expansion_factor"], training["k"], training["training_tokens"]
         (4, 8, 3800000)
     """
+    if workers is None and training.get("training_tokens", MANY) >= MANY and (many := room(model)) > 1:
+        workers = many
     found = {}
     for site in sites:
-        stream = TokenStream(model, site, prompts, branches, positions=positions, **(settings or {}))
+        stream = TokenStream(model, site, prompts, branches, positions=positions, workers=workers, **(settings or {}))
         state = as_path(work) / f"{stream.site}.safetensors"
         sae = train_sae(stream, **training, out=state, progress=progress)
         sae.report = evaluate_sae(sae, stream, progress=progress).report()
@@ -126,7 +133,7 @@ def report_saes(
         readings: The result of `audioscope.sae.comparison.read_splits` for these SAEs; None reads all sites in the same
             generations.
         progress: Show progress bars.
-        **keywords: `batch_size`, `steps`, `guidance`, `seconds`, `negative_prompt`.
+        **keywords: `workers`, `batch_size`, `steps`, `guidance`, `seconds`, `negative_prompt`.
 
     Returns:
         The comparison against all other prompts, with the columns of `audioscope.sae.compare_features`.
@@ -145,7 +152,8 @@ def report_saes(
     saes = {site: load_sae(as_path(out) / site) for site in sites}
     chosen = choose(None if concepts is None else list(concepts))
     if readings is None:
-        randoms = {site: random_like(sae, TokenStream(model, site, **keywords)) for site, sae in saes.items()}
+        alone = {name: value for name, value in keywords.items() if name != "workers"}  # for a single batch
+        randoms = {site: random_like(sae, TokenStream(model, site, **alone)) for site, sae in saes.items()}
         readings = read_splits(model, saes, randoms, chosen, prompts, pairs=pairs, progress=progress, **keywords)
     for site, sae in saes.items():
         selected, tested = (

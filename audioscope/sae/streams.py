@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import count
 from typing import Any
 
 import numpy as np
@@ -12,11 +13,12 @@ import torch
 from torch import Tensor
 
 from audioscope.concepts import concept_prompts
-from audioscope.errors import texts
+from audioscope.errors import seed_number, texts, whole
 from audioscope.model import BATCH, Model
 from audioscope.sae.levels import Levels
 from audioscope.store import batches, content_hash
 from audioscope.tracing import Read, Row, Sampling
+from audioscope.workers import Workers, checked_workers, collect
 
 MEASURED = 64  # prompts on which the means and scales of the noise levels are measured
 
@@ -43,6 +45,7 @@ class TokenStream:
         negative_prompt: The prompt of the unconditional branch; None means the model's default.
         batch_size: Generations per batch.
         seed: Of the order of the prompts, their noise and the positions.
+        workers: In how many processes the activations are read, as for `audioscope.localize`; None is this one.
 
     Raises:
         ValueError: `site` does not name exactly one site, or `branches`, `at_steps` or `positions` is out of range, or the model
@@ -67,8 +70,10 @@ class TokenStream:
     negative_prompt: str | None = None
     batch_size: int = BATCH
     seed: int = 0
+    workers: Workers = None
 
     def __post_init__(self) -> None:
+        checked_workers(self.workers)
         self.model.check_unsteered("a stream of activations")
         sites = self.model.sites.select([self.site] if isinstance(self.site, str) else self.site)
         if len(sites) != 1:
@@ -85,8 +90,10 @@ class TokenStream:
             if not self.at_steps or min(self.at_steps) < 0 or max(self.at_steps) > last:
                 raise ValueError(f"at_steps is {self.at_steps}, expected steps from 0 to {last}.")
             object.__setattr__(self, "at_steps", tuple(sorted(set(self.at_steps))))
-        if self.positions is not None and self.positions < 1:
-            raise ValueError(f"positions is {self.positions}, expected at least 1, or None for all.")
+        if self.positions is not None:
+            object.__setattr__(self, "positions", whole("positions", self.positions, 1, why=", or None for all"))
+        object.__setattr__(self, "batch_size", whole("batch_size", self.batch_size, 1))
+        object.__setattr__(self, "seed", seed_number(self.seed))
 
     @cached_property
     def sampling(self) -> Sampling:
@@ -135,17 +142,38 @@ class TokenStream:
             values = values.gather(2, torch.from_numpy(drawn.copy())[..., None].expand(-1, -1, -1, values.shape[3]))
         return values, run.sigmas if self.at_steps is None else run.sigmas[list(self.at_steps)]
 
+    def read_all(self, parts: Sequence[tuple[Sequence[str], Sequence[int], str]]) -> Iterator[tuple[Tensor, Tensor]]:
+        """Read several batches, in the workers if there are any.
+
+        Args:
+            parts: The prompts, seeds and branch of each batch.
+
+        Yields:
+            What `read` returns, in order.
+        """
+        if self.workers is None:
+            yield from (self.read(*part) for part in parts)
+            return
+
+        def read(part: tuple[Sequence[str], Sequence[int], str]) -> dict[str, Tensor]:
+            values, sigmas = self.read(*part)
+            return {"values": values, "sigmas": sigmas}
+
+        for found in collect(self.model, self.workers, read, parts):
+            yield found["values"], found["sigmas"]
+
     @cached_property
     def levels(self) -> Levels:
         """Mean, scale and norm of the site's tokens at each noise level, from the first 64 prompts of a separate pass."""
         rng = np.random.default_rng([self.seed, MEASURED])
         chosen = [self.prompts[i] for i in rng.permutation(len(self.prompts))[:MEASURED]]
-        found = []
-        for part in batches(chosen, self.batch_size):
-            for branch in self.branches:
-                values, sigmas = self.read(part, rng.integers(2**40, size=len(part)).tolist(), branch)
-                found.append(values)
-        x = torch.cat(found).transpose(0, 1).flatten(1, 2)  # [levels, tokens, width]
+        parts = [
+            (part, rng.integers(2**40, size=len(part)).tolist(), branch)
+            for part in batches(chosen, self.batch_size) for branch in self.branches
+        ]  # fmt: skip
+        found = list(self.read_all(parts))
+        sigmas = found[0][1]
+        x = torch.cat([values for values, _ in found]).transpose(0, 1).flatten(1, 2)  # [levels, tokens, width]
         means = x.mean(1)
         scales = (x - means[:, None]).square().sum(-1).mean(1).sqrt().clamp_min(1e-6)
         return Levels(sigmas, means, scales, x.norm(dim=-1).mean(1))
@@ -162,16 +190,18 @@ class TokenStream:
         Yields:
             Scaled tokens of one batch, float32 [n, width].
         """
-        each = -(-len(self.prompts) // self.batch_size)
         levels = self.levels
-        number = first
-        while True:
-            order = np.random.default_rng([self.seed, number // each]).permutation(len(self.prompts))
-            place = number % each * self.batch_size
-            rng = np.random.default_rng([self.seed, number, 1])
-            texts = [self.prompts[i] for i in order[place : place + self.batch_size]]
-            values, _ = self.read(
-                texts, rng.integers(2**40, size=len(texts)).tolist(), self.branches[number % len(self.branches)]
-            )
-            yield levels.scaled(values).flatten(0, 2)
-            number += 1
+        # as many as keep all workers busy, and hardly any that nobody asked for when the stream ends
+        several = 2 * self.workers if isinstance(self.workers, int) else 1 if self.workers is None else 16
+        for number in count(first, several):
+            for values, _ in self.read_all([self._batch(number + i) for i in range(several)]):
+                yield levels.scaled(values).flatten(0, 2)
+
+    def _batch(self, number: int) -> tuple[list[str], list[int], str]:
+        """The prompts, seeds and branch of a batch of the stream."""
+        each = -(-len(self.prompts) // self.batch_size)
+        order = np.random.default_rng([self.seed, number // each]).permutation(len(self.prompts))
+        place = number % each * self.batch_size
+        rng = np.random.default_rng([self.seed, number, 1])
+        texts = [self.prompts[i] for i in order[place : place + self.batch_size]]
+        return texts, rng.integers(2**40, size=len(texts)).tolist(), self.branches[number % len(self.branches)]

@@ -34,6 +34,7 @@ from audioscope.steer.sweeps import BATCH, GRID, calibrate
 from audioscope.steer.vectors import SteeringVector
 from audioscope.store import write_whole
 from audioscope.tracing import SamplingKeywords
+from audioscope.workers import Workers
 
 COUNTS = (1, 2, 5, 20)  # features at each noise level
 PAPERS = 20  # the paper's number, weighted equally: what "untuned" means
@@ -151,6 +152,7 @@ def tuned_methods(
     scorer: Scorer | None = None,
     price: Scorer | None = None,
     batch_size: int = BATCH,
+    workers: Workers = None,
     progress: bool = True,
     **sampling: Unpack[SamplingKeywords],
 ) -> list[SteeringMethod]:
@@ -173,6 +175,7 @@ def tuned_methods(
         scorer: What measures the concept, as for `audioscope.steer.calibrate`.
         price: What measures distances, as for `audioscope.steer.calibrate`.
         batch_size: Generations per batch.
+        workers: In how many processes, as for `audioscope.localize`.
         progress: Show progress bars.
         **sampling: `steps`, `guidance`, `seconds`, `negative_prompt`; the model's defaults if omitted. Give those that the SAEs
             were trained with if they differ from the defaults.
@@ -190,16 +193,17 @@ def tuned_methods(
         ['caa tuned', 'caa untuned', 'pci all', 'random features tuned', 'sae tuned', 'sae untuned']
     """
     folder, concept = as_path(folder), choose_one(concept)
+    shared: dict[str, Any] = {"workers": workers, "progress": progress}
     built = min(pairs, len(concept.split("build")))
-    scored = score_contrast(model, saes, concept, built, progress=progress, **sampling)
+    scored = score_contrast(model, saes, concept, built, **shared, **sampling)
     sites = model.sites.select([str(sae.metadata["site"]) for sae in saes])
-    vector = caa(model, concept, sites, built, normalize=False, file=folder / "vector", progress=progress, **sampling)
+    vector = caa(model, concept, sites, built, normalize=False, file=folder / "vector", **shared, **sampling)
     tried = {SAE_TUNED.method: feature_choices(concept, scored), CAA_TUNED.method: caa_choices(vector, sites)}
     methods = [choice.method for choices in tried.values() for choice in choices]
     rewritten = prompt_switch_method(model.sampling(**sampling).steps)
     calibrate(
         model, concept, [*methods, rewritten], grid=WIDER, prompts=prompts, without=without, scorer=scorer, price=price, batch_size=batch_size,
-        out=folder / "choices", progress=progress, **sampling
+        out=folder / "choices", **shared, **sampling
     )  # fmt: skip
     areas = SteeringSweep.load(folder / "choices").areas()
     lines, best = [], {}
@@ -269,7 +273,7 @@ def steer_all_features(
     """
     seen = set(concept_prompts() if without is None else without)
     # tuning uses the settings of the reported sweeps
-    shared = (*SamplingKeywords.__annotations__, "scorer", "price", "batch_size", "progress")
+    shared = (*SamplingKeywords.__annotations__, "scorer", "price", "batch_size", "workers", "progress")
     alike = {name: keywords[name] for name in shared if name in keywords}
 
     def compared(concept: Concept, folder: Path) -> Sequence[SteeringMethod]:

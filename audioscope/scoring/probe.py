@@ -22,6 +22,7 @@ from audioscope.errors import as_path, texts, whole
 from audioscope.model import Model
 from audioscope.scoring.scorers import Scorer, check_scores, completed, resampled, scores_of
 from audioscope.stats import auroc
+from audioscope.workers import Workers, collect
 
 SUFFIXES = (".wav", ".flac", ".mp3", ".ogg", ".opus", ".aif", ".aiff", ".aifc", ".au", ".caf", ".w64")
 UNREAD = (
@@ -45,7 +46,9 @@ FOLDS = 5
 SILENCE = 1e-7  # mean square below which a piece is silent, -70 dB
 
 
-def read_folder(folder: str | Path, model: Model, seconds: float | None = None, most: int = 64) -> list[Clip]:
+def read_folder(
+    folder: str | Path, model: Model, seconds: float | None = None, most: int = 64, workers: Workers = None
+) -> list[Clip]:
     """The audio of a folder as the model would sound at its best: mono pieces, at its rate and of its length.
 
     The audio also goes through the model's codec, if that is a plain one. A file that is shorter than a piece is repeated; silent
@@ -56,6 +59,7 @@ def read_folder(folder: str | Path, model: Model, seconds: float | None = None, 
         model: The model.
         seconds: The length of each piece, s; None is the model's default.
         most: How many pieces to keep, spread evenly over the files and within each.
+        workers: In how many processes, as for `audioscope.localize`.
 
     Returns:
         The pieces; each has its file as `prompt`.
@@ -81,22 +85,30 @@ def read_folder(folder: str | Path, model: Model, seconds: float | None = None, 
     rate, long = model.rate, model.sampling(seconds=seconds).seconds
     chosen = [files[i] for i in np.linspace(0, len(files) - 1, min(most, len(files))).round().astype(int)]
     each = max(1, most // len(chosen))
-    pieces = [(file, piece) for file in chosen for piece in _pieces(file, rate, long, each)]
-    loud = [(file, piece) for file, piece in pieces if float(piece.square().mean()) > SILENCE]
-    if not loud:
-        raise ValueError(f"{folder} holds nothing but silence.")
-    if len(loud) < len(pieces):
-        warnings.warn(
-            f"{len(pieces) - len(loud)} of {len(pieces)} pieces of {folder} are silent and were left out.", stacklevel=2
-        )
-    audio = torch.stack([piece for _, piece in loud])[:, None]
     codec: Any = getattr(model.pipe, "vae", None)
-    if model.adapter.is_tiny:  # so that a listener judges the music, and not which codec it went through
-        with torch.no_grad():
-            spare = -audio.shape[-1] % codec.downsampling_ratio  # the codec takes whole tokens
-            heard = torch.nn.functional.pad(audio, (0, spare)).to(codec.device)
-            audio = codec.decode(codec.encode(heard)).sample[..., : audio.shape[-1]].cpu()
-    return [Clip(wave.numpy(), rate, str(file.relative_to(folder))) for wave, (file, _) in zip(audio, loud, strict=True)]
+
+    def read(file: Path) -> dict[str, Tensor]:
+        """The pieces of a file that sound, [pieces, samples], and how many are silent."""
+        pieces = torch.stack(_pieces(file, rate, long, each))
+        loud = pieces[pieces.square().mean(1) > SILENCE]
+        silent = torch.tensor(len(pieces) - len(loud))
+        if model.adapter.is_tiny and len(loud):  # so that a listener judges the music, and not which codec it went through
+            with torch.no_grad():
+                spare = -loud.shape[-1] % codec.downsampling_ratio  # the codec takes whole tokens
+                heard = torch.nn.functional.pad(loud[:, None], (0, spare)).to(codec.device)
+                loud = codec.decode(codec.encode(heard)).sample[:, 0, : loud.shape[-1]]
+        return {"loud": loud, "silent": silent}
+
+    every = list(collect(model, workers, read, chosen))
+    clips = [
+        Clip(wave[None].numpy(), rate, str(file.relative_to(folder)))
+        for file, found in zip(chosen, every, strict=True) for wave in found["loud"]
+    ]  # fmt: skip
+    if not clips:
+        raise ValueError(f"{folder} holds nothing but silence.")
+    if silent := sum(int(found["silent"]) for found in every):
+        warnings.warn(f"{silent} of {len(clips) + silent} pieces of {folder} are silent and were left out.", stacklevel=2)
+    return clips
 
 
 def _files(folder: Path) -> list[Path]:

@@ -21,6 +21,7 @@ from .results import Difference as Difference
 from .results import SteeringSweep as SteeringSweep
 from .results import Track as Track
 from .sweeps import calibrate as calibrate
+from .sweeps import merge as merge
 from .sweeps import steering_sweep as steering_sweep
 from .sweeps import strengths_from as strengths_from
 from .vectors import AddVector as AddVector

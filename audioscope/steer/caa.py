@@ -8,6 +8,7 @@ with model.steer(vector, strength=1.5):
 from __future__ import annotations
 
 import warnings
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal, Unpack
 
@@ -23,8 +24,9 @@ from audioscope.installed import __version__
 from audioscope.model import BATCH, Model
 from audioscope.sites import Site
 from audioscope.steer.vectors import SteeringVector, vector_files
-from audioscope.store import batches, check_same, content_hash, data_folder
+from audioscope.store import check_same, content_hash, data_folder
 from audioscope.tracing import Read, Row, SamplingKeywords
+from audioscope.workers import Workers, collect
 
 Against = Literal["opposite", "neutral"]
 STRONGEST = 3  # layers that stand in for a concept's own layers if none passes the rule
@@ -95,6 +97,7 @@ def caa(
     atlas: Atlas | None = None,
     batch_size: int = BATCH,
     file: str | Path | None = None,
+    workers: Workers = None,
     progress: bool = True,
     **sampling: Unpack[SamplingKeywords],
 ) -> SteeringVector:
@@ -121,6 +124,7 @@ def caa(
         atlas: For sites="own" or "functional"; None is the one that ships.
         batch_size: Prompts at a time.
         file: Where the vector is stored; it is read instead if it exists and was made with the same settings.
+        workers: In how many processes, as for `audioscope.localize`.
         progress: Whether to show a progress bar.
         **sampling: `steps`, `guidance`, `seconds`, `negative_prompt`; the model's defaults if omitted.
 
@@ -154,7 +158,8 @@ def caa(
     if there < 2:
         raise ValueError(f"{chosen.name!r} has {there} pairs in split {split!r}, expected at least 2: name another split.")
     pairs = there if pairs is None else whole("pairs", pairs, 2, there, f", the pairs in split {split!r}")
-    seeds, found = whole("seeds", seeds, 1), chosen.split(split)[:pairs]
+    seeds, batch_size = whole("seeds", seeds, 1), whole("batch_size", batch_size, 1)
+    found = chosen.split(split)[:pairs]
     shuffle = None if shuffle is None else whole("shuffle", shuffle)
     texts = [(pair.clean, pair.corrupted if against == "opposite" else pair.neutral) for pair in found]
     empty = next((pair for pair, (_, other) in zip(found, texts, strict=True) if not other), None)
@@ -185,16 +190,22 @@ def caa(
     total: dict[str, Tensor] = {}
     lengths: dict[str, Tensor] = {}
     sigmas = torch.empty(0)
-    for part in batches(rows, batch_size, f"reading {chosen.name}", progress=progress):
+    parts = [rows[start : start + batch_size] for start in range(0, len(rows), batch_size)]
+
+    def read(part: Sequence[tuple[Row, int]]) -> dict[str, Tensor]:
+        """Of one batch, at each site: sums of differences, so that only [steps, width] is kept, and of norms."""
         run = model.run([row for row, _ in part], read=Read(where, branch=branch), decode=False, **settings)
         if not bool(run.finite.all()):
             raise FloatingPointError(f"{model.name} produced NaN or infinity for a prompt of {chosen.name!r}: try float32.")
-        sigmas = run.sigmas
         signs = torch.tensor([float(sign) for _, sign in part])
-        for path, values in run.reads.items():
-            # running sums of differences, so that only one [steps, width] tensor is kept per site
-            total[path] = total.get(path, 0) + torch.einsum("r,rsw->sw", signs, values)
-            lengths[path] = lengths.get(path, 0) + run.norms[path].sum(0)
+        differences = {f"sum {path}": torch.einsum("r,rsw->sw", signs, values) for path, values in run.reads.items()}
+        return differences | {f"norm {path}": run.norms[path].sum(0) for path in run.reads} | {"sigmas": run.sigmas}
+
+    for sums in collect(model, workers, read, parts, f"reading {chosen.name}", progress=progress):
+        sigmas = sums["sigmas"]
+        for site in where:
+            total[site.path] = total.get(site.path, 0) + sums[f"sum {site.path}"]
+            lengths[site.path] = lengths.get(site.path, 0) + sums[f"norm {site.path}"]
     norms = {path: value / len(rows) for path, value in lengths.items()}
     mean = {path: value / (len(rows) / 2) for path, value in total.items()}
     directions = {

@@ -16,6 +16,7 @@ from audioscope.atlas.atlas import Atlas
 from audioscope.audio import Clip
 from audioscope.concepts import Concept, Pair, Pairs, choose_one
 from audioscope.errors import listed, one_or_more, real, said, texts, whole
+from audioscope.merging import Part, checked_part, merge_parts, units_of
 from audioscope.model import Model
 from audioscope.scoring import measures
 from audioscope.scoring.scorers import (
@@ -309,6 +310,7 @@ def steering_sweep(
     grid: Sequence[float] = GRID,
     clips: bool = False,
     workers: Workers = None,
+    part: Part = None,
     progress: bool = True,
     **sampling: Unpack[SamplingKeywords],
 ) -> SteeringSweep:
@@ -337,11 +339,13 @@ def steering_sweep(
         grid: Strengths that a calibration tries.
         clips: Whether to keep the audio.
         workers: In how many processes, as for `audioscope.localize`.
+        part: Do only one of several equal parts, such as "3/8", for batch systems; `audioscope.steer.merge` puts them together. It
+            needs `methods` and `strengths`, which would otherwise be worked out again in each part. None is the whole sweep.
         progress: Whether to show a progress bar.
         **sampling: `steps`, `guidance`, `seconds`, `negative_prompt`; the model's defaults if omitted.
 
     Returns:
-        The sweep, with curves, areas and comparisons.
+        The sweep, with curves, areas and comparisons; of one part, only what that part did, and not saved.
 
     Raises:
         ValueError: Input is out of range, or `out` holds another sweep. Nothing has been generated then.
@@ -366,6 +370,9 @@ def steering_sweep(
         raise ValueError(f"atlas is {said(atlas)}, expected an Atlas, or None for the one that ships.")
     pairs = bench.pairs(split, prompts, without)
     seeds = whole("seeds", seeds, 1)
+    mine = checked_part(part)
+    if mine is not None and (chosen_methods is None or strengths is None or out is None):
+        raise ValueError("part needs methods=, strengths= and out=, so that all parts do the same and are found for merging.")
     folder = results_folder(out, "steer")
     folder.mkdir(parents=True, exist_ok=True)
     if chosen_methods is None:
@@ -374,7 +381,16 @@ def steering_sweep(
         built = min(50, len(chosen.split("build")))
         vector, shuffled = (
             caa(
-                model, chosen, "cross", built, normalize=False, shuffle=shuffle, file=folder / name, progress=progress, **sampling
+                model,
+                chosen,
+                "cross",
+                built,
+                normalize=False,
+                shuffle=shuffle,
+                file=folder / name,
+                workers=workers,
+                progress=progress,
+                **sampling,
             )
             for name, shuffle in (("vector", None), ("shuffled", 0))
         )
@@ -389,12 +405,40 @@ def steering_sweep(
     by_cell = dict(strengths) if isinstance(strengths, Mapping) else dict.fromkeys(names, strengths)
     if set(by_cell) != set(names):
         raise ValueError(f"strengths names {sorted(by_cell)}, but the methods are {names}.")
-    return _run(bench, chosen_methods, by_cell, pairs, seeds, split, folder, progress, clips)
+    return _run(bench, chosen_methods, by_cell, pairs, seeds, split, folder, progress, clips, part=mine)
+
+
+def merge(folders: str | Path | Iterable[str | Path], out: str | Path) -> SteeringSweep:
+    """Put the parts of a sweep together that `steering_sweep(..., part="3/8")` did, without the model.
+
+    Args:
+        folders: The folders of the parts, or the one that they all used.
+        out: Folder for the whole sweep, which may be one of them.
+
+    Returns:
+        The sweep, saved in `out`.
+
+    Raises:
+        FileNotFoundError: A folder holds no part of a sweep.
+        ValueError: The parts are of different sweeps, or units are missing; the message names the parts that lack them.
+
+    Example:
+        >>> vector, quick = audioscope.datasets.vector("fast"), {"seeds": 1, "steps": 1, "progress": False}
+        >>> for part in ("1/2", "2/2"):
+        ...     folder = "parts/" + part[0]
+        ...     there = audioscope.steer.steering_sweep(model, "fast", vector, 1, prompts=2, part=part, out=folder, **quick)
+        >>> audioscope.steer.merge(["parts/1", "parts/2"], "merged").table["prompt"].nunique()
+        2
+    """
+    table, settings, folder = merge_parts(folders, out, "steering")
+    sweep = SteeringSweep(table, settings, folder)
+    sweep.save(folder)
+    return sweep
 
 
 def _run(
     bench: _Bench, methods: Sequence[SteeringMethod], strengths: Mapping[str, Sequence[float]], pairs: Sequence[Pair], seeds: int, split: str,
-    out: str | Path | None, progress: bool, clips: bool = False, trial: bool = False,
+    out: str | Path | None, progress: bool, clips: bool = False, trial: bool = False, part: tuple[int, int] | None = None,
 ) -> SteeringSweep:  # fmt: skip
     """Run a sweep with everything chosen. trial: without tempo, key and so on, which take a third of the time."""
     chosen = bench.concept
@@ -436,9 +480,11 @@ def _run(
         return _do_unit(bench, unit, by_number[unit["prompt"]], variants, folder if clips else None, trial, lost)
 
     share = partial(spread, bench.model, bench.workers)
+    units = list(units_of(part, units, folder, "steering", settings, settings))
     table = run_units(folder, settings, units, work, progress, f"{'calibrating' if trial else 'steering'} {chosen.name}", share)
     result = SteeringSweep(table, settings, folder)
-    result.save(folder)
+    if part is None:
+        result.save(folder)
     return result
 
 

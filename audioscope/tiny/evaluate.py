@@ -16,13 +16,14 @@ import torch
 from torch import Tensor
 
 from audioscope.loading import load
-from audioscope.model import Model
+from audioscope.model import BATCH, Model
 from audioscope.tiny import listener, pool
 from audioscope.tiny.captions import UNSEEN, caption
 from audioscope.tiny.codec import MelCodec
 from audioscope.tiny.listener import Listener
 from audioscope.tiny.music import GROUPS, Song
 from audioscope.tiny.train import Recipe, dataset
+from audioscope.workers import Workers, collect
 
 REAL_POOL = 4  # seed of the held-out real clips: never used for training
 CAPTION_SEED = 5
@@ -64,9 +65,16 @@ def real_clips(count: int, codec: Any, batch: int = 20) -> tuple[Tensor, Tensor]
 
 
 def generated_clips(model: Model, captions: list[Caption], **settings: Any) -> Tensor:
-    """A clip [count, 65536] for each caption, with its index as seed; settings go to `Model.generate`."""
-    clips = model.generate([text for text, _, _ in captions], seed=list(range(len(captions))), progress=True, **settings)
-    return torch.from_numpy(np.stack([clip.mono for clip in clips]))
+    """A clip [count, 65536] for each caption, with its index as seed; settings: `workers`, and those of `Model.generate`."""
+    rows = [(text, seed) for seed, (text, _, _) in enumerate(captions)]
+    workers, how = settings.get("workers"), {name: value for name, value in settings.items() if name != "workers"}
+
+    def sound(part: list[tuple[str, int]]) -> dict[str, Tensor]:
+        clips = model.generate([text for text, _ in part], seed=[seed for _, seed in part], progress=False, **how)
+        return {"sound": torch.from_numpy(np.stack([clip.mono for clip in clips]))}
+
+    parts = [rows[start : start + BATCH] for start in range(0, len(rows), BATCH)]
+    return torch.cat([found["sound"] for found in collect(model, workers, sound, parts, "generating", "clip", True)])
 
 
 def accuracies(guess: Tensor, truth: Tensor, named: Tensor | None = None) -> dict[str, float]:
@@ -95,7 +103,7 @@ def evaluate(model: Model | None = None, clips: int = 400, work: Path | None = N
 
     work: a folder for the training pool's latents; with it, `memorization` and `extrapolation` are measured as well, and
     there are five times as many real clips: the first percentile of fewer clips says little.
-    settings go to `Model.generate` (steps, guidance).
+    settings: `workers`, as for `audioscope.localize`, and those of `Model.generate` (steps, guidance).
     """
     if clips < 20:
         raise ValueError(f"clips is {clips}, expected at least 20: the accuracies of fewer clips say nothing.")
@@ -120,7 +128,7 @@ def evaluate(model: Model | None = None, clips: int = 400, work: Path | None = N
     if work:
         seen = generated_clips(model, held_out_captions(clips // 2, held_out=False), **settings)
         result["memorization"] = memorization(model.pipe.vae, sound, seen, real, work)
-        result["extrapolation"] = extrapolation(model, ears["judge"], clips // 4).to_dict("records")
+        result["extrapolation"] = extrapolation(model, ears["judge"], clips // 4, settings.get("workers")).to_dict("records")
     return result
 
 
@@ -171,7 +179,7 @@ def memorization(codec: MelCodec, generated: Tensor, seen: Tensor, real: Tensor,
     }  # fmt: skip
 
 
-def extrapolation(model: Model, ear: Listener, clips: int) -> pd.DataFrame:
+def extrapolation(model: Model, ear: Listener, clips: int, workers: Workers = None) -> pd.DataFrame:
     """One row per change: combinations seen in training, reworded captions, guidance 1 to 5, 4 to 50 steps.
 
     Columns: change, steps, guidance, and the accuracy of each group. "default" is held-out combinations at the model's settings.
@@ -192,7 +200,7 @@ def extrapolation(model: Model, ear: Listener, clips: int) -> pd.DataFrame:
     rows = []
     for change, captions, settings in trials:
         used = dict(model.sampling(settings.get("steps"), settings.get("guidance")))
-        scores = heard(ear, generated_clips(model, captions, **settings), captions)
+        scores = heard(ear, generated_clips(model, captions, workers=workers, **settings), captions)
         rows.append({"change": change, "steps": used["steps"], "guidance": used["guidance"]} | scores)
     return pd.DataFrame(rows)
 
