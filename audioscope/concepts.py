@@ -20,7 +20,7 @@ import numpy as np
 import pandas as pd
 import yaml
 
-from audioscope.errors import UnknownName, as_path, listed, whole
+from audioscope.errors import UnknownName, as_path, listed, plain_name, whole
 from audioscope.store import data_folder, seed_of
 
 SPLITS = ("localize", "build", "select", "test")
@@ -62,6 +62,9 @@ class Concept:
         changes: The groups of the concept and of its counterfactual.
         opposite: The other end of its axis (slow for fast), "" if it has none.
 
+    Raises:
+        ValueError: A name contains a control character or a line separator.
+
     Example:
         >>> fast = audioscope.datasets.concepts()["fast"]
         >>> fast.opposite, fast.group, len(fast.split("build"))
@@ -74,6 +77,10 @@ class Concept:
     counterfactual: str = ""
     changes: frozenset[str] = frozenset()
     opposite: str = ""
+
+    def __post_init__(self) -> None:
+        for field in ("name", "group", "counterfactual", "opposite"):
+            plain_name(f"{field} of a concept", str(getattr(self, field)))
 
     def split(self, name: str) -> tuple[Pair, ...]:
         """The pairs of one split: "localize" to find layers, "build" to make vectors, "select" to tune, "test" to report.

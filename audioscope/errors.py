@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import operator
 import os
+import unicodedata
 from collections.abc import Collection
 from pathlib import Path
 from typing import Any
@@ -80,6 +81,16 @@ def texts(name: str, value: Any) -> list[str]:
     if wrong := [text for text in several if not isinstance(text, str) or not text.strip()]:
         raise ValueError(f"{name} contains {said(wrong[0])}, expected texts such as 'a slow sad song with violin'.")
     return several
+
+
+def plain_name(what: str, name: str) -> str:
+    """A name that charts can show. Raises ValueError for one with control characters or line separators.
+
+    Vega takes these for the end of a line within its expressions, and then shows no chart.
+    """
+    if any(unicodedata.category(c) in ("Cc", "Zl", "Zp") for c in name):
+        raise ValueError(f"{what} is {name!r}, which contains a control character or a line separator: remove it.")
+    return name
 
 
 def known_name(what: str, name: Any, known: Collection[str]) -> str:

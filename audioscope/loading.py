@@ -23,6 +23,7 @@ from transformers.utils import logging as transformers_logging
 from audioscope.adapters import Adapter, adapter_of_class
 from audioscope.errors import as_path
 from audioscope.model import Model
+from audioscope.sharing import unreachable
 from audioscope.sites import Sites, find_sites
 from audioscope.store import LOADING, data_folder, default_device
 from audioscope.views import view
@@ -71,7 +72,7 @@ def load(
     except Exception as error:  # diffusers, transformers, safetensors and the network raise about thirty kinds
         if local:
             raise ValueError(_why_damaged(source, keywords.get("variant"), error)) from error
-        raise _unreachable(name, error) from error
+        raise unreachable(name, error) from error
     with torch.random.fork_rng(devices=[]):
         model = Model(pipe, str(name), adapter)
     model.origin = Origin(
@@ -138,7 +139,7 @@ def read_sites(name: str | Path) -> tuple[str, Sites]:
         try:
             source = Path(snapshot_download(str(name), allow_patterns=["*model_index.json", "*/config.json"]))
         except Exception as error:
-            raise _unreachable(name, error) from error
+            raise unreachable(name, error) from error
         _check_folder(source)
     try:
         index = json.loads((source / "model_index.json").read_text())
@@ -214,17 +215,6 @@ def _check_folder(source: Path) -> None:
     pipeline = str(json.loads(modular.read_text()).get("_class_name"))
     adapter_of_class(pipeline)  # raises with the reason, if it is known
     raise ValueError(f"{source} is a modular pipeline, {pipeline}: expected a standard pipeline, which has a model_index.json.")
-
-
-def _unreachable(name: str | Path, error: Exception) -> ConnectionError:
-    if type(error).__name__ == "GatedRepoError":
-        return ConnectionError(
-            f"{str(name)!r} is gated: accept its license at https://huggingface.co/{name}, then run `hf auth login`."
-        )
-    return ConnectionError(
-        f"Could not fetch {str(name)!r} from the hub ({_first_line(error)}): is the name right, and is there a network "
-        "connection?"
-    )
 
 
 @contextmanager

@@ -26,7 +26,7 @@ import psutil
 import soundfile as sf
 from tqdm.auto import tqdm
 
-from audioscope.errors import Damaged, as_path, whole
+from audioscope.errors import Damaged, as_path, plain_name, whole
 from audioscope.installed import __version__
 
 if TYPE_CHECKING:
@@ -196,6 +196,11 @@ def load_table(file: Path, about: Path, known: int, needed: Collection[str]) -> 
         raise Damaged(f"{file} is damaged ({error}).") from error
     if lacking := sorted(set(needed) - set(table) - set(settings)):
         raise ValueError(f"{file} and {about.name} lack {', '.join(lacking)}: they are of something else, or damaged.")
+    for column in ("concept", "scored", "cell", "site"):
+        for name in table[column].unique() if column in table else ():
+            plain_name(f"{column} in {file}", str(name))
+    for concept, about_it in dict(settings.get("groups") or {}).items():
+        plain_name(f"group of {concept!r} in {about}", str(dict(about_it).get("group", "")))
     paths = [PurePath(str(clip)) for clip in table["clip"].unique()] if "clip" in table else []
     if outside := [str(path) for path in paths if path.is_absolute() or ".." in path.parts]:
         raise ValueError(f"{file} names the clip {outside[0]!r}, which is not in its folder: it was not written by audioscope.")

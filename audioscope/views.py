@@ -17,6 +17,7 @@ DOORS = {
     "Atlas.explore": "audioscope.widgets.atlas:AtlasExplorer",
     "Atlas.save_html": "audioscope.pages.atlas:save_html",
     "Atlas.save_site": "audioscope.pages.atlas:save_site",
+    "SteeringVector.from_pretrained": "audioscope.steer.exchange:tada_vector",
     "SteeringSweep.chart": "audioscope.steer.charts:steering_chart",
     "SteeringSweep.explore": "audioscope.widgets.steering:SteeringExplorer",
     "SAEEvaluation.chart": "audioscope.sae.charts:evaluation_chart",
@@ -24,6 +25,7 @@ DOORS = {
     "SAE.explore": "audioscope.widgets.sae:SAEExplorer",
     "SAE.save_pretrained": "audioscope.sae.files:save_sae",
     "SAE.from_pretrained": "audioscope.sae.files:load_sae",
+    "SAE.push_to_hub": "audioscope.sae.files:push_sae",
 }
 
 

@@ -30,6 +30,7 @@ def test_a_door_opens(name):
             "Model": "model",
             "Atlas": "atlas.atlas",
             "SteeringSweep": "steer.results",
+            "SteeringVector": "steer.vectors",
             "SAE": "sae.sae",
             "SAEEvaluation": "sae.evaluation",
         }

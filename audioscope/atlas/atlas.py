@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Collection, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
@@ -16,6 +16,7 @@ from scipy.special import expit
 from audioscope.atlas import robustness
 from audioscope.audio import Clip, show_clips
 from audioscope.errors import UnknownName, as_path
+from audioscope.sharing import fetched, model_card, push
 from audioscope.sites import Site
 from audioscope.stats import mean_of_ratios, mean_of_ratios_random_concepts, ratio_of_means
 from audioscope.store import copy_clips, load_table, save_table
@@ -649,6 +650,87 @@ class Atlas:
                 f"{folder} holds no atlas (atlas.parquet): make one with audioscope.localize or `audioscope atlas`."
             )
         return cls(*load_table(folder / "atlas.parquet", folder / "atlas.json", FORMAT, NEEDED), folder)
+
+    def push_to_hub(
+        self,
+        repo: str,
+        *,
+        clips: bool = True,
+        license: str | None = None,
+        private: bool | None = None,
+        revision: str | None = None,
+        token: str | None = None,
+        message: str | None = None,
+    ) -> str:
+        """Upload the atlas to the Hugging Face Hub, with a card that says what it is, how sure, and how to load it.
+
+        Args:
+            repo: The repository, such as "owner/name"; it is made if it does not exist.
+            clips: Whether to upload the sound, too.
+            license, private, revision, token, message: As for `audioscope.SteeringVector.push_to_hub`.
+
+        Returns:
+            The address of the repository.
+
+        Raises:
+            ValueError: `repo` is not such a name.
+            ConnectionError: The hub does not take it.
+
+        Example:
+            >>> audioscope.datasets.atlas().push_to_hub("me/tiny-atlas")  # doctest: +SKIP
+            'https://huggingface.co/me/tiny-atlas'
+        """
+        said, shown = self.settings, self.examples().head(3) if clips else pd.DataFrame()
+        kept = self if clips else replace(self, table=self.table.assign(clip=""))
+        heard = [
+            (f"{row.corrupted_prompt} (with the text of {row.clean_prompt!r} at layer {row.layer})", str(row.patched))
+            for row in shown.itertuples() if (self.folder / str(row.patched)).is_file()
+        ]  # fmt: skip
+
+        def card(_: Sequence[str]) -> str:
+            means = self.layer_means()
+            half = float((means["high"] - means["low"]).median() / 2)
+            functional = [f"{site.layer} ({site.path})" for site in self.sites if site.path in self.functional]
+            facts = {
+                "model": said.get("model"), "weights": said.get("fingerprint"), "patched": said.get("patch"), "direction": said.get("direction"),
+                "concepts": ", ".join(self.concepts), "sites": len(self.sites), "pairs": said.get("pairs"), "seeds": said.get("seeds"),
+                "steps": said.get("steps"), "guidance": said.get("guidance"), "scored by": " and ".join(self.scorers),
+                "functional layers": ", ".join(functional) or "none",
+                "reliability": f"95 % intervals of a layer's mean over concepts are about +-{half:.3f} wide; {self.table['failed'].mean():.1%} of the rows failed",
+            }  # fmt: skip
+            use = f"import audioscope\n\naudioscope.show_charts()\natlas = audioscope.Atlas.from_pretrained({repo!r})\natlas.chart()"
+            title = f"Concept-by-layer atlas of {said.get('model')}"
+            return model_card(title, "atlas", str(said.get("model")), facts, use, license=license, clips=heard)
+
+        return push(kept.save, repo, card, private=private, revision=revision, token=token, message=message)
+
+    @classmethod
+    def from_pretrained(
+        cls, source: str | Path, *, revision: str | None = None, token: str | None = None, subfolder: str = ""
+    ) -> Atlas:
+        """Read an atlas from the Hugging Face Hub or a folder.
+
+        Args:
+            source: A name on the hub, such as "owner/name", or a folder that `save` wrote.
+            revision: A branch, tag or commit; None is the main branch.
+            token: Of the hub; None takes the one that `hf auth login` stored.
+            subfolder: The folder of the atlas inside the repository.
+
+        Returns:
+            The atlas, with the clips that were shared.
+
+        Raises:
+            FileNotFoundError: There is no atlas.
+            ConnectionError: The hub does not give the repository.
+            ValueError: A file is damaged, or a newer audioscope wrote it.
+
+        Example:
+            >>> folder = audioscope.datasets.maps()["early"].save("early")
+            >>> audioscope.Atlas.from_pretrained("early").settings["when"]
+            'early'
+        """
+        files = ("atlas.parquet", "atlas.json", "clips/*")
+        return cls.load(fetched(source, files, revision=revision, token=token, subfolder=subfolder, what="atlas"))
 
     def __repr__(self) -> str:
         means = self.layer_means()

@@ -7,6 +7,8 @@ from .comparison import wins as wins
 from .evaluation import SAEEvaluation as SAEEvaluation
 from .evaluation import evaluate_sae as evaluate_sae
 from .evaluation import evaluate_tokens as evaluate_tokens
+from .exchange import save_sparsify as save_sparsify
+from .exchange import tada_sae as tada_sae
 from .features import ConceptActivations as ConceptActivations
 from .features import concept_activations as concept_activations
 from .features import score_features as score_features

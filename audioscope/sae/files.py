@@ -10,7 +10,7 @@ used, and 0 for the others; "fast feature counterfactual" where only the counter
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -20,9 +20,11 @@ import torch
 from safetensors import SafetensorError
 from torch import Tensor
 
-from audioscope.errors import as_path
+from audioscope.audio import Clip
+from audioscope.errors import as_path, plain_name
 from audioscope.sae.levels import Levels
 from audioscope.sae.sae import SAE
+from audioscope.sharing import fetched, model_card, push
 from audioscope.store import as_json, checked_format, read_json, refuse_foreign, write_together
 
 FORMAT = 1  # the version of what audioscope adds, raised with every change that an older audioscope cannot read
@@ -80,16 +82,55 @@ def save_sae(sae: SAE, folder: str | Path) -> Path:
     return folder
 
 
-def load_sae(source: str | Path) -> SAE:
-    """Read an SAE: a folder in the layout of SAELens or sparsify.
+def push_sae(sae: SAE, repo: str, *, clips: Sequence[Clip] = (), license: str | None = None, **where: Any) -> str:
+    """Upload an SAE to the hub with its card, as `SAE.push_to_hub` says. where: keywords of `audioscope.sharing.push`."""
+    clips = [clips] if isinstance(clips, Clip) else list(clips)
+    about, report = sae.metadata, sae.report
+    model, site = str(about.get("model", "?")), str(about.get("site", "?"))
+    training = dict(about.get("training") or {})
+    found = [float(methods["feature"]["auroc"]) for methods in report.get("auroc", {}).values() if "feature" in methods]
+    levels = report.get("sigmas", [])
+    passed = len(levels) - len(sae.failed(levels))
+    facts = {
+        "model": model, "weights": about.get("fingerprint"), "site": site, "guidance branches": about.get("branches"),
+        "features": sae.d_sae, "active features": sae.k, "kind": sae.kind, "width": sae.d_in, "prompts": about.get("prompt_count"),
+        "training tokens": training.get("training_tokens"), "steps": about.get("steps"), "guidance": about.get("guidance"),
+        "gate": f"{'passes' if report['passes'] else 'fails'}: below both untrained baselines at {passed} of {len(levels)} noise levels, "
+        f"{report['dead_share']:.1%} of the features dead" if levels else "not evaluated",
+        "reliability": f"median AUROC {sorted(found)[len(found) // 2]:.2f} of the best feature of {len(found)} concepts, on prompts that did not choose it"
+        if found else "no features were compared",
+        "layout": "SAELens, and files that only audioscope reads",
+    }  # fmt: skip
+    use = (
+        f"import audioscope\n\nmodel = audioscope.load({model!r})\nsae = audioscope.SAE.from_pretrained({repo!r})\n"
+        "sae.scores  # which features stand for which concepts"
+    )
 
-    Nothing in the files is executed. Sparsify's "batch_topk" SAEs store no threshold, so they are read as TopK, which is what
-    they do on one token. Raises FileNotFoundError if there is no SAE, and ValueError for a corrupt file or an unknown kind.
+    def card(names: Sequence[str]) -> str:
+        heard = [(clip.prompt, name) for clip, name in zip(clips, names, strict=True)]
+        return model_card(f"Sparse autoencoder of {site}", "sparse-autoencoder", model, facts, use, license=license, clips=heard)
+
+    return push(lambda folder: save_sae(sae, folder), repo, card, clips=clips, **where)
+
+
+def load_sae(source: str | Path, *, revision: str | None = None, token: str | None = None, subfolder: str = "") -> SAE:
+    """Read an SAE, as `SAE.from_pretrained` says: from the hub or a folder, in the layout of SAELens or sparsify.
+
+    Nothing in the files is executed. Raises FileNotFoundError if there is no SAE, and ValueError for a corrupt file or an unknown
+    kind.
     """
-    folder = as_path(source)
-    if not (folder / "cfg.json").exists():
+    place = as_path(source)
+    if not place.is_dir() and len(place.parts) != 2:  # what may be a name on the hub has two parts
         raise FileNotFoundError(
             f"No SAE at {str(source)!r}: expected a folder with cfg.json. audioscope.datasets.saes() lists the shipped ones."
+        )
+    files = ("cfg.json", "*.safetensors", "report.json", "*.parquet", "*/cfg.json")
+    folder = fetched(source, files, revision=revision, token=token, subfolder=subfolder, what="SAE")
+    if not (folder / "cfg.json").exists():
+        inside = sorted(file.parent.name for file in folder.glob("*/cfg.json"))
+        more = f" It has SAEs in {', '.join(inside[:8])}: pass one as subfolder=." if inside else ""
+        raise FileNotFoundError(
+            f"No SAE at {str(source)!r}: expected a folder with cfg.json. audioscope.datasets.saes() lists the shipped ones.{more}"
         )
     cfg = read_json(folder / "cfg.json", FORMAT)
     ours = (cfg.get("metadata") or {}).get("audioscope") if isinstance(cfg.get("metadata"), dict) else None
@@ -134,6 +175,8 @@ def _from_saelens(folder: Path, cfg: dict[str, Any], about: dict[str, Any]) -> S
         sae.report = json.loads((folder / "report.json").read_text())
     if (folder / "scores.parquet").exists():
         sae.scores = pd.read_parquet(folder / "scores.parquet").astype({"concept": str})
+        for name in sae.scores["concept"].unique():
+            plain_name("concept in scores.parquet", name)
     if (folder / "units.parquet").exists():
         sae.units = pd.read_parquet(folder / "units.parquet")
     return sae

@@ -304,23 +304,60 @@ class SAE(nn.Module):
         return view("SAE.save_pretrained")(self, folder)
 
     @classmethod
-    def from_pretrained(cls, source: str | Path) -> SAE:
-        """Read an SAE from a folder in the layout of SAELens or sparsify, which TADA uses.
+    def from_pretrained(
+        cls, source: str | Path, *, revision: str | None = None, token: str | None = None, subfolder: str = ""
+    ) -> SAE:
+        """Read an SAE from the Hugging Face Hub or a folder, in the layout of SAELens or sparsify, which TADA uses.
 
         Nothing in the files is executed. Sparsify's "batch_topk" SAEs store no threshold, so they are read as TopK, which is what
         they do on one token.
 
         Args:
-            source: The folder.
+            source: A name on the hub, such as "owner/name", or a folder.
+            revision: A branch, tag or commit; None is the main branch.
+            token: Of the hub; None takes the one that `hf auth login` stored.
+            subfolder: The folder of the SAE inside the repository, such as "transformer_blocks.6.cross_attn".
 
         Returns:
             The SAE, with whatever `save_pretrained` wrote next to its weights.
 
         Raises:
             FileNotFoundError: There is no SAE.
+            ConnectionError: The hub does not give the repository.
             ValueError: A file is corrupt, or the SAE is of a kind that has no counterpart here.
         """
-        return view("SAE.from_pretrained")(source)
+        return view("SAE.from_pretrained")(source, revision=revision, token=token, subfolder=subfolder)
+
+    def push_to_hub(
+        self,
+        repo: str,
+        *,
+        clips: Sequence[Any] = (),
+        license: str | None = None,
+        private: bool | None = None,
+        revision: str | None = None,
+        token: str | None = None,
+        message: str | None = None,
+    ) -> str:
+        """Upload the SAE to the Hugging Face Hub, with a card that says what it is, whether it passed, and how to load it.
+
+        Args:
+            repo, clips, license, private, revision, token, message: As for `audioscope.SteeringVector.push_to_hub`.
+
+        Returns:
+            The address of the repository.
+
+        Raises:
+            ValueError: `repo` is not a name on the hub, or `clips` are none.
+            ConnectionError: The hub does not take it.
+
+        Example:
+            >>> sae = audioscope.datasets.sae("transformer.transformer_blocks.6.cross_attn")
+            >>> sae.push_to_hub("me/tiny-sae-6", license="mit")  # doctest: +SKIP
+            'https://huggingface.co/me/tiny-sae-6'
+        """
+        how = {"license": license, "private": private, "revision": revision, "token": token, "message": message}
+        return view("SAE.push_to_hub")(self, repo, clips=clips, **how)
 
     def failed(self, sigmas: Sequence[float]) -> list[float]:
         """List the noise levels at which the SAE fails its evaluation, or that lie beyond the measured range.

@@ -10,6 +10,9 @@ from .charts import axes_chart as axes_chart
 from .charts import steering_chart as steering_chart
 from .curves import smoothness as smoothness
 from .curves import steering_auc as steering_auc
+from .exchange import read_pack as read_pack
+from .exchange import tada_vector as tada_vector
+from .exchange import write_pack as write_pack
 from .methods import SteeringMethod as SteeringMethod
 from .methods import blend_text_method as blend_text_method
 from .methods import prompt_switch_method as prompt_switch_method

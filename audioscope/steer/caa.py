@@ -129,7 +129,8 @@ def caa(
         **sampling: `steps`, `guidance`, `seconds`, `negative_prompt`; the model's defaults if omitted.
 
     Returns:
-        The vector, with a direction for each site and noise level.
+        The vector, with a direction for each site and noise level. Its metadata "halves" say how reliable it is, with the cosine
+        at each site between the vectors of every other pair and of the rest, mean over noise levels.
 
     Raises:
         ValueError: Input is out of range, or the file holds another vector. Nothing has been generated then.
@@ -182,9 +183,9 @@ def caa(
     swapped = np.zeros(len(texts), bool)
     if shuffle is not None:
         swapped[np.random.default_rng(shuffle).permutation(len(texts))[: len(texts) // 2]] = True
-    rows: list[tuple[Row, int]] = [
-        (Row(text, chosen.seed(pair, number)), sign * (-1 if swap else 1))
-        for pair, both, swap in zip(found, texts, swapped, strict=True)
+    rows: list[tuple[Row, int, int]] = [
+        (Row(text, chosen.seed(pair, number)), place % 2, sign * (-1 if swap else 1))
+        for place, (pair, both, swap) in enumerate(zip(found, texts, swapped, strict=True))
         for number in range(seeds) for text, sign in zip(both, (1, -1), strict=True)
     ]  # fmt: skip
     total: dict[str, Tensor] = {}
@@ -192,13 +193,15 @@ def caa(
     sigmas = torch.empty(0)
     parts = [rows[start : start + batch_size] for start in range(0, len(rows), batch_size)]
 
-    def read(part: Sequence[tuple[Row, int]]) -> dict[str, Tensor]:
-        """Of one batch, at each site: sums of differences, so that only [steps, width] is kept, and of norms."""
-        run = model.run([row for row, _ in part], read=Read(where, branch=branch), decode=False, **settings)
+    def read(part: Sequence[tuple[Row, int, int]]) -> dict[str, Tensor]:
+        """Of one batch, at each site: sums of differences in each half of the pairs [2, steps, width], and of norms."""
+        run = model.run([row for row, *_ in part], read=Read(where, branch=branch), decode=False, **settings)
         if not bool(run.finite.all()):
             raise FloatingPointError(f"{model.name} produced NaN or infinity for a prompt of {chosen.name!r}: try float32.")
-        signs = torch.tensor([float(sign) for _, sign in part])
-        differences = {f"sum {path}": torch.einsum("r,rsw->sw", signs, values) for path, values in run.reads.items()}
+        signs = torch.zeros(2, len(part))  # of the pairs with even and with odd places
+        for place, (_, half, sign) in enumerate(part):
+            signs[half, place] = sign
+        differences = {f"sum {path}": torch.einsum("hr,rsw->hsw", signs, values) for path, values in run.reads.items()}
         return differences | {f"norm {path}": run.norms[path].sum(0) for path in run.reads} | {"sigmas": run.sigmas}
 
     for sums in collect(model, workers, read, parts, f"reading {chosen.name}", progress=progress):
@@ -207,7 +210,9 @@ def caa(
             total[site.path] = total.get(site.path, 0) + sums[f"sum {site.path}"]
             lengths[site.path] = lengths.get(site.path, 0) + sums[f"norm {site.path}"]
     norms = {path: value / len(rows) for path, value in lengths.items()}
-    mean = {path: value / (len(rows) / 2) for path, value in total.items()}
+    mean = {path: value.sum(0) / (len(rows) / 2) for path, value in total.items()}
+    alike = {path: torch.nn.functional.cosine_similarity(value[0], value[1], dim=-1).mean() for path, value in total.items()}
+    metadata["halves"] = {path: round(float(value), 4) for path, value in alike.items()}
     directions = {
         path: torch.nn.functional.normalize(value, dim=1) if normalize else value / norms[path].clamp_min(1e-12)[:, None]
         for path, value in mean.items()
@@ -221,6 +226,7 @@ def caa(
 def _same(found: SteeringVector, file: str | Path, model: Model, metadata: dict[str, Any]) -> SteeringVector:
     """The vector in a file, if it is the one that would be made now. Raises ValueError with what differs."""
     found.check(model.name, model.fingerprint, model.sites)
-    there, now = ({name: value for name, value in each.items() if name != "audioscope"} for each in (found.metadata, metadata))
+    made = ("audioscope", "halves")  # by the making, and not asked for
+    there, now = ({name: value for name, value in each.items() if name not in made} for each in (found.metadata, metadata))
     check_same(f"{file} holds a vector", there, now, "choose another file, or delete it")
     return found

@@ -12,6 +12,7 @@ import numpy as np
 from audioscope.atlas.atlas import Atlas
 from audioscope.concepts import Concept, Pair
 from audioscope.edits import BlendText, Edit, PatchText
+from audioscope.errors import plain_name
 from audioscope.model import Model
 from audioscope.sites import Site
 from audioscope.steer.caa import steering_sites
@@ -44,6 +45,9 @@ class SteeringMethod:
         metadata: Everything else that defines the method, JSON values.
         largest: The largest meaningful strength; None means no limit.
 
+    Raises:
+        ValueError: `name` or `sites` contains a control character or a line separator.
+
     Example:
         >>> silence = audioscope.steer.SteeringMethod("ablate", "5", lambda pair, strength, seed: [audioscope.Ablate(5)])
         >>> silence.cell
@@ -55,6 +59,9 @@ class SteeringMethod:
     edits: Callable[[Pair, float, int], Sequence[Edit]]
     metadata: dict[str, Any] = field(default_factory=dict)
     largest: float | None = None
+
+    def __post_init__(self) -> None:
+        plain_name("The label of a steering method", self.cell)
 
     @property
     def cell(self) -> str:

@@ -17,10 +17,13 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
+from audioscope.audio import Clip
 from audioscope.edits import Branch, Edit, Here, Which, span, within
 from audioscope.errors import Damaged, as_path, known_name, listed, real, seed_number
+from audioscope.sharing import fetched, model_card, push
 from audioscope.sites import Site, Sites
 from audioscope.store import as_json, read_json, write_together
+from audioscope.views import view
 
 if TYPE_CHECKING:
     from audioscope.model import Model
@@ -467,6 +470,116 @@ class SteeringVector:
             )  # fmt: skip
         except (SafetensorError, ValueError, KeyError, TypeError) as error:
             raise Damaged(f"{numbers} and its .json are corrupt or not a steering vector ({error}).") from error
+
+    def push_to_hub(
+        self,
+        repo: str,
+        *,
+        clips: Sequence[Clip] = (),
+        license: str | None = None,
+        private: bool | None = None,
+        revision: str | None = None,
+        token: str | None = None,
+        message: str | None = None,
+    ) -> str:
+        """Upload the vector to the Hugging Face Hub, with a card that says what it is, how reliable, and how to load it.
+
+        Args:
+            repo: The repository, such as "owner/name"; it is made if it does not exist.
+            clips: Clips to hear in the card, such as steered ones.
+            license: Of the vector, by the hub's identifiers, such as "cc-by-4.0"; None says on the card that none was given.
+            private: Whether a new repository is private; None is the owner's default.
+            revision: The branch; None is the main one.
+            token: Of the hub; None takes the one that `hf auth login` stored.
+            message: Of the commit.
+
+        Returns:
+            The address of the repository.
+
+        Raises:
+            ValueError: `repo` is not such a name, or `clips` are none.
+            ConnectionError: The hub does not take it.
+
+        Example:
+            >>> vector = audioscope.datasets.vector("fast")
+            >>> vector.push_to_hub("me/tiny-fast", license="mit")  # doctest: +SKIP
+            'https://huggingface.co/me/tiny-fast'
+        """
+
+        def card(names: Sequence[str]) -> str:
+            concept = str(self.metadata.get("concept", "?"))
+            versus = f" against {self.metadata['against']}" if self.metadata.get("against") else ""
+            use = (
+                f"import audioscope\n\nmodel = audioscope.load({self.model!r})\n"
+                f"vector = audioscope.SteeringVector.from_pretrained({repo!r})\n"
+                'with model.steer(vector, strength=1.5):\n    model.generate("a song with violin", seed=0)'
+            )
+            return model_card(
+                f"Steering vector: {concept}{versus}", "steering-vector", self.model, self._facts(), use,
+                license=license, clips=[(clip.prompt, name) for clip, name in zip(clips, names, strict=True)],
+            )  # fmt: skip
+
+        clips = [clips] if isinstance(clips, Clip) else list(clips)
+        return push(
+            lambda folder: self.save(folder / "vector"), repo, card,
+            clips=clips, private=private, revision=revision, token=token, message=message,
+        )  # fmt: skip
+
+    def _facts(self) -> dict[str, Any]:
+        """What its card says of it."""
+        about, passed = self.metadata, self.metadata.get("levels_passed")
+        halves = about.get("halves")
+        return {
+            "model": self.model, "weights": self.fingerprint, "concept": about.get("concept"), "against": about.get("against"),
+            "sites": ", ".join(self.paths), "noise levels": f"{len(self.sigmas)}, from {self.sigmas[0]:.3g} to {self.sigmas[-1]:.3g}",
+            "guidance branch": about.get("branch"), "pairs": about.get("pairs"), "seeds": about.get("seeds"), "split": about.get("split"),
+            "steps": about.get("steps"), "guidance": about.get("guidance"),
+            "gate": f"the SAE passes its evaluation at {sum(passed.values())} of {len(passed)} noise levels" if passed else "no SAE is involved",
+            "reliability": f"cosine {np.mean(list(halves.values())):.2f} between vectors of the two halves of the pairs, mean over sites and levels"
+            if halves else "not measured",
+        }  # fmt: skip
+
+    @classmethod
+    def from_pretrained(
+        cls,
+        source: str | Path,
+        *,
+        model: Model | None = None,
+        revision: str | None = None,
+        token: str | None = None,
+        subfolder: str = "",
+    ) -> SteeringVector:
+        """Read a vector from the Hugging Face Hub or a folder, as `push_to_hub` wrote it, or as TADA released it.
+
+        Args:
+            source: A name on the hub, such as "owner/name", or a folder.
+            model: The model, needed only for a vector of TADA (`audioscope.steer.tada_vector`).
+            revision: A branch, tag or commit; None is the main branch.
+            token: Of the hub; None takes the one that `hf auth login` stored.
+            subfolder: The folder of the vector inside the repository.
+
+        Returns:
+            The vector.
+
+        Raises:
+            FileNotFoundError: There is no vector.
+            ConnectionError: The hub does not give the repository.
+            ValueError: A file is damaged, or a newer audioscope wrote it.
+
+        Example:
+            >>> file = audioscope.datasets.vector("fast").save("shared/vector")
+            >>> audioscope.SteeringVector.from_pretrained("shared")
+            SteeringVector(fast against slow, tiny: 12 sites, 10 noise levels from 1 to 0.235)
+        """
+        files = ("vector.safetensors", "vector.json", "sv.pkl", "config.json")
+        folder = fetched(source, files, revision=revision, token=token, subfolder=subfolder, what="steering vector")
+        if (folder / "sv.pkl").is_file() and not (folder / "vector.json").is_file():
+            if model is None:
+                raise ValueError(
+                    f"{str(source)!r} is a vector of TADA, which stores no noise levels: pass model=, the model it is for."
+                )
+            return view("SteeringVector.from_pretrained")(folder, model)
+        return cls.load(folder / "vector")
 
     def to_frame(self) -> pd.DataFrame:
         """List the sites with the sizes of what the vector adds.

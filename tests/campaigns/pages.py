@@ -57,12 +57,21 @@ WORDS = (
 )  # fmt: skip
 
 
+def allowed(name: str) -> str:
+    """A name that a concept may have: line separators are refused, and may stand in prompts only."""
+    try:
+        return audioscope.Concept(name, ()).name
+    except ValueError as error:
+        assert "line separator" in str(error)
+        return " ".join(name.splitlines())
+
+
 def poisoned(table: Any, settings: dict[str, Any], words: Sequence[str]) -> tuple[Any, dict[str, Any]]:
     """A table and settings in which names, prompts and notes are hostile words."""
     names = dict(
         zip(
             (*GROUPS, "slow", "tones", "caa own"),
-            [f"{words[i % len(words)]}{' ' * (i // len(words))}" for i in range(7)],
+            [f"{allowed(words[i % len(words)])}{' ' * (i // len(words))}" for i in range(7)],
             strict=True,
         )
     )
@@ -94,7 +103,7 @@ def write(folder: Path, words: Sequence[str], model: audioscope.Model) -> list[P
     sweep = replace(made, **dict(zip(("table", "settings"), poisoned(made.table, made.settings, words), strict=True)))
     sae = datasets.sae(site(0))
     assert sae.scores is not None
-    sae.scores = sae.scores.assign(concept=[words[i % len(words)] for i in range(len(sae.scores))])
+    sae.scores = sae.scores.assign(concept=[allowed(words[i % len(words)]) for i in range(len(sae.scores))])
     sae.metadata = {**sae.metadata, "training": {words[0]: words[-1]}, "note": words[0]}
     feature = int(sae.scores["feature"].iloc[0])
     clips = [replace(tone(400.0 + 50 * i), prompt=word, model=words[0]) for i, word in enumerate(words)]

@@ -1,0 +1,182 @@
+"""Artefacts that travel: from a folder or the Hugging Face Hub, and to the Hub with a card that says what they are."""
+
+from __future__ import annotations
+
+import json
+import re
+import tempfile
+import warnings
+from collections.abc import Callable, Mapping, Sequence
+from html import escape
+from pathlib import Path
+from typing import Any
+
+from audioscope.audio import Clip
+from audioscope.errors import as_path, listed, said
+from audioscope.installed import __version__
+
+OWN = ("*.safetensors", "*.json", "*.parquet", "clips/*")  # files that are replaced when something is pushed again
+HUB_NAME = re.compile(r"[\w.-]+/[\w.-]+")
+
+
+def fetched(
+    source: str | Path,
+    files: Sequence[str],
+    *,
+    revision: str | None = None,
+    token: str | None = None,
+    subfolder: str = "",
+    what: str = "artefact",
+) -> Path:
+    """A folder on this machine: the one that is named, or a copy of a repository on the hub.
+
+    files: patterns of those that are fetched. Raises FileNotFoundError if there is no such folder, ConnectionError, in one line, if
+    the hub does not give the repository, and ValueError for a subfolder that leads outside.
+    """
+    inside = Path(said_text("subfolder", subfolder))
+    if inside.is_absolute() or ".." in inside.parts:
+        raise ValueError(f"subfolder is {subfolder!r}, expected a folder inside the repository.")
+    place = as_path(source)
+    if place.is_dir():
+        if revision is not None:
+            raise ValueError(f"revision is {revision!r}, but {place} is a folder: revisions are of repositories on the hub.")
+        folder = place / inside
+    elif place.exists() or place.is_absolute() or str(source).startswith((".", "~")) or not HUB_NAME.fullmatch(str(source)):
+        raise FileNotFoundError(f"No {what} at {str(source)!r}: expected a folder, or a name on the hub such as 'owner/name'.")
+    else:
+        from huggingface_hub import snapshot_download
+
+        prefix = f"{inside.as_posix()}/" if inside.parts else ""
+        try:
+            copy = snapshot_download(
+                str(source), revision=revision, token=token, allow_patterns=[f"{prefix}{name}" for name in files]
+            )
+        except Exception as error:  # of huggingface_hub and of the network beneath it
+            raise unreachable(source, error, revision) from error
+        folder = Path(copy) / inside
+    if not folder.is_dir():
+        where = f"its folder {subfolder!r} has" if subfolder else "it has"
+        raise FileNotFoundError(f"No {what} at {str(source)!r}: {where} none of the files of one, or does not exist.")
+    return folder
+
+
+def said_text(name: str, value: Any) -> str:
+    """A text. Raises ValueError for anything else."""
+    if not isinstance(value, str):
+        raise ValueError(f"{name} is {said(value)}, expected a text.")
+    return value
+
+
+def unreachable(name: str | Path, error: BaseException, revision: str | None = None) -> ConnectionError:
+    """Why the hub did not give or take a repository, and what to do about it, in one line."""
+    from huggingface_hub import errors
+
+    advice = "is the name right, and is there a network connection?"
+    status = getattr(getattr(error, "response", None), "status_code", None)
+    first = (str(error).strip().splitlines() or [type(error).__name__])[0][:200]
+    offline = (errors.LocalEntryNotFoundError, errors.OfflineModeIsEnabled)
+    if isinstance(error, errors.GatedRepoError):
+        text = f"is gated: accept its terms at https://huggingface.co/{name}, then run `hf auth login`"
+    elif isinstance(error, errors.RepositoryNotFoundError):
+        text = "is not on the hub, or is private: check the name, and log in with `hf auth login` or pass token="
+    elif isinstance(error, errors.RevisionNotFoundError):
+        text = f"has no revision {revision!r} on the hub"
+    elif status in (401, 403):
+        text = f"was refused by the hub ({status}): the token is missing, wrong, or lacks the right to it"
+    elif isinstance(error, offline) or "Connect" in type(error).__name__:
+        text = f"is not in the cache of this machine, and the hub cannot be reached: {advice}"
+    else:
+        text = f"could not be exchanged with the hub ({first}): {advice}"
+    return ConnectionError(f"{str(name)!r} {text}.")
+
+
+def push(
+    write: Callable[[Path], Any],
+    repo: str,
+    card: Callable[[Sequence[str]], str],
+    *,
+    clips: Sequence[Clip] = (),
+    private: bool | None = None,
+    revision: str | None = None,
+    token: str | None = None,
+    message: str | None = None,
+) -> str:
+    """Upload an artefact with its card to a repository on the hub, which is made if it does not exist. Returns its address.
+
+    write: writes the files into a folder. card: the card, from the names of the clips' files. Raises ValueError for a name that is
+    none, before anything is written, and ConnectionError, in one line, if the hub does not take it.
+    """
+    from huggingface_hub import HfApi
+    from huggingface_hub.errors import HFValidationError
+    from huggingface_hub.utils import validate_repo_id
+
+    try:
+        validate_repo_id(said_text("repo", repo))
+    except HFValidationError as error:
+        raise ValueError(f"repo is {repo!r}, expected a name on the hub such as 'owner/name'.") from error
+    several = [clips] if isinstance(clips, Clip) else listed("clips", clips, "a list of clips")
+    if wrong := [clip for clip in several if not isinstance(clip, Clip)]:
+        raise ValueError(f"clips contains {said(wrong[0])}, expected clips such as model.generate returns.")
+    hub = HfApi(token=token)
+    with tempfile.TemporaryDirectory(prefix="audioscope-push-") as name:
+        folder = Path(name)
+        write(folder)
+        names = [f"clips/{number}.flac" for number in range(len(several))]
+        for clip, file in zip(several, names, strict=True):
+            clip.save(folder / file)
+        (folder / "README.md").write_text(card(names), encoding="utf-8")
+        try:
+            made = hub.create_repo(repo, private=private, exist_ok=True)
+            if revision is not None:
+                hub.create_branch(made.repo_id, branch=revision, exist_ok=True)
+            with warnings.catch_warnings():
+                warnings.filterwarnings("ignore", "It seems that you are about to commit a data file")  # tables of results
+                hub.upload_folder(
+                    folder_path=folder, repo_id=made.repo_id, revision=revision, delete_patterns=list(OWN),
+                    commit_message=message or f"From audioscope {__version__}",
+                )  # fmt: skip
+        except Exception as error:  # of huggingface_hub and of the network beneath it
+            raise unreachable(repo, error, revision) from error
+    return str(made)
+
+
+def model_card(
+    title: str,
+    kind: str,
+    model: str,
+    facts: Mapping[str, Any],
+    use: str,
+    *,
+    license: str | None = None,
+    clips: Sequence[tuple[str, str]] = (),
+) -> str:
+    """The README.md of a repository on the hub: what the artefact is, from what it was made, and how to load it.
+
+    kind: a tag, such as "steering-vector". model: the name of the model; it is linked if it is a name on the hub. use: Python code.
+    clips: prompts and files, which the hub's widget plays. What comes from a user is escaped.
+    """
+    from huggingface_hub import ModelCardData
+
+    base = model if HUB_NAME.fullmatch(model) and not Path(model).exists() else None
+    about = ModelCardData(
+        library_name="audioscope", pipeline_tag="text-to-audio", tags=["audioscope", "music", "interpretability", kind], base_model=base,
+        license=license, widget=[{"text": prompt, "output": {"url": file}} for prompt, file in clips] or None,
+    )  # fmt: skip
+    rows = "\n".join(f"| {_cell(name)} | {_cell(value)} |" for name, value in facts.items() if value not in (None, ""))
+    given = _cell(license) if license else "none was given: ask the owner of this repository before you use it"
+    return (
+        f"---\n{about.to_yaml()}\n---\n\n# {_cell(title)}\n\nMade with audioscope {__version__}. All files are data: loading them runs no code.\n\n"
+        f"| | |\n|---|---|\n{rows}\n| licence | {given} |\n\n```python\n{use.strip()}\n```\n"
+    )
+
+
+def _cell(value: Any) -> str:
+    """A value as text in a Markdown table, in which nothing acts as Markdown or HTML."""
+    text = (
+        value
+        if isinstance(value, str)
+        else json.dumps(value, default=str)
+        if isinstance(value, dict | list | tuple)
+        else f"{value}"
+    )
+    return re.sub(r"([\\`*_{}\[\]|!#~])", r"\\\1", escape(" ".join(text.split()), quote=False))

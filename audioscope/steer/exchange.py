@@ -1,0 +1,311 @@
+"""Steering vectors of others: those that TADA released, and the steering packs of DEMON, both ways."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import safetensors.torch
+import torch
+from safetensors import SafetensorError, safe_open
+from torch import Tensor
+
+from audioscope.errors import Damaged, as_path, index_of, real, said
+from audioscope.installed import __version__
+from audioscope.model import Model
+from audioscope.pickles import read_pickle
+from audioscope.sharing import fetched
+from audioscope.sites import Site
+from audioscope.steer.vectors import SteeringVector
+from audioscope.store import read_json, write_whole
+from audioscope.tracing import Row
+
+PACK = 1  # the version of DEMON's format that all its readers take
+HOOK = "cross_attn_output"
+FAMILIES = {"StableAudio3Pipeline": "sa3", "AceStepPipeline": "acestep"}
+KNOB = re.compile(r"[a-z][a-z0-9_]{0,31}")
+
+
+def noise_levels(model: Model, steps: int) -> Tensor:
+    """The noise levels of a generation with so many steps, [steps], from a short run without decoding."""
+    return model.run([Row("", 0)], decode=False, steps=steps).sigmas
+
+
+def tada_vector(
+    source: str | Path, model: Model, *, branch: str = "cond", revision: str | None = None, token: str | None = None
+) -> SteeringVector:
+    """Read a steering vector that TADA released: sv.pkl, and config.json beside it.
+
+    These files hold unit vectors for each denoising step and no noise levels, so the model is run once with as many steps, without
+    decoding. Strength 1 adds a vector of length 1, as in TADA, whose strengths (its alpha) therefore apply.
+
+    Args:
+        source: A folder, or a name on the hub, such as "lukasz-staniszewski/stable-audio-caa-piano".
+        model: The model that the vector was made from; the files do not identify its weights.
+        branch: "cond", or "uncond" if the file has that guidance pass.
+        revision: A branch, tag or commit of the repository on the hub.
+        token: Of the hub; None takes the one that `hf auth login` stored.
+
+    Returns:
+        The vector, with the model's weights as its own.
+
+    Raises:
+        FileNotFoundError: There is no sv.pkl.
+        ConnectionError: The hub does not give the repository.
+        ValueError: The file holds anything but arrays and tensors, such as code, or does not fit the model.
+
+    Example:
+        >>> audioscope.steer.tada_vector("lukasz-staniszewski/stable-audio-caa-piano", sao)  # doctest: +SKIP
+        >>> audioscope.steer.tada_vector(".", model)
+        Traceback (most recent call last):
+        FileNotFoundError: No vector of TADA at '.': expected sv.pkl.
+    """
+    if branch not in ("cond", "uncond"):
+        raise ValueError(f"branch is {branch!r}, expected 'cond' or 'uncond'.")
+    folder = fetched(source, ("sv.pkl", "config.json"), revision=revision, token=token, what="vector of TADA")
+    if not (folder / "sv.pkl").is_file():
+        raise FileNotFoundError(f"No vector of TADA at {str(source)!r}: expected sv.pkl.")
+    about = read_json(folder / "config.json", 0) if (folder / "config.json").is_file() else {}
+    found = _by_step(read_pickle(folder / "sv.pkl"), branch, folder / "sv.pkl")
+    names = list(found[0])
+    sites = {name: _site_of(name, model) for name in names}
+    directions: dict[str, Tensor] = {}
+    for name, site in sites.items():
+        rows = [step.get(name) for step in found]
+        if any(row is None or row.ndim != 1 or len(row) != site.width or not bool(torch.isfinite(row).all()) for row in rows):
+            raise ValueError(
+                f"{folder / 'sv.pkl'} does not fit {model.name!r}: expected {site.width} finite numbers a step for {name!r}."
+            )
+        directions[site.path] = torch.stack([row for row in rows if row is not None])
+    sigmas = noise_levels(model, len(found))
+    metadata = {
+        "concept": str(about.get("concept", "?")), "branch": branch, "from": "TADA", "source": str(source), "steps": len(found),
+        "normalize": True, "length": "strength 1 adds a vector of length 1",
+        **{name: about[name] for name in ("method", "guidance_scale", "seed", "model") if isinstance(about.get(name), str | int | float)},
+    }  # fmt: skip
+    ones = {path: torch.ones(len(found)) for path in directions}
+    return SteeringVector(directions, ones, sigmas, model.name, model.fingerprint, metadata)
+
+
+def _by_step(content: Any, branch: str, file: Path) -> list[dict[str, Tensor]]:
+    """By step, in order, the vector of each layer, of one guidance pass. Raises ValueError if it is not built as TADA builds it."""
+    wrong = ValueError(f"{file} is not a vector of TADA: expected, for each step and guidance pass, a vector for each layer.")
+    if not isinstance(content, dict) or not content:
+        raise wrong
+    passes = sorted({key[1] for key in content if isinstance(key, tuple) and len(key) == 2 and index_of(key[1]) is not None})
+    if passes:
+        chosen = passes[0] if branch == "cond" else passes[-1]
+        if branch == "uncond" and len(passes) < 2:
+            raise ValueError(f"{file} has only one guidance pass: use branch='cond'.")
+        content = {
+            key[0]: value for key, value in content.items() if isinstance(key, tuple) and len(key) == 2 and key[1] == chosen
+        }
+    elif branch == "uncond":
+        raise ValueError(f"{file} has only the conditional pass: use branch='cond'.")
+    steps = sorted(key for key in content if index_of(key) is not None)
+    if (
+        len(steps) != len(content)
+        or steps != list(range(len(steps)))
+        or not all(isinstance(v, dict) and v for v in content.values())
+    ):
+        raise wrong
+    found = []
+    for step in steps:
+        layers = {}
+        for name, value in content[step].items():
+            first = value[0] if isinstance(value, list | tuple) and value else value
+            try:
+                layers[str(name)] = torch.as_tensor(first).float()
+            except (TypeError, ValueError, RuntimeError) as error:
+                raise wrong from error
+        found.append(layers)
+    return found
+
+
+def _site_of(name: str, model: Model) -> Site:
+    """The site of a layer that TADA names: tf7, or .transformer.transformer_blocks.11.attn2. Raises ValueError if there is none."""
+    short = re.fullmatch(r"tf(\d+)", name)
+    for site in model.sites.cross:
+        if site.path == name.removeprefix(".") or (short and site.layer == int(short[1])):
+            return site
+    raise ValueError(
+        f"The vector acts at {name!r}, but {model.name!r} has no such cross-attention; its sites look like "
+        f"{model.sites.cross[0].path!r}."
+    )
+
+
+def _family(model: Model) -> str:
+    return FAMILIES.get(model.adapter.pipeline, model.adapter.pipeline.removesuffix("Pipeline").lower())
+
+
+def read_pack(file: str | Path, model: Model) -> SteeringVector:
+    """Read a steering pack of DEMON, which is one .safetensors file, as a vector whose strength is the pack's knob.
+
+    Packs that act on a cross-attention's output are read. A pack's directions for several steps are placed at the noise levels
+    of as many steps of this model. Steer with `branch` and `mode` as the vector's metadata name them to do what DEMON does, except at
+    memory tokens, which stay unchanged here.
+
+    Args:
+        file: The pack.
+        model: The model that it is for.
+
+    Returns:
+        The vector.
+
+    Raises:
+        FileNotFoundError: There is no such file.
+        ValueError: The file is damaged, is no pack, acts elsewhere, or is for another model.
+
+    Example:
+        >>> vector = audioscope.datasets.vector("fast").only(model.sites.select([6]))
+        >>> pack = audioscope.steer.write_pack(vector, "fast.safetensors", model)
+        >>> audioscope.steer.read_pack(pack, model)
+        SteeringVector(fast, tiny: 1 sites, 1 noise levels from 1 to 1)
+    """
+    file = as_path(file)
+    if not file.is_file():
+        raise FileNotFoundError(f"No steering pack at {file}.")
+    try:
+        with safe_open(file, "pt") as opened:
+            text = (opened.metadata() or {}).get("steering_pack")
+            tensors = {name: opened.get_tensor(name).float() for name in opened.keys() if name in ("vector", "vectors", "blocks")}  # noqa: SIM118
+        about = None if text is None else json.loads(text)
+    except (SafetensorError, ValueError, OSError) as error:
+        raise Damaged(f"{file} is damaged ({error}).") from error
+    if not isinstance(about, dict):
+        raise ValueError(f"{file} is no steering pack of DEMON: its header has no JSON object 'steering_pack'.")
+    if (version := about.get("format")) not in (1, 2):
+        raise ValueError(f"{file} is a steering pack of format {version!r}, expected 1 or 2.")
+    if (hook := about.get("hook", "post_block_residual")) != HOOK:
+        raise ValueError(f"{file} acts on {said(hook)}, expected {HOOK!r}: the output of a whole block is no site here.")
+    if (family := about.get("family")) != _family(model):
+        raise ValueError(f"{file} is for models of the family {said(family)}, but {model.name!r} is of {_family(model)!r}.")
+    rows, blocks = _rows_of(file, about, tensors)
+    cross = {site.layer: site for site in model.sites.cross}
+    if missing := [block for block in blocks if block not in cross]:
+        raise ValueError(f"{file} acts in block {missing[0]}, but {model.name!r} has {len(cross)} blocks.")
+    if rows.shape[-1] != cross[blocks[0]].width or not bool(torch.isfinite(rows).all()):
+        raise ValueError(
+            f"{file} has width {rows.shape[-1]}, or is not finite; {model.name!r} has width {cross[blocks[0]].width} there."
+        )
+    magnitude, policy = real("magnitude", about.get("magnitude", 1.0)), about.get("policy") or {}
+    weights = _weights(policy, rows.shape[1] if rows.shape[1] > 1 else model.sampling().steps, file)
+    if rows.shape[1] == 1 and len(set(weights)) == 1:
+        sigmas, weights = torch.ones(1), weights[:1]
+    else:
+        sigmas = noise_levels(model, len(weights))
+    scaled = rows.expand(len(blocks), len(weights), -1) * torch.tensor(weights)[None, :, None]
+    provenance = about.get("provenance")
+    metadata = {
+        "concept": str(about.get("label") or about.get("name")), "from": "DEMON", "name": str(about.get("name")), "magnitude": magnitude,
+        "branch": "cond" if about.get("cond_only") else "both", "mode": "keep_norm" if about.get("renorm") else "add",
+        "provenance": provenance if isinstance(provenance, dict) else {},
+    }  # fmt: skip
+    lengths = torch.full((len(weights),), magnitude)
+    paths = [cross[block].path for block in blocks]
+    return SteeringVector(
+        dict(zip(paths, scaled, strict=True)), dict.fromkeys(paths, lengths), sigmas, model.name, model.fingerprint, metadata
+    )
+
+
+def _rows_of(file: Path, about: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> tuple[Tensor, list[int]]:
+    """The directions [blocks, steps, hidden] of a pack, and its blocks. Raises ValueError if they do not fit each other."""
+    wrong = ValueError(
+        f"{file} is damaged: expected a tensor 'vector' [hidden], [steps, hidden] or [blocks, steps, hidden], and its blocks."
+    )
+    if "vectors" in tensors:
+        rows, blocks = tensors["vectors"], [int(block) for block in tensors.get("blocks", torch.empty(0)).flatten()]
+        rows = rows[:, None] if rows.ndim == 2 else rows
+    elif "vector" in tensors:
+        rows, listed = tensors["vector"], about.get("blocks") or [about.get("block")]
+        if not isinstance(listed, list) or any(index_of(block) is None for block in listed):
+            raise wrong
+        blocks = [int(block) for block in listed]
+        rows = rows[None, None] if rows.ndim == 1 else rows[None] if rows.ndim == 2 else rows
+        rows = rows.expand(len(blocks), -1, -1) if len(rows) == 1 else rows
+    else:
+        raise wrong
+    if rows.ndim != 3 or not rows.numel() or len(rows) != len(blocks) or len(set(blocks)) < len(blocks):
+        raise wrong
+    return rows, blocks
+
+
+def _weights(policy: Any, steps: int, file: Path) -> list[float]:
+    """How strong a pack acts at each of so many steps. Raises ValueError for a kind of policy that is not known."""
+    try:
+        kind = policy.get("kind", "range")
+        if kind == "range":
+            first, last = float(policy.get("start", 0)), float(policy.get("end", 1))
+            return [float(first <= i / steps < last) for i in range(steps)]
+        if kind == "step":
+            return [float(i == round(float(policy["step"]) / float(policy.get("of", steps)) * steps)) for i in range(steps)]
+        if kind == "curve":
+            curve = [float(weight) for weight in policy.get("weights", [])]
+            return [curve[min(len(curve) - 1, i * len(curve) // steps)] if curve else 0.0 for i in range(steps)]
+    except (AttributeError, KeyError, TypeError, ValueError, ZeroDivisionError) as error:
+        raise Damaged(f"{file} has a policy that cannot be read ({error}).") from error
+    raise ValueError(f"{file} has a policy of kind {said(kind)}, expected 'range', 'step' or 'curve'.")
+
+
+def write_pack(
+    vector: SteeringVector,
+    file: str | Path,
+    model: Model,
+    *,
+    name: str | None = None,
+    checkpoint: str | None = None,
+    every_step: bool = False,
+) -> Path:
+    """Write a vector at one cross-attention as a steering pack of DEMON, whose knob is the strength.
+
+    Args:
+        vector: The vector, which acts at one site; use `vector.only(...)`.
+        file: A .safetensors file.
+        model: The vector's model.
+        name: Of the knob, such as "fast": lower-case letters, digits and "_"; None is made from the concept.
+        checkpoint: The name by which DEMON knows the model's weights, such as "medium"; None is the last part of the model's name.
+        every_step: Write a direction for each noise level, which DEMON's port of TADA reads, and places by their order. False
+            writes one, which all versions read: the mean over noise levels.
+
+    Returns:
+        The file.
+
+    Raises:
+        ValueError: The vector has several sites, is zero, or is of another model, or a name is not one.
+
+    Example:
+        >>> vector = audioscope.datasets.vector("fast").only(model.sites.select([6]))
+        >>> audioscope.steer.write_pack(vector, "packs/fast.safetensors", model, every_step=True).name
+        'fast.safetensors'
+    """
+    vector.check(model.name, model.fingerprint, model.sites)
+    file = as_path(file)
+    if file.suffix != ".safetensors":
+        raise ValueError(f"file is {str(file)!r}, expected a name that ends in .safetensors.")
+    block = {site.path: site.layer for site in model.sites.cross}.get(vector.paths[0])
+    if len(vector.paths) != 1 or block is None:
+        raise ValueError(f"The vector acts at {', '.join(vector.paths)}, expected one cross-attention: use vector.only(...).")
+    concept = str(vector.metadata.get("concept", "")) or "vector"
+    knob = re.sub(r"[^a-z0-9]+", "_", concept.lower()).strip("_")[:32] if name is None else name
+    if not isinstance(knob, str) or not KNOB.fullmatch(knob):
+        raise ValueError(f"name is {said(knob)}, expected 1 to 32 lower-case letters, digits and '_', the first a letter.")
+    added = (vector.directions[vector.paths[0]] * vector.norms[vector.paths[0]][:, None]).float()
+    rows = added if every_step else added.mean(0)
+    length = float(rows.norm(dim=-1).mean())
+    if not length > 0:
+        raise ValueError("The vector is zero, so a pack of it would do nothing.")
+    about = {
+        "format": PACK, "family": _family(model), "checkpoint": checkpoint or Path(model.name).name, "block": block, "hidden_size": rows.shape[-1],
+        "name": knob, "label": concept, "blurb": f"{concept}, from audioscope", "hook": HOOK, "method": "caa_diff_means", "norm": length,
+        "magnitude": length, "policy": {"kind": "range", "start": 0.0, "end": 1.0}, "cond_only": vector.metadata.get("branch", "cond") != "both",
+        "renorm": False, "provenance": {"tool": f"audioscope {__version__}", "model": vector.model, "weights": vector.fingerprint,
+                                        **({"sigmas": vector.sigmas.tolist()} if every_step else {})},
+    }  # fmt: skip
+    tensors = {"vector": (rows / length)[None].contiguous() if every_step else (rows / length).contiguous()}
+    file.parent.mkdir(parents=True, exist_ok=True)
+    header = {"steering_pack": json.dumps(about, sort_keys=True)}
+    write_whole(file, lambda part: safetensors.torch.save_file(tensors, part, header), lasting=True)
+    return file
