@@ -151,7 +151,7 @@ def test_what_the_hub_does_not_give_is_said_in_one_line(hub, monkeypatch, read):
     hub.repos["me/gated"].gated = "auto"
     with pytest.raises(ConnectionError, match="is gated: accept its terms"):
         audioscope.SteeringVector.from_pretrained("me/gated", token="hf_reader")
-    if read is not audioscope.SteeringVector.from_pretrained:
+    if read != audioscope.SteeringVector.from_pretrained:
         with pytest.raises(FileNotFoundError, match="^No .* at 'me/gated': "):
             read("me/gated")
     for wrong in ("a/b/c", "/nowhere", "./me", "", "me/ x", 3, None, "~nobody/x"):
@@ -203,12 +203,8 @@ def test_words_of_others_do_nothing_in_a_card(hub):
     replace(vector, model=evil, metadata={**vector.metadata, "concept": evil}).push_to_hub("me/evil")
     card = front(hub, "me/evil")
     shown = card.text.split("```python")[0]
-    assert (
-        "<script" not in shown
-        and not re.search(r"(?<!\\\\)\\]\\(", shown)
-        and card.data.license is None
-        and "\nlicense" not in shown
-    )
+    assert "<script" not in shown and "](java" not in shown.replace(r"\](", "")
+    assert card.data.license is None and "\nlicense" not in shown
 
 
 # ---- theirs
