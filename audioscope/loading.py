@@ -21,7 +21,7 @@ from torch import nn
 from transformers.utils import logging as transformers_logging
 
 from audioscope.adapters import Adapter, adapter_of_class
-from audioscope.errors import as_path
+from audioscope.errors import as_path, said
 from audioscope.model import Model
 from audioscope.sharing import unreachable
 from audioscope.sites import Sites, find_sites
@@ -61,6 +61,8 @@ def load(
         >>> audioscope.load("stabilityai/stable-audio-open-1.0")  # doctest: +SKIP
     """
     device, precision = _checked_device(default_device(device)), _checked_dtype(dtype)
+    if adapter is not None and not isinstance(adapter, Adapter):
+        raise ValueError(f"adapter is {said(adapter)}, expected an Adapter, or None for the one that audioscope has.")
     source, local = _source(name)
     _check_keywords(keywords, source if local else None)
     if local and "audioscope.tiny.codec" in (source / "model_index.json").read_text():

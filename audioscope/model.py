@@ -135,6 +135,7 @@ class Model:
         self.turn = threading.RLock()
         self.origin: Origin | None = None  # how `audioscope.load` made it; another process can then load the same
         self._running = False
+        self._had = [name for name, part in pipe.components.items() if part is not None]
         pipe.set_progress_bar_config(disable=True)
         tracing.check(pipe, self.adapter, self.sites)
 
@@ -333,10 +334,31 @@ class Model:
                 run = tracing.run(
                     self.pipe, self.adapter, self.sites, rows, how, read=read, decode=decode, latents=latents, on_step=on_step
                 )
+            except (RuntimeError, AttributeError, TypeError, NotImplementedError) as error:
+                if why := self._broken():
+                    raise ValueError(f"{self.name} cannot generate: {why}.") from error
+                raise
             finally:
                 self._running = False
         _warn_of_failed({(id(edit.made_for), edit.steps): edit for edit in fitted if not edit.idle}.values(), run.sigmas.tolist())
         return run
+
+    def _broken(self) -> str:
+        """What was done to the pipeline since it was loaded that may keep it from running; "" if nothing is seen."""
+        parts = {name: part for name, part in self.pipe.components.items() if isinstance(part, nn.Module)}
+        weights = {name: next(part.parameters(), None) for name, part in parts.items()}
+        if gone := [name for name in self._had if self.pipe.components.get(name) is None]:
+            return f"its {gone[0]} was removed since it was loaded"
+        if meta := [name for name, weight in weights.items() if weight is not None and weight.is_meta]:
+            return f"the weights of its {meta[0]} are not loaded (device meta)"
+        for what in ("dtype", "device"):
+            kinds = {
+                name: str(getattr(weight, what)).removeprefix("torch.") for name, weight in weights.items() if weight is not None
+            }
+            if len(set(kinds.values())) > 1:
+                named = ", ".join(f"{name} {kind}" for name, kind in kinds.items())
+                return f"its parts differ in {what} ({named}): load it with {what}= instead of changing one part"
+        return ""
 
     def run_in_batches(
         self, rows: Sequence[tracing.Row], batch_size: int | None = None, **sampling: Unpack[SamplingKeywords]

@@ -13,6 +13,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import safetensors.torch
+import soundfile as sf
 import torch
 from diffusers import HeunDiscreteScheduler, PNDMScheduler
 from helpers.pipelines import BUILDERS
@@ -21,7 +22,7 @@ import audioscope
 from audioscope import datasets
 from audioscope.audio import Clip
 from audioscope.cli.main import main
-from audioscope.errors import real
+from audioscope.errors import UnknownName, real
 from audioscope.loading import read_sites
 from audioscope.steer import Track, steering_sweep, vector_method
 from audioscope.store import run_units, safe_name, write_together
@@ -740,3 +741,81 @@ def test_one_where_several_may_be_given(tiny, tmp_path):
     with pytest.raises(KeyError, match="No direction at 'nope'. Available: transformer"):
         datasets.vector("fast").at("nope", 0.5)
     assert audioscope.localize(tiny, ["fast"], 1, sites=[0], steps=2, when=torch.tensor(1), progress=False).settings["when"] == 1
+
+
+@pytest.mark.parametrize(
+    ("harm", "expected"),
+    [
+        (lambda pipe: pipe.transformer.half(), "its parts differ in dtype .*transformer float16"),
+        (lambda pipe: pipe.register_modules(scheduler=None), "its scheduler was removed since it was loaded"),
+        (lambda pipe: pipe.transformer.to("meta"), "the weights of its transformer are not loaded"),
+        (lambda pipe: pipe.register_modules(vae=None), "its vae was removed"),
+        (lambda pipe: pipe.text_encoder.to(torch.float64), "its parts differ in dtype"),
+    ],
+)
+def test_a_pipeline_that_was_broken_after_loading_says_what_is_wrong(harm, expected):
+    model = audioscope.load("tiny")
+    harm(model.pipe)
+    with pytest.raises(ValueError, match=expected) as raised:
+        model.generate("a song", steps=1)
+    assert "\n" not in str(raised.value)
+
+
+def test_an_error_of_ones_own_function_is_not_taken_for_a_broken_pipeline(tiny):
+    def wrong(values, here):
+        raise TypeError("my own mistake")
+
+    with pytest.raises(TypeError, match="my own mistake"):
+        tiny.generate("a song", edits=audioscope.Apply(6, wrong), steps=1)
+
+
+@pytest.mark.parametrize(
+    ("do", "expected"),
+    [
+        (lambda: audioscope.steer.prompt_switch_method("4"), "steps is '4'"),
+        (lambda: audioscope.steer.prompt_switch_method(0), "steps is 0"),
+        (lambda: audioscope.SAE(4, 8, 2).encode([[1, 2, 3, 4]]), r"x is int64 \[1, 4\], expected floats"),
+        (lambda: audioscope.SAE(4, 8, 2).encode("x"), "x is 'x', expected a float tensor"),
+        (lambda: audioscope.SAE(4, 8, 2).encode(torch.ones(3, 5)), r"float32 \[3, 5\], expected floats \[..., 4\]"),
+        (lambda: audioscope.SAE(4, 8, 2).decode(torch.ones(3, 5)), r"features is float32 \[3, 5\]"),
+        (
+            lambda: audioscope.sae.evaluate_tokens(audioscope.SAE(4, 8, 2), torch.ones(2, 4), [1.0, 0.5]),
+            "expected .levels, items",
+        ),
+        (lambda: audioscope.sae.evaluate_tokens(audioscope.SAE(4, 8, 2), torch.ones(2, 9, 4), [1.0]), "expected .levels, items"),
+        (lambda: audioscope.load("tiny", adapter="x"), "adapter is 'x', expected an Adapter"),
+        (lambda: audioscope.steer.smoothness("x", [1.0]), "expected numbers"),
+        (lambda: audioscope.steer.smoothness([1.0, 2.0], [1.0, 2.0]), "with a strength of 0"),
+        (lambda: audioscope.steer.smoothness([0.0, 1.0], [1.0, np.nan]), "finite numbers"),
+        (lambda: audioscope.steer.smoothness([0.0, 1.0], [1.0, 2.0], points="3"), "points is '3'"),
+        (lambda: audioscope.atlas.side_by_side([audioscope.datasets.atlas()]), "expected at least one atlas by its name"),
+        (lambda: audioscope.scoring.listener_scorer("x"), "No listener 'x'"),
+        (lambda: audioscope.Concept("a\u2028b", ()), "control character or a line separator"),
+        (lambda: audioscope.load_concepts({"a\nb": [("x", "y")]}), "control character or a line separator"),
+        (lambda: audioscope.steer.SteeringMethod("a\u2029", "x", lambda *_: []), "control character or a line separator"),
+    ],
+)
+def test_what_ended_in_the_words_of_python_is_named(do, expected):
+    with pytest.raises((ValueError, UnknownName), match=expected) as raised:
+        do()
+    assert "\n" not in str(raised.value)
+
+
+def test_an_sae_takes_arrays_and_any_float():
+    sae, x = audioscope.SAE(4, 8, 2), np.random.default_rng(0).standard_normal((5, 4))
+    wanted = sae.encode(torch.from_numpy(x).float())
+    assert torch.equal(sae.encode(x), wanted) and torch.equal(sae.encode(torch.from_numpy(x)), wanted)
+
+
+def test_a_file_of_hardly_any_rate_is_no_music(tiny, tmp_path):
+    sf.write(tmp_path / "slow.wav", np.ones(20, np.float32) * 0.1, 1)
+    with pytest.raises(ValueError, match="slow.wav cannot be read as audio .its sampling rate is 1 Hz"):
+        audioscope.scoring.read_folder(tmp_path, tiny)
+
+
+def test_a_table_of_others_with_names_that_charts_cannot_show_is_refused(tmp_path):
+    atlas = audioscope.datasets.maps()["early"]
+    atlas.table = atlas.table.assign(concept=atlas.table["concept"].astype(str).replace("fast", "a\u2028b"))
+    folder = atlas.save(tmp_path)
+    with pytest.raises(ValueError, match="which contains a control character or a line separator"):
+        audioscope.Atlas.load(folder)

@@ -13,6 +13,7 @@ from scipy.cluster.hierarchy import leaves_list, linkage
 
 from audioscope.atlas.atlas import THRESHOLD, Atlas, ends
 from audioscope.atlas.robustness import CENSORED
+from audioscope.errors import said
 from audioscope.theme import chart_theme, reading, rows
 
 ROW = 24  # height of a heatmap row, px
@@ -393,8 +394,8 @@ def side_by_side(atlases: Mapping[str, Atlas], width: int = 220) -> alt.HConcatC
         >>> len(chart.hconcat)
         2
     """
-    if not atlases:
-        raise ValueError("There is no atlas to draw: give at least one.")
+    if not isinstance(atlases, Mapping) or not atlases:
+        raise ValueError(f"atlases is {said(atlases)}, expected at least one atlas by its name, such as {{'tiny': atlas}}.")
     first = next(iter(atlases.values())).impacts()
     impacts = {name: atlas.impacts() for name, atlas in atlases.items()}
     rows = pd.concat([frame.drop_duplicates("concept") for frame in impacts.values()]).drop_duplicates("concept")

@@ -17,7 +17,7 @@ from tqdm.auto import tqdm
 
 from audioscope.concepts import some_prompts
 from audioscope.errors import Damaged, as_path, texts
-from audioscope.sae.sae import BARS, SAE
+from audioscope.sae.sae import BARS, SAE, float_tokens
 from audioscope.sae.streams import TokenStream
 from audioscope.store import read_json, write_json
 from audioscope.views import view
@@ -247,7 +247,8 @@ def evaluate_tokens(sae: SAE, tokens: Tensor, sigmas: Tensor, *, fitted_on: Tens
         What the SAE and the baselines leave unexplained at each noise level, and how often each feature is active.
 
     Raises:
-        ValueError: The tokens to fit on have other levels or another width, or are fewer than the SAE has features.
+        ValueError: The tokens are no floats of these shapes, or those to fit on have other levels or another width, or are fewer than
+            the SAE has features.
 
     Example:
         >>> import torch
@@ -259,6 +260,14 @@ def evaluate_tokens(sae: SAE, tokens: Tensor, sigmas: Tensor, *, fitted_on: Tens
         0           4   False
         1           4   False
     """
+    tokens = float_tokens("tokens", tokens, sae.d_in).float()
+    fitted_on = None if fitted_on is None else float_tokens("fitted_on", fitted_on, sae.d_in).float()
+    sigmas = torch.as_tensor(sigmas).float()
+    if tokens.ndim < 3 or sigmas.shape != tokens.shape[:1] or tokens.shape[1] < 2:
+        raise ValueError(
+            f"tokens are {list(tokens.shape)} and sigmas {list(sigmas.shape)}, expected [levels, items, ..., {sae.d_in}] with at least 2 "
+            "items, and [levels]."
+        )
     if fitted_on is None:
         halves = torch.randperm(tokens.shape[1], generator=torch.Generator().manual_seed(0)).tensor_split(2)
         fitted_on, tokens = (tokens[:, half] for half in halves)

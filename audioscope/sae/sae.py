@@ -34,6 +34,19 @@ Do = Literal["set", "scale", "add", "ablate"]
 BARS = ("topk_pca_fvu", "tokens_fvu")
 
 
+def float_tokens(name: str, x: Any, width: int) -> Tensor:
+    """Floats [..., width] as a tensor, from a tensor or an array. Raises ValueError for anything else."""
+    try:
+        found = torch.as_tensor(x)
+    except Exception as error:  # whatever it is
+        raise ValueError(f"{name} is {said(x)}, expected a float tensor [..., {width}].") from error
+    if not found.is_floating_point() or not found.ndim or found.shape[-1] != width:
+        raise ValueError(
+            f"{name} is {str(found.dtype).removeprefix('torch.')} {list(found.shape)}, expected floats [..., {width}]."
+        )
+    return found
+
+
 class SAE(nn.Module):
     """A TopK or BatchTopK sparse autoencoder, whose features can be scored, searched and steered with.
 
@@ -123,7 +136,7 @@ class SAE(nn.Module):
             Features [..., d_sae], on the device of `x`.
 
         Raises:
-            ValueError: The SAE has levels, and `sigma` is None.
+            ValueError: `x` has another width or is no float tensor, or the SAE has levels and `sigma` is None.
 
         Example:
             >>> import torch
@@ -132,7 +145,8 @@ class SAE(nn.Module):
             >>> (features > 0).sum(1).tolist()  # 4 active features for each of the 10 tokens
             [4, 4, 4, 4, 4, 4, 4, 4, 4, 4]
         """
-        there, x = x.device, x.to(self.b_dec.device)
+        x = float_tokens("x", x, self.d_in)
+        there, x = x.device, x.to(self.b_dec)
         values = self.pre_topk(x if self.levels is None else self.levels.scale(x, sigma))
         if self.kind == "batchtopk":
             return torch.where(values > self.threshold, values, 0.0).to(there)
@@ -150,9 +164,10 @@ class SAE(nn.Module):
             Activations [..., d_in], on the device of `features`.
 
         Raises:
-            ValueError: The SAE has levels, and `sigma` is None.
+            ValueError: `features` has another width or is no float tensor, or the SAE has levels and `sigma` is None.
         """
-        x = features.to(self.b_dec.device) @ self.decoder + self.b_dec
+        features = float_tokens("features", features, self.d_sae)
+        x = features.to(self.b_dec) @ self.decoder + self.b_dec
         return (x if self.levels is None else self.levels.unscale(x, sigma)).to(features.device)
 
     def decode_delta(self, more: Tensor, sigma: float | None = None, which: Tensor | None = None) -> Tensor:

@@ -42,6 +42,7 @@ UNREAD = (
     ".ape",
     ".wv",
 )  # sound that libsndfile does not read
+LOWEST = 1000  # Hz, below which a file is no music
 FOLDS = 5
 SILENCE = 1e-7  # mean square below which a piece is silent, -70 dB
 
@@ -127,6 +128,8 @@ def _pieces(file: Path, rate: int, seconds: float, most: int) -> list[Tensor]:
     size = int(seconds * rate)
     try:
         metadata = sf.info(file)
+        if metadata.samplerate < LOWEST:
+            raise ValueError(f"its sampling rate is {metadata.samplerate} Hz, expected at least {LOWEST}")
         long = int(np.ceil(seconds * metadata.samplerate))
         count = min(most, max(1, metadata.frames // long))
         starts = np.linspace(0, max(0, metadata.frames - long), count).astype(int)

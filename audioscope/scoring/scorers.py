@@ -20,6 +20,7 @@ from torchaudio.functional import resample
 
 from audioscope.audio import ready_librosa
 from audioscope.concepts import shipped_groups
+from audioscope.errors import known_name
 from audioscope.installed import need
 from audioscope.store import LOADING, default_device, fingerprint
 from audioscope.tiny import listener
@@ -273,10 +274,14 @@ def listener_scorer(name: str = "listener", any_audio: bool = False) -> Listener
     Returns:
         The scorer.
 
+    Raises:
+        UnknownName: There is no listener of that name (a KeyError).
+
     Example:
         >>> audioscope.scoring.listener_scorer("judge").concepts[:3]
         ['female', 'male', 'slow']
     """
+    known_name("listener", name, tuple(listener.POOLS))
     return ListenerScorer(listener.load(name), name, any_audio)
 
 

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import pandas as pd
 
+from audioscope.errors import said, whole
 from audioscope.steer.cells import REWRITTEN
 
 REFERENCE = (str(REWRITTEN),)
@@ -103,6 +105,19 @@ def _area(curve: pd.DataFrame, side: int) -> float:
     return float(np.trapezoid((curve["score"] - curve["score"].iloc[0]) * side, curve["distance"]))
 
 
+def _curve(strength: Any, score: Any) -> tuple[np.ndarray, np.ndarray]:
+    """Strengths and scores as float arrays. Raises ValueError unless they are finite, as many as each other, and 0 is among them."""
+    try:
+        found = tuple(np.asarray(values, float) for values in (strength, score))
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"strength is {said(strength)} and score {said(score)}, expected numbers.") from error
+    if found[0].ndim != 1 or found[0].shape != found[1].shape or not np.isfinite(found).all() or 0 not in found[0]:
+        raise ValueError(
+            f"strength is {said(strength)} and score {said(score)}, expected as many finite numbers of each, with a strength of 0."
+        )
+    return found[0], found[1]
+
+
 def smoothness(strength: np.ndarray, score: np.ndarray, points: int = 11) -> float:
     """How unevenly the score rises with the strength: the standard deviation of its steps over its largest gain (TADA, section 5).
 
@@ -117,11 +132,15 @@ def smoothness(strength: np.ndarray, score: np.ndarray, points: int = 11) -> flo
     Returns:
         The smoothness; NaN if the score never gains.
 
+    Raises:
+        ValueError: The strengths and scores are not as many finite numbers of each, or 0 is not among the strengths.
+
     Example:
         >>> import numpy as np
         >>> round(audioscope.steer.smoothness(np.array([0.0, 1.0, 2.0]), np.array([1.0, 2.0, 3.0])), 6)
         0.0
     """
+    strength, score, points = (*_curve(strength, score), whole("points", points, 2))
     found = []
     for side in (1, -1):
         order = [i for i in np.argsort(np.abs(strength), kind="stable") if strength[i] * side >= 0]

@@ -12,7 +12,7 @@ import numpy as np
 from audioscope.atlas.atlas import Atlas
 from audioscope.concepts import Concept, Pair
 from audioscope.edits import BlendText, Edit, PatchText
-from audioscope.errors import plain_name
+from audioscope.errors import plain_name, whole
 from audioscope.model import Model
 from audioscope.sites import Site
 from audioscope.steer.caa import steering_sites
@@ -199,6 +199,8 @@ def prompt_switch_method(steps: int) -> SteeringMethod:
         >>> edit.steps, edit.prompt == pair.clean
         ((7, 10), True)
     """
+
+    steps = whole("steps", steps, 1)
 
     def edits(pair: Pair, strength: float, seed: int) -> list[Edit]:
         last = round(abs(strength) * steps)
