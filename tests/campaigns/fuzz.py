@@ -18,6 +18,7 @@ import json
 import math
 import operator
 import os
+import pickle
 import random
 import resource
 import shutil
@@ -38,11 +39,12 @@ from hypothesis import HealthCheck, Phase, given, seed, settings
 from hypothesis import strategies as st
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+os.environ.setdefault("HF_HUB_OFFLINE", "1")  # names that might be of the hub are not looked up
 
 from helpers.pipelines import BUILDERS
 
 import audioscope
-from audioscope import datasets
+from audioscope import datasets, merging
 from audioscope.audio import Clip
 from audioscope.cli.main import main as command
 from audioscope.errors import UnknownName
@@ -57,7 +59,7 @@ FULL = {
     "concepts": 1500,
     "artefacts": 2000,
     "sounds": 1500,
-    "names": 700,
+    "names": 1400,
     "generate": 500,
     "sweeps": 400,
     "pipelines": 200,
@@ -170,6 +172,16 @@ def targets(root: Path) -> dict[str, Target]:
             "device": lambda x: audioscope.load("tiny", device=x), "clip": Clip.load, "prompts": lambda x: datasets.some_prompts(x),
             "concept_prompts": lambda x: datasets.concept_prompts(x), "unknown": model.unknown_words if False else lambda x: model.check_prompt(x),
             "sampling": lambda x: model.sampling(**{draw(st.sampled_from(["steps", "guidance", "seconds", "negative_prompt"])): x}),
+            "switch": audioscope.steer.prompt_switch_method, "encode": sae.encode, "decode": sae.decode, "at": lambda x: vector.at(x, 0.5),
+            "level": lambda x: vector.at(vector.paths[0], x), "tokens": lambda x: audioscope.sae.evaluate_tokens(sae, x, torch.ones(1)),
+            "smooth": lambda x: audioscope.steer.smoothness(x, [0.0, 1.0]), "ear": audioscope.scoring.listener_scorer, "beside": audioscope.atlas.side_by_side,
+            "stream": lambda x: audioscope.sae.TokenStream(model, sae.metadata["site"], **{draw(st.sampled_from(["prompts", "branches", "at_steps", "positions", "batch_size", "seed", "steps", "workers"])): x}),
+            "part": lambda x: merging.checked_part(x), "pack": lambda x: audioscope.steer.write_pack(vector.only(vector.paths[:1]), fresh() / "a.safetensors", model, name=x),
+            "merge": lambda x: audioscope.atlas.merge(x, fresh() / "merged"), "steering merge": lambda x: audioscope.steer.merge(x, fresh() / "merged"),
+            "hub vector": audioscope.SteeringVector.from_pretrained, "hub sae": audioscope.SAE.from_pretrained, "hub atlas": audioscope.Atlas.from_pretrained,
+            "subfolder": lambda x: audioscope.SteeringVector.from_pretrained(fresh(), subfolder=x), "push": lambda x: vector.push_to_hub(x),
+            "clips": lambda x: vector.push_to_hub("me/x", clips=x), "sparsify": lambda x: audioscope.sae.save_sparsify(sae, fresh() / "s", x),
+            "tada": lambda x: audioscope.steer.tada_vector(x, model), "read pack": lambda x: audioscope.steer.read_pack(x, model),
             "suffix": lambda x: Clip(np.zeros((1, 100), "float32"), 16000).save(fresh() / x if isinstance(x, str) else x),
         }  # fmt: skip
         name = draw(st.sampled_from(sorted(makers)))
@@ -369,6 +381,16 @@ def _artefacts(root: Path, model: audioscope.Model) -> dict[str, tuple[Path, Cal
     (root / "evaluation").mkdir()
     SAEEvaluation(levels, np.array([0.1, 0.2])).save(root / "evaluation" / "e.json")
 
+    unit = [[np.ones(128, np.float32) / 128**0.5]]
+    (root / "tada").mkdir()
+    (root / "tada" / "sv.pkl").write_bytes(pickle.dumps({(step, 0): {"tf6": unit[0]} for step in range(2)}, protocol=4))
+    (root / "tada" / "config.json").write_text('{"concept": "piano"}')
+    made = audioscope.caa(model, [("a fast song", "a slow song"), ("fast", "slow")], [6], steps=1, progress=False)
+    audioscope.steer.write_pack(made, root / "pack" / "p.safetensors", model)
+    audioscope.sae.save_sparsify(audioscope.SAE(8, 16, 2), root / "sparsify")
+    for part in ("1/2", "2/2"):
+        audioscope.localize(model, ["fast"], 2, sites=[0], steps=1, part=part, out=root / "parts" / part[0], progress=False)
+
     def look(atlas: audioscope.Atlas) -> object:
         return repr(atlas), atlas.impacts(), atlas.layer_means()
 
@@ -382,6 +404,10 @@ def _artefacts(root: Path, model: audioscope.Model) -> dict[str, tuple[Path, Cal
         "vector": (root / "vector", lambda there: repr(audioscope.SteeringVector.load(there / "v"))),
         "sweep": (root / "sweep", lambda there: (repr(found := SteeringSweep.load(there)), found.summary())),
         "sae": (root / "sae", lambda there: audioscope.SAE.from_pretrained(there).encode(torch.zeros(2, 8))),
+        "tada": (root / "tada", lambda there: repr(audioscope.steer.tada_vector(there, model))),
+        "pack": (root / "pack", lambda there: repr(audioscope.steer.read_pack(there / "p.safetensors", model))),
+        "sparsify": (root / "sparsify", lambda there: audioscope.SAE.from_pretrained(there).encode(torch.zeros(2, 8))),
+        "parts": (root / "parts", lambda there: look(audioscope.atlas.merge([there / "1", there / "2"], there / "whole"))),
         "evaluation": (root / "evaluation", lambda there: repr(SAEEvaluation.load(there / "e.json"))),
     }
 
@@ -391,9 +417,10 @@ WORDS = ("", "-1", "0", "1", "2", "nan", "inf", "-inf", "1e9", "0x10", "x", "é"
 OPTIONS: dict[str, tuple[list[str], list[str]]] = {
     "sites": ([], ["--model", "--json"]),
     "atlas": (["--plan", "--steps", "1"], ["--concepts", "--pairs", "--seeds", "--patch", "--sites", "--direction", "--when", "--scale", "--negative-prompt", "--batch-size", "--beside", "--html",
-                                           "--model", "--device", "--dtype", "--variant", "--steps", "--guidance"]),
+                                           "--model", "--device", "--dtype", "--variant", "--steps", "--guidance", "--part"]),
+    "merge": (["nowhere"], ["--out"]),
     "steer": (["--steps", "1", "--prompts", "1", "--pairs", "2", "--strengths", "-1:1:2", "--concept", "fast"],
-              ["--concept", "--strengths", "--sites", "--atlas", "--pairs", "--prompts", "--pairs-from", "--model", "--dtype", "--steps", "--guidance", "--work"]),
+              ["--concept", "--strengths", "--sites", "--atlas", "--pairs", "--prompts", "--pairs-from", "--model", "--dtype", "--steps", "--guidance", "--work", "--part", "--vector"]),
     "generate": (["--steps", "1"], ["--seed", "--seconds", "--negative-prompt", "--model", "--device", "--dtype", "--steps", "--guidance"]),
     "sae": (["pages"], ["--sae", "--features", "--model"]),
     "book": (["nothing"], ["--notebooks"]),
