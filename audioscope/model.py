@@ -27,6 +27,7 @@ from audioscope.store import batches, content_hash, describe, fingerprint
 from audioscope.tracing import Sampling, SamplingKeywords
 from audioscope.views import view
 
+SHORTEST = 0.001  # s
 BATCH = 32  # prompts per batch, if a call gets many
 # What `steer` adds to the runs of each model (by id), in the thread or task of its block: a widget's runs are its own.
 _STEERING: ContextVar[tuple[tuple[int, Edit], ...]] = ContextVar("steering", default=())
@@ -219,12 +220,12 @@ class Model:
             raise ValueError(f"guidance is {guidance:g}, expected at least 0 and less than 100 (1 or less means no guidance).")
         if guidance > 1 and len(self.adapter.branches) == 1:
             raise ValueError(f"guidance is {guidance:g}, but {self.name} has its guidance built in: leave it at 1.")
-        if not 0 < seconds <= (longest or float("inf")):
-            limit = "more than 0" if longest is None else f"more than 0 and at most {longest:g}"
+        if not SHORTEST <= seconds <= (longest or float("inf")):
+            limit = f"at least {SHORTEST:g}" + ("" if longest is None else f" and at most {longest:g}")
             raise ValueError(f"seconds is {seconds:g}, expected {limit} for {self.name}.")
         if negative_prompt is not None:
-            if not isinstance(negative_prompt, str):
-                raise ValueError(f"negative_prompt is {negative_prompt!r}, expected a text or None.")
+            if not isinstance(negative_prompt, str) or any("\ud800" <= letter <= "\udfff" for letter in negative_prompt):
+                raise ValueError(f"negative_prompt is {said(negative_prompt)}, expected a text or None.")
             if not self.adapter.negative:
                 raise ValueError(f"negative_prompt is {negative_prompt!r}, but {self.adapter.pipeline} takes none.")
             if guidance <= 1:

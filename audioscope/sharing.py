@@ -90,6 +90,14 @@ def unreachable(name: str | Path, error: BaseException, revision: str | None = N
     return ConnectionError(f"{str(name)!r} {text}.")
 
 
+def as_clips(clips: Any) -> list[Clip]:
+    """Clips as a list: one or several. Raises ValueError for what is none."""
+    several = [clips] if isinstance(clips, Clip) else listed("clips", clips, "a list of clips")
+    if wrong := [clip for clip in several if not isinstance(clip, Clip)]:
+        raise ValueError(f"clips contains {said(wrong[0])}, expected clips such as model.generate returns.")
+    return several
+
+
 def push(
     write: Callable[[Path], Any],
     repo: str,
@@ -114,9 +122,7 @@ def push(
         validate_repo_id(said_text("repo", repo))
     except HFValidationError as error:
         raise ValueError(f"repo is {repo!r}, expected a name on the hub such as 'owner/name'.") from error
-    several = [clips] if isinstance(clips, Clip) else listed("clips", clips, "a list of clips")
-    if wrong := [clip for clip in several if not isinstance(clip, Clip)]:
-        raise ValueError(f"clips contains {said(wrong[0])}, expected clips such as model.generate returns.")
+    several = as_clips(clips)
     hub = HfApi(token=token)
     with tempfile.TemporaryDirectory(prefix="audioscope-push-") as name:
         folder = Path(name)

@@ -192,7 +192,7 @@ def load_table(file: Path, about: Path, known: int, needed: Collection[str]) -> 
         if content is not None and content != _content(file.read_bytes(), settings):
             raise ValueError(f"{about.name} beside it is of another table, or one of them changed since they were written")
         table = pd.read_parquet(file)
-    except (ValueError, OSError) as error:  # of pyarrow
+    except Exception as error:  # pyarrow and pandas raise many kinds
         raise Damaged(f"{file} is damaged ({error}).") from error
     if lacking := sorted(set(needed) - set(table) - set(settings)):
         raise ValueError(f"{file} and {about.name} lack {', '.join(lacking)}: they are of something else, or damaged.")
@@ -316,7 +316,7 @@ def finished(folder: Path, unit: Unit) -> pd.DataFrame | None:
     """The table of a finished unit; None if it must be made again: it is not there, is damaged, or lacks one of its clips."""
     try:
         table = pd.read_parquet(unit_file(folder, unit), page_checksum_verification=True)
-    except (ValueError, OSError):  # not there, cut short when the power failed, or changed
+    except Exception:  # not there, cut short when the power failed, or changed: pyarrow and pandas raise many kinds
         return None
     clips = table.get("clip", [])
     return table if all(_sounds(folder / clip) for clip in clips if clip) else None

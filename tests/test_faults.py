@@ -769,11 +769,24 @@ def test_an_error_of_ones_own_function_is_not_taken_for_a_broken_pipeline(tiny):
         tiny.generate("a song", edits=audioscope.Apply(6, wrong), steps=1)
 
 
+def stream(**how):
+    return audioscope.sae.TokenStream(audioscope.load("tiny"), "transformer.transformer_blocks.6.cross_attn", **how)
+
+
 @pytest.mark.parametrize(
     ("do", "expected"),
     [
         (lambda: audioscope.steer.prompt_switch_method("4"), "steps is '4'"),
         (lambda: audioscope.steer.prompt_switch_method(0), "steps is 0"),
+        (lambda: audioscope.load("tiny").sampling(negative_prompt="\ud800"), "negative_prompt is"),
+        (lambda: audioscope.load("tiny").sampling(seconds=1e-320), "seconds is"),
+        (lambda: datasets.sae(datasets.saes().copy().popitem()[0]).levels.at({1, 2}), "sigma is"),
+        (lambda: stream(branches=36), "branches is 36"),
+        (lambda: stream(branches="x"), "branches is 'x'"),
+        (lambda: stream(at_steps=(Path("x"), False)), "at_steps is"),
+        (lambda: stream(at_steps=99), "at_steps is 99"),
+        (lambda: stream(positions="4"), "positions is '4'"),
+        (lambda: datasets.vector("fast").push_to_hub("me/x", clips=1e-320), "clips is"),
         (lambda: audioscope.SAE(4, 8, 2).encode([[1, 2, 3, 4]]), r"x is int64 \[1, 4\], expected floats"),
         (lambda: audioscope.SAE(4, 8, 2).encode("x"), "x is 'x', expected a float tensor"),
         (lambda: audioscope.SAE(4, 8, 2).encode(torch.ones(3, 5)), r"float32 \[3, 5\], expected floats \[..., 4\]"),

@@ -24,7 +24,7 @@ from audioscope.audio import Clip
 from audioscope.errors import as_path, plain_name
 from audioscope.sae.levels import Levels
 from audioscope.sae.sae import SAE
-from audioscope.sharing import fetched, model_card, push
+from audioscope.sharing import as_clips, fetched, model_card, push
 from audioscope.store import as_json, checked_format, read_json, refuse_foreign, write_together
 
 FORMAT = 1  # the version of what audioscope adds, raised with every change that an older audioscope cannot read
@@ -84,7 +84,7 @@ def save_sae(sae: SAE, folder: str | Path) -> Path:
 
 def push_sae(sae: SAE, repo: str, *, clips: Sequence[Clip] = (), license: str | None = None, **where: Any) -> str:
     """Upload an SAE to the hub with its card, as `SAE.push_to_hub` says. where: keywords of `audioscope.sharing.push`."""
-    clips = [clips] if isinstance(clips, Clip) else list(clips)
+    clips = as_clips(clips)
     about, report = sae.metadata, sae.report
     model, site = str(about.get("model", "?")), str(about.get("site", "?"))
     training = dict(about.get("training") or {})

@@ -8,6 +8,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from audioscope.errors import real
+
 
 @dataclass(frozen=True, eq=False)
 class Levels:
@@ -53,7 +55,7 @@ class Levels:
             Scaled tokens of the same shape.
 
         Raises:
-            ValueError: `sigma` is None.
+            ValueError: `sigma` is None, or no number.
         """
         mean, scale = self.at(sigma)
         return (x - mean.to(x.device)) / scale
@@ -69,7 +71,7 @@ class Levels:
             Activations of the same shape.
 
         Raises:
-            ValueError: `sigma` is None.
+            ValueError: `sigma` is None, or no number.
         """
         mean, scale = self.at(sigma)
         return x * scale + mean.to(x.device)
@@ -84,13 +86,13 @@ class Levels:
             The mean [d_in] and the scale.
 
         Raises:
-            ValueError: `sigma` is None.
+            ValueError: `sigma` is None, or no number.
         """
         if sigma is None:
             raise ValueError(
                 f"sigma is None, but this SAE covers {len(self.sigmas)} noise levels: pass one, as in encode(x, sigma)."
             )
-        rising = self.sigmas.flip(0).numpy()
+        rising, sigma = self.sigmas.flip(0).numpy(), real("sigma", sigma)
         place = len(rising) - 1 - float(np.interp(sigma, rising, np.arange(len(rising))))
         low, high = int(place), min(int(place) + 1, len(rising) - 1)
         mean = torch.lerp(self.means[low], self.means[high], place - low)

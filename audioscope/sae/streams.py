@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from audioscope.concepts import concept_prompts
-from audioscope.errors import seed_number, texts, whole
+from audioscope.errors import index_of, one_or_more, said, seed_number, texts, whole
 from audioscope.model import BATCH, Model
 from audioscope.sae.levels import Levels
 from audioscope.store import batches, content_hash
@@ -82,14 +82,15 @@ class TokenStream:
         object.__setattr__(self, "prompts", tuple(texts("prompts", self.prompts)) or tuple(concept_prompts()))
         for prompt in self.prompts:
             self.model.check_prompt(prompt)
-        wrong = set(self.branches) - {"cond", "uncond"}
-        if wrong or not self.branches:
-            raise ValueError(f"branches is {self.branches!r}, expected 'cond', 'uncond' or both.")
+        branches = one_or_more(self.branches)
+        if not branches or not all(branch in ("cond", "uncond") for branch in map(str, branches)):
+            raise ValueError(f"branches is {said(self.branches)}, expected 'cond', 'uncond' or both.")
+        object.__setattr__(self, "branches", tuple(map(str, branches)))
         if self.at_steps is not None:
-            last = self.sampling["steps"] - 1
-            if not self.at_steps or min(self.at_steps) < 0 or max(self.at_steps) > last:
-                raise ValueError(f"at_steps is {self.at_steps}, expected steps from 0 to {last}.")
-            object.__setattr__(self, "at_steps", tuple(sorted(set(self.at_steps))))
+            last, steps = self.sampling["steps"] - 1, one_or_more(self.at_steps)
+            if not steps or not all((step := index_of(each)) is not None and 0 <= step <= last for each in steps):
+                raise ValueError(f"at_steps is {said(self.at_steps)}, expected steps from 0 to {last}.")
+            object.__setattr__(self, "at_steps", tuple(sorted({int(each) for each in steps})))
         if self.positions is not None:
             object.__setattr__(self, "positions", whole("positions", self.positions, 1, why=", or None for all"))
         object.__setattr__(self, "batch_size", whole("batch_size", self.batch_size, 1))

@@ -20,7 +20,7 @@ from torch import Tensor
 from audioscope.audio import Clip
 from audioscope.edits import Branch, Edit, Here, Which, span, within
 from audioscope.errors import Damaged, as_path, known_name, listed, real, seed_number
-from audioscope.sharing import fetched, model_card, push
+from audioscope.sharing import as_clips, fetched, model_card, push
 from audioscope.sites import Site, Sites
 from audioscope.store import as_json, read_json, write_together
 from audioscope.views import view
@@ -519,7 +519,7 @@ class SteeringVector:
                 license=license, clips=[(clip.prompt, name) for clip, name in zip(clips, names, strict=True)],
             )  # fmt: skip
 
-        clips = [clips] if isinstance(clips, Clip) else list(clips)
+        clips = as_clips(clips)
         return push(
             lambda folder: self.save(folder / "vector"), repo, card,
             clips=clips, private=private, revision=revision, token=token, message=message,
