@@ -802,6 +802,7 @@ def stream(**how):
         (lambda: audioscope.steer.smoothness([0.0, 1.0], [1.0, np.nan]), "finite numbers"),
         (lambda: audioscope.steer.smoothness([0.0, 1.0], [1.0, 2.0], points="3"), "points is '3'"),
         (lambda: audioscope.atlas.side_by_side([audioscope.datasets.atlas()]), "expected at least one atlas by its name"),
+        (lambda: audioscope.atlas.side_by_side({"a": 1.0}), "expected at least one atlas by its name"),
         (lambda: audioscope.scoring.listener_scorer("x"), "No listener 'x'"),
         (lambda: audioscope.Concept("a\u2028b", ()), "control character or a line separator"),
         (lambda: audioscope.load_concepts({"a\nb": [("x", "y")]}), "control character or a line separator"),

@@ -394,7 +394,7 @@ def side_by_side(atlases: Mapping[str, Atlas], width: int = 220) -> alt.HConcatC
         >>> len(chart.hconcat)
         2
     """
-    if not isinstance(atlases, Mapping) or not atlases:
+    if not isinstance(atlases, Mapping) or not atlases or not all(hasattr(atlas, "impacts") for atlas in atlases.values()):
         raise ValueError(f"atlases is {said(atlases)}, expected at least one atlas by its name, such as {{'tiny': atlas}}.")
     first = next(iter(atlases.values())).impacts()
     impacts = {name: atlas.impacts() for name, atlas in atlases.items()}
