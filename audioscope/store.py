@@ -318,7 +318,7 @@ def finished(folder: Path, unit: Unit) -> pd.DataFrame | None:
         table = pd.read_parquet(unit_file(folder, unit), page_checksum_verification=True)
     except Exception:  # not there, cut short when the power failed, or changed: pyarrow and pandas raise many kinds
         return None
-    clips = table.get("clip", [])
+    clips = set(table["clip"]) if "clip" in table else ()  # a clip has a row for each scored concept
     return table if all(_sounds(folder / clip) for clip in clips if clip) else None
 
 

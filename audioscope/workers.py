@@ -106,7 +106,8 @@ def spread(model: Model, workers: int | Ray | None, do: Do, units: Sequence[Unit
         began = time.monotonic()
         yield _here(do, todo.pop(0), folder, number)
         took = time.monotonic() - began
-        many = many if took * len(todo) * (1 - 1 / many) > START else 1
+        begin = START if len(_idle) < many else 1.0  # those of an earlier sweep have started
+        many = many if took * len(todo) * (1 - 1 / many) > begin else 1
     if many > 1 and len(todo) > 1:
         try:
             payload = cloudpickle.dumps(do)
@@ -135,14 +136,15 @@ def collect(
     desc: str = "",
     unit: str = "prompt",
     progress: bool = False,
+    size: Callable[[T], int] = lambda _: 1,
 ) -> Iterator[dict[str, torch.Tensor]]:
     """What `read` makes of each item, in order: done in workers like the units of a sweep, but not kept.
 
-    Its tensors do not depend on the number of workers. Raises what `read` raises, and ChildProcessError if workers died of an item.
+    Its tensors do not depend on the number of workers. size: how far an item takes the progress bar. Raises what `read` raises, and ChildProcessError if workers died of an item.
     """
     with (
         tempfile.TemporaryDirectory(prefix="audioscope-collect-") as name,
-        tqdm(total=sum(map(_length, items)), desc=desc, unit=unit, disable=not progress) as bar,
+        tqdm(total=sum(map(size, items)), desc=desc, unit=unit, disable=not progress) as bar,
     ):
         folder, there, at = Path(name), set(), 0
         units: list[Unit] = [{"number": number} for number in range(len(items))]
@@ -150,17 +152,13 @@ def collect(
             if reason:
                 raise ChildProcessError(f"{desc or 'reading'}: {reason}.")
             there.add(found["number"])
-            bar.update(_length(items[found["number"]]))
+            bar.update(size(items[found["number"]]))
             while at in there:
                 file = folder / f"{at}.safetensors"
                 tensors = safetensors.torch.load_file(file)
                 file.unlink()
                 yield tensors
                 at += 1
-
-
-def _length(item: Any) -> int:
-    return len(item) if isinstance(item, Sequence) and not isinstance(item, str) else 1
 
 
 def _write(read: Callable[[T], Mapping[str, torch.Tensor]], items: Sequence[T], unit: Unit, folder: Path) -> None:

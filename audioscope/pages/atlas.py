@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import json
-import os
 import re
 import shutil
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
@@ -15,6 +14,7 @@ from zlib import crc32
 
 import pandas as pd
 from markupsafe import Markup
+from threadpoolctl import threadpool_limits
 from tqdm.auto import tqdm
 
 from audioscope.atlas.atlas import Atlas, Scale, ends
@@ -26,6 +26,7 @@ from audioscope.pages.atlas_data import PATCHES, Piece, atlas_data, charts_of, n
 from audioscope.pages.html import LOUDNESS, asset, json_for_html, page, render, save_page
 from audioscope.steer.results import SteeringSweep
 from audioscope.theme import chart_theme, reading
+from audioscope.workers import collect, cores
 
 if TYPE_CHECKING:
     from audioscope.pages.features import FeatureSet
@@ -148,15 +149,14 @@ def save_site(
     version = f"packs/atlas-{crc32(whole.html(body, held, folder='packs').encode()):08x}"
     (folder / version).mkdir(parents=True, exist_ok=True)
 
-    def write(name: str) -> None:
-        text = json_for_html({piece.name: piece.make(None) for piece in packs[name]})
-        save_page(folder / version / f"{name}.js", f"audioscopePack({json.dumps(name)},{text});\n")
-
-    with ThreadPoolExecutor(os.cpu_count()) as pool:  # encoding sound is C code, which does not hold Python's lock
-        sounds = [name for name in packs if name[0] != "f"]
-        list(tqdm(pool.map(write, sounds), desc="sound for the page", total=len(sounds), unit="pack", disable=not progress))
-    for name in tqdm([name for name in packs if name[0] == "f"], desc="feature pages", unit="page", disable=not progress):
-        write(name)  # one by one, since they run the model
+    sounds, models = ([(name, packs[name]) for name in packs if (name[0] == "f") is runs] for runs in (False, True))
+    write = partial(_write_pack, folder / version)
+    # encoding sound is C code, which does not hold Python's lock; each thread with threads of its own for numpy would be slower
+    with threadpool_limits(1), ThreadPoolExecutor(cores()) as pool:
+        done = pool.map(write, *zip(*sounds, strict=True)) if sounds else ()
+        list(tqdm(done, desc="sound for the page", total=len(sounds), unit="pack", disable=not progress))
+    if models:  # these run the model
+        list(collect(features[0].model, None, partial(_nothing, write), models, "feature pages", "page", progress))
     path = save_page(folder / "index.html", whole.html(body, held, folder=version))
     for old in (folder / "packs").iterdir():
         if old.is_dir() and re.fullmatch("atlas-[0-9a-f]{8}", old.name) and old.name != Path(version).name:
@@ -265,6 +265,17 @@ def _best(pieces: Sequence[Piece], room: int, progress: bool) -> dict[str, dict[
                 used += size
                 bar.update(size)
     return kept
+
+
+def _write_pack(folder: Path, name: str, pieces: Sequence[Piece]) -> None:
+    text = json_for_html({piece.name: piece.make(None) for piece in pieces})
+    save_page(folder / f"{name}.js", f"audioscopePack({json.dumps(name)},{text});\n")
+
+
+def _nothing(write: Callable[..., None], pack: tuple[str, list[Piece]]) -> dict[str, Any]:
+    """Write a pack, and return no tensors, for `collect`."""
+    write(*pack)
+    return {}
 
 
 def _packs(pieces: Iterable[Piece]) -> dict[str, list[Piece]]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from difflib import SequenceMatcher
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -47,7 +48,11 @@ def clip_piece(pack: str, name: str, path: Path, rank: tuple[float, ...]) -> Pie
     """A clip stored in a file. Raises FileNotFoundError if the file is missing."""
     if not path.is_file():
         raise FileNotFoundError(f"The results list the clip {path}, but the file is missing: run the sweep again to generate it.")
-    return Piece(pack, name, lambda longest: sound(Clip.load(path), longest), rank)
+    return Piece(pack, name, partial(_sound_of, path), rank)
+
+
+def _sound_of(path: Path, longest: float | None) -> dict[str, Any]:
+    return sound(Clip.load(path), longest)
 
 
 def number(value: float, digits: int) -> float | None:

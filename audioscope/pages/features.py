@@ -214,28 +214,62 @@ def feature_clips(
         >>> found.active.shape  # clips, time tokens, features
         torch.Size([1, 64, 512])
     """
-    sae.check(model.name, model.fingerprint, model.sites.select([sae.metadata.get("site", "none")]))
+    return searched(
+        [sae], model, prompts, seeds=seeds, edits=edits, batch_size=batch_size, progress=progress, on_step=on_step, **sampling
+    )[0]
+
+
+@torch.no_grad()
+def searched(
+    saes: Sequence[SAE],
+    model: Model,
+    prompts: Sequence[str] | None = None,
+    *,
+    seeds: Sequence[int] | None = None,
+    edits: Edit | Sequence[Edit] = (),
+    batch_size: int = BATCH,
+    progress: bool = True,
+    on_step: Callable[[int], None] | None = None,
+    **sampling: Unpack[SamplingKeywords],
+) -> list[FeatureClips]:
+    """What `feature_clips` returns for each of several SAEs, from the same generations."""
+    for sae in saes:
+        sae.check(model.name, model.fingerprint, model.sites.select([sae.metadata.get("site", "none")]))
     prompts = some_prompts(POOL) if prompts is None else texts("prompts", prompts)
     seeds = range(len(prompts)) if seeds is None else [seed_number(seed) for seed in one_or_more(seeds)]
     if len(seeds) != len(prompts):
         raise ValueError(f"There are {len(seeds)} seeds for {len(prompts)} prompts, expected one for each.")
-    how = sampling_like(model, [sae], sampling)
-    path = str(sae.metadata["site"])
     chosen = as_edits(edits)
     rows = [Row(prompt, seed, chosen) for prompt, seed in zip(prompts, seeds, strict=True)]
-    clips, active = [], []
+    return _heard(saes, model, rows, sampling_like(model, saes, sampling), batch_size, progress, on_step)
+
+
+@torch.no_grad()
+def _heard(
+    saes: Sequence[SAE], model: Model, rows: Sequence[Row], how: Sampling, batch_size: int = BATCH, progress: bool = False,
+    on_step: Callable[[int], None] | None = None,
+) -> list[FeatureClips]:  # fmt: skip
+    """The clips of some rows, with the activations of each SAE's features over time."""
+    paths = [str(sae.metadata["site"]) for sae in saes]
+    clips: list[Clip] = []
+    active: list[list[Tensor]] = [[] for _ in saes]
     rate = model.rate
     span = (model.adapter.max_duration(model.pipe) if model.adapter.fixed_length else None) or how["seconds"]
+    read = Read(model.sites.select(list(dict.fromkeys(paths))), None, False, "cond")
     for part in batches(rows, batch_size, "searching clips", "clip", progress):
-        run = model.run(part, read=Read(model.sites.select([path]), None, False, "cond"), on_step=on_step, **how)
+        run = model.run(part, read=read, on_step=on_step, **how)
         assert run.audio is not None
-        values = run.reads[path]
-        by_level = (sae.encode(values[:, i], sigma) for i, sigma in enumerate(run.sigmas.tolist()))
-        active.append(sum(by_level) / len(run.sigmas))
+        for sae, path, mine in zip(saes, paths, active, strict=True):
+            values = run.reads[path]
+            by_level = (sae.encode(values[:, i], sigma) for i, sigma in enumerate(run.sigmas.tolist()))
+            mine.append(sum(by_level) / len(run.sigmas))  # type: ignore[arg-type]  # tensors, never 0
         clips += [Clip(a.numpy(), rate, row.prompt, row.seed, model.name) for a, row in zip(run.audio, part, strict=True)]
-    whole: Tensor = torch.cat(active)  # type: ignore[arg-type]  # tensors, never 0
-    heard = round(whole.shape[1] * min(1.0, clips[0].seconds / span))  # some models generate tokens for their full length
-    return FeatureClips(clips, whole[:, : max(1, heard)], how)
+    found = []
+    for mine in active:
+        whole = torch.cat(mine)
+        heard = round(whole.shape[1] * min(1.0, clips[0].seconds / span))  # some models generate tokens for their full length
+        found.append(FeatureClips(clips, whole[:, : max(1, heard)], how))
+    return found
 
 
 def best_features(sae: SAE, each: int = 2) -> pd.DataFrame:
@@ -407,10 +441,10 @@ def _sounds(sae: SAE, model: Model, feature: int, found: FeatureClips) -> dict[s
     shown = [figure(found.clips[i], found.active[i, :, feature], scale, "", found.clips[i].prompt) for i in top]
     first = found.clips[top[0]]
     figures = [figure(first, found.active[top[0], :, feature], scale, "Unchanged", "")]
-    for title, do, value in TURNS:
-        edit = SAEEdit(sae, (feature,), do, value)  # type: ignore[arg-type]
-        again = feature_clips(sae, model, [first.prompt], seeds=[first.seed or 0], edits=edit, progress=False, **found.sampling)
-        figures.append(figure(again.clips[0], again.active[0, :, feature], scale, title[0].upper() + title[1:], ""))
+    edits = [SAEEdit(sae, (feature,), do, value) for _, do, value in TURNS]  # type: ignore[arg-type]
+    (again,) = _heard([sae], model, [Row(first.prompt, first.seed or 0, (edit,)) for edit in edits], found.sampling)
+    for number, (title, *_) in enumerate(TURNS):
+        figures.append(figure(again.clips[number], again.active[number, :, feature], scale, title[0].upper() + title[1:], ""))
     return {"top": shown, "turned": figures, "changed": f"Prompt: {first.prompt}."}
 
 

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pandas as pd
+from torch import Tensor
 
 from audioscope import datasets
 from audioscope.atlas.atlas import Atlas
@@ -17,13 +18,14 @@ from audioscope.concepts import Pair, choose
 from audioscope.errors import as_path
 from audioscope.model import BATCH, Model
 from audioscope.pages.atlas_data import name_of
-from audioscope.pages.features import best_features, feature_set
+from audioscope.pages.features import best_features, feature_set, searched
 from audioscope.steer.cells import ALL, OWN, RANDOM_LAYERS
 from audioscope.steer.methods import method_again
 from audioscope.steer.results import SteeringSweep
 from audioscope.steer.vectors import SteeringVector
 from audioscope.store import batches, safe_name
 from audioscope.tracing import Row, Sampling
+from audioscope.workers import collect
 
 HEARD = (str(OWN), str(ALL), str(RANDOM_LAYERS[0]))  # localized, everywhere, and at random
 
@@ -92,14 +94,25 @@ def page_extras(model: Model, atlas: Atlas, folder: Path, *, progress: bool = Tr
     """
     ends = {axis: {axis, choose([axis])[0].opposite} for axis in datasets.steering_table()["concept"].unique()}
     axes = [axis for axis, names in ends.items() if names & set(atlas.concepts)]
-    sets = []
-    for site in datasets.saes():
-        sae = datasets.sae(site)
+    wanted: dict[str, list[int]] = {}
+    saes = {site: datasets.sae(site) for site in datasets.saes() if "cross" in site}
+    for site, sae in saes.items():
         best = best_features(sae).query("concept in @atlas.concepts")
-        wanted = list(dict.fromkeys(best["feature"].astype(int)))
-        if sae.report["passes"] and "cross" in site and wanted:
-            sets.append(feature_set(sae, model, wanted, progress=progress))
-    steering = [with_sound(model, axis, folder, progress=progress) for axis in axes]
+        if sae.report["passes"] and len(best):
+            wanted[site] = list(dict.fromkeys(best["feature"].astype(int)))
+    clips = searched([saes[site] for site in wanted], model, progress=progress) if wanted else []
+    sets = [
+        feature_set(saes[site], model, wanted[site], found=found, progress=progress)
+        for site, found in zip(wanted, clips, strict=True)
+    ]
+
+    def make(axis: str) -> dict[str, Tensor]:
+        """The clips of an axis, as files."""
+        with_sound(model, axis, folder, progress=False)
+        return {}
+
+    list(collect(model, None, make, axes, "steering", "axis", progress))
+    steering = [with_sound(model, axis, folder, progress=False) for axis in axes]
     papers = [published(name) for name in NAMES]
     maps = [each for each in (datasets.atlas(), *datasets.maps().values()) if name_of(each.settings) != name_of(atlas.settings)]
     return {"others": [*maps, *papers], "steering": steering, "features": sets}

@@ -234,7 +234,7 @@ def concept_activations(
         return {f"of {name}": values for name, values in means.items()} | {"sigmas": found.sigmas}
 
     parts = [wanted[start : start + batch_size] for start in range(0, len(wanted), batch_size)]
-    every = list(collect(model, workers, averages, parts, f"reading concepts ({split})", progress=progress))
+    every = list(collect(model, workers, averages, parts, f"reading concepts ({split})", progress=progress, size=len))
     rows = pd.DataFrame([metadata for _, *metadata in wanted], columns=["concept", "pair", "has"])
     rows["text"] = [row.prompt for row, *_ in wanted]
     values = {name: torch.cat([means[f"of {name}"] for means in every]).numpy() for name in [*paths, *saes]}

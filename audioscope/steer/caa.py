@@ -204,7 +204,7 @@ def caa(
         differences = {f"sum {path}": torch.einsum("hr,rsw->hsw", signs, values) for path, values in run.reads.items()}
         return differences | {f"norm {path}": run.norms[path].sum(0) for path in run.reads} | {"sigmas": run.sigmas}
 
-    for sums in collect(model, workers, read, parts, f"reading {chosen.name}", progress=progress):
+    for sums in collect(model, workers, read, parts, f"reading {chosen.name}", progress=progress, size=len):
         sigmas = sums["sigmas"]
         for site in where:
             total[site.path] = total.get(site.path, 0) + sums[f"sum {site.path}"]

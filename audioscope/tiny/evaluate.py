@@ -74,7 +74,7 @@ def generated_clips(model: Model, captions: list[Caption], **settings: Any) -> T
         return {"sound": torch.from_numpy(np.stack([clip.mono for clip in clips]))}
 
     parts = [rows[start : start + BATCH] for start in range(0, len(rows), BATCH)]
-    return torch.cat([found["sound"] for found in collect(model, workers, sound, parts, "generating", "clip", True)])
+    return torch.cat([found["sound"] for found in collect(model, workers, sound, parts, "generating", "clip", True, len)])
 
 
 def accuracies(guess: Tensor, truth: Tensor, named: Tensor | None = None) -> dict[str, float]:
