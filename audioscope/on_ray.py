@@ -5,7 +5,9 @@ from __future__ import annotations
 import logging
 import shutil
 import tempfile
+import threading
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -15,6 +17,8 @@ import cloudpickle
 
 from audioscope.loading import become_worker
 from audioscope.store import Do, Unit, write_whole
+
+IDLE = 30  # s after which an actor that has nothing to do ends, and its cores or GPU are free for others
 
 
 @dataclass(frozen=True)
@@ -68,6 +72,7 @@ class _Worker:
         import ray
 
         self.ray: Any = ray
+        self.key = (ray.get_runtime_context().get_job_id(), str(options), threads)
         self.broken = (ray.exceptions.RayError,)
         self.actor: Any = self.ray.remote(_Actor).options(**options).remote(threads)
         self.payloads = payloads  # name -> the work in the cluster's store, sent once
@@ -85,10 +90,49 @@ class _Worker:
             write_whole(folder / file, partial(Path.write_bytes, data=content))
 
     def keep(self) -> None:
+        """Keep the actor for a while for the next sweep, with the model loaded."""
+        with _lock:
+            _idle.append(self)
+        timer = threading.Timer(IDLE, self._unless_taken)
+        timer.daemon = True
+        timer.start()
+
+    def _unless_taken(self) -> None:
+        with _lock:
+            if self not in _idle:
+                return
+            _idle.remove(self)
         self.end()
 
     def end(self) -> None:
-        self.ray.kill(self.actor)
+        self.payloads.clear()
+        with suppress(Exception):  # the cluster may be gone
+            self.ray.kill(self.actor)
+
+
+_idle: list[_Worker] = []
+_lock = threading.Lock()
+
+
+def _take(options: dict[str, Any], threads: int, payloads: dict[str, Any]) -> _Worker:
+    """An actor of an earlier sweep, or a new one."""
+    import ray
+
+    key = (ray.get_runtime_context().get_job_id(), str(options), threads)
+    with _lock:
+        found = next((worker for worker in _idle if worker.key == key), None)
+        if found is not None:
+            _idle.remove(found)
+            found.payloads = payloads
+            return found
+    return _Worker(options, threads, payloads)
+
+
+def end_actors() -> None:
+    """End the actors that wait for work; they would end by themselves after half a minute."""
+    with _lock:
+        while _idle:
+            _idle.pop().end()
 
 
 def actors(where: Ray, threads: int, units: int, gpu: bool) -> tuple[Callable[[int], _Worker], int]:
@@ -119,4 +163,4 @@ def actors(where: Ray, threads: int, units: int, gpu: bool) -> tuple[Callable[[i
         "runtime_env": {"env_vars": {"OMP_NUM_THREADS": str(threads)}},
     }
     payloads: dict[str, Any] = {}
-    return lambda place: _Worker(options, threads, payloads), many
+    return lambda place: _take(options, threads, payloads), many

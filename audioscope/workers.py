@@ -32,7 +32,7 @@ from audioscope.installed import need
 from audioscope.loading import DifferentModel
 from audioscope.model import Model
 from audioscope.on_ray import Ray as Ray
-from audioscope.on_ray import actors
+from audioscope.on_ray import actors, end_actors
 from audioscope.store import Do, Unit
 from audioscope.tracing import Sampling
 
@@ -289,6 +289,7 @@ def end_workers() -> None:
     with _lock:
         while _idle:
             _idle.pop().end()
+    end_actors()
 
 
 # ---- the worker's side

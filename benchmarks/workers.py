@@ -54,19 +54,26 @@ def main() -> None:
     ways: dict[str, int | str] = {f"1 x {many} threads": 1, "1 x 1 thread": 1, f"{many} x 1 thread": many}
     if chosen.ray:
         ways[f"Ray {many} x 1 thread"] = "ray"
+    if chosen.ray:
+        import ray
+
+        ray.init(num_cpus=many, include_dashboard=False, log_to_driver=False, logging_level="WARNING")
     found: dict[str, dict[str, float]] = {}
     own = workers.threads
     for loops in (0, 2):
+        units = chosen.units if not loops else max(4, chosen.units // 3)  # these take several times as long
         with beside(loops):
             for name, count in ways.items():
                 workers.threads = (lambda model: many) if name == f"1 x {many} threads" else own  # type: ignore[assignment]
                 rate(model, 2, count)  # starts and warms up
-                found.setdefault(name, {})["idle" if not loops else "beside 2 loops"] = round(rate(model, chosen.units, count), 3)
+                found.setdefault(name, {})["idle" if not loops else "beside 2 loops"] = round(rate(model, units, count), 3)
+                print(name, found[name], file=sys.stderr)
     one, all_ = found["1 x 1 thread"], found[f"{many} x 1 thread"]
     print(json.dumps({
         "cores": many, "units": chosen.units, "torch": torch.__version__, "units_a_second": found,
         "workers_over_threads": round(all_["idle"] / found[f"1 x {many} threads"]["idle"], 2),
         "workers_beside_loops_over_idle_time": round(all_["idle"] / all_["beside 2 loops"], 2),
+        **({"ray_over_workers": round(found[f"Ray {many} x 1 thread"]["idle"] / all_["idle"], 2)} if chosen.ray else {}),
         "modelled_on_16_cores": round(16 * one["idle"], 1),
     }, indent=1))  # fmt: skip
     workers.end_workers()
