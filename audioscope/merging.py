@@ -80,6 +80,11 @@ def _sweep(file: Path) -> dict[str, Any]:
     return about
 
 
+def _asked(sweep: Mapping[str, Any]) -> dict[str, Any]:
+    """What all parts have in common, but for how each spells the model's folder: the settings have its weights."""
+    return {"units": content_hash(sweep["units"]), "result": {**sweep["result"], "model": None}}
+
+
 def merge_parts(
     folders: str | Path | Iterable[str | Path], out: str | Path, kind: str
 ) -> tuple[pd.DataFrame, dict[str, Any], Path]:
@@ -100,13 +105,7 @@ def merge_parts(
     for place, sweep, set_ in zip(places, sweeps, settings, strict=True):
         advice = "merge the parts of one sweep only"
         check_same(f"{place} holds a part of a sweep", {**set_, "model": None}, {**settings[0], "model": None}, advice)
-        asked = {"units": content_hash(sweep["units"]), "result": sweep["result"]}
-        check_same(
-            f"{place} holds a part of a sweep",
-            asked,
-            {"units": content_hash(sweeps[0]["units"]), "result": sweeps[0]["result"]},
-            advice,
-        )
+        check_same(f"{place} holds a part of a sweep", _asked(sweep), _asked(sweeps[0]), advice)
     units, many = sweeps[0]["units"], max(sweep["parts"] for sweep in sweeps)
     found = [next(((place, table) for place in places if (table := finished(place, unit)) is not None), None) for unit in units]
     if lacks := Counter(number % many + 1 for number, each in enumerate(found) if each is None):

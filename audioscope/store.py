@@ -201,9 +201,8 @@ def load_table(file: Path, about: Path, known: int, needed: Collection[str]) -> 
             plain_name(f"{column} in {file}", str(name))
     for concept, about_it in dict(settings.get("groups") or {}).items():
         plain_name(f"group of {concept!r} in {about}", str(dict(about_it).get("group", "")))
-    paths = [PurePath(str(clip)) for clip in table["clip"].unique()] if "clip" in table else []
-    if outside := [str(path) for path in paths if path.is_absolute() or ".." in path.parts]:
-        raise ValueError(f"{file} names the clip {outside[0]!r}, which is not in its folder: it was not written by audioscope.")
+    if "clip" in table and (wrong := outside(map(str, table["clip"].unique()))):
+        raise ValueError(f"{file} names the clip {wrong[0]!r}, which is not in its folder: it was not written by audioscope.")
     return table, settings
 
 
@@ -318,8 +317,14 @@ def finished(folder: Path, unit: Unit) -> pd.DataFrame | None:
         table = pd.read_parquet(unit_file(folder, unit), page_checksum_verification=True)
     except Exception:  # not there, cut short when the power failed, or changed: pyarrow and pandas raise many kinds
         return None
-    clips = set(table["clip"]) if "clip" in table else ()  # a clip has a row for each scored concept
-    return table if all(_sounds(folder / clip) for clip in clips if clip) else None
+    clips = set(table["clip"].astype(str)) if "clip" in table else set()  # a clip has a row for each scored concept
+    return table if not outside(clips) and all(_sounds(folder / clip) for clip in clips if clip) else None
+
+
+def outside(clips: Iterable[str]) -> list[str]:
+    """Those of some paths of clips that lead out of their folder, as a table that audioscope wrote never has."""
+    paths = [PurePath(clip) for clip in clips]
+    return [str(path) for path in paths if path.is_absolute() or ".." in path.parts]
 
 
 def _sounds(file: Path) -> bool:

@@ -4,6 +4,7 @@ import hashlib
 import json
 import shutil
 
+import pandas as pd
 import pytest
 
 import audioscope
@@ -61,6 +62,17 @@ def test_what_is_missing_is_named_before_anything_is_copied(parts, tmp_path):
     with pytest.raises(ValueError, match="part 1/4 lacks 1 of 2"):
         audioscope.atlas.merge([lame, *parts[1:]], tmp_path / "merged")
     assert not (tmp_path / "merged").exists()
+
+
+def test_clips_that_lead_outside_are_not_copied(parts, tmp_path):
+    evil = shutil.copytree(parts[3], tmp_path / "evil" / "4")
+    (tmp_path / "evil" / "secret.flac").write_bytes(next((evil / "clips").rglob("*.flac")).read_bytes())
+    (unit,) = (evil / "units").iterdir()
+    table = pd.read_parquet(unit)
+    table.assign(clip="../secret.flac").to_parquet(unit, write_page_checksum=True)
+    with pytest.raises(ValueError, match="part 4/4 lacks 1 of 1"):
+        audioscope.atlas.merge([*parts[:3], evil], tmp_path / "a" / "merged")
+    assert not list((tmp_path / "a").rglob("secret*"))
 
 
 def test_parts_of_another_sweep_are_refused(tiny, parts, tmp_path):

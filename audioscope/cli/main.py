@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from audioscope.cli import sae as cli_sae
-from audioscope.cli.parts import MODEL, PART, SAMPLING, WEIGHTS, command, given, loaded, path
+from audioscope.cli.parts import MODEL, PART, SAMPLING, WEIGHTS, WORKERS, command, given, loaded, path
 from audioscope.errors import FIX_TORCHAUDIO, UnknownName, is_torchaudio_failure, real
 from audioscope.installed import __version__, need
 from audioscope.store import data_folder
@@ -151,7 +151,9 @@ def parser() -> argparse.ArgumentParser:
     choose = command(tiny, "choose", _choose, "let the listener choose among the last checkpoints of a training run")
     choose.add_argument("--work", type=path, default=Path("runs/tiny"), help="the --work folder of the training run")
     choose.add_argument("--out", type=path, required=True, help="folder for the chosen pipeline")
-    evaluate = command(tiny, "evaluate", _evaluate, "accuracy of the listener and the judge, on real and on generated clips")
+    evaluate = command(
+        tiny, "evaluate", _evaluate, "accuracy of the listener and the judge, on real and on generated clips", [WORKERS]
+    )
     evaluate.add_argument("--json", action="store_true", help="print JSON")
     evaluate.add_argument("--clips", type=int, default=400, help="clips of each kind (default 400)")
     return top
@@ -399,5 +401,5 @@ def _choose(options: argparse.Namespace) -> None:
 def _evaluate(options: argparse.Namespace) -> None:
     from audioscope.tiny.evaluate import as_table, evaluate
 
-    result = evaluate(clips=options.clips)
+    result = evaluate(clips=options.clips, workers=options.workers)
     print(json.dumps(result, indent=1) if options.json else as_table(result))

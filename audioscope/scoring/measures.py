@@ -6,7 +6,10 @@ All take audio [clips, channels, samples] float32, -1..1, and its rate in Hz. No
 from __future__ import annotations
 
 import warnings
-from functools import lru_cache
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from functools import cached_property, lru_cache
+from typing import Any
 
 import librosa
 import mir_eval
@@ -24,7 +27,7 @@ MAJOR = np.array([6.35, 2.23, 3.48, 2.33, 4.38, 4.09, 2.52, 5.19, 2.39, 3.66, 2.
 MINOR = np.array([6.33, 2.68, 3.52, 5.38, 2.60, 3.53, 2.54, 4.75, 3.98, 2.69, 3.34, 3.17])
 SILENT = -60.0  # dB RMS: below this, tempo, key and brightness mean nothing
 TEMPI = scipy.stats.uniform(55, 140)  # BPM from 55 to 195; librosa's own prior pulls fast and slow tempi toward 120
-HOP = 512  # samples between frames of librosa's onset strength
+FRAME, HOP = 2048, 512  # samples of a frame, and between frames, librosa's own
 
 
 @lru_cache(maxsize=1)
@@ -38,13 +41,6 @@ def _compile() -> None:
         librosa.beat.beat_track(y=wave, sr=16_000, units="time")
         librosa.feature.chroma_stft(y=wave, sr=16_000, tuning=0.0)
         librosa.feature.spectral_centroid(y=wave, sr=16_000)
-
-
-def _mono(audio: Tensor) -> list[np.ndarray]:
-    _compile()
-    if audio.ndim != 3:
-        raise ValueError(f"audio has shape {tuple(audio.shape)}, expected [clips, channels, samples].")
-    return list(audio.float().mean(1).cpu().numpy())
 
 
 def level(audio: Tensor) -> np.ndarray:
@@ -84,47 +80,118 @@ def measure(audio: Tensor, rate: int) -> pd.DataFrame:
         >>> found.round({"register": 0, "tempo": -1})[["register", "tempo"]].values.tolist()
         [[69.0, 120.0]]
     """
-    rows = []
-    loud = [Clip(samples, rate).loudness for samples in audio.float().cpu().numpy()]
-    for wave, decibels, lufs in zip(_mono(audio), level(audio), loud, strict=True):
-        row = {"tempo": np.nan, "onsets": np.nan, "key": "", "mode": np.nan, "register": np.nan, "centroid": np.nan,
-               "loudness": lufs}  # fmt: skip
-        if decibels > SILENT:
-            flux = librosa.onset.onset_strength(y=wave, sr=rate)
-            # a short hit has two edges: what comes within 60 ms of an onset belongs to it
-            onsets = librosa.onset.onset_detect(onset_envelope=flux, sr=rate, wait=round(0.06 * rate / HOP))
-            # without onsets there is no tempo: librosa would return 0 or a guess from the prior
-            tempo = _tempo(wave, rate) if len(onsets) >= 2 else np.nan
-            key, mode = _key(wave, rate)
-            centroid = float(librosa.feature.spectral_centroid(y=wave, sr=rate).mean())
-            row |= {"tempo": tempo if tempo > 0 else np.nan, "onsets": len(onsets) * rate / len(wave), "key": key,
-                    "mode": mode, "register": _register(wave, rate), "centroid": centroid}  # fmt: skip
-        rows.append(row)
+    return pd.DataFrame([_measured(each) for each in _spectra(audio, rate)])
+
+
+def measure_beside_first(audio: Tensor, rate: int) -> pd.DataFrame:
+    """What `measure` measures, and chroma and beat: how similar each clip is to the first (`chroma_similarity`, `beat_agreement`).
+
+    Each clip's spectrum is computed once for all of them.
+    """
+    rows, first = [], None
+    for each in _spectra(audio, rate):
+        chroma, beats = each.chroma, each.beats()
+        first = first or (chroma, beats)
+        rows.append({**_measured(each), "chroma": _alike(chroma, first[0]), "beat": beat_agreement(beats, first[1])})
     return pd.DataFrame(rows)
+
+
+@lru_cache(maxsize=4)
+def _mel_filters(rate: int) -> np.ndarray:
+    return np.asarray(librosa.filters.mel(sr=rate, n_fft=FRAME, fmax=0.5 * rate))
+
+
+@lru_cache(maxsize=4)
+def _chroma_filters(rate: int) -> np.ndarray:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # librosa warns about rates too low for its lowest filter
+        return np.asarray(librosa.filters.chroma(sr=rate, n_fft=FRAME, tuning=0.0))
+
+
+@dataclass(frozen=True, eq=False)
+class _Spectra:
+    """A clip and its spectra, each of which librosa would compute again for every measurement, with its filters."""
+
+    wave: np.ndarray  # float32 [samples]
+    rate: int
+    level: float  # dB
+    loudness: float  # LUFS
+
+    @cached_property
+    def magnitude(self) -> np.ndarray:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # librosa warns about clips shorter than a frame
+            return np.abs(librosa.stft(self.wave, n_fft=FRAME, hop_length=HOP))
+
+    @cached_property
+    def power(self) -> np.ndarray:
+        return self.magnitude**2
+
+    @cached_property
+    def mel(self) -> np.ndarray:
+        """In dB, as `librosa.onset.onset_strength` makes it."""
+        mel = np.einsum("...ft,mf->...mt", self.power, _mel_filters(self.rate), optimize=True)
+        return np.asarray(librosa.power_to_db(np.abs(mel)))
+
+    @cached_property
+    def chroma(self) -> np.ndarray:
+        """[12, frames], as `librosa.feature.chroma_stft` makes it."""
+        raw = np.einsum("cf,...ft->...ct", _chroma_filters(self.rate), self.power, optimize=True)
+        return np.asarray(librosa.util.normalize(raw, norm=np.inf, axis=-2))
+
+    def flux(self, aggregate: Callable[..., Any] | None = None) -> np.ndarray:
+        """Onset strength by frame."""
+        return np.asarray(librosa.onset.onset_strength(S=self.mel, sr=self.rate, aggregate=aggregate))
+
+    def beats(self) -> np.ndarray:
+        """The times of the tracked beats, in s."""
+        return np.asarray(librosa.beat.beat_track(onset_envelope=self.flux(np.median), sr=self.rate, units="time")[1])
+
+
+def _spectra(audio: Tensor, rate: int) -> Iterator[_Spectra]:
+    """One clip after the other, so that the spectra of one at a time are held."""
+    _compile()
+    if audio.ndim != 3:
+        raise ValueError(f"audio has shape {tuple(audio.shape)}, expected [clips, channels, samples].")
+    for samples, decibels in zip(audio.float().cpu(), level(audio), strict=True):
+        yield _Spectra(samples.mean(0).numpy(), rate, float(decibels), Clip(samples.numpy(), rate).loudness)
+
+
+def _measured(each: _Spectra) -> dict[str, Any]:
+    """A row of `measure`."""
+    wave, rate = each.wave, each.rate
+    row = {"tempo": np.nan, "onsets": np.nan, "key": "", "mode": np.nan, "register": np.nan, "centroid": np.nan,
+           "loudness": each.loudness}  # fmt: skip
+    if each.level > SILENT:
+        # a short hit has two edges: what comes within 60 ms of an onset belongs to it
+        onsets = librosa.onset.onset_detect(onset_envelope=each.flux(), sr=rate, wait=round(0.06 * rate / HOP))
+        # without onsets there is no tempo: librosa would return 0 or a guess from the prior
+        tempo = _tempo(wave, rate) if len(onsets) >= 2 else np.nan
+        key, mode = _key(each.chroma)
+        centroid = float(librosa.feature.spectral_centroid(S=each.magnitude, sr=rate).mean())
+        row |= {"tempo": tempo if tempo > 0 else np.nan, "onsets": len(onsets) * rate / len(wave), "key": key,
+                "mode": mode, "register": _register(each.power, rate), "centroid": centroid}  # fmt: skip
+    return row
 
 
 def _tempo(wave: np.ndarray, rate: int) -> float:
     hop = HOP // 2  # at the other measurements' hop, fast beats are a few frames apart
-    flux = librosa.onset.onset_strength(y=wave, sr=rate, hop_length=hop)
+    power = np.abs(librosa.stft(wave, n_fft=FRAME, hop_length=hop)) ** 2
+    mel = np.einsum("...ft,mf->...mt", power, _mel_filters(rate), optimize=True)
+    flux = librosa.onset.onset_strength(S=librosa.power_to_db(np.abs(mel)), sr=rate, hop_length=hop)
     return float(librosa.feature.tempo(onset_envelope=flux, sr=rate, hop_length=hop, prior=TEMPI)[0])
 
 
-def _register(wave: np.ndarray, rate: int) -> float:
-    power = (np.abs(librosa.stft(wave, n_fft=2048)) ** 2).sum(1)
-    notes = librosa.hz_to_midi(np.clip(librosa.fft_frequencies(sr=rate, n_fft=2048), 1, None))
+def _register(spectrum: np.ndarray, rate: int) -> float:
+    power = spectrum.sum(1)
+    notes = librosa.hz_to_midi(np.clip(librosa.fft_frequencies(sr=rate, n_fft=FRAME), 1, None))
     inside = (notes >= librosa.hz_to_midi(60.0)) & (notes <= librosa.hz_to_midi(2000.0))
     total = power[inside].sum()
     return float((notes[inside] * power[inside]).sum() / total) if total > 0 else np.nan
 
 
-def _chroma(wave: np.ndarray, rate: int) -> np.ndarray:
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # librosa warns about clips shorter than its lowest filter
-        return librosa.feature.chroma_stft(y=wave, sr=rate, tuning=0.0)
-
-
-def _key(wave: np.ndarray, rate: int) -> tuple[str, float]:
-    profile = _chroma(wave, rate).mean(1)
+def _key(chroma: np.ndarray) -> tuple[str, float]:
+    profile = chroma.mean(1)
     fits = {
         name + suffix: float(np.corrcoef(np.roll(shape, i), profile)[0, 1])
         for suffix, shape in (("", MAJOR), (" minor", MINOR))
@@ -157,18 +224,15 @@ def chroma_similarity(audio: Tensor, other: Tensor, rate: int) -> np.ndarray:
         >>> similarity(a, 0.1 * a, 16_000).round(2).tolist(), similarity(a, e, 16_000).round(2).tolist()
         ([1.0], [0.0])
     """
-    result = []
-    for one, two in zip(_mono(audio), _mono(other), strict=True):
-        a, b = _chroma(one, rate), _chroma(two, rate)
-        norms = np.linalg.norm(a, axis=0) * np.linalg.norm(b, axis=0)
-        audible = norms > 1e-6
-        result.append(float(((a * b).sum(0)[audible] / norms[audible]).mean()) if audible.any() else np.nan)
-    return np.array(result)
+    both = zip(_spectra(audio, rate), _spectra(other, rate), strict=True)
+    return np.array([_alike(one.chroma, two.chroma) for one, two in both])
 
 
-def beats(audio: Tensor, rate: int) -> list[np.ndarray]:
-    """The times of each clip's tracked beats, in s."""
-    return [librosa.beat.beat_track(y=wave, sr=rate, units="time")[1] for wave in _mono(audio)]
+def _alike(a: np.ndarray, b: np.ndarray) -> float:
+    """The mean cosine of two chromas [12, frames]; NaN if no frame is audible in both."""
+    norms = np.linalg.norm(a, axis=0) * np.linalg.norm(b, axis=0)
+    audible = norms > 1e-6
+    return float(((a * b).sum(0)[audible] / norms[audible]).mean()) if audible.any() else np.nan
 
 
 def beat_agreement(one: np.ndarray, other: np.ndarray) -> float:

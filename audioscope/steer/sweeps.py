@@ -526,10 +526,9 @@ def _do_unit(
 
 def _measured(audio: Tensor, finite: np.ndarray, rate: int) -> pd.DataFrame:
     """Plain measurements of clips, the first of which is unsteered; NaN where a clip is not finite."""
-    found = pd.concat([measures.measure(audio, rate), measures.faults(audio)], axis=1).drop(columns="key")
-    found["chroma"] = measures.chroma_similarity(audio, audio[:1].expand_as(audio), rate)
-    beats = measures.beats(audio, rate)
-    found["beat"] = [measures.beat_agreement(own, beats[0]) for own in beats]
+    heard = measures.measure_beside_first(audio, rate).drop(columns="key")
+    both = ["chroma", "beat"]
+    found = pd.concat([heard.drop(columns=both), measures.faults(audio), heard[both]], axis=1)
     columns = found.columns.drop("silent")
     found[columns] = found[columns].astype("float32")
     found.loc[~finite, columns] = np.nan

@@ -23,7 +23,7 @@ from audioscope.tiny.codec import MelCodec
 from audioscope.tiny.listener import Listener
 from audioscope.tiny.music import GROUPS, Song
 from audioscope.tiny.train import Recipe, dataset
-from audioscope.workers import Workers, collect
+from audioscope.workers import Workers, checked_workers, collect
 
 REAL_POOL = 4  # seed of the held-out real clips: never used for training
 CAPTION_SEED = 5
@@ -105,6 +105,7 @@ def evaluate(model: Model | None = None, clips: int = 400, work: Path | None = N
     there are five times as many real clips: the first percentile of fewer clips says little.
     settings: `workers`, as for `audioscope.localize`, and those of `Model.generate` (steps, guidance).
     """
+    checked_workers(settings.get("workers"))
     if clips < 20:
         raise ValueError(f"clips is {clips}, expected at least 20: the accuracies of fewer clips say nothing.")
     model = model or load("tiny")
