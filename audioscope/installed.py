@@ -60,3 +60,11 @@ def need(extra: str, what: str) -> None:
     """Raise ImportError, with the command that adds it, if a module of an extra is missing; call it before any work."""
     if missing := [module for module in EXTRAS[extra] if find_spec(module) is None]:
         raise ImportError(f"{what} needs {', '.join(missing)}, which is not installed: {install_hint(extra)}")
+
+
+def cores() -> int:
+    """How many physical cores this process may use."""
+    import psutil
+
+    physical = psutil.cpu_count(logical=False) or os.cpu_count() or 1
+    return min(physical, len(os.sched_getaffinity(0))) if hasattr(os, "sched_getaffinity") else physical

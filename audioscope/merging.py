@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shutil
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -63,7 +63,7 @@ def units_of(
 
 def kind_of(folder: Path, known: Sequence[str]) -> str:
     """The kind of the sweep of which a folder holds a part. Raises FileNotFoundError if it holds none, ValueError for another kind."""
-    if not (folder / WHOLE).is_file():
+    if not (folder / WHOLE).is_file() or not (folder / "settings.json").is_file():
         raise FileNotFoundError(f"{folder} holds no part of a sweep: expected a folder that a run with --part, or part=, wrote.")
     kind = read_json(folder / WHOLE, FORMAT).get("kind")
     if kind not in known:
@@ -86,16 +86,16 @@ def _asked(sweep: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def merge_parts(
-    folders: str | Path | Iterable[str | Path], out: str | Path, kind: str
+    folders: str | Path | Iterable[str | Path], out: str | Path, kind: str, needed: Collection[str]
 ) -> tuple[pd.DataFrame, dict[str, Any], Path]:
     """The table of a whole sweep, the settings of its result, and its folder, from the folders of its parts.
 
-    Units and clips are copied to `out`, from which the sweep can also be resumed. kind: of the sweep, such as "atlas". Raises
+    Units and clips are copied to `out`, from which the sweep can also be resumed. kind: of the sweep, such as "atlas". needed: the columns of its tables. Raises
     FileNotFoundError for a folder without a part, and ValueError if parts are of different sweeps or units are missing, before
     anything is copied.
     """
     several = [folders] if isinstance(folders, str | Path) else listed("folders", folders, "the folders of the parts")
-    places, to = [as_path(folder).absolute() for folder in several], as_path(out).absolute()
+    places, to = [as_path(folder).resolve() for folder in several], as_path(out).resolve()
     if not places:
         raise ValueError("folders is empty, expected the folders of the parts.")
     for place in places:
@@ -108,6 +108,10 @@ def merge_parts(
         check_same(f"{place} holds a part of a sweep", _asked(sweep), _asked(sweeps[0]), advice)
     units, many = sweeps[0]["units"], max(sweep["parts"] for sweep in sweeps)
     found = [next(((place, table) for place in places if (table := finished(place, unit)) is not None), None) for unit in units]
+    usual = Counter(tuple(table) for _, table in filter(None, found)).most_common(1)
+    if usual and (wrong := sorted(set(needed) - set(usual[0][0]))):
+        raise ValueError(f"The units in {places[0]} lack {', '.join(wrong)}: they are of something else, or damaged.")
+    found = [each if each is not None and tuple(each[1]) == usual[0][0] else None for each in found]
     if lacks := Counter(number % many + 1 for number, each in enumerate(found) if each is None):
         named = [f"part {part}/{many} lacks {count} of {len(units[part - 1 :: many])}" for part, count in sorted(lacks.items())]
         more = f", and {len(named) - 20} more parts" if len(named) > 20 else ""

@@ -136,7 +136,7 @@ class Model:
         self.turn = threading.RLock()
         self.origin: Origin | None = None  # how `audioscope.load` made it; another process can then load the same
         self._running = False
-        self._had = [name for name, part in pipe.components.items() if part is not None]
+        self._loaded = self._kinds()
         pipe.set_progress_bar_config(disable=True)
         tracing.check(pipe, self.adapter, self.sites)
 
@@ -336,7 +336,7 @@ class Model:
                     self.pipe, self.adapter, self.sites, rows, how, read=read, decode=decode, latents=latents, on_step=on_step
                 )
             except (RuntimeError, AttributeError, TypeError, NotImplementedError) as error:
-                if why := self._broken():
+                if why := self._changed():
                     raise ValueError(f"{self.name} cannot generate: {why}.") from error
                 raise
             finally:
@@ -344,21 +344,27 @@ class Model:
         _warn_of_failed({(id(edit.made_for), edit.steps): edit for edit in fitted if not edit.idle}.values(), run.sigmas.tolist())
         return run
 
-    def _broken(self) -> str:
-        """What was done to the pipeline since it was loaded that may keep it from running; "" if nothing is seen."""
-        parts = {name: part for name, part in self.pipe.components.items() if isinstance(part, nn.Module)}
-        weights = {name: next(part.parameters(), None) for name, part in parts.items()}
-        if gone := [name for name in self._had if self.pipe.components.get(name) is None]:
+    def _kinds(self) -> dict[str, tuple[str, str]]:
+        """The dtype and the device of the first weight of each part of the pipeline; ("", "") for other parts."""
+        found = {}
+        for name, part in self.pipe.components.items():
+            weight = next(part.parameters(), None) if isinstance(part, nn.Module) else None
+            if part is not None:
+                found[name] = ("", "") if weight is None else (str(weight.dtype).removeprefix("torch."), weight.device.type)
+        return found
+
+    def _changed(self) -> str:
+        """What was done to one part of the pipeline since it was loaded, which may be why it does not run; "" if nothing is seen."""
+        now = self._kinds()
+        if gone := [name for name in self._loaded if name not in now]:
             return f"its {gone[0]} was removed since it was loaded"
-        if meta := [name for name, weight in weights.items() if weight is not None and weight.is_meta]:
+        if meta := [name for name, (_, device) in now.items() if device == "meta"]:
             return f"the weights of its {meta[0]} are not loaded (device meta)"
-        for what in ("dtype", "device"):
-            kinds = {
-                name: str(getattr(weight, what)).removeprefix("torch.") for name, weight in weights.items() if weight is not None
-            }
-            if len(set(kinds.values())) > 1:
-                named = ", ".join(f"{name} {kind}" for name, kind in kinds.items())
-                return f"its parts differ in {what} ({named}): load it with {what}= instead of changing one part"
+        for what, place in (("dtype", 0), ("device", 1)):
+            moved = {name: now[name][place] for name in self._loaded if now[name][place] != self._loaded[name][place]}
+            if moved and len({kind for kind, *_ in (now[name][place : place + 1] for name in now) if kind}) > 1:
+                name, kind = next(iter(moved.items()))
+                return f"its {name} was changed to {what} {kind}, and other parts were not: load the model with {what}= instead"
         return ""
 
     def run_in_batches(

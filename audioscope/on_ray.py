@@ -72,7 +72,7 @@ class _Worker:
         import ray
 
         self.ray: Any = ray
-        self.key = (ray.get_runtime_context().get_job_id(), str(options), threads)
+        self.key = (ray.get_runtime_context().get_job_id(), ray.get_runtime_context().get_worker_id(), str(options), threads)
         self.broken = (ray.exceptions.RayError,)
         self.actor: Any = self.ray.remote(_Actor).options(**options).remote(threads)
         self.payloads = payloads  # name -> the work in the cluster's store, sent once
@@ -91,11 +91,11 @@ class _Worker:
 
     def keep(self) -> None:
         """Keep the actor for a while for the next sweep, with the model loaded."""
+        self.timer = threading.Timer(IDLE, self._unless_taken)
+        self.timer.daemon = True
         with _lock:
             _idle.append(self)
-        timer = threading.Timer(IDLE, self._unless_taken)
-        timer.daemon = True
-        timer.start()
+        self.timer.start()
 
     def _unless_taken(self) -> None:
         with _lock:
@@ -105,7 +105,6 @@ class _Worker:
         self.end()
 
     def end(self) -> None:
-        self.payloads.clear()
         with suppress(Exception):  # the cluster may be gone
             self.ray.kill(self.actor)
 
@@ -118,11 +117,12 @@ def _take(options: dict[str, Any], threads: int, payloads: dict[str, Any]) -> _W
     """An actor of an earlier sweep, or a new one."""
     import ray
 
-    key = (ray.get_runtime_context().get_job_id(), str(options), threads)
+    key = (ray.get_runtime_context().get_job_id(), ray.get_runtime_context().get_worker_id(), str(options), threads)
     with _lock:
         found = next((worker for worker in _idle if worker.key == key), None)
         if found is not None:
             _idle.remove(found)
+            found.timer.cancel()
             found.payloads = payloads
             return found
     return _Worker(options, threads, payloads)

@@ -19,7 +19,8 @@ import torch
 
 from audioscope.errors import Damaged
 
-LARGEST = 1_000_000_000  # bytes: the released vectors take at most 30 MB
+LARGEST = 200_000_000  # bytes: the released vectors take at most 30 MB
+MOST = 1_000_000  # dictionaries, lists, arrays and texts in a file: a vector has 10,000
 
 
 class _Type:
@@ -77,11 +78,19 @@ def _array(*_: Any) -> _Array:
 
 
 def _storage(content: bytes) -> _Held:
-    return _Held(torch.load(io.BytesIO(content), map_location="cpu", weights_only=True))
+    found = torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
+    if not isinstance(found, torch.storage.TypedStorage) or found.nbytes() > len(content):
+        raise ValueError("a storage that is none, or larger than its file")
+    return _Held(found)
 
 
 def _tensor(storage: _Held, offset: int, shape: tuple[int, ...], stride: tuple[int, ...], *_: Any) -> _Held:
-    if math.prod(shape) > len(storage.value):
+    numbers = (offset, *shape, *stride)
+    if len(shape) != len(stride) or not all(type(number) is int and number >= 0 for number in numbers):
+        raise ValueError("a tensor of no shape")
+    last = offset + sum((size - 1) * step for size, step in zip(shape, stride, strict=True))
+    count = math.prod(list(shape))
+    if count > len(storage.value) or (count and last >= len(storage.value)):
         raise ValueError("a tensor larger than what it stores")
     return _Held(torch._utils._rebuild_tensor(storage.value, offset, shape, stride).clone())
 
@@ -125,24 +134,27 @@ def read_pickle(file: Path) -> Any:
     try:
         with open(file, "rb") as handle, warnings.catch_warnings():
             warnings.simplefilter("ignore")  # torch's, of kinds of storage and protocols
-            return _plain(_Reader(handle).load())
+            return _plain(_Reader(handle).load(), [0])
     except Exception as error:  # whatever a damaged file leads to; RecursionError, MemoryError and OverflowError among them
         reason = " ".join(str(error).split())[:200] or type(error).__name__
         raise Damaged(f"{file} was not read ({reason}): expected a pickle of arrays and tensors only.") from error
 
 
-def _plain(value: Any) -> Any:
-    """Arrays in place of what stood for them."""
+def _plain(value: Any, seen: list[int]) -> Any:
+    """Arrays in place of what stood for them. seen: how many things there were so far; a file that repeats itself has too many."""
+    seen[0] += 1
+    if seen[0] > MOST:
+        raise ValueError(f"more than {MOST:,} things")
     if isinstance(value, dict):
-        return {_plain(key): _plain(each) for key, each in value.items()}
+        return {_plain(key, seen): _plain(each, seen) for key, each in value.items()}
     if isinstance(value, list | tuple):
-        return type(value)(map(_plain, value))
+        return type(value)(_plain(each, seen) for each in value)
     if isinstance(value, _Array):
         if value.values is None:
             raise ValueError("an array without numbers")
         return value.values
     if isinstance(value, _Held):
-        return _plain(value.value)
+        return _plain(value.value, seen)
     if value is None or isinstance(value, str | int | float | np.ndarray | torch.Tensor):
         return value
     raise ValueError(f"a {type(value).__name__}")

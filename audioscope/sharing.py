@@ -15,7 +15,6 @@ from audioscope.audio import Clip
 from audioscope.errors import as_path, listed, said
 from audioscope.installed import __version__
 
-OWN = ("*.safetensors", "*.json", "*.parquet", "clips/*")  # files that are replaced when something is pushed again
 HUB_NAME = re.compile(r"[\w.-]+/[\w.-]+")
 
 
@@ -37,11 +36,14 @@ def fetched(
     if inside.is_absolute() or ".." in inside.parts:
         raise ValueError(f"subfolder is {subfolder!r}, expected a folder inside the repository.")
     place = as_path(source)
+    near = place.parent.is_dir() and place.parent != Path(".")
     if place.is_dir():
         if revision is not None:
             raise ValueError(f"revision is {revision!r}, but {place} is a folder: revisions are of repositories on the hub.")
         folder = place / inside
-    elif place.exists() or place.is_absolute() or str(source).startswith((".", "~")) or not HUB_NAME.fullmatch(str(source)):
+    elif (
+        place.exists() or near or place.is_absolute() or str(source).startswith((".", "~")) or not HUB_NAME.fullmatch(str(source))
+    ):
         raise FileNotFoundError(f"No {what} at {str(source)!r}: expected a folder, or a name on the hub such as 'owner/name'.")
     else:
         from huggingface_hub import snapshot_download
@@ -102,6 +104,7 @@ def push(
     write: Callable[[Path], Any],
     repo: str,
     card: Callable[[Sequence[str]], str],
+    own: Sequence[str],
     *,
     clips: Sequence[Clip] = (),
     private: bool | None = None,
@@ -111,8 +114,9 @@ def push(
 ) -> str:
     """Upload an artefact with its card to a repository on the hub, which is made if it does not exist. Returns its address.
 
-    write: writes the files into a folder. card: the card, from the names of the clips' files. Raises ValueError for a name that is
-    none, before anything is written, and ConnectionError, in one line, if the hub does not take it.
+    write: writes the files into a folder. card: the card, from the names of the clips' files. own: names of the files that an
+    artefact of this kind may have; those of an earlier one are deleted. Raises ValueError for what is not a name on the hub, and for
+    a repository that holds something else, and ConnectionError, in one line, if the hub does not take it.
     """
     from huggingface_hub import HfApi
     from huggingface_hub.errors import HFValidationError
@@ -135,12 +139,18 @@ def push(
             made = hub.create_repo(repo, private=private, exist_ok=True)
             if revision is not None:
                 hub.create_branch(made.repo_id, branch=revision, exist_ok=True)
+            there = hub.list_repo_files(made.repo_id, revision=revision)
+            mine = [name for name in there if name in own or name.startswith("clips/")]
+            if foreign := sorted(set(there) - set(mine) - {"README.md", ".gitattributes", "LICENSE"}):
+                raise ValueError(f"{repo!r} holds something else, such as {foreign[0]!r}: choose another repository.")
             with warnings.catch_warnings():
                 warnings.filterwarnings("ignore", "It seems that you are about to commit a data file")  # tables of results
                 hub.upload_folder(
-                    folder_path=folder, repo_id=made.repo_id, revision=revision, delete_patterns=list(OWN),
+                    folder_path=folder, repo_id=made.repo_id, revision=revision, delete_patterns=mine,
                     commit_message=message or f"From audioscope {__version__}",
                 )  # fmt: skip
+        except ValueError:
+            raise
         except Exception as error:  # of huggingface_hub and of the network beneath it
             raise unreachable(repo, error, revision) from error
     return str(made)

@@ -148,7 +148,7 @@ def read_json(file: Path, known: int) -> dict[str, Any]:
     """A file with a JSON object, without the version of its format. Raises ValueError if it is damaged, or newer than known."""
     try:
         about = json.loads(file.read_text(encoding="utf-8"))
-    except ValueError as error:  # of json, or of the encoding
+    except (ValueError, RecursionError) as error:  # of json, or of the encoding
         raise Damaged(f"{file} is damaged ({error}).") from error
     if not isinstance(about, dict):
         raise Damaged(f"{file} is damaged (it contains no JSON object).")
@@ -199,8 +199,11 @@ def load_table(file: Path, about: Path, known: int, needed: Collection[str]) -> 
     for column in ("concept", "scored", "cell", "site"):
         for name in table[column].unique() if column in table else ():
             plain_name(f"{column} in {file}", str(name))
-    for concept, about_it in dict(settings.get("groups") or {}).items():
-        plain_name(f"group of {concept!r} in {about}", str(dict(about_it).get("group", "")))
+    groups = settings.get("groups") or {}
+    if not isinstance(groups, dict) or not all(isinstance(each, dict) for each in groups.values()):
+        raise Damaged(f"{about} is damaged (its groups are no table).")
+    for concept, each in groups.items():
+        plain_name(f"group of {concept!r} in {about}", str(each.get("group", "")))
     if "clip" in table and (wrong := outside(map(str, table["clip"].unique()))):
         raise ValueError(f"{file} names the clip {wrong[0]!r}, which is not in its folder: it was not written by audioscope.")
     return table, settings
@@ -317,7 +320,7 @@ def finished(folder: Path, unit: Unit) -> pd.DataFrame | None:
         table = pd.read_parquet(unit_file(folder, unit), page_checksum_verification=True)
     except Exception:  # not there, cut short when the power failed, or changed: pyarrow and pandas raise many kinds
         return None
-    clips = set(table["clip"].astype(str)) if "clip" in table else set()  # a clip has a row for each scored concept
+    clips = set(table["clip"].map(str)) if "clip" in table else set()  # a clip has a row for each scored concept
     return table if not outside(clips) and all(_sounds(folder / clip) for clip in clips if clip) else None
 
 

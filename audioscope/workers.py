@@ -28,7 +28,7 @@ from tqdm.auto import tqdm
 
 from audioscope import loading
 from audioscope.errors import whole
-from audioscope.installed import need
+from audioscope.installed import cores, need
 from audioscope.loading import DifferentModel
 from audioscope.model import Model
 from audioscope.on_ray import Ray as Ray
@@ -42,12 +42,6 @@ START = 15.0  # s until a worker has started and loaded a small model
 TRIES = 3  # times that a unit is begun whose worker dies
 IDLE = 120  # s after which a worker that has nothing to do ends
 OWN = 0.8e9  # bytes that a worker takes besides its model
-
-
-def cores() -> int:
-    """How many physical cores this process may use."""
-    physical = psutil.cpu_count(logical=False) or os.cpu_count() or 1
-    return min(physical, len(os.sched_getaffinity(0))) if hasattr(os, "sched_getaffinity") else physical
 
 
 def room(model: Model) -> int:
@@ -162,7 +156,7 @@ def collect(
 
 
 def _write(read: Callable[[T], Mapping[str, torch.Tensor]], items: Sequence[T], unit: Unit, folder: Path) -> None:
-    tensors = {name: value.detach().cpu().contiguous() for name, value in read(items[unit["number"]]).items()}
+    tensors = {name: value.detach().cpu().contiguous().clone() for name, value in read(items[unit["number"]]).items()}
     safetensors.torch.save_file(tensors, folder / f"{unit['number']}.safetensors")
 
 

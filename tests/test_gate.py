@@ -221,9 +221,11 @@ def test_one_set_of_tokens_is_split_by_items():
 
 def test_fitting_tokens_that_do_not_suit_are_named():
     sae, measured = SAE(16, 32, 2), planted(100, 0)
-    for fitted in (planted(31, 1), planted(100, 1).expand(2, -1, -1), planted(100, 1, width=8)):
+    for fitted in (planted(31, 1), planted(100, 1).expand(2, -1, -1)):
         with pytest.raises(ValueError, match=r"expected 1 levels, width 16 .* \(32\)"):
             evaluate_tokens(sae, measured, ONE, fitted_on=fitted)
+    with pytest.raises(ValueError, match=r"fitted_on is float32 \[1, 100, 8\], expected floats \[..., 16\]"):
+        evaluate_tokens(sae, measured, ONE, fitted_on=planted(100, 1, width=8))
     with pytest.raises(ValueError, match=r"have shape \[1, 30, 16\].*give more"):
         evaluate_tokens(sae, measured[:, :60], ONE)
 
@@ -238,6 +240,9 @@ class Stream(SimpleNamespace):
     def read(self, prompts, seeds, branch):
         self.read_rows += [(text, seed, branch) for text, seed in zip(prompts, seeds, strict=True)]
         return gaussian(len(prompts), 2, 4, 8, seed=seeds[0]), torch.tensor([1.0, 0.5])
+
+    def read_all(self, parts):
+        return (self.read(*part) for part in parts)
 
 
 def test_no_prompt_is_measured_and_fitted_on():

@@ -702,7 +702,16 @@ class Atlas:
             title = f"Concept-by-layer atlas of {said.get('model')}"
             return model_card(title, "atlas", str(said.get("model")), facts, use, license=license, clips=heard)
 
-        return push(kept.save, repo, card, private=private, revision=revision, token=token, message=message)
+        return push(
+            kept.save,
+            repo,
+            card,
+            ("atlas.parquet", "atlas.json"),
+            private=private,
+            revision=revision,
+            token=token,
+            message=message,
+        )
 
     @classmethod
     def from_pretrained(

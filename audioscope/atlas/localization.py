@@ -300,7 +300,9 @@ def merge(folders: str | Path | Iterable[str | Path], out: str | Path) -> Atlas:
         >>> audioscope.atlas.merge("parts", "merged").table["pair"].unique().tolist()
         [0, 1]
     """
-    table, settings, folder = merge_parts(folders, out, "atlas")
+    table, settings, folder = merge_parts(
+        folders, out, "atlas", ("concept", "pair", "seed", "row", "site", "layer", "scored", "score", "clip")
+    )
     atlas = Atlas(table, settings, folder)
     atlas.save(folder)
     return atlas

@@ -21,12 +21,11 @@ from audioscope.atlas.atlas import Atlas, Scale, ends
 from audioscope.atlas.charts import impact_table
 from audioscope.atlas.robustness import CENSORED
 from audioscope.errors import all_of, as_path, one_or_more
-from audioscope.installed import need
+from audioscope.installed import cores, need
 from audioscope.pages.atlas_data import PATCHES, Piece, atlas_data, charts_of, names_of, scale_on, steering_data
 from audioscope.pages.html import LOUDNESS, asset, json_for_html, page, render, save_page
 from audioscope.steer.results import SteeringSweep
 from audioscope.theme import chart_theme, reading
-from audioscope.workers import collect, cores
 
 if TYPE_CHECKING:
     from audioscope.pages.features import FeatureSet
@@ -155,7 +154,9 @@ def save_site(
     with threadpool_limits(1), ThreadPoolExecutor(cores()) as pool:
         done = pool.map(write, *zip(*sounds, strict=True)) if sounds else ()
         list(tqdm(done, desc="sound for the page", total=len(sounds), unit="pack", disable=not progress))
-    if models:  # these run the model
+    if models:
+        from audioscope.workers import collect  # with the models, which a page without features does without
+
         list(collect(features[0].model, None, partial(_nothing, write), models, "feature pages", "page", progress))
     path = save_page(folder / "index.html", whole.html(body, held, folder=version))
     for old in (folder / "packs").iterdir():

@@ -10,7 +10,7 @@ import pandas as pd
 import safetensors.torch
 import torch
 
-from audioscope.errors import as_path, listed
+from audioscope.errors import as_path, listed, plain_name
 from audioscope.model import Model
 from audioscope.pickles import read_pickle
 from audioscope.sae.files import load_sae
@@ -40,8 +40,8 @@ def tada_sae(
     Args:
         source: A folder, or a name on the hub, such as "lukasz-staniszewski/ace-step-sae-tf6-cross-attn".
         model: The model that it was trained on; the files do not identify its weights.
-        site: The module path of its site; None is the site that the name of its folder, such as transformer_blocks.6.cross_attn,
-            ends.
+        site: The module path of its site; None is the site whose path ends in the name of the SAE's folder, such as
+            transformer_blocks.6.cross_attn.
         scores: Folders or names on the hub of scores, such as "lukasz-staniszewski/ace-step-sae-scores-piano".
         revision: A branch, tag or commit of the repository of the SAE.
         token: Of the hub; None takes the one that `hf auth login` stored.
@@ -102,10 +102,12 @@ def _scores(source: str | Path, sae: SAE, layer: int, token: str | None) -> tupl
     found = read_pickle(folder / name)
     try:
         ratio, difference, mean = (torch.as_tensor(found[column]).float().numpy() for column in SCORES)
+        if not all(np.isfinite(values).all() for values in (ratio, difference, mean)):
+            raise ValueError("scores that are not finite")
         if not (ratio.shape == difference.shape == mean.shape and ratio.ndim == 2 and ratio.shape[1] == sae.d_sae and len(ratio)):
             raise ValueError(f"scores {list(ratio.shape)} for {sae.d_sae} features")
-        return str(found["concept"]), np.stack([ratio, difference, mean, mean - difference], -1)
-    except (KeyError, TypeError, ValueError, IndexError) as error:
+        return plain_name("its concept", str(found["concept"])), np.stack([ratio, difference, mean, mean - difference], -1)
+    except (KeyError, TypeError, ValueError, IndexError, RuntimeError) as error:
         raise ValueError(f"{folder / name} does not fit the SAE ({error}).") from error
 
 

@@ -29,6 +29,7 @@ from audioscope.store import as_json, checked_format, read_json, refuse_foreign,
 
 FORMAT = 1  # the version of what audioscope adds, raised with every change that an older audioscope cannot read
 SAELENS = "6.54.12"  # the version that has this layout; without a version, SAELens drops all metadata
+FILES = ("cfg.json", "sae_weights.safetensors", "levels.safetensors", "report.json", "scores.parquet", "units.parquet")
 LEVELS = ("sigmas", "means", "scales", "norms")
 
 
@@ -110,7 +111,7 @@ def push_sae(sae: SAE, repo: str, *, clips: Sequence[Clip] = (), license: str | 
         heard = [(clip.prompt, name) for clip, name in zip(clips, names, strict=True)]
         return model_card(f"Sparse autoencoder of {site}", "sparse-autoencoder", model, facts, use, license=license, clips=heard)
 
-    return push(lambda folder: save_sae(sae, folder), repo, card, clips=clips, **where)
+    return push(lambda folder: save_sae(sae, folder), repo, card, FILES, clips=clips, **where)
 
 
 def load_sae(source: str | Path, *, revision: str | None = None, token: str | None = None, subfolder: str = "") -> SAE:

@@ -18,7 +18,7 @@ from audioscope.model import BATCH, Model
 from audioscope.sae.levels import Levels
 from audioscope.store import batches, content_hash
 from audioscope.tracing import Read, Row, Sampling
-from audioscope.workers import Workers, checked_workers, collect
+from audioscope.workers import Workers, checked_workers, collect, few_threads, threads
 
 MEASURED = 64  # prompts on which the means and scales of the noise levels are measured
 
@@ -153,15 +153,18 @@ class TokenStream:
             What `read` returns, in order.
         """
         if self.workers is None:
-            yield from (self.read(*part) for part in parts)
+            for part in parts:
+                with few_threads(threads(self.model)):  # as in workers, for the same numbers
+                    found = self.read(*part)
+                yield found
             return
 
         def read(part: tuple[Sequence[str], Sequence[int], str]) -> dict[str, Tensor]:
             values, sigmas = self.read(*part)
             return {"values": values, "sigmas": sigmas}
 
-        for found in collect(self.model, self.workers, read, parts):
-            yield found["values"], found["sigmas"]
+        for tensors in collect(self.model, self.workers, read, parts):
+            yield tensors["values"], tensors["sigmas"]
 
     @cached_property
     def levels(self) -> Levels:

@@ -23,6 +23,7 @@ from audioscope.steer.vectors import SteeringVector
 from audioscope.store import read_json, write_whole
 from audioscope.tracing import Row
 
+MOST = 1000  # steps of a file, each of which costs a step of the model
 PACK = 1  # the version of DEMON's format that all its readers take
 HOOK = "cross_attn_output"
 FAMILIES = {"StableAudio3Pipeline": "sa3", "AceStepPipeline": "acestep"}
@@ -79,6 +80,8 @@ def tada_vector(
             raise ValueError(
                 f"{folder / 'sv.pkl'} does not fit {model.name!r}: expected {site.width} finite numbers a step for {name!r}."
             )
+        if site.path in directions:
+            raise ValueError(f"{folder / 'sv.pkl'} names {site.path} twice.")
         directions[site.path] = torch.stack([row for row in rows if row is not None])
     sigmas = noise_levels(model, len(found))
     metadata = {
@@ -173,7 +176,7 @@ def read_pack(file: str | Path, model: Model) -> SteeringVector:
             text = (opened.metadata() or {}).get("steering_pack")
             tensors = {name: opened.get_tensor(name).float() for name in opened.keys() if name in ("vector", "vectors", "blocks")}  # noqa: SIM118
         about = None if text is None else json.loads(text)
-    except (SafetensorError, ValueError, OSError) as error:
+    except (SafetensorError, ValueError, OSError, RecursionError) as error:
         raise Damaged(f"{file} is damaged ({error}).") from error
     if not isinstance(about, dict):
         raise ValueError(f"{file} is no steering pack of DEMON: its header has no JSON object 'steering_pack'.")
@@ -192,6 +195,10 @@ def read_pack(file: str | Path, model: Model) -> SteeringVector:
             f"{file} has width {rows.shape[-1]}, or is not finite; {model.name!r} has width {cross[blocks[0]].width} there."
         )
     magnitude, policy = real("magnitude", about.get("magnitude", 1.0)), about.get("policy") or {}
+    if not abs(magnitude) < 1e6:
+        raise Damaged(f"{file} has a magnitude of {magnitude}, expected a number below 1e6.")
+    if rows.shape[1] > MOST:
+        raise ValueError(f"{file} has directions for {rows.shape[1]} steps, expected at most {MOST}.")
     weights = _weights(policy, rows.shape[1] if rows.shape[1] > 1 else model.sampling().steps, file)
     if rows.shape[1] == 1 and len(set(weights)) == 1:
         sigmas, weights = torch.ones(1), weights[:1]
@@ -200,7 +207,7 @@ def read_pack(file: str | Path, model: Model) -> SteeringVector:
     scaled = rows.expand(len(blocks), len(weights), -1) * torch.tensor(weights)[None, :, None]
     provenance = about.get("provenance")
     metadata = {
-        "concept": str(about.get("label") or about.get("name")), "from": "DEMON", "name": str(about.get("name")), "magnitude": magnitude,
+        "concept": " ".join(str(about.get("label") or about.get("name")).split()), "from": "DEMON", "name": str(about.get("name")), "magnitude": magnitude,
         "branch": "cond" if about.get("cond_only") else "both", "mode": "keep_norm" if about.get("renorm") else "add",
         "provenance": provenance if isinstance(provenance, dict) else {},
     }  # fmt: skip
@@ -213,41 +220,42 @@ def read_pack(file: str | Path, model: Model) -> SteeringVector:
 
 def _rows_of(file: Path, about: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> tuple[Tensor, list[int]]:
     """The directions [blocks, steps, hidden] of a pack, and its blocks. Raises ValueError if they do not fit each other."""
-    wrong = ValueError(
+    wrong = Damaged(
         f"{file} is damaged: expected a tensor 'vector' [hidden], [steps, hidden] or [blocks, steps, hidden], and its blocks."
     )
     if "vectors" in tensors:
-        rows, blocks = tensors["vectors"], [int(block) for block in tensors.get("blocks", torch.empty(0)).flatten()]
+        rows, named = tensors["vectors"], tensors.get("blocks", torch.empty(0)).flatten().tolist()
         rows = rows[:, None] if rows.ndim == 2 else rows
-    elif "vector" in tensors:
-        rows, listed = tensors["vector"], about.get("blocks") or [about.get("block")]
-        if not isinstance(listed, list) or any(index_of(block) is None for block in listed):
-            raise wrong
-        blocks = [int(block) for block in listed]
-        rows = rows[None, None] if rows.ndim == 1 else rows[None] if rows.ndim == 2 else rows
-        rows = rows.expand(len(blocks), -1, -1) if len(rows) == 1 else rows
     else:
+        rows, named = tensors.get("vector", torch.empty(0)), about.get("blocks") or [about.get("block")]
+        rows = rows[None, None] if rows.ndim == 1 else rows[None] if rows.ndim == 2 else rows
+    if rows.ndim != 3 or not rows.numel() or not isinstance(named, list):
         raise wrong
-    if rows.ndim != 3 or not rows.numel() or len(rows) != len(blocks) or len(set(blocks)) < len(blocks):
+    blocks = [int(block) for block in named if isinstance(block, int | float) and block in range(10_000)]
+    if len(blocks) < len(named) or len(set(blocks)) < len(blocks) or len(rows) not in (1, len(blocks)) or not blocks:
         raise wrong
-    return rows, blocks
+    return rows.expand(len(blocks), -1, -1), blocks
 
 
 def _weights(policy: Any, steps: int, file: Path) -> list[float]:
-    """How strong a pack acts at each of so many steps. Raises ValueError for a kind of policy that is not known."""
+    """How strong a pack acts at each of so many steps. Raises ValueError for a policy that cannot be read, or does nothing."""
     try:
         kind = policy.get("kind", "range")
         if kind == "range":
             first, last = float(policy.get("start", 0)), float(policy.get("end", 1))
-            return [float(first <= i / steps < last) for i in range(steps)]
-        if kind == "step":
-            return [float(i == round(float(policy["step"]) / float(policy.get("of", steps)) * steps)) for i in range(steps)]
-        if kind == "curve":
-            curve = [float(weight) for weight in policy.get("weights", [])]
-            return [curve[min(len(curve) - 1, i * len(curve) // steps)] if curve else 0.0 for i in range(steps)]
-    except (AttributeError, KeyError, TypeError, ValueError, ZeroDivisionError) as error:
+            found = [float(first <= i / steps < last) for i in range(steps)]
+        elif kind == "step":
+            found = [float(i == round(float(policy["step"]) / float(policy.get("of", steps)) * steps)) for i in range(steps)]
+        elif kind == "curve":
+            curve = [float(weight) for weight in policy["weights"]]
+            found = [curve[min(len(curve) - 1, i * len(curve) // steps)] for i in range(steps)]
+        else:
+            raise ValueError(f"its kind is {said(kind)}, expected 'range', 'step' or 'curve'")
+        if not any(found) or not all(abs(weight) < 1e6 for weight in found):
+            raise ValueError("it acts at no step, or its weights are no numbers")
+    except (AttributeError, IndexError, KeyError, TypeError, ValueError, ArithmeticError) as error:
         raise Damaged(f"{file} has a policy that cannot be read ({error}).") from error
-    raise ValueError(f"{file} has a policy of kind {said(kind)}, expected 'range', 'step' or 'curve'.")
+    return found
 
 
 def write_pack(
@@ -299,7 +307,7 @@ def write_pack(
         raise ValueError("The vector is zero, so a pack of it would do nothing.")
     about = {
         "format": PACK, "family": _family(model), "checkpoint": checkpoint or Path(model.name).name, "block": block, "hidden_size": rows.shape[-1],
-        "name": knob, "label": concept, "blurb": f"{concept}, from audioscope", "hook": HOOK, "method": "caa_diff_means", "norm": length,
+        "name": knob, "label": concept, "blurb": f"{concept}, from audioscope", "hook": HOOK, "method": str(vector.metadata.get("method", "audioscope")), "norm": length,
         "magnitude": length, "policy": {"kind": "range", "start": 0.0, "end": 1.0}, "cond_only": vector.metadata.get("branch", "cond") != "both",
         "renorm": False, "provenance": {"tool": f"audioscope {__version__}", "model": vector.model, "weights": vector.fingerprint,
                                         **({"sigmas": vector.sigmas.tolist()} if every_step else {})},

@@ -84,7 +84,8 @@ class SteeringMethod:
 
 def _metadata(vector: SteeringVector, **more: Any) -> dict[str, Any]:
     numbers = b"".join(vector.directions[path].float().numpy().tobytes() for path in vector.paths)
-    return {"vector": dict(vector.metadata), "at": list(vector.paths), "numbers": crc32(numbers), **more}
+    about = {name: value for name, value in vector.metadata.items() if name != "halves"}  # a measurement, not a setting
+    return {"vector": about, "at": list(vector.paths), "numbers": crc32(numbers), **more}
 
 
 def vector_method(vector: SteeringVector, sites: str, method: str = OWN.method, **keywords: Any) -> SteeringMethod:

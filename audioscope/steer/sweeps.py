@@ -430,7 +430,9 @@ def merge(folders: str | Path | Iterable[str | Path], out: str | Path) -> Steeri
         >>> audioscope.steer.merge(["parts/1", "parts/2"], "merged").table["prompt"].nunique()
         2
     """
-    table, settings, folder = merge_parts(folders, out, "steering")
+    table, settings, folder = merge_parts(
+        folders, out, "steering", ("concept", "cell", "prompt", "seed", "strength", "score", "distance")
+    )
     sweep = SteeringSweep(table, settings, folder)
     sweep.save(folder)
     return sweep

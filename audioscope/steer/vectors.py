@@ -521,7 +521,7 @@ class SteeringVector:
 
         clips = as_clips(clips)
         return push(
-            lambda folder: self.save(folder / "vector"), repo, card,
+            lambda folder: self.save(folder / "vector"), repo, card, ("vector.safetensors", "vector.json"),
             clips=clips, private=private, revision=revision, token=token, message=message,
         )  # fmt: skip
 
