@@ -10,7 +10,7 @@ from typing import Any
 
 import pandas as pd
 
-from audioscope.errors import Damaged, as_path, listed, said, whole
+from audioscope.errors import Damaged, as_path, index_of, listed, said, whole
 from audioscope.store import (
     FORMAT,
     Unit,
@@ -34,8 +34,11 @@ def checked_part(part: Any) -> tuple[int, int] | None:
         return None
     pieces = part.split("/") if isinstance(part, str) else part
     if isinstance(pieces, list | tuple) and len(pieces) == 2:
-        number, many = (int(piece) if isinstance(piece, str) and piece.strip().isdecimal() else piece for piece in pieces)
-        if type(number) is type(many) is int and 1 <= number <= many:
+        number, many = (
+            int(piece) if isinstance(piece, str) and piece.strip().isdecimal() and len(piece) < 10 else index_of(piece)
+            for piece in pieces
+        )
+        if number is not None and many is not None and 1 <= number <= many:
             return number, many
     raise ValueError(f"part is {said(part)}, expected the part's number and how many there are, such as '3/8'.")
 

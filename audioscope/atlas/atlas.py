@@ -673,7 +673,7 @@ class Atlas:
             The address of the repository.
 
         Raises:
-            ValueError: `repo` is not such a name.
+            ValueError: `repo` is not such a name, or holds something else.
             ConnectionError: The hub does not take it.
 
         Example:
@@ -722,7 +722,7 @@ class Atlas:
         Args:
             source: A name on the hub, such as "owner/name", or a folder that `save` wrote.
             revision: A branch, tag or commit; None is the main branch.
-            token: Of the hub; None takes the one that `hf auth login` stored.
+            token: The access token for the hub; None takes the one that `hf auth login` stored.
             subfolder: The folder of the atlas inside the repository.
 
         Returns:

@@ -287,7 +287,9 @@ def _merge(options: argparse.Namespace) -> None:
 
     merge = {"atlas": atlas.merge, "steering": steer.merge}[kind_of(options.folders[0], ("atlas", "steering"))]
     print(merge(options.folders, options.out))
-    print(f"\nThe whole sweep: {options.out.resolve()}\nThe command of the parts, without --part, makes its page there.")
+    print(
+        f"\nThe whole sweep: {options.out.resolve()}\nFor its page: the command of the parts, without --part, with --out {options.out}"
+    )
 
 
 def _steer(options: argparse.Namespace) -> None:
@@ -338,6 +340,8 @@ def _steer(options: argparse.Namespace) -> None:
         )
     if options.vector is not None and (unused := list(given(options, "sites", "pairs"))):
         raise ValueError(f"--vector cannot be combined with --{unused[0]}: the vector has its sites.")
+    if options.part is not None and options.vector is None:
+        raise ValueError("--part needs --vector, so that all parts steer with the same one.")
     ready = None if options.vector is None else SteeringVector.load(options.vector)
     model, sites = loaded(options), options.sites or "cross"
     if sites not in ("functional", "own", "cross", "self", "all"):

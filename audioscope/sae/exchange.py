@@ -44,7 +44,7 @@ def tada_sae(
             transformer_blocks.6.cross_attn.
         scores: Folders or names on the hub of scores, such as "lukasz-staniszewski/ace-step-sae-scores-piano".
         revision: A branch, tag or commit of the repository of the SAE.
-        token: Of the hub; None takes the one that `hf auth login` stored.
+        token: The access token for the hub; None takes the one that `hf auth login` stored.
 
     Returns:
         The SAE, with the scores, which have no AUROC and no d.

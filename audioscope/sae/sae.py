@@ -330,7 +330,7 @@ class SAE(nn.Module):
         Args:
             source: A name on the hub, such as "owner/name", or a folder.
             revision: A branch, tag or commit; None is the main branch.
-            token: Of the hub; None takes the one that `hf auth login` stored.
+            token: The access token for the hub; None takes the one that `hf auth login` stored.
             subfolder: The folder of the SAE inside the repository, such as "transformer_blocks.6.cross_attn".
 
         Returns:
@@ -363,7 +363,7 @@ class SAE(nn.Module):
             The address of the repository.
 
         Raises:
-            ValueError: `repo` is not a name on the hub, or `clips` are none.
+            ValueError: `repo` is not a name on the hub or holds something else, or `clips` are not clips.
             ConnectionError: The hub does not take it.
 
         Example:

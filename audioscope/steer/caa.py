@@ -129,8 +129,8 @@ def caa(
         **sampling: `steps`, `guidance`, `seconds`, `negative_prompt`; the model's defaults if omitted.
 
     Returns:
-        The vector, with a direction for each site and noise level. Its metadata "halves" say how reliable it is, with the cosine
-        at each site between the vectors of every other pair and of the rest, mean over noise levels.
+        The vector, with a direction for each site and noise level. Its metadata "halves" say how reliable it is, by the cosine at each
+        site between the vector of the pairs at even places and that of the pairs at odd places, averaged over noise levels.
 
     Raises:
         ValueError: Input is out of range, or the file holds another vector. Nothing has been generated then.

@@ -48,7 +48,7 @@ def tada_vector(
         model: The model that the vector was made from; the files do not identify its weights.
         branch: "cond", or "uncond" if the file has that guidance pass.
         revision: A branch, tag or commit of the repository on the hub.
-        token: Of the hub; None takes the one that `hf auth login` stored.
+        token: The access token for the hub; None takes the one that `hf auth login` stored.
 
     Returns:
         The vector, with the model's weights as its own.

@@ -487,17 +487,18 @@ class SteeringVector:
         Args:
             repo: The repository, such as "owner/name"; it is made if it does not exist.
             clips: Clips to hear in the card, such as steered ones.
-            license: Of the vector, by the hub's identifiers, such as "cc-by-4.0"; None says on the card that none was given.
+            license: The licence of the vector, by the hub's identifiers, such as "cc-by-4.0"; with None, the card says that none was
+                given.
             private: Whether a new repository is private; None is the owner's default.
             revision: The branch; None is the main one.
-            token: Of the hub; None takes the one that `hf auth login` stored.
-            message: Of the commit.
+            token: The access token for the hub; None takes the one that `hf auth login` stored.
+            message: The message of the commit.
 
         Returns:
             The address of the repository.
 
         Raises:
-            ValueError: `repo` is not such a name, or `clips` are none.
+            ValueError: `repo` is not such a name or holds something else, or `clips` are not clips.
             ConnectionError: The hub does not take it.
 
         Example:
@@ -555,7 +556,7 @@ class SteeringVector:
             source: A name on the hub, such as "owner/name", or a folder.
             model: The model, needed only for a vector of TADA (`audioscope.steer.tada_vector`).
             revision: A branch, tag or commit; None is the main branch.
-            token: Of the hub; None takes the one that `hf auth login` stored.
+            token: The access token for the hub; None takes the one that `hf auth login` stored.
             subfolder: The folder of the vector inside the repository.
 
         Returns:
