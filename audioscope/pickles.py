@@ -12,7 +12,7 @@ import pickle
 import warnings
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
@@ -110,6 +110,9 @@ KNOWN: Mapping[str, Callable[..., Any]] = {
 
 
 class _Reader(pickle._Unpickler):  # the one in Python: the one in C can be made to ask for any amount of memory
+    # without what asks for memory before there is anything to put there
+    dispatch: ClassVar = {code: load for code, load in pickle._Unpickler.dispatch.items() if code != pickle.BYTEARRAY8[0]}
+
     def find_class(self, module: str, name: str) -> Any:
         known = KNOWN.get(f"{module}.{name}")
         if known is None:
@@ -132,9 +135,10 @@ def read_pickle(file: Path) -> Any:
             f"{file} takes {file.stat().st_size / 1e6:,.0f} MB, expected at most {LARGEST / 1e6:,.0f}: it holds more than vectors."
         )
     try:
-        with open(file, "rb") as handle, warnings.catch_warnings():
+        with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # torch's, of kinds of storage and protocols
-            return _plain(_Reader(handle).load(), [0])
+            # from memory, which gives no more than there is, whatever length the file claims
+            return _plain(_Reader(io.BytesIO(file.read_bytes())).load(), [0])
     except Exception as error:  # whatever a damaged file leads to; RecursionError, MemoryError and OverflowError among them
         reason = " ".join(str(error).split())[:200] or type(error).__name__
         raise Damaged(f"{file} was not read ({reason}): expected a pickle of arrays and tensors only.") from error

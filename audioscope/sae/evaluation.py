@@ -263,10 +263,11 @@ def evaluate_tokens(sae: SAE, tokens: Tensor, sigmas: Tensor, *, fitted_on: Tens
     tokens = float_tokens("tokens", tokens, sae.d_in).float()
     fitted_on = None if fitted_on is None else float_tokens("fitted_on", fitted_on, sae.d_in).float()
     sigmas = torch.as_tensor(sigmas).float()
-    if tokens.ndim < 3 or sigmas.shape != tokens.shape[:1] or tokens.shape[1] < 2:
+    few = 2 if fitted_on is None else 1
+    if tokens.ndim < 3 or sigmas.shape != tokens.shape[:1] or tokens.shape[1] < few:
         raise ValueError(
-            f"tokens are {list(tokens.shape)} and sigmas {list(sigmas.shape)}, expected [levels, items, ..., {sae.d_in}] with at least 2 "
-            "items, and [levels]."
+            f"tokens are {list(tokens.shape)} and sigmas {list(sigmas.shape)}, expected [levels, items, ..., {sae.d_in}] with at least "
+            f"{few} items, and [levels]."
         )
     if fitted_on is None:
         halves = torch.randperm(tokens.shape[1], generator=torch.Generator().manual_seed(0)).tensor_split(2)
