@@ -196,7 +196,7 @@ def test_models_stand_side_by_side_by_relative_depth():
         places.setdefault(row["concept"], set()).add((row["by_group"], row["by_peak"], row["by_similarity"]))
     assert all(len(each) == 1 for each in places.values()), "a concept stands in the same line of every panel"
     assert len({next(iter(each))[0] for each in places.values()}) == len(places)
-    with pytest.raises(ValueError, match="no atlas"):
+    with pytest.raises(ValueError, match="at least one atlas"):
         side_by_side({})
 
 
