@@ -65,6 +65,14 @@ class _Actor:
             shutil.rmtree(folder, ignore_errors=True)
 
 
+def _session() -> tuple[str, str]:
+    """What tells this connection to a cluster from an earlier one."""
+    import ray
+
+    context = ray.get_runtime_context()
+    return context.get_job_id(), context.get_worker_id()
+
+
 class _Worker:
     """One actor."""
 
@@ -72,7 +80,7 @@ class _Worker:
         import ray
 
         self.ray: Any = ray
-        self.key = (ray.get_runtime_context().get_job_id(), ray.get_runtime_context().get_worker_id(), str(options), threads)
+        self.key = (*_session(), str(options), threads)
         self.broken = (ray.exceptions.RayError,)
         self.actor: Any = self.ray.remote(_Actor).options(**options).remote(threads)
         self.payloads = payloads  # name -> the work in the cluster's store, sent once
@@ -105,8 +113,10 @@ class _Worker:
         self.end()
 
     def end(self) -> None:
-        with suppress(Exception):  # the cluster may be gone
-            self.ray.kill(self.actor)
+        # of a connection that was ended meanwhile, Ray has ended the actors; to ask it again would end this process
+        if self.ray.is_initialized() and _session() == self.key[:2]:
+            with suppress(Exception):  # the cluster may be gone
+                self.ray.kill(self.actor)
 
 
 _idle: list[_Worker] = []
@@ -115,9 +125,8 @@ _lock = threading.Lock()
 
 def _take(options: dict[str, Any], threads: int, payloads: dict[str, Any]) -> _Worker:
     """An actor of an earlier sweep, or a new one."""
-    import ray
 
-    key = (ray.get_runtime_context().get_job_id(), ray.get_runtime_context().get_worker_id(), str(options), threads)
+    key = (*_session(), str(options), threads)
     with _lock:
         found = next((worker for worker in _idle if worker.key == key), None)
         if found is not None:

@@ -8,6 +8,7 @@ from helpers.browsing import LIMIT
 from test_workers import FEW, digest
 
 import audioscope
+from audioscope import on_ray
 from audioscope.workers import Ray
 
 ray = pytest.importorskip("ray", reason="NO RAY: sweeps on a cluster are not tested. Install the extra `ray`.")
@@ -21,6 +22,10 @@ def cluster():
     found = Cluster(initialize_head=True, head_node_args={"num_cpus": 1, "include_dashboard": False})
     yield found
     ray.shutdown()
+    for waiting in list(on_ray._idle):  # their time comes after the connection was ended, when Ray would end this process
+        waiting.timer.cancel()
+        waiting._unless_taken()
+    assert not on_ray._idle
     found.shutdown()
 
 
