@@ -10,6 +10,7 @@ from contextvars import ContextVar
 from copy import deepcopy
 from dataclasses import dataclass, fields, replace
 from functools import cached_property
+from itertools import chain
 from typing import Any, Protocol, Unpack, overload
 
 import pandas as pd
@@ -345,10 +346,10 @@ class Model:
         return run
 
     def _kinds(self) -> dict[str, tuple[str, str]]:
-        """The dtype and the device of the first weight of each part of the pipeline; ("", "") for other parts."""
+        """The dtype and the device of the first weight or buffer of each part of the pipeline; ("", "") for other parts."""
         found = {}
         for name, part in self.pipe.components.items():
-            weight = next(part.parameters(), None) if isinstance(part, nn.Module) else None
+            weight = next(chain(part.parameters(), part.buffers()), None) if isinstance(part, nn.Module) else None
             if part is not None:
                 found[name] = ("", "") if weight is None else (str(weight.dtype).removeprefix("torch."), weight.device.type)
         return found

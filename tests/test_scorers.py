@@ -5,7 +5,7 @@ import pytest
 import torch
 
 import audioscope
-from audioscope.scoring.measures import beat_agreement, beats, chroma_similarity, faults, measure
+from audioscope.scoring.measures import _spectra, beat_agreement, chroma_similarity, faults, measure, measure_beside_first
 from audioscope.scoring.scorers import Clap, MeasureScorer, Muq, default_scorer, feature_distance, listener_scorer
 
 RATE = 16_000
@@ -68,10 +68,20 @@ def test_what_two_clips_share():
     assert chroma_similarity(one, other, RATE) < 0.6
     assert chroma_similarity(one, 0.1 * one, RATE) == pytest.approx([1.0], abs=1e-2), "loudness is no harmony"
     clicking = clicks(120)
-    steady, shifted, silent = beats(clips(clicking, torch.roll(clicking, RATE // 4), 0 * clicking), RATE)
+    three = clips(clicking, torch.roll(clicking, RATE // 4), 0 * clicking)
+    steady, shifted, silent = (each.beats() for each in _spectra(three, RATE))
     assert beat_agreement(steady, steady) == pytest.approx(1.0)
     assert beat_agreement(steady, shifted) < 0.3
     assert beat_agreement(steady, silent) == 0 and np.isnan(beat_agreement(silent, silent))
+
+
+def test_what_is_measured_beside_the_first_clip_is_what_each_measurement_gives():
+    three = clips(clicks(120), chords([0, 5, 7, 0], 4), clicks(90))
+    found = measure_beside_first(three, RATE)
+    assert found[measure(three, RATE).columns].equals(measure(three, RATE))
+    assert found["chroma"].to_numpy() == pytest.approx(chroma_similarity(three, three[:1].expand_as(three), RATE), nan_ok=True)
+    own = [each.beats() for each in _spectra(three, RATE)]
+    assert found["beat"].to_numpy() == pytest.approx([beat_agreement(beats, own[0]) for beats in own], nan_ok=True)
 
 
 def test_faults_are_found():
