@@ -765,10 +765,6 @@ def test_an_error_of_ones_own_function_is_not_taken_for_a_broken_pipeline(tiny):
     def wrong(values, here):
         raise TypeError("my own mistake")
 
-    mixed = audioscope.load("tiny")
-    mixed.pipe.vae.to(torch.float64)
-    with pytest.raises(ValueError, match="its vae was changed to dtype float64"):  # it may be why
-        mixed.generate("a song", edits=audioscope.Apply(6, wrong), steps=1)
     with pytest.raises(TypeError, match="my own mistake"):
         tiny.generate("a song", edits=audioscope.Apply(6, wrong), steps=1)
 
