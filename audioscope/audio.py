@@ -25,6 +25,7 @@ from audioscope.errors import as_path, said, whole
 from audioscope.store import write_whole
 
 # Dark to light through one hue family: readable in grayscale and with color blindness.
+DENSEST = 10_000  # samples in a byte of a file: silence in FLAC comes to 5,000
 RAMP = np.array([[4, 5, 20], [42, 20, 90], [130, 40, 110], [220, 90, 70], [250, 190, 90], [255, 250, 210]], dtype=float)
 
 
@@ -155,8 +156,10 @@ class Clip:
                 f"No sound file {file}. If it is a clip of a sweep, run the sweep again: it makes what is missing."
             )
         try:
+            if (claimed := sf.info(file).frames) > DENSEST * file.stat().st_size:
+                raise ValueError(f"its header claims {claimed:,} samples")
             samples, rate = sf.read(file, dtype="float32", always_2d=True)
-        except sf.SoundFileError as error:
+        except (sf.SoundFileError, ValueError, MemoryError) as error:
             raise ValueError(f"{file} cannot be read as sound ({error}).") from error
         return cls(samples.T.copy(), rate, **metadata)
 

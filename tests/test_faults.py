@@ -833,3 +833,14 @@ def test_a_table_of_others_with_names_that_charts_cannot_show_is_refused(tmp_pat
     folder = atlas.save(tmp_path)
     with pytest.raises(ValueError, match="which contains a control character or a line separator"):
         audioscope.Atlas.load(folder)
+
+
+def test_a_header_that_claims_more_than_a_file_can_hold_asks_for_no_memory(tmp_path, monkeypatch):
+    silence = Clip(np.zeros((1, 16_000 * 600), "float32"), 16_000)
+    assert Clip.load(silence.save(tmp_path / "long.flac")).seconds == 600, "silence is dense"
+    file = Clip(np.zeros((1, 1000), "float32"), 16_000).save(tmp_path / "a.wav")
+    told = sf.info(file)
+    told.frames = 2**33
+    monkeypatch.setattr(sf, "info", lambda file: told)
+    with pytest.raises(ValueError, match=r"a\.wav cannot be read as sound .its header claims 8,589,934,592 samples"):
+        Clip.load(file)
