@@ -21,6 +21,7 @@ from audioscope.store import (
     finished,
     read_json,
     unit_file,
+    usual_columns,
     write_json,
 )
 
@@ -93,9 +94,9 @@ def merge_parts(
 ) -> tuple[pd.DataFrame, dict[str, Any], Path]:
     """The table of a whole sweep, the settings of its result, and its folder, from the folders of its parts.
 
-    Units and clips are copied to `out`, from which the sweep can also be resumed. kind: of the sweep, such as "atlas". needed: the columns of its tables. Raises
-    FileNotFoundError for a folder without a part, and ValueError if parts are of different sweeps or units are missing, before
-    anything is copied.
+    Units and clips are copied to `out`, from which the sweep can also be resumed. kind: of the sweep, such as "atlas". needed: the
+    columns of its tables. Raises FileNotFoundError for a folder without a part, and ValueError if parts are of different sweeps or
+    units are missing, before anything is copied.
     """
     several = [folders] if isinstance(folders, str | Path) else listed("folders", folders, "the folders of the parts")
     places, to = [as_path(folder).resolve() for folder in several], as_path(out).resolve()
@@ -111,10 +112,10 @@ def merge_parts(
         check_same(f"{place} holds a part of a sweep", _asked(sweep), _asked(sweeps[0]), advice)
     units, many = sweeps[0]["units"], max(sweep["parts"] for sweep in sweeps)
     found = [next(((place, table) for place in places if (table := finished(place, unit)) is not None), None) for unit in units]
-    usual = Counter(tuple(table) for _, table in filter(None, found)).most_common(1)
-    if usual and (wrong := sorted(set(needed) - set(usual[0][0]))):
+    usual = usual_columns(table for _, table in filter(None, found))
+    if usual and (wrong := sorted(set(needed) - set(usual))):
         raise ValueError(f"The units in {places[0]} lack {', '.join(wrong)}: they are of something else, or damaged.")
-    found = [each if each is not None and tuple(each[1]) == usual[0][0] else None for each in found]
+    found = [each if each is not None and tuple(each[1]) == usual else None for each in found]
     if lacks := Counter(number % many + 1 for number, each in enumerate(found) if each is None):
         named = [f"part {part}/{many} lacks {count} of {len(units[part - 1 :: many])}" for part, count in sorted(lacks.items())]
         more = f", and {len(named) - 20} more parts" if len(named) > 20 else ""

@@ -125,7 +125,6 @@ _lock = threading.Lock()
 
 def _take(options: dict[str, Any], threads: int, payloads: dict[str, Any]) -> _Worker:
     """An actor of an earlier sweep, or a new one."""
-
     key = (*_session(), str(options), threads)
     with _lock:
         found = next((worker for worker in _idle if worker.key == key), None)

@@ -324,6 +324,12 @@ def finished(folder: Path, unit: Unit) -> pd.DataFrame | None:
     return table if not outside(clips) and all(_sounds(folder / clip) for clip in clips if clip) else None
 
 
+def usual_columns(tables: Iterable[pd.DataFrame | None]) -> tuple[str, ...]:
+    """The columns that most of some units have, those that are finished: a unit with others is of something else, or damaged."""
+    found = Counter(tuple(table) for table in tables if table is not None).most_common(1)
+    return found[0][0] if found else ()
+
+
 def outside(clips: Iterable[str]) -> list[str]:
     """Those of some paths of clips that lead out of their folder, as a table that audioscope wrote never has."""
     paths = [PurePath(clip) for clip in clips]
@@ -369,8 +375,8 @@ def run_units(
     if len(files) != len(units):
         raise ValueError("Two units of the sweep are equal: expected each unit only once.")
     tables = {content_hash(unit): finished(folder, unit) for unit in units}
-    usual = Counter(tuple(table) for table in tables.values() if table is not None).most_common(1)
-    tables = {name: table if table is not None and tuple(table) == usual[0][0] else None for name, table in tables.items()}
+    usual = usual_columns(tables.values())
+    tables = {name: table if table is not None and tuple(table) == usual else None for name, table in tables.items()}
     todo = [unit for unit, table in zip(units, tables.values(), strict=True) if table is None]
     with tqdm(total=len(units), initial=len(units) - len(todo), desc=desc, unit="unit", disable=not progress) as bar:
         for unit, reason in spread(partial(_make, work), todo, folder) if todo else ():

@@ -134,7 +134,8 @@ def collect(
 ) -> Iterator[dict[str, torch.Tensor]]:
     """What `read` makes of each item, in order: done in workers like the units of a sweep, but not kept.
 
-    Its tensors do not depend on the number of workers. size: how far an item takes the progress bar. Raises what `read` raises, and ChildProcessError if workers died of an item.
+    Its tensors do not depend on the number of workers. size: how far an item takes the progress bar. Raises what `read` raises, and
+    ChildProcessError if workers died of an item.
     """
     with (
         tempfile.TemporaryDirectory(prefix="audioscope-collect-") as name,

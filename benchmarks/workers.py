@@ -53,10 +53,9 @@ def main() -> None:
     model, many = audioscope.load("tiny"), workers.cores()
     ways: dict[str, int | str] = {f"1 x {many} threads": 1, "1 x 1 thread": 1, f"{many} x 1 thread": many}
     if chosen.ray:
-        ways[f"Ray {many} x 1 thread"] = "ray"
-    if chosen.ray:
         import ray
 
+        ways[f"Ray {many} x 1 thread"] = "ray"
         ray.init(num_cpus=many, include_dashboard=False, log_to_driver=False, logging_level="WARNING")
     found: dict[str, dict[str, float]] = {}
     own = workers.threads

@@ -258,12 +258,12 @@ def _atlas(options: argparse.Namespace) -> None:
         print(patching.plan(model, **settings, **given(options, "workers")))
         return
     shared = given(options, "until_stable", "workers", "part")
+    if options.part is None:
+        need("pages", "The atlas page")
+    atlas = patching.localize(model, **settings, **shared, out=options.out)
     if options.part is not None:
-        atlas = patching.localize(model, **settings, **shared, out=options.out)
         print(_part_done(options, len(atlas.table.drop_duplicates(["concept", "pair", "seed"]))))
         return
-    need("pages", "The atlas page")
-    atlas = patching.localize(model, **settings, **shared, out=options.out)
     shipped = not options.bare and datasets.is_shipped(model)
     extras: dict[str, Any] = page_extras(model, atlas, options.out / "steered") if shipped else {}
     extras |= {"others": [*beside, *extras.get("others", [])], "scale": options.scale}
