@@ -6,7 +6,7 @@
   and memory;
 - an SAE's training step beside SAELens's, where that is installed.
 
-Without a GPU, it says so and ends with status 0. It was not run yet: no GPU was at hand where it was written.
+Without a GPU, it says so and ends with status 0.
 
     python benchmarks/gpu.py [--seconds 300] [--rehearse]     (rehearse: the same on a CPU, cut short)
 """
@@ -67,17 +67,17 @@ def measured(end: float, rehearse: bool) -> Iterator[tuple[str, str, bool]]:
     """Each line of the table: what, the result, and whether it is as it must be."""
     home = "cuda" if torch.cuda.is_available() else "cpu"
     small = ["--layers", "2", "--tokens", "32", "--steps", "1"] if rehearse else []
-    atlas = _asked("real_width.py", end, *small, "--units", "2")
+    for dtype in DTYPES:
+        yield _line(f"laws of tiny, {dtype}", lambda dtype=dtype: audioscope.load("tiny", device=home, dtype=dtype))
+    for dtype in DTYPES[:1] if rehearse else ("bfloat16", "float32"):
+        yield _line(f"laws and cost at full width, {dtype}", lambda dtype=dtype: _full(rehearse, home, dtype))
+    atlas = _asked("real_width.py", end, *small, "--units", "1")
     yield "atlas unit over bare calls, full width", _ratio(atlas, "ours_over_bare"), atlas is not None
     yield "published protocol over ours (limit 2L/(L+2))", _ratio(atlas, "published_over_ours"), atlas is not None
     steering = _asked("steering_overhead.py", end, *small, "--turns", "3")
     for sites in ("some", "all"):
         part = steering and {"over_bare": steering["over_bare"][sites]}
         yield f"steered at {sites} layers over bare, full width", _ratio(part, "over_bare"), steering is not None
-    for dtype in DTYPES[: 1 if rehearse else 2]:
-        yield _line(f"laws and cost at full width, {dtype}", lambda dtype=dtype: _full(rehearse, home, dtype))
-    for dtype in DTYPES:
-        yield _line(f"laws of tiny, {dtype}", lambda dtype=dtype: audioscope.load("tiny", device=home, dtype=dtype))
     for name in BUILDERS:
         with tempfile.TemporaryDirectory() as folder:
             BUILDERS[name]().save_pretrained(folder)
@@ -161,8 +161,8 @@ def _asked(script: str, end: float, *options: str) -> dict | None:
 def _run(command: list[str], end: float) -> str:
     try:
         return subprocess.run(command, capture_output=True, text=True, timeout=max(1.0, end - time.monotonic())).stdout
-    except subprocess.TimeoutExpired as error:
-        return str(error.stdout or "")
+    except subprocess.TimeoutExpired:
+        return ""
 
 
 def _ratio(told: dict | None, name: str) -> str:

@@ -32,11 +32,11 @@ def main() -> None:
     options = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     options.add_argument("--layers", type=int, default=24 if gpu else 4)
     options.add_argument("--tokens", type=int, default=1024 if gpu else 64)
-    options.add_argument("--steps", type=int, default=10 if gpu else 3)
+    options.add_argument("--steps", type=int, default=2 if gpu else 3)
     options.add_argument("--rows", type=int, default=7)
     options.add_argument("--turns", type=int, default=7)
     chosen = options.parse_args()
-    model = Model(_wide(chosen.layers, chosen.tokens).to("cuda" if gpu else "cpu"), "stable audio at full width")
+    model = Model(_wide(chosen.layers, chosen.tokens).to("cuda" if gpu else "cpu", torch.bfloat16 if gpu else torch.float32), "stable audio at full width")
     prompt = PROMPTS[0]
     settings = {"steps": chosen.steps, "guidance": 7.0, "seconds": 0.01, "decode": False}
     sigmas = model.run([Row(prompt, 0)], **settings).sigmas
