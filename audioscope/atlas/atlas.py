@@ -283,7 +283,9 @@ class Atlas:
         """
         others = [other for other in self.unrelated(concept) if other != without]
         swaps = [self.shifts(scale)[other, concept][0] for other in others]
-        shifts = [np.abs(np.nanmean(swap, axis=0)) for swap in swaps if not np.isnan(swap).all()]  # a scorer may not know a concept
+        shifts = [
+            np.abs(np.nanmean(swap, axis=0)) for swap in swaps if not np.isnan(swap).all()
+        ]  # a scorer may not know a concept
         return np.nanmean(shifts, axis=0) if shifts else np.full(len(self.sites), np.nan)
 
     def impacts(self, scale: Scale | None = None) -> pd.DataFrame:

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from audioscope.atlas.atlas import Atlas, Scale, ends
-from audioscope.atlas.charts import score_strip, side_by_side
+from audioscope.atlas.charts import agreement_heatmap, score_strip, side_by_side
 from audioscope.atlas.windows import window_of
 from audioscope.audio import Clip
 from audioscope.pages.html import sound
@@ -241,12 +241,13 @@ def scale_on(atlas: Atlas, scale: Scale | None) -> Scale | None:
 
 
 def charts_of(atlases: Sequence[Atlas], names: Sequence[str], scale: Scale | None = None) -> Iterator[dict[str, Any]]:
-    """The heatmap of each atlas by its name, and the models side by side if there are several."""
+    """The heatmap of each atlas by its name, the models side by side if there are several, and where several scorers agree."""
 
-    def entry(name: str, place: int | None, chart: Any, wide: bool) -> dict[str, Any]:
+    def entry(name: str, place: int | None, chart: Any, wide: bool, kind: str = "impact") -> dict[str, Any]:
         whole = chart.to_dict()
         title, notes = whole["title"]["text"], " ".join(whole["title"]["subtitle"])
-        return {"name": name, "map": place, "title": title, "notes": notes, "spec": spec_of(whole), "wide": wide}
+        return {"name": name, "map": place, "title": title, "notes": notes, "spec": spec_of(whole), "wide": wide,
+                "kind": kind}  # fmt: skip
 
     models: dict[str, Atlas] = {}
     for place, atlas in enumerate(atlases):
@@ -254,3 +255,12 @@ def charts_of(atlases: Sequence[Atlas], names: Sequence[str], scale: Scale | Non
         yield entry(names[place], place, atlas.chart(scale_on(atlas, scale)), len(atlas.sites) > 30)
     if len(models) > 1:
         yield entry("all models, by relative depth", None, side_by_side(models), True)
+    for place, atlas in enumerate(atlases):
+        if several_ears(atlas):
+            name = f"{names[place]}, agreement of {' and '.join(atlas.scorers)}"
+            yield entry(name, place, agreement_heatmap(atlas.agreement()), len(atlas.sites) > 30, "agreement")
+
+
+def several_ears(atlas: Atlas) -> bool:
+    """Whether an atlas has clips that more than one scorer heard."""
+    return "row" in atlas.table and len(atlas.scorers) > 1
