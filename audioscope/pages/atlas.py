@@ -22,7 +22,7 @@ from audioscope.atlas.charts import agreement_table, impact_table
 from audioscope.atlas.robustness import CENSORED
 from audioscope.errors import all_of, as_path, one_or_more
 from audioscope.installed import cores, need
-from audioscope.pages.atlas_data import PATCHES, Piece, atlas_data, charts_of, names_of, scale_on, several_ears, steering_data
+from audioscope.pages.atlas_data import PATCHES, Piece, agreements_of, atlas_data, charts_of, names_of, scale_on, steering_data
 from audioscope.pages.html import LOUDNESS, asset, json_for_html, page, render, save_page
 from audioscope.steer.results import SteeringSweep
 from audioscope.theme import chart_theme, reading
@@ -181,7 +181,8 @@ class _Page:
         self.scale = atlas.scale_of(scale)
         self.title = f"Concept atlas of {atlas.settings['model']}"
         self.names = names_of(self.atlases)
-        self.charts = list(charts_of(self.atlases, self.names, self.scale))
+        self.agreements = agreements_of(self.atlases)
+        self.charts = list(charts_of(self.atlases, self.names, self.agreements, self.scale))
         self.maps: list[dict[str, Any]] = []
         self.axes: list[dict[str, Any]] = []
         self.pieces: list[Piece] = []
@@ -214,7 +215,7 @@ class _Page:
             settings=[*_settings(settings), ("scale", SCALE_SAID[self.scale])], functional=_functional(means),
             tables=[
                 *(_table(each, place, self.names[place], scale_on(each, self.scale)) for place, each in enumerate(self.atlases)),
-                *(_agreement(each, place, self.names[place]) for place, each in enumerate(self.atlases) if several_ears(each)),
+                *(_agreement(cells, place, self.names[place]) for place, cells in self.agreements.items()),
             ],
             functional_sites=list(atlas.functional_on(self.scale)), undefined=_undefined(atlas, self.scale),
             all_settings=[(name, value if isinstance(value, str) else json.dumps(value)) for name, value in settings.items()],
@@ -335,9 +336,8 @@ def _table(atlas: Atlas, place: int, name: str, scale: Scale | None) -> dict[str
     return about | _rows(impact_table(impacts.assign(text=text), values="text"), impacts)
 
 
-def _agreement(atlas: Atlas, place: int, name: str) -> dict[str, Any]:
+def _agreement(cells: pd.DataFrame, place: int, name: str) -> dict[str, Any]:
     """How many views agree on each cell, as a table like that of the impacts."""
-    cells = atlas.agreement()
     about = {"kind": "agreement", "map": place, "label": f"Table of agreement: {name}", "none": "not asked",
              "caption": "How many views (scorers on scales) agree, of those that could be asked, by concept and layer"}  # fmt: skip
     return about | _rows(agreement_table(cells), cells)
