@@ -156,6 +156,7 @@ def test_a_concept_without_a_tag_is_refused_before_any_work(tiny, ear, tmp_path)
 def test_it_travels_and_does_not_change(ear, clips):
     again = pickle.loads(pickle.dumps(ear))
     assert again.fingerprint == ear.fingerprint and again(clips, RATE).equals(ear(clips, RATE))
+    assert (ear(clips[1:], RATE).to_numpy() == ear(clips, RATE).to_numpy()[1:]).all(), "a clip's score depends on its neighbours"
 
 
 def test_distances_to_what_it_hears(ear, clips):
