@@ -460,7 +460,7 @@ class Muq(_TextScorer):
         return pd.DataFrame(self.network.calc_similarity(heard, asked).cpu().numpy(), columns=self.concepts)
 
 
-# Which of musicnn's tags stand for a concept, fixed before any clip was heard: the tag of its name, and its synonyms.
+# Which of musicnn's tags stand for a concept: the tag of its name, and its synonyms, whatever they score.
 TAGS: dict[str, tuple[str, ...]] = {
     "female": ("female", "woman", "female vocal", "female voice", "female vocalist", "female vocalists"),
     "male": ("male", "man", "male vocal", "male voice", "male vocalists"),
@@ -474,14 +474,13 @@ class Musicnn:
     """Log-odds of tags by musicnn, an outside ear: it learned from recordings of music, and its weights ship with audioscope.
 
     The score of a concept is the mean log-odds of its tags: over those that a net has, then over the nets that have any. It hears
-    any model's audio, in windows of 3 s; a shorter clip is repeated. What it can hear at best in music of a certain kind is its
-    ceiling: its AUROC on clips that are known to have the concept, to be stated beside every number ("Scorers that exist" in the
-    documentation). It has no tags for trumpet, saxophone, trombone, xylophone, harmonica, bongos, maracas and reggae. Source: Pons
+    any model's audio, in windows of 3 s; a shorter clip is repeated. How well it hears a concept in music that certainly has it is
+    its ceiling, to be stated beside every number ("An outside ear" in the documentation). It has no tags for trumpet, saxophone, trombone, xylophone, harmonica, bongos, maracas and reggae. Source: Pons
     and Serra, "musicnn: pre-trained convolutional neural networks for music audio tagging", 2019 (ISC licence).
 
     Args:
-        tags: Concept -> its tags, such as {"harp": ("harp",)}; None is a table of 17 concepts that was fixed before any clip was
-            heard, without those that `nets` have no tag for.
+        tags: Concept -> its tags, such as {"harp": ("harp",)}; None is a fixed table of 17 concepts, not tuned to any clips,
+            without those that `nets` have no tag for.
         nets: The training sets of the nets: "MTT" (MagnaTagATune) and "MSD" (Million Song Dataset), of 50 tags each.
         device: None is a GPU if there is one, else the CPU.
 
