@@ -475,8 +475,9 @@ class Musicnn:
 
     The score of a concept is the mean log-odds of its tags: over those that a net has, then over the nets that have any. It hears
     any model's audio, in windows of 3 s; a shorter clip is repeated. How well it hears a concept in music that certainly has it is
-    its ceiling, to be stated beside every number ("An outside ear" in the documentation). It has no tags for trumpet, saxophone, trombone, xylophone, harmonica, bongos, maracas and reggae. Source: Pons
-    and Serra, "musicnn: pre-trained convolutional neural networks for music audio tagging", 2019 (ISC licence).
+    its ceiling, to be stated beside every number ("An outside ear" in the documentation). It has no tags for trumpet, saxophone,
+    trombone, xylophone, harmonica, bongos, maracas and reggae. Source: Pons and Serra, "musicnn: pre-trained convolutional neural
+    networks for music audio tagging", 2019 (ISC licence).
 
     Args:
         tags: Concept -> its tags, such as {"harp": ("harp",)}; None is a fixed table of 17 concepts, not tuned to any clips,
