@@ -37,7 +37,7 @@ def chart_theme(dark: bool = False) -> dict[str, Any]:
         "axis": titled | {"labelFontSize": 12, "domain": False, "ticks": False, "gridColor": line, "labelPadding": 8},
         "legend": titled | {"labelFontSize": 11},
         "title": title | subtitle,
-        "range": {"diverging": {"scheme": ramp}},
+        "range": {"diverging": {"scheme": ramp}, "heatmap": {"scheme": ramp[3:]}},
         "style": {
             "bar-functional": {"color": accent},
             "bar-other": {"color": page, "fillOpacity": 0, "stroke": quiet, "strokeWidth": 1},

@@ -525,6 +525,46 @@ def test_everything_works_by_keyboard(browser, pages, shown):
         seen.hears(steered(CELLS[0], 1.0), player=SLIDER)
 
 
+@pytest.mark.parametrize("light", [DAY, NIGHT], ids=["light", "dark"])
+def test_where_scorers_agree_is_a_view_with_sound_keys_and_a_table(browser, tmp_path, light):
+    """Two ears: of the best layers, the second one hears that of rap, but not that of fast."""
+    also = {"judge": {"fingerprint": "j", "units": "log-odds", "calibrated": None}}
+    atlas = atlas_of_tones(tmp_path, scorer="listener", scorer_fingerprint="l", calibrated=None, also=also)
+    deaf = (atlas.table["concept"] == "fast") & (atlas.table["scored"] == "fast") & (atlas.table["row"] == "patched")
+    atlas.table["score of judge"] = atlas.table["score"].where(
+        ~deaf, -3.0 + 0.05 * np.random.default_rng(1).standard_normal(len(deaf))
+    )
+    counts = atlas.agreement().set_index(["concept", "layer"])["agree"]
+    assert [counts[key] for key in (("rap", 2), ("fast", 1), ("rap", 0))] == [2, 1, 0]
+    page = atlas.save_html(tmp_path / "page.html", progress=False)
+    pair = int(atlas.examples().set_index("concept").loc["rap", "pair"])
+    with Seen(browser, page.as_uri() + "#concept=rap", **light) as seen:
+        names = seen.page.eval_on_selector_all("#map option", "all => all.map(each => each.textContent)")
+        assert names == ["tones: text swap", "tones: text swap, agreement of listener and judge"]
+        assert "Table of impacts" in seen.page.get_attribute("#tables > div:not([hidden])", "aria-label")
+        seen.page.select_option("#map", "1")
+        seen.until("document.querySelector('#chart').getAttribute('aria-label').startsWith('Heatmap of agreement')")
+        seen.until("document.querySelectorAll('#chart svg path').length > 10")
+        assert "All agree: " in seen.page.get_attribute("#chart", "aria-label")
+        seen.page.focus("#grid")
+        for key, said in (
+            ("ArrowLeft", "rap, layer 1: 0 of 2"),
+            ("ArrowRight", "rap, layer 2: 2 of 2 views agree (listener, raw; judge, raw)"),
+        ):
+            seen.page.keyboard.press(key)
+            seen.until(f"document.querySelector('#said').textContent.startsWith({said!r})")
+        seen.click_cell("rap", 2)
+        seen.hears(pitch("rap", 2, pair))
+        seen.page.click("#tables >> xpath=ancestor::details/summary")
+        row = seen.text("#tables > div:not([hidden]) tr:has(th:text-is('fast'))")
+        assert "".join(row.split()) == "fast" + "0of2" + "1of2" + "0of2" + "0of2"
+        assert "not asked" in seen.text("#tables > div:not([hidden]) tr:has(th:text-is('choir'))")
+        bad = [each["id"] for each in Axe().run(seen.page).response["violations"] if each["impact"] in ("serious", "critical")]
+        assert not bad
+        seen.go(seen.page.url)
+        assert seen.page.input_value("#map") == "1", "its address opens it again"
+
+
 @pytest.mark.parametrize("size", [WIDE, NARROW], ids=["1440", "360"])
 @pytest.mark.parametrize("light", [DAY, NIGHT], ids=["light", "dark"])
 @pytest.mark.parametrize("view", ["atlas", "steering", "features"])

@@ -62,7 +62,8 @@ def test_public_names_are_there_documented_and_at_home(space, name, home):
     value = getattr(import_module(space), name)
     if callable(value):
         assert value.__doc__ and value.__module__ == home
-    assert not (ROOT / space.replace(".", "/") / f"{name}.py").exists()
+    files = {file.name for file in (ROOT / space.replace(".", "/")).iterdir()}  # case counts in imports, but not on every disk
+    assert f"{name}.py" not in files
 
 
 def test_the_top_holds_few_names_and_the_namespaces():
@@ -106,8 +107,8 @@ print(*[name for name in ("torch", "diffusers", "transformers", "nnsight") if na
 
 
 def test_only_scorers_import_scorer_models_and_only_tracing_imports_nnsight():
-    """Scorer models: CLAP and MuQ."""
-    allowed = {"nnsight": {"tracing.py"}, "muq": {"scorers.py"}, "ClapModel": {"scorers.py"}}
+    """Scorer models: CLAP, MuQ and musicnn."""
+    allowed = {"nnsight": {"tracing.py"}, "muq": {"scorers.py"}, "ClapModel": {"scorers.py"}, "musicnn": {"scorers.py"}}
     for file in (ROOT / "audioscope").rglob("*.py"):
         named = {alias.name.split(".")[0] for node in ast.walk(ast.parse(file.read_text())) if isinstance(node, ast.Import | ast.ImportFrom)
                  for alias in node.names} | {node.module.split(".")[0] for node in ast.walk(ast.parse(file.read_text()))

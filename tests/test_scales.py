@@ -1,6 +1,7 @@
 """Scales and scorers of an atlas: what clipping hides, what two networks agree on, controls, false cells and fragile sets."""
 
 import json
+import warnings
 from dataclasses import replace
 
 import numpy as np
@@ -10,7 +11,7 @@ import pytest
 import audioscope
 from audioscope import datasets
 from audioscope.atlas.atlas import Atlas
-from audioscope.atlas.charts import heatmap
+from audioscope.atlas.charts import agreement_heatmap, agreement_table, heatmap
 from audioscope.stats import holm
 
 LAYERS = 4
@@ -175,6 +176,60 @@ def test_what_two_networks_and_two_scales_agree_on():
     assert found.loc[found["undecided"], ["concept", "layer"]].to_numpy().tolist() == [["x1", 2]] and (found["views"] == 4).all()
     alone = atlas_of(swaps, pairs=20, noise=0.2).agreement()
     assert (alone["views"] == 2).all(), "two scales of one network"
+
+
+def views_of(pairs=20):
+    """x1: layer 0 is heard by all, 1 not by the judge, 2 not beyond the clip, 3 by none; the judge does not know y1; z1 is undefined."""
+    swaps = {("x1", "x1"): (-20.0, 5.0, [0.95, 0.0, 0.3, 0.0]), ("y1", "y1"): (-3.0, 5.0, [0.9, 0.0, 0.0, 0.0]),
+             ("z1", "z1"): (0.0, 0.0, [0.0, 0.0, 0.0, 0.0])}  # fmt: skip
+    swaps |= {(a, b): (-20.0 if b == "x1" else -3.0, 5.0 if b != "z1" else -3.0, [0, 0, 0, 0]) for a in ("x1", "y1", "z1")
+              for b in ("x1", "y1", "z1") if a != b}  # fmt: skip
+    atlas = atlas_of(swaps, pairs=pairs, noise=0.2, judge=1.0)
+    deaf = (atlas.table["layer"] == 1) & (atlas.table["concept"] == "x1") & (atlas.table["scored"] == "x1")
+    atlas.table.loc[deaf, "score"] += 24.0
+    atlas.table.loc[atlas.table["scored"] == "y1", "score of judge"] = np.nan
+    return atlas
+
+
+def test_how_many_views_agree_of_those_that_could_be_asked():
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")  # of means of nothing, for what a scorer does not know
+        found = views_of().agreement()
+    assert found["kind"].unique().tolist() == ["cross"]
+    counted = found.set_index(["concept", "layer"])[["views", "asked", "agree"]]
+    assert counted.loc["x1"].to_numpy().tolist() == [[4, 4, 4], [4, 3, 2], [4, 2, 2], [4, 2, 0]]
+    assert counted.loc["y1"].to_numpy().tolist() == [[2, 2, 2], [2, 2, 0], [2, 2, 0], [2, 2, 0]], "one scorer knows it"
+    assert (counted.loc["z1", ["asked", "agree"]] == 0).all(axis=None), "undefined: nobody can be asked"
+    said = found.set_index(["concept", "layer"])["agreeing"]
+    assert said["x1", 1] == "listener, raw; listener, clipped" and said["x1", 2] == "listener, raw; judge, raw"
+    assert said["y1", 0] == "listener, raw; listener, clipped" and said["x1", 3] == ""
+    assert found.loc[found["holds"], ["concept", "layer"]].to_numpy().tolist() == [["x1", 0], ["y1", 0]]
+    assert (found["holds"] == (found["agree"] == found["views"])).all() and (found["agree"] <= found["asked"]).all()
+
+
+def test_what_the_first_scorer_cannot_define_others_may_agree_on():
+    """The listener hears no difference of the prompts, the judge does: its sign is then the one that counts."""
+    atlas = atlas_of({("x1", "x1"): (-4.0, 4.0, [0.9, 0.0, 0.0, 0.0])}, pairs=20, noise=0.2, judge=1.0)
+    atlas.table["score"] = 0.3 * np.random.default_rng(5).normal(size=len(atlas.table))
+    first = atlas.agreement().set_index("layer")
+    assert first["asked"].tolist() == [2, 2, 2, 2] and first["agree"].tolist() == [2, 0, 0, 0]
+    assert first.loc[0, "agreeing"] == "judge, raw; judge, clipped" and not first["holds"].any()
+
+
+def test_the_agreement_as_a_chart_and_as_a_table():
+    cells = views_of().agreement()
+    spec = agreement_heatmap(cells).to_dict()
+    drawn = next(rows for rows in spec["datasets"].values() if "agree" in rows[0])
+    by_cell = {(row["concept"], row["layer"]): row for row in drawn}
+    assert by_cell["x1", 1]["digits"] == "2/3" and by_cell["x1", 0]["digits"] == "4" and by_cell["y1", 0]["digits"] == "2"
+    assert by_cell["x1", 1]["reading"] == "2 of 3 views agree (listener, raw; listener, clipped)"
+    assert by_cell["z1", 0]["reading"] == "not asked: undefined or censored"
+    assert "All agree: x1 at 0; y1 at 0." in spec["description"] and "up to 4 views" in spec["description"]
+    table = agreement_table(cells)
+    assert table.loc["x1"].tolist() == [("4", "of 4"), ("2", "of 3"), ("2", "of 2"), ("0", "of 2")]
+    assert table.loc["z1"].tolist() == [("", "")] * 4
+    with pytest.raises(ValueError, match="no cells yet"):
+        agreement_heatmap(cells[:0])
 
 
 def test_a_side_taken_from_the_data_is_paid_for():

@@ -160,6 +160,22 @@ def test_clap_hears_the_end_of_a_clip_of_one_window_and_a_half(clap_folder):
     assert not torch.allclose(first, second, rtol=1e-3, atol=1e-4)
 
 
+@pytest.mark.slow
+def test_a_sweep_scored_by_clap_in_windows_with_an_outside_ear(clap_folder, tiny, tmp_path):
+    """The paper's template and windows, from audio to impacts; what it hears again of the kept clips is what it heard."""
+    clap, ear = Clap(clap_folder, device="cpu"), audioscope.scoring.Musicnn(device="cpu")
+    assert clap.queries["female"] == "This is a music of female vocals" and len(clap.concepts) > 20
+    run = {"pairs": 2, "sites": [1], "steps": 1, "out": tmp_path, "progress": False}
+    atlas = audioscope.localize(tiny, ["violin"], scorer=clap, also=[ear], **run)
+    assert atlas.scorers == [clap.name, "musicnn"] and atlas.settings["units"] == "cosine similarity" and atlas.scales == ("raw",)
+    assert clap._windows(torch.zeros(1, 1, 65_536), RATE)[1] == 3, "4.1 s in windows of 2 s"
+    rows = atlas.table.query("scored == 'violin'")
+    kept = torch.from_numpy(np.stack([audioscope.Clip.load(tmp_path / name).samples for name in rows["clip"]]))
+    for scorer, column in ((clap, "score"), (ear, "score of musicnn")):
+        assert rows[column].to_numpy(float) == pytest.approx(scorer(kept, RATE)["violin"].to_numpy(), abs=0.05)  # 16 bits
+    assert atlas.agreement()["views"].tolist() == [2]
+
+
 def test_a_missing_checkpoint_or_package_is_one_line(tmp_path, monkeypatch):
     with pytest.raises(FileNotFoundError, match="No CLAP checkpoint") as caught:
         Clap(tmp_path / "nothing")

@@ -12,6 +12,7 @@ import tomllib
 from importlib.metadata import packages_distributions
 from importlib.util import find_spec
 from pathlib import Path
+from zipfile import ZipFile
 
 import pytest
 import yaml
@@ -302,6 +303,7 @@ def test_torchaudio_imports_here() -> None:
 OUTSIDE = """
 import pathlib, sys
 import numpy
+import torch
 import audioscope
 from audioscope.store import data_folder
 
@@ -314,6 +316,8 @@ clip = model.generate("a slow sad song with violin", seed=0, steps=2)
 waveform = numpy.asarray(clip.samples)
 assert waveform.size and numpy.isfinite(waveform).all()
 assert len(audioscope.datasets.atlas().examples()) > 5
+ear = audioscope.scoring.Musicnn(device="cpu")
+assert numpy.isfinite(ear(torch.from_numpy(waveform)[None], clip.rate)).all(axis=None)
 from audioscope.pages.book import make_book
 from audioscope.store import notebooks_folder
 
@@ -330,6 +334,9 @@ def test_wheel_works_outside_the_checkout(tmp_path: Path) -> None:
     # Nothing here needs the network: hatchling is in the test extra, and the dependencies are the environment's.
     subprocess.run([*pip, "wheel", "--no-deps", "--no-build-isolation", "--no-index", "-w", tmp_path, ROOT], check=True)
     (wheel,) = tmp_path.glob("audioscope_diffusion-*.whl")
+    with ZipFile(wheel) as packed:
+        kept = {name.split("/licenses/")[1] for name in packed.namelist() if "/licenses/" in name}
+    assert kept == set(PROJECT["license-files"]) == {"LICENSE", *(str(f.relative_to(ROOT)) for f in ROOT.glob("data/**/LICENSE"))}
     site = tmp_path / "site"
     subprocess.run([*pip, "install", "--no-deps", "--no-index", "--target", site, wheel], check=True)
 

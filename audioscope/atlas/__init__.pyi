@@ -1,5 +1,6 @@
 from .atlas import SCALES as SCALES
 from .atlas import Atlas as Atlas
+from .charts import agreement_heatmap as agreement_heatmap
 from .charts import heatmap as heatmap
 from .charts import score_strip as score_strip
 from .charts import side_by_side as side_by_side

@@ -282,7 +282,10 @@ class Atlas:
             The control [sites], in the score's units; NaN if there is no unrelated concept.
         """
         others = [other for other in self.unrelated(concept) if other != without]
-        shifts = [np.abs(np.nanmean(self.shifts(scale)[other, concept][0], axis=0)) for other in others]
+        swaps = [self.shifts(scale)[other, concept][0] for other in others]
+        shifts = [
+            np.abs(np.nanmean(swap, axis=0)) for swap in swaps if not np.isnan(swap).all()
+        ]  # a scorer may not know a concept
         return np.nanmean(shifts, axis=0) if shifts else np.full(len(self.sites), np.nan)
 
     def impacts(self, scale: Scale | None = None) -> pd.DataFrame:

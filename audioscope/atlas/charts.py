@@ -141,6 +141,28 @@ def _params(groups: list[str]) -> list[alt.Parameter]:
     return [alt.param(name=name, value=value, bind=menus.get(name, alt.Undefined)) for name, value in PARAMS.items()]
 
 
+def _grid(cells: pd.DataFrame, sites: list[str], tooltip: list[alt.Tooltip], labels: bool = True) -> alt.Chart:
+    """Concepts by layers without a mark, in the chosen order. labels: show the concepts."""
+    place = "sort_by == 'peak' ? datum.by_peak : sort_by == 'similarity' ? datum.by_similarity : datum.by_group"
+    y = alt.Y(
+        "concept:N",
+        sort=alt.EncodingSortField("place", op="min"),
+        scale=alt.Scale(paddingInner=0.08, paddingOuter=0.04),
+        axis=alt.Axis(title=None, labelLimit=170, labelPadding=8) if labels else None,
+    )
+    shown = alt.Chart(rows(cells)).transform_filter("only_group == 'all' || datum.group == only_group")
+    return shown.transform_calculate(place=place).encode(x=_x(sites), y=y, tooltip=tooltip)
+
+
+def _group_names(base: alt.Chart, cells: pd.DataFrame, sites: list[str]) -> alt.Chart:
+    """Each group once, next to its first concept, in the order by group; in the other orders, next to every concept."""
+    named = base.transform_filter(f"datum.site == {json.dumps(sites[0])} && (sort_by != 'group' || datum.heads)")
+    left = -int(min(170, 6.6 * cells.concept.str.len().max())) - 84  # 6.6 px is a generous mean width of a letter at 12 px
+    named = named.transform_calculate(reading="''")  # a name is not a cell: nothing to hover over or to choose
+    label = named.mark_text(style="label-quiet", align="left", aria=False)
+    return label.encode(x=alt.value(left), text="group:N", tooltip=alt.value(None))
+
+
 def _matrix(
     cells: pd.DataFrame, means: pd.DataFrame, step: float, direction: str, model: str = "", labels: bool = True
 ) -> alt.LayerChart:
@@ -150,15 +172,6 @@ def _matrix(
     concepts and groups.
     """
     sites = list(means.site)
-    width = step * len(sites)
-    place = "sort_by == 'peak' ? datum.by_peak : sort_by == 'similarity' ? datum.by_similarity : datum.by_group"
-    axis = alt.Axis(title=None, labelLimit=170, labelPadding=8) if labels else None
-    y = alt.Y(
-        "concept:N",
-        sort=alt.EncodingSortField("place", op="min"),
-        scale=alt.Scale(paddingInner=0.08, paddingOuter=0.04),
-        axis=axis,
-    )
     tooltip = [alt.Tooltip("concept:N"), alt.Tooltip("site:N", title="module"), alt.Tooltip("reading:N", title="impact")]
     if model:
         tooltip = [alt.Tooltip("model:N"), *tooltip]
@@ -170,12 +183,7 @@ def _matrix(
             alt.Tooltip("control:N"),
             alt.Tooltip("pairs:Q"),
         ]
-    base = (
-        alt.Chart(rows(cells))
-        .transform_filter("only_group == 'all' || datum.group == only_group")
-        .transform_calculate(place=place)
-        .encode(x=_x(sites), y=y, tooltip=tooltip)
-    )
+    base = _grid(cells, sites, tooltip, labels)
     zero, one = ends(direction)
     color = alt.Color(
         "impact:Q",
@@ -213,13 +221,8 @@ def _matrix(
         base.transform_filter(chosen).mark_rect(style="chosen", filled=False, aria=False),
     ]
     if labels:
-        # in the order by group, each group is named once, next to its first concept; in the other orders, next to every concept
-        named = base.transform_filter(f"datum.site == {json.dumps(sites[0])} && (sort_by != 'group' || datum.heads)")
-        left = -int(min(170, 6.6 * cells.concept.str.len().max())) - 84  # 6.6 px is a generous mean width of a letter at 12 px
-        named = named.transform_calculate(reading="''")  # a name is not a cell: nothing to hover over or to choose
-        label = named.mark_text(style="label-quiet", align="left", aria=False)
-        layers.append(label.encode(x=alt.value(left), text="group:N", tooltip=alt.value(None)))
-    return alt.LayerChart(layer=layers, width=width, height=alt.Step(ROW))
+        layers.append(_group_names(base, cells, sites))
+    return alt.LayerChart(layer=layers, width=step * len(sites), height=alt.Step(ROW))
 
 
 def _strip(means: pd.DataFrame, step: float, labels: bool = True, model: str = "") -> alt.LayerChart:
@@ -369,6 +372,109 @@ def heatmap(
         alt.vconcat(_strip(means, step), matrix, _foot(means, step), spacing=7)
         .add_params(*_params(list(cells.group.unique())))
         .properties(title=alt.TitleParams(title, subtitle=notes), description=_description(cells, means))
+        .configure(**chart_theme())
+    )
+
+
+def agreement_table(cells: pd.DataFrame) -> pd.DataFrame:
+    """Concepts in rows and sites in columns, with how many views agree of how many could be asked: ("2", "of 3"), ("", "") for 0 of 0."""
+    text = [(str(row.agree), f"of {row.asked}") if row.asked else ("", "") for row in cells.itertuples()]
+    return impact_table(cells.assign(text=text), values="text")
+
+
+def agreement_heatmap(
+    cells: pd.DataFrame, title: str = "How many views agree that a layer carries a concept"
+) -> alt.VConcatChart:
+    """Draw for each cell how many views (scorers on scales) agree that its impact lies beyond the control.
+
+    The color is the number of views that agree, which is also printed, with the number that could be asked where that is smaller
+    than the number of views. Cells that hold in all views are outlined; cells that no view could be asked about are hatched gray.
+    Menus order the concepts and show one group alone, as in `heatmap`.
+
+    Args:
+        cells: As `Atlas.agreement` returns them.
+        title: Stands above the chart.
+
+    Returns:
+        An Altair chart.
+
+    Raises:
+        ValueError: There is nothing to draw.
+
+    Example:
+        >>> chart = audioscope.atlas.agreement_heatmap(audioscope.datasets.atlas().agreement())
+        >>> chart.to_dict()["description"][:63]
+        'Heatmap of agreement, 21 concepts by 12 layers, up to 4 views: '
+    """
+    if cells.empty:
+        raise ValueError("The atlas has no cells yet: let localize() finish at least one concept.")
+    shown = cells.reset_index(drop=True)
+    sites = list(shown.sort_values("layer", kind="stable").site.unique())
+    step = max(26, min(46, 720 // len(sites)))
+    labels = [name.removeprefix("impact ") for name in shown.columns if name.startswith("impact ")]
+    first = shown[f"impact {labels[0]}"]
+    places = orders(shown.assign(impact=first, defined=first.notna())).set_index("concept").reindex(shown.concept)
+    groups, most = shown.group.fillna(""), int(shown.views.max())
+    said = [
+        f"{row.agree} of {row.asked} views agree" + (f" ({row.agreeing})" if row.agree else "") if row.asked else "not asked: undefined or censored"
+        for row in shown.itertuples()
+    ]  # fmt: skip
+    drawn = pd.DataFrame(
+        {
+            "concept": shown.concept, "group": groups, "heads": shown.concept.isin(shown.concept[~groups.duplicated()]),
+            "by_group": places["group"].to_numpy(), "by_peak": places["peak"].to_numpy(),
+            "by_similarity": places["similarity"].to_numpy(), "site": shown.site, "layer": shown.layer,
+            "agree": shown.agree, "asked": shown.asked, "views": shown.views, "holds": shown.holds, "reading": said,
+            "digits": [f"{row.agree}/{row.asked}" if row.asked < row.views else f"{row.agree}" for row in shown.itertuples()],
+        }
+    )  # fmt: skip
+    tooltip = [
+        alt.Tooltip("concept:N"), alt.Tooltip("site:N", title="module"), alt.Tooltip("reading:N", title="agreement"),
+        alt.Tooltip("views:Q"),
+    ]  # fmt: skip
+    base = _grid(drawn, sites, tooltip)
+    color = alt.Color(
+        "agree:Q",
+        scale=alt.Scale(domain=[0, most], interpolate="rgb"),
+        legend=alt.Legend(
+            title="views that agree", orient="bottom", direction="horizontal", gradientLength=260, gradientThickness=10,
+            values=list(range(most + 1)), format="d", titlePadding=6, offset=14,
+        ),
+    )  # fmt: skip
+    missing, chosen = base.transform_filter("!datum.asked"), "datum.concept == chosen_concept && datum.site == chosen_site"
+    text = base.mark_text(aria=False).encode(text="digits:N")
+    layers = [
+        base.transform_filter("datum.asked > 0").mark_rect(aria=False).encode(color=color),
+        missing.mark_rect(style="undefined", aria=False),
+        missing.mark_point(style="hatch", shape=_hatch(step), size=ROW**2, filled=False, strokeCap="butt", aria=False),
+        text.transform_filter(f"datum.agree > 0 && datum.agree < {0.75 * most}").mark_text(style="on-pale", aria=False),
+        text.transform_filter(f"datum.agree > 0 && datum.agree >= {0.75 * most}").mark_text(style="on-deep", aria=False),
+        base.transform_filter("datum.holds").mark_rect(style="outline", filled=False, aria=False),
+        base.transform_filter(chosen).mark_rect(style="chosen", filled=False, aria=False),
+        _group_names(base, drawn, sites),
+    ]
+    numbers = alt.Chart(rows(drawn.drop_duplicates("site")[["site", "layer"]])).encode(x=_x(sites), text="layer:N")
+    margin = alt.Chart(drawn[["site"]].head(1)).mark_text(style="label-quiet", align="right", y=9, aria=False)
+    foot = [numbers.mark_text(style="label-quiet", y=9, aria=False), margin.encode(x=alt.value(-8), text=alt.value("layer"))]
+    held = [f"{name} at {', '.join(map(str, part.layer))}" for name, part in drawn[drawn.holds].groupby("concept", sort=False)]
+    return (
+        alt.vconcat(
+            alt.LayerChart(layer=layers, width=step * len(sites), height=alt.Step(ROW)),
+            alt.LayerChart(layer=foot, width=step * len(sites), height=18),
+            spacing=7,
+        )
+        .add_params(*_params(list(groups.unique())))
+        .properties(
+            title=alt.TitleParams(
+                title,
+                subtitle=[
+                    f"Views: {'; '.join(labels)}. A number says how many agree; 2/3 means 2 of only 3 that could be asked.",
+                    "Outlined: all views agree. Hatched gray: none could be asked, since the cell is undefined or censored.",
+                ],
+            ),
+            description=f"Heatmap of agreement, {drawn.concept.nunique()} concepts by {len(sites)} layers, up to {most} views: "
+            f"{'; '.join(labels)}. All agree: {'; '.join(held) or 'nowhere'}.",
+        )
         .configure(**chart_theme())
     )
 

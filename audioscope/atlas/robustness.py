@@ -182,7 +182,10 @@ def false_cells(atlas: Atlas, scale: Scale | None = None) -> dict[str, float]:
 
 
 def agreement(atlas: Atlas) -> pd.DataFrame:
-    """Which cells hold on every scale and for every scorer: one row per concept and site.
+    """Which cells hold on every scale and for every scorer, and in how many of them: one row per concept and site.
+
+    A view is one scorer on the raw scale, or on the clipped scale if it has one. A cell agrees in a view if its impact lies beyond
+    the control there and is of the same sign as in the first view that defines it.
 
     Args:
         atlas: The atlas; for a method, it is the object itself.
@@ -190,13 +193,15 @@ def agreement(atlas: Atlas) -> pd.DataFrame:
     Returns:
         A table with one row per concept and site.
 
-        - concept, group, site, layer
-        - "impact ..." and "p ...": for each scorer, on the raw scale and on the clipped scale if there is one ("impact judge,
-          raw"): the impact and its p-value, two-sided and Holm-corrected over the cells, under the hypothesis that it does not
-          exceed the control
-        - views: how many such combinations there are; two of one scorer are not a second opinion
-        - holds: the same sign in all of them, and every p at most .05
-        - holds_raw: the same for the raw scale alone
+        - concept, group, site, kind ("cross" or "self"), layer
+        - "impact ..." and "p ...": for each view ("impact judge, raw"), the impact and its p-value, two-sided and Holm-corrected
+          over the cells, under the hypothesis that it does not exceed the control
+        - views: the number of views whose scorer knows the concept; two of one scorer are not a second opinion
+        - asked: in how many of them the cell could be asked: the impact is defined, and the cell is not censored unless it agrees
+        - agree: in how many it agrees, with p at most .05
+        - agreeing: the names of the latter, such as "listener, raw; judge, raw"
+        - holds: it agrees in all views
+        - holds_raw: it agrees in all views on the raw scale
         - undecided: it holds on the raw scale but not in all views, and in most pairs both scores lie beyond the calibrated
           range, so that the clipped scale can say nothing for or against it
 
@@ -204,32 +209,39 @@ def agreement(atlas: Atlas) -> pd.DataFrame:
         >>> cells = audioscope.datasets.atlas().agreement()
         >>> cells["views"].unique().tolist()  # two scorers on two scales
         [4]
-        >>> bool(cells["holds_raw"].sum() > cells["holds"].sum())
-        True
+        >>> cells.query("concept == 'fast' and layer in [1, 2]")[["layer", "agree", "asked", "holds"]].values.tolist()
+        [[1, 2, 4, False], [2, 4, 4, True]]
     """
     heard = {name: atlas.heard_by(name) for name in atlas.scorers}
-    views = {(name, scale): view for name, view in heard.items() for scale in view.scales if scale != "probability"}
-    first = atlas.impacts()
-    result, signs = first[["concept", "group", "site", "layer"]], np.sign(first["impact"].to_numpy())
-    hidden = np.zeros(len(first))
-    for (name, scale), view in views.items():
-        impacts = view.impacts(scale)
-        chances = []
-        for place, row in enumerate(impacts.itertuples()):
+    views = {f"{name}, {scale}": (view, scale) for name, view in heard.items() for scale in view.scales if scale != "probability"}
+    tables = {label: view.impacts(scale) for label, (view, scale) in views.items()}
+    raw = [label for label, (_, scale) in views.items() if scale == "raw"]
+    impacts = pd.DataFrame(
+        {f"impact {label}": tables[label]["impact"] for label in sorted(tables, key=lambda each: each not in raw)}
+    )
+    signs = np.sign(impacts.bfill(axis=1).iloc[:, 0].to_numpy(float))
+    kinds = {site.path: site.kind for site in atlas.sites}
+    result = atlas.impacts()[["concept", "group", "site", "layer"]]
+    result.insert(3, "kind", result["site"].map(kinds))
+    known, asked, agrees, hidden = (pd.DataFrame(index=result.index) for _ in range(4))
+    for label, (view, scale) in views.items():
+        chances, there = [], []
+        for place, row in enumerate(tables[label].itertuples()):
             shift, whole = (part[:, place % len(atlas.sites)] for part in view.shifts(scale)[row.concept, row.concept][:2])
             bound = np.nan_to_num(row.control)
             chances.append(beyond(signs[place] * shift, whole, bound, bounded=scale != "raw") if row.defined else np.nan)
+            there.append(bool(np.isfinite(whole).any()))
         p = holm(np.minimum(1.0, 2 * np.array(chances)))  # two-sided: the side was taken from the data
-        hidden = np.maximum(hidden, impacts["censored"].to_numpy())
-        result = result.assign(**{f"impact {name}, {scale}": impacts["impact"], f"p {name}, {scale}": p})
-
-    def hold(scales: tuple[Scale, ...]) -> np.ndarray:
-        labels = [f"{name}, {scale}" for name, scale in views if scale in scales]
-        same = np.all([np.sign(result[f"impact {label}"]) == signs for label in labels], axis=0)
-        return same & np.all([result[f"p {label}"] <= 0.05 for label in labels], axis=0)
-
-    everywhere, raw = hold(("raw", "clipped")), hold(("raw",))
-    return result.assign(views=len(views), holds=everywhere, holds_raw=raw, undecided=raw & ~everywhere & (hidden > CENSORED))
+        known[label], hidden[label] = there, tables[label]["censored"] > CENSORED
+        agrees[label] = (np.sign(tables[label]["impact"]) == signs) & (p <= 0.05)
+        asked[label] = tables[label]["defined"] & (~hidden[label] | agrees[label])
+        result = result.assign(**{f"impact {label}": tables[label]["impact"], f"p {label}": p})
+    everywhere, on_raw = (agrees | ~known).all(axis=1), (agrees | ~known)[raw].all(axis=1)
+    return result.assign(
+        views=known.sum(axis=1), asked=asked.sum(axis=1), agree=agrees.sum(axis=1),
+        agreeing=["; ".join(agrees.columns[row]) for row in agrees.to_numpy()],
+        holds=everywhere, holds_raw=on_raw, undecided=on_raw & ~everywhere & hidden.any(axis=1),
+    )  # fmt: skip
 
 
 def correlation(atlas: Atlas, other: Atlas, scale: Scale | None = None, other_scale: Scale | None = None) -> dict[str, float]:

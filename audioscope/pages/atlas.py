@@ -18,11 +18,11 @@ from threadpoolctl import threadpool_limits
 from tqdm.auto import tqdm
 
 from audioscope.atlas.atlas import Atlas, Scale, ends
-from audioscope.atlas.charts import impact_table
+from audioscope.atlas.charts import agreement_table, impact_table
 from audioscope.atlas.robustness import CENSORED
 from audioscope.errors import all_of, as_path, one_or_more
 from audioscope.installed import cores, need
-from audioscope.pages.atlas_data import PATCHES, Piece, atlas_data, charts_of, names_of, scale_on, steering_data
+from audioscope.pages.atlas_data import PATCHES, Piece, agreements_of, atlas_data, charts_of, names_of, scale_on, steering_data
 from audioscope.pages.html import LOUDNESS, asset, json_for_html, page, render, save_page
 from audioscope.steer.results import SteeringSweep
 from audioscope.theme import chart_theme, reading
@@ -181,7 +181,8 @@ class _Page:
         self.scale = atlas.scale_of(scale)
         self.title = f"Concept atlas of {atlas.settings['model']}"
         self.names = names_of(self.atlases)
-        self.charts = list(charts_of(self.atlases, self.names, self.scale))
+        self.agreements = agreements_of(self.atlases)
+        self.charts = list(charts_of(self.atlases, self.names, self.agreements, self.scale))
         self.maps: list[dict[str, Any]] = []
         self.axes: list[dict[str, Any]] = []
         self.pieces: list[Piece] = []
@@ -212,7 +213,10 @@ class _Page:
             question=f"Each cell asks: {QUESTION[settings['direction']]} With an impact of 0, the music sounds like the {zero} "
             f"prompt, with 1 like the {one} prompt; below 0, it moves the other way.",
             settings=[*_settings(settings), ("scale", SCALE_SAID[self.scale])], functional=_functional(means),
-            tables=[_table(each, name, scale_on(each, self.scale)) for each, name in zip(self.atlases, self.names, strict=True)],
+            tables=[
+                *(_table(each, place, self.names[place], scale_on(each, self.scale)) for place, each in enumerate(self.atlases)),
+                *(_agreement(cells, place, self.names[place]) for place, cells in self.agreements.items()),
+            ],
             functional_sites=list(atlas.functional_on(self.scale)), undefined=_undefined(atlas, self.scale),
             all_settings=[(name, value if isinstance(value, str) else json.dumps(value)) for name, value in settings.items()],
             axes=[{"title": axis["title"], "track": axis["methods"][0]} for axis in self.axes],
@@ -315,22 +319,35 @@ def _settings(settings: dict) -> list[tuple[str, str]]:
     return [(words.get(name, name), str(shown[name])) for name in first if shown.get(name) is not None]
 
 
-def _table(atlas: Atlas, name: str, scale: Scale | None) -> dict[str, Any]:
+def _table(atlas: Atlas, place: int, name: str, scale: Scale | None) -> dict[str, Any]:
     """The heatmap as a table: columns of (site, layer), rows of (concept, cells of (impact, interval)).
 
     Impact and interval are empty where undefined; a censored cell says so in place of its number.
     """
     impacts = atlas.impacts(scale)
-    labels = dict(zip(impacts.site, impacts.layer, strict=True))
     text = [
         ("", "") if not ok else ("censored", f"{part:.0%} of pairs") if part > CENSORED else reading(*row).partition(" ")[::2]
         for ok, part, *row in zip(
             impacts.defined, impacts.get("censored", 0.0 * impacts.impact), impacts.impact, impacts.low, impacts.high, strict=True
         )
     ]
-    table = impact_table(impacts.assign(text=text), values="text")
+    about = {"kind": "impact", "map": place, "label": f"Table of impacts: {name}", "none": "undefined",
+             "caption": "Impact with its 95 % interval, by concept and layer"}  # fmt: skip
+    return about | _rows(impact_table(impacts.assign(text=text), values="text"), impacts)
+
+
+def _agreement(cells: pd.DataFrame, place: int, name: str) -> dict[str, Any]:
+    """How many views agree on each cell, as a table like that of the impacts."""
+    about = {"kind": "agreement", "map": place, "label": f"Table of agreement: {name}", "none": "not asked",
+             "caption": "How many views (scorers on scales) agree, of those that could be asked, by concept and layer"}  # fmt: skip
+    return about | _rows(agreement_table(cells), cells)
+
+
+def _rows(table: pd.DataFrame, cells: pd.DataFrame) -> dict[str, Any]:
+    """A table of pairs of texts for the page: columns of (site, layer), rows of (concept, pairs), empty where there is none."""
+    labels = dict(zip(cells.site, cells.layer, strict=True))
     rows = [
         (concept, [cell if isinstance(cell, tuple) else ("", "") for cell in row])
         for concept, row in zip(table.index, table.values, strict=True)
     ]
-    return {"name": name, "columns": [(site, labels[site]) for site in table.columns], "rows": rows}
+    return {"columns": [(site, labels[site]) for site in table.columns], "rows": rows}

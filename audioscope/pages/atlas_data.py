@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from difflib import SequenceMatcher
 from functools import partial
@@ -10,9 +10,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 
 from audioscope.atlas.atlas import Atlas, Scale, ends
-from audioscope.atlas.charts import score_strip, side_by_side
+from audioscope.atlas.charts import agreement_heatmap, score_strip, side_by_side
 from audioscope.atlas.windows import window_of
 from audioscope.audio import Clip
 from audioscope.pages.html import sound
@@ -240,17 +241,28 @@ def scale_on(atlas: Atlas, scale: Scale | None) -> Scale | None:
     return scale if scale in atlas.scales else None
 
 
-def charts_of(atlases: Sequence[Atlas], names: Sequence[str], scale: Scale | None = None) -> Iterator[dict[str, Any]]:
-    """The heatmap of each atlas by its name, and the models side by side if there are several."""
+def agreements_of(atlases: Sequence[Atlas]) -> dict[int, pd.DataFrame]:
+    """Of the atlases whose clips several scorers heard, by their places, where these agree."""
+    return {place: each.agreement() for place, each in enumerate(atlases) if "row" in each.table and len(each.scorers) > 1}
 
-    def entry(name: str, place: int | None, chart: Any, wide: bool) -> dict[str, Any]:
+
+def charts_of(
+    atlases: Sequence[Atlas], names: Sequence[str], agreements: Mapping[int, pd.DataFrame], scale: Scale | None = None
+) -> Iterator[dict[str, Any]]:
+    """The heatmap of each atlas by its name, those of agreements, and the models side by side if there are several."""
+
+    def entry(name: str, place: int | None, chart: Any, wide: bool, kind: str = "impact") -> dict[str, Any]:
         whole = chart.to_dict()
         title, notes = whole["title"]["text"], " ".join(whole["title"]["subtitle"])
-        return {"name": name, "map": place, "title": title, "notes": notes, "spec": spec_of(whole), "wide": wide}
+        return {"name": name, "map": place, "title": title, "notes": notes, "spec": spec_of(whole), "wide": wide,
+                "kind": kind}  # fmt: skip
 
     models: dict[str, Atlas] = {}
     for place, atlas in enumerate(atlases):
         models.setdefault(str(atlas.settings["model"]), atlas)
         yield entry(names[place], place, atlas.chart(scale_on(atlas, scale)), len(atlas.sites) > 30)
+    for place, cells in agreements.items():
+        name = f"{names[place]}, agreement of {' and '.join(atlases[place].scorers)}"
+        yield entry(name, place, agreement_heatmap(cells), len(atlases[place].sites) > 30, "agreement")
     if len(models) > 1:
         yield entry("all models, by relative depth", None, side_by_side(models), True)

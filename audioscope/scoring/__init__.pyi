@@ -10,6 +10,7 @@ from .scorers import Clap as Clap
 from .scorers import ListenerScorer as ListenerScorer
 from .scorers import MeasureScorer as MeasureScorer
 from .scorers import Muq as Muq
+from .scorers import Musicnn as Musicnn
 from .scorers import Scorer as Scorer
 from .scorers import default_scorer as default_scorer
 from .scorers import feature_distance as feature_distance

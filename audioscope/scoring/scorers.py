@@ -20,8 +20,9 @@ from torchaudio.functional import resample
 
 from audioscope.audio import ready_librosa
 from audioscope.concepts import shipped_groups
-from audioscope.errors import known_name
+from audioscope.errors import known_name, listed, said
 from audioscope.installed import need
+from audioscope.scoring import musicnn
 from audioscope.store import LOADING, default_device, fingerprint
 from audioscope.tiny import listener
 from audioscope.tiny.bank import RATE
@@ -457,6 +458,117 @@ class Muq(_TextScorer):
         heard = self.network(wavs=resampled(audio.float().mean(1), rate, self.rate).to(device))
         asked = self.network(texts=list(self.queries.values()))
         return pd.DataFrame(self.network.calc_similarity(heard, asked).cpu().numpy(), columns=self.concepts)
+
+
+# Which of musicnn's tags stand for a concept: the tag of its name, and its synonyms, whatever they score.
+TAGS: dict[str, tuple[str, ...]] = {
+    "female": ("female", "woman", "female vocal", "female voice", "female vocalist", "female vocalists"),
+    "male": ("male", "man", "male vocal", "male voice", "male vocalists"),
+    "metal": ("metal", "heavy metal"),
+    **{name: (name,) for name in ("slow", "fast", "happy", "sad", "opera", "jazz", "techno", "pop", "violin", "cello", "flute",
+                                  "guitar", "piano", "drums")},
+}  # fmt: skip
+
+
+class Musicnn:
+    """Log-odds of tags by musicnn, an outside ear: it learned from recordings of music, and its weights ship with audioscope.
+
+    The score of a concept is the mean log-odds of its tags: over those that a net has, then over the nets that have any. It hears
+    any model's audio, in windows of 3 s; a shorter clip is repeated. How well it hears a concept in music that certainly has it is
+    its ceiling, to be stated beside every number ("An outside ear" in the documentation). It has no tags for trumpet, saxophone,
+    trombone, xylophone, harmonica, bongos, maracas and reggae. Source: Pons and Serra, "musicnn: pre-trained convolutional neural
+    networks for music audio tagging", 2019 (ISC licence).
+
+    Args:
+        tags: Concept -> its tags, such as {"harp": ("harp",)}; None is a fixed table of 17 concepts, not tuned to any clips,
+            without those that `nets` have no tag for.
+        nets: The training sets of the nets: "MTT" (MagnaTagATune) and "MSD" (Million Song Dataset), of 50 tags each.
+        device: None is a GPU if there is one, else the CPU.
+
+    Raises:
+        UnknownName: There is no such net or tag; the message lists those that there are.
+        ValueError: There are no tags of a concept in `nets`, or an argument is of another form.
+
+    Example:
+        >>> ear = audioscope.scoring.Musicnn()
+        >>> clips = [model.generate(f"a {tempo} metal song", seed=0) for tempo in ("fast", "slow")]
+        >>> import torch
+        >>> scores = ear(torch.stack([torch.from_numpy(clip.samples) for clip in clips]), clips[0].rate)
+        >>> bool(scores["fast"][0] > scores["fast"][1])
+        True
+        >>> audioscope.scoring.Musicnn({"harp": ("harp",)}).concepts
+        ['harp']
+    """
+
+    units, needs = "log-odds", "nothing: it ships with audioscope"
+
+    def __init__(
+        self, tags: Mapping[str, Sequence[str]] | None = None, nets: Sequence[str] = musicnn.NETS, device: str | None = None
+    ):
+        names = listed("nets", nets, "a list of nets, such as ['MTT', 'MSD']")
+        known = {name: musicnn.tags_of(name) for name in names}
+        if not names or len(known) < len(names):
+            raise ValueError(f"nets is {said(nets)}, expected at least one net, each once.")
+        if tags is None:
+            tags = {concept: asked for concept, asked in TAGS.items() if any(set(asked) & set(have) for have in known.values())}
+        if not isinstance(tags, Mapping) or not tags:
+            raise ValueError(f"tags is {said(tags)}, expected the tags of each concept, such as {{'harp': ['harp']}}.")
+        every = sorted({tag for name in musicnn.NETS for tag in musicnn.tags_of(name)})
+        self.tags: dict[str, tuple[str, ...]] = {}
+        for concept, asked in tags.items():
+            asked = listed(f"tags[{concept!r}]", asked, "a list of tags")
+            self.tags[concept] = tuple(known_name("musicnn tag", tag, every) for tag in asked)
+            if not any(set(asked) & set(have) for have in known.values()):
+                raise ValueError(f"{' and '.join(names)} of musicnn have none of the tags {asked} of {concept!r}.")
+        self.name = "musicnn" if set(names) == set(musicnn.NETS) else f"musicnn ({names[0]})"
+        self.queries: dict[str, str] = {}
+        self.nets = [musicnn.load(name).to(default_device(device)) for name in names]
+
+    @property
+    def concepts(self) -> list[str]:
+        return list(self.tags)
+
+    @cached_property
+    def fingerprint(self) -> str:
+        table = hashlib.sha256(json.dumps(self.tags, sort_keys=True).encode()).hexdigest()[:8]
+        return f"{fingerprint(*self.nets)}-{table}"
+
+    def check(self, model: Any) -> None:
+        """Accept any model's audio.
+
+        Args:
+            model: Any model.
+        """
+
+    def __call__(self, audio: Tensor, rate: int) -> pd.DataFrame:
+        wave = self._heard(audio, rate)
+        tables = [pd.DataFrame(net.log_odds(wave).cpu().numpy(), columns=net.tags) for net in self.nets]
+        columns = {}
+        for concept, asked in self.tags.items():
+            each = [table[there].mean(axis=1) for table in tables if (there := [tag for tag in asked if tag in table])]
+            columns[concept] = pd.concat(each, axis=1).mean(axis=1)
+        return pd.DataFrame(columns, columns=self.concepts)
+
+    def layers(self, audio: Tensor, rate: int) -> list[Tensor]:
+        """What the stages of each net give, for `feature_distance`.
+
+        Args:
+            audio: Float [clips, channels, samples].
+            rate: Its sampling rate, Hz.
+
+        Returns:
+            One tensor for each stage, [clips, channels, ..., windows]; a net has five.
+        """
+        wave = self._heard(audio, rate)
+        return [stage for net in self.nets for stage in net.features(wave)]
+
+    def _heard(self, audio: Tensor, rate: int) -> Tensor:
+        """The audio as mono at 16 kHz [clips, samples]."""
+        if audio.ndim != 3 or not audio.shape[-1]:
+            raise ValueError(
+                f"audio has shape {tuple(audio.shape)}, expected [clips, channels, samples] with at least one sample."
+            )
+        return resampled(audio.float().mean(1), rate, musicnn.RATE)
 
 
 MEASURED = {"fast": ("tempo", 1), "slow": ("tempo", -1), "happy": ("mode", 1), "sad": ("mode", -1)}

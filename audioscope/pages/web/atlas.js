@@ -5,7 +5,7 @@ import { showFeatures } from "audioscope/feature_view.js";
 import { choose, drawHeat, follow, wish } from "audioscope/heatmap.js";
 import { packs } from "audioscope/packs.js";
 import { hush, modified } from "audioscope/player.js";
-import { address, data, factsOf, find, go, page, place, plain, settle, state } from "audioscope/state.js";
+import { address, data, facts, factsOf, find, go, page, place, plain, settle, state } from "audioscope/state.js";
 import { redraw, showSteering, slider } from "audioscope/steering.js";
 
 const shown = {}; // the view, the map and the cell on the screen
@@ -22,13 +22,16 @@ const cell = new Cell(find("#cell"), packs, async (map, rows) => {
 });
 cell.addEventListener("unit", event => go({ unit: event.detail }, false));
 
+// What the heatmap on the screen says of the cell, which may be another heatmap than that of the impacts.
+const shownFacts = map => facts[state.chart].find(row => row.concept === state.concept && row.site === state.site && (!row.model || row.model === map.model));
+
 async function showCell() {
   const map = data.maps[state.map], units = map.units?.[state.concept] ?? [];
   const unit = state.unit === "" ? Math.max(0, units.findIndex(each => each.shown)) : place(state.unit, units.length);
   const row = factsOf(map.number, state.concept, state.site), { play } = wish;
   wish.play = false;
   const layer = map.sites.find(([path]) => path === state.site)[1];
-  find("#said").textContent = `${state.concept}, layer ${layer}: ${row ? row.reading : "not measured"}`;
+  find("#said").textContent = `${state.concept}, layer ${layer}: ${(shownFacts(map) ?? row)?.reading ?? "not measured"}`;
   if (play) cell.choose(2);
   await cell.show(map, row, state.concept, state.site, unit);
   if (state.view !== "atlas") return cell.player.pause(); // the view was left while the sound was loading
@@ -96,10 +99,10 @@ async function showAtlas(chart) {
 }
 
 async function showNewCell() {
-  const now = [state.map, state.concept, state.site, state.unit].join(" ");
+  const now = [state.map, state.concept, state.site, state.unit].join(" "), { kind } = data.charts[state.chart];
+  for (const table of document.querySelectorAll("#tables > div")) table.hidden = Number(table.dataset.map) !== state.map || table.dataset.kind !== kind;
   if (now === shown.cell && !wish.play) return;
   shown.cell = now;
-  for (const table of document.querySelectorAll("#tables > div")) table.hidden = Number(table.dataset.map) !== state.map;
   try {
     await showCell();
   } catch (error) {
