@@ -4,10 +4,12 @@ import json
 import pickle
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 
 import audioscope
+from audioscope.errors import UnknownName
 from audioscope.scoring import Musicnn
 from audioscope.scoring.musicnn import NETS, RATE, SAMPLES, load, tags_of
 from audioscope.scoring.scorers import TAGS, feature_distance
@@ -196,3 +198,33 @@ def test_a_sweep_by_it_and_a_second_opinion_of_it(tiny, ear, tmp_path, workers):
     theirs = both.heard_by("musicnn").impacts()
     assert not theirs.query("concept == 'trumpet'")["defined"].any()
     assert both.table.query("scored == 'fast'")["score of musicnn"].notna().all()
+
+
+def test_a_second_opinion_on_steering_at_the_same_price(tiny, tmp_path):
+    vector = audioscope.datasets.vector("fast")
+    few = {"strengths": [2.0], "prompts": 1, "seeds": 2, "steps": 3, "progress": False}
+    alone = audioscope.steer.steering_sweep(tiny, "fast", vector, **few)
+    ear = Musicnn(nets=["MTT"])
+    sweep = audioscope.steer.steering_sweep(tiny, "fast", vector, also=ear, clips=True, out=tmp_path, **few)
+    pd.testing.assert_frame_equal(sweep.table[alone.table.columns].drop(columns="clip"), alone.table.drop(columns="clip"))
+    assert sweep.scorers == ["judge", ear.name] and alone.scorers == ["judge"]
+    assert sweep.heard_by("judge") is sweep
+    heard = sweep.heard_by(ear.name)
+    sound = torch.stack([torch.from_numpy(audioscope.Clip.load(tmp_path / file).samples) for file in sweep.table["clip"]])
+    asked = ear(sound, 16_000)
+    np.testing.assert_allclose(heard.table["score"], (asked["fast"] - asked["slow"]) / 2, atol=0.05)  # the files have 16 bits
+    assert heard.table["distance"].equals(sweep.table["distance"])
+    assert list(audioscope.steer.sweep_views(sweep))[-1] == ear.name
+    again = audioscope.steer.SteeringSweep.load(sweep.save(tmp_path / "copy"))
+    assert again.heard_by(ear.name).table["score"].equals(heard.table["score"])
+    with pytest.raises(UnknownName, match="'nobody' did not score"):
+        sweep.heard_by("nobody")
+    with pytest.raises(ValueError, match="More than one scorer is named"):
+        audioscope.steer.steering_sweep(tiny, "fast", vector, also=[ear, Musicnn(nets=["MTT"])], **few)
+
+
+def test_an_opinion_needs_both_ends(tiny):
+    few = {"strengths": [2.0], "prompts": 1, "seeds": 1, "steps": 2, "progress": False}
+    ear = Musicnn({"fast": ("fast",)})
+    sweep = audioscope.steer.steering_sweep(tiny, "fast", audioscope.datasets.vector("fast"), also=[ear], **few)
+    assert sweep.scorers == ["judge"], "it does not know slow"

@@ -145,7 +145,7 @@ def sweep_views(sweep: SteeringSweep) -> dict[str, SteeringSweep]:
 
     Returns:
         Sweeps by name, where available, namely "clipped" (scores cut at the calibrated range), "repriced" (the price by the
-        gain's own network) and "exchanged" (the two networks trade places).
+        gain's own network), "exchanged" (the two networks trade places), and further scorers by their names (`heard_by`).
 
     Example:
         >>> list(audioscope.steer.sweep_views(audioscope.datasets.steering("fast")))
@@ -156,7 +156,7 @@ def sweep_views(sweep: SteeringSweep) -> dict[str, SteeringSweep]:
         found["repriced"] = sweep.repriced()
     if sweep.exchangeable:
         found["exchanged"] = sweep.swapped()
-    return found
+    return found | {name: sweep.heard_by(name) for name in sweep.scorers[1:]}
 
 
 def compared(sweep: SteeringSweep, asked: Iterable[tuple[str, str]] = PAIRS + FEATURE_PAIRS) -> pd.DataFrame:

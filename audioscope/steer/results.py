@@ -82,7 +82,7 @@ class SteeringSweep:
             - chroma and beat (similarity to the unsteered clip; 1 means equal), tempo in BPM and the other measures.
             - level, silent, clipped, failed, and the clip's file.
             - one "scored ..." column for every concept of the scorer. If there are two networks, "distance of ..." and
-              "... scored ..." contain what each measures in the other's place.
+              "... scored ..." contain what each measures in the other's place; the latter also what further scorers hear.
         settings: What the sweep was made with, JSON values.
         folder: Where the clips are stored.
 
@@ -122,6 +122,38 @@ class SteeringSweep:
     def exchangeable(self) -> bool:
         """Whether the price's network scored the concept as well, so that the two can trade places (`swapped`)."""
         return self.two_networks and all(f"{self.settings.get('price')} scored {end}" in self.table for end in self.ends)
+
+    @property
+    def scorers(self) -> list[str]:
+        """The scorers of the gain: the sweep's own, then those given as `also=` that know the concept and its opposite."""
+        others = self.settings.get("also", {})
+        return [str(self.settings["scorer"]), *(s for s in others if all(f"{s} scored {end}" in self.table for end in self.ends))]
+
+    def heard_by(self, scorer: str) -> SteeringSweep:
+        """View the gains as another of the sweep's scorers hears them, at the same price: a second opinion.
+
+        Args:
+            scorer: One of `scorers`.
+
+        Returns:
+            A sweep with other scores; for the first of `scorers`, it is this sweep itself.
+
+        Raises:
+            UnknownName: This scorer did not score the clips of the sweep.
+
+        Example:
+            >>> ear, vector = audioscope.scoring.Musicnn(), audioscope.datasets.vector("fast")
+            >>> few = {"prompts": 1, "seeds": 1, "steps": 4, "progress": False}
+            >>> sweep = audioscope.steer.steering_sweep(model, "fast", vector, [2], also=ear, **few)
+            >>> sweep.scorers, sweep.heard_by("musicnn").settings["scorer"]
+            (['judge', 'musicnn'], 'musicnn')
+        """
+        if scorer not in self.scorers:
+            raise UnknownName(f"{scorer!r} did not score this sweep's clips. Available: {', '.join(self.scorers)}.")
+        if scorer == self.scorers[0]:
+            return self
+        theirs = {**self.settings["also"][scorer], "scorer": scorer, "also": {}}
+        return replace(self._scored(self.table, f"{scorer} scored "), settings=self.settings | theirs)
 
     def on(self, scale: Scale) -> SteeringSweep:
         """View the same sweep on another scale, to see whether results depend on scores far outside the calibrated range.

@@ -49,9 +49,10 @@ BOTH_SHARES = (0.6, 1.0, 1.8)  # on each of two sides
 
 @dataclass(frozen=True)
 class _Bench:
-    """A model, a concept and two scorers, checked: generates rows and measures the clips.
+    """A model, a concept and its scorers, checked: generates rows and measures the clips.
 
-    scorer: measures the gain. price: its network measures the distance; a different network if there are two.
+    scorer: measures the gain. price: its network measures the distance; a different network if there are two. also: second opinions
+    on the gain.
     """
 
     model: Model
@@ -61,6 +62,7 @@ class _Bench:
     run: Sampling
     batch_size: int
     workers: int | Ray | None
+    also: tuple[Any, ...] = ()
 
     @property
     def ends(self) -> list[str]:
@@ -95,20 +97,20 @@ class _Bench:
         return np.where(finite & finite[0], far, np.nan)
 
     def heard(self, audio: Tensor, finite: np.ndarray) -> pd.DataFrame:
-        """What both scorers measure in clips, the first of which is unsteered.
+        """What all scorers measure in clips, the first of which is unsteered.
 
-        Columns: `score`, `distance`, "scored ..." for each concept, and, if the price has a network of its own, that network's
-        scores of the ends and the distance by the scorer's network.
+        Columns: `score`, `distance`, "scored ..." for each concept, the other scorers' scores of the ends, and, if the price has a
+        network of its own, the distance by the scorer's network.
         """
         scores = scores_of(self.scorer, audio, self.model.rate)
         found = pd.DataFrame({"distance": self.distances(self.price, audio, finite)}).join(scores.add_prefix("scored "))
-        if self.price is not self.scorer:
-            theirs = scores_of(self.price, audio, self.model.rate)
+        for other in (*(() if self.price is self.scorer else (self.price,)), *self.also):
+            theirs = scores_of(other, audio, self.model.rate)
             for name in self.ends:
                 if name in theirs:
-                    found[f"{self.price.name} scored {name}"] = theirs[name]
-            if hasattr(self.scorer, "layers"):
-                found[f"distance of {self.scorer.name}"] = self.distances(self.scorer, audio, finite)
+                    found[f"{other.name} scored {name}"] = theirs[name]
+        if self.price is not self.scorer and hasattr(self.scorer, "layers"):
+            found[f"distance of {self.scorer.name}"] = self.distances(self.scorer, audio, finite)
         found.insert(0, "score", between_ends(found, "scored ", self.concept.name, self.concept.opposite))
         found = found.astype("float32")
         found.loc[~finite] = np.nan
@@ -123,6 +125,7 @@ def _bench(
     batch_size: int,
     workers: Workers,
     sampling: SamplingKeywords,
+    also: Iterable[Scorer] | None = None,
 ) -> _Bench:
     model.check_unsteered("a sweep")
     chosen = choose_one(concept)
@@ -131,7 +134,12 @@ def _bench(
     scorer = default_scorer(model) if scorer is None else completed(scorer)
     size = whole("batch_size", batch_size, 1)
     price = scorer if price is None else completed(price)
-    bench = _Bench(model, chosen, scorer, price, model.sampling(**sampling), size, checked_workers(workers))
+    several: Any = (also,) if hasattr(also, "concepts") else () if also is None else also
+    others = tuple(map(completed, listed("also", several, "a list of scorers")))
+    names = [each.name for each in {id(each): each for each in (scorer, price, *others)}.values()]
+    if twice := sorted({name for name in names if names.count(name) > 1}):
+        raise ValueError(f"More than one scorer is named {twice[0]!r}: their scores could not be told apart.")
+    bench = _Bench(model, chosen, scorer, price, model.sampling(**sampling), size, checked_workers(workers), others)
     for name in bench.ends:
         check_scores(scorer, name)
     if not hasattr(bench.price, "layers"):
@@ -139,7 +147,7 @@ def _bench(
             f"The scorer {bench.price.name!r} has no layers(), from which the distance to the unsteered clip is computed: "
             "pass another scorer as price=."
         )
-    try_scorers({id(each): each for each in (scorer, bench.price)}.values(), model, bench.run.seconds)
+    try_scorers({id(each): each for each in (scorer, bench.price, *others)}.values(), model, bench.run.seconds)
     for each in (scorer, bench.price):
         if hasattr(each, "layers"):
             noise, _ = silence(model, 2, bench.run)
@@ -304,6 +312,7 @@ def steering_sweep(
     without: Iterable[str] = (),
     scorer: Scorer | None = None,
     price: Scorer | None = None,
+    also: Iterable[Scorer] | None = None,
     atlas: Atlas | None = None,
     batch_size: int = BATCH,
     out: str | Path | None = None,
@@ -333,6 +342,7 @@ def steering_sweep(
         price: Measures the distance from the unsteered clip, by its network's layers, and so sets the strengths; pass a different
             network from the scorer's, or what pleases one network counts twice. If both are None, they are the judge and the listener
             for `tiny`, and otherwise both are the model's own scorer.
+        also: Further scorers of the same clips, for `SteeringSweep.heard_by`.
         atlas: For the standard methods, an atlas of the model; None is the one that ships.
         batch_size: Rows at a time.
         out: Folder for the results, including vectors and calibration, resumed if it exists; None is a temporary one.
@@ -357,7 +367,7 @@ def steering_sweep(
         >>> sweep.table[["cell", "strength"]].values.tolist()
         [["caa vector's", 0.0], ["caa vector's", -2.0], ["caa vector's", 2.0]]
     """
-    bench = _bench(model, concept, scorer, price, batch_size, workers, sampling)
+    bench = _bench(model, concept, scorer, price, batch_size, workers, sampling, also)
     chosen = bench.concept
     without = set(texts("without", without))
     grid = _checked_grid(grid)
@@ -470,6 +480,9 @@ def _run(
         **bench.run, "batch_size": bench.batch_size, "clips": clips, "rate": bench.model.rate, "group": chosen.group,
         "methods": {a.cell: {"strengths": by_cell[a.cell], **a.metadata} for a in methods},
     }  # fmt: skip
+    if bench.also:
+        settings["also"] = {s.name: {"scorer_fingerprint": s.fingerprint, "units": s.units, "calibrated": getattr(s, "calibrated", None)}
+                            for s in bench.also}  # fmt: skip
     units = [
         {"concept": chosen.name, "prompt": pair.index, "text": pair.neutral, "towards": pair.clean,
          "away": pair.corrupted if chosen.opposite else "", "seed": chosen.seed(pair, n)}
