@@ -37,7 +37,10 @@ def main() -> None:
     options.add_argument("--steps", type=int, default=2 if gpu else 3)
     options.add_argument("--units", type=int, default=3)
     chosen = options.parse_args()
-    model = Model(_wide(chosen.layers, chosen.tokens).to("cuda" if gpu else "cpu", torch.bfloat16 if gpu else torch.float32), "stable audio at full width")
+    model = Model(
+        _wide(chosen.layers, chosen.tokens).to("cuda" if gpu else "cpu", torch.bfloat16 if gpu else torch.float32),
+        "stable audio at full width",
+    )
     clean, corrupted = PROMPTS
     size = chosen.layers + 2
     settings = {"steps": chosen.steps, "guidance": 7.0, "seconds": 0.01, "decode": False}

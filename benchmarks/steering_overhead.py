@@ -36,7 +36,10 @@ def main() -> None:
     options.add_argument("--rows", type=int, default=7)
     options.add_argument("--turns", type=int, default=7)
     chosen = options.parse_args()
-    model = Model(_wide(chosen.layers, chosen.tokens).to("cuda" if gpu else "cpu", torch.bfloat16 if gpu else torch.float32), "stable audio at full width")
+    model = Model(
+        _wide(chosen.layers, chosen.tokens).to("cuda" if gpu else "cpu", torch.bfloat16 if gpu else torch.float32),
+        "stable audio at full width",
+    )
     prompt = PROMPTS[0]
     settings = {"steps": chosen.steps, "guidance": 7.0, "seconds": 0.01, "decode": False}
     sigmas = model.run([Row(prompt, 0)], **settings).sigmas
