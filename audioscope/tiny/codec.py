@@ -206,18 +206,20 @@ class MelCodec(ModelMixin, ConfigMixin):
         follow it in phase, with neighbors in opposite phase (Beauregard, Harish and Wyse, "Single pass spectrogram inversion",
         2015).
         """
-        batch, bins, _ = magnitude.shape
-        here = torch.arange(bins, device=magnitude.device).expand(batch, bins)
-        phase, phases = magnitude.new_zeros(batch, bins), []
-        for frame in magnitude.unbind(-1):
-            below, above = torch.nn.functional.pad(frame, (1, 0))[:, :-1], torch.nn.functional.pad(frame, (0, 1))[:, 1:]
-            is_peak = (frame > below) & (frame >= above)
-            shift = (0.5 * (below - above) / (below - 2 * frame + above).clamp(max=-1e-9)).clamp(-0.5, 0.5)
-            left = torch.where(is_peak, here, -bins).cummax(1).values
-            right = torch.where(is_peak, here, 2 * bins).flip(1).cummin(1).values.flip(1)
-            nearest = torch.where(here - left <= right - here, left, right).clamp(0, bins - 1)
-            advanced = phase + 2 * torch.pi * (here + shift) * self.config.hop / self.config.n_fft
-            phase = torch.remainder(advanced.gather(1, nearest) + torch.pi * ((here - nearest) % 2), 2 * torch.pi)
+        frames = magnitude.mT.contiguous()
+        bins = frames.shape[-1]
+        here = torch.arange(bins, device=magnitude.device).expand_as(frames)
+        below, above = torch.nn.functional.pad(frames, (1, 0))[..., :-1], torch.nn.functional.pad(frames, (0, 1))[..., 1:]
+        is_peak = (frames > below) & (frames >= above)
+        shift = (0.5 * (below - above) / (below - 2 * frames + above).clamp(max=-1e-9)).clamp(-0.5, 0.5)
+        left = torch.where(is_peak, here, -bins).cummax(-1).values
+        right = torch.where(is_peak, here, 2 * bins).flip(-1).cummin(-1).values.flip(-1)
+        nearest = torch.where(here - left <= right - here, left, right).clamp(0, bins - 1)
+        step = 2 * torch.pi * (here + shift) * self.config.hop / self.config.n_fft
+        opposite = torch.pi * ((here - nearest) % 2)
+        phase, phases = frames.new_zeros(len(frames), bins), []
+        for peak, advance, turn in zip(nearest.unbind(1), step.unbind(1), opposite.unbind(1), strict=True):
+            phase = torch.remainder((phase + advance).gather(1, peak) + turn, 2 * torch.pi)
             phases.append(phase)
         return torch.stack(phases, -1)
 
