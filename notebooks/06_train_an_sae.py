@@ -60,7 +60,7 @@ print("typical distance of a token from the mean, by noise level:", levels.scale
 # training goes through each buffer three times.
 
 # %%
-quick = train_sae(stream, expansion_factor=2, k=8, training_tokens=600_000, buffer_epochs=3, dead_feature_window=20_000)
+quick = train_sae(stream, expansion_factor=2, k=8, training_tokens=400_000, buffer_epochs=3, dead_feature_window=20_000)
 quick
 
 # %%
@@ -79,7 +79,7 @@ torch.testing.assert_close(quick.decoder.norm(dim=1), torch.ones(quick.d_sae))
 # that takes no training, and steering with it raises a warning. A minute of training is not enough to pass:
 
 # %%
-held_out, fitted_on = audioscope.datasets.concept_prompts(split="test")[::20], audioscope.datasets.concept_prompts()[::40]
+held_out, fitted_on = audioscope.datasets.concept_prompts(split="test")[::40], audioscope.datasets.concept_prompts()[::80]
 found = evaluate_sae(quick, stream, held_out, fitted_on=fitted_on)  # fewer prompts than usual, which makes easier baselines
 found.chart()
 

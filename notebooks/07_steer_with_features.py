@@ -107,7 +107,7 @@ audioscope.show_clips(bare, up, others[0])
 
 
 # %%
-def erased(name, count=6):
+def erased(name, count=4):
     """The judge's score for a concept that enters through the two layers alone: without it, with it, with its features off, with others off."""
     own = [top_features(sae.scores, name, 20)["feature"].unique() for sae in saes]
     fire = [np.flatnonzero(np.asarray(sae.report["density"]) > 0.001) for sae in saes]
