@@ -293,10 +293,14 @@ def check_settings(folder: Path, settings: dict[str, Any]) -> None:
         # a model is known by its weights: its folder may be spelt otherwise, or lie elsewhere
         spelt = {"model": None} if "fingerprint" in settings else {}
         check_same(f"{folder} holds a sweep", stored | spelt, settings | spelt, "choose another folder, or delete it")
-        if str(settings.get("scorer_fingerprint", "")).startswith("unknown"):
+        known = {settings.get(who): settings.get(f"{who}_fingerprint") for who in ("scorer", "price")}
+        known |= {
+            who: about.get("fingerprint", about.get("scorer_fingerprint")) for who, about in settings.get("also", {}).items()
+        }
+        for who in (who for who, mark in known.items() if str(mark).startswith("unknown")):
             warnings.warn(
-                f"The scorer {settings.get('scorer')!r} has no fingerprint: if it was changed since {folder} was begun, the scores "
-                "there are of the older one.",
+                f"The scorer {who!r} has no fingerprint: if it was changed since {folder} was begun, the scores there are of the "
+                "older one.",
                 stacklevel=4,
             )
         return

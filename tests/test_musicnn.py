@@ -151,7 +151,7 @@ def test_a_concept_without_a_tag_is_refused_before_any_work(tiny, ear, tmp_path)
     assert not (tmp_path / "out").exists()
     with pytest.raises(ValueError, match=r"audio has shape \(2, 0\)"):
         ear(torch.zeros(2, 0), RATE)
-    with pytest.raises(ValueError, match="at least one sample"):
+    with pytest.raises(ValueError, match="at least one of each"):
         ear(torch.zeros(2, 1, 0), RATE)
 
 
@@ -171,7 +171,7 @@ def test_distances_to_what_it_hears(ear, clips):
 
 @pytest.mark.slow
 def test_it_tells_tinys_own_music_apart():
-    """Rendered songs, whose labels are known: what it can hear at best, far above chance where real.md's ceiling is high."""
+    """Rendered songs, whose labels are known: what it can hear at best, far above chance for what it hears best."""
     from audioscope.stats import auroc
 
     songs = [pool.song(number, 5) for number in range(80)]
@@ -219,12 +219,77 @@ def test_a_second_opinion_on_steering_at_the_same_price(tiny, tmp_path):
     assert again.heard_by(ear.name).table["score"].equals(heard.table["score"])
     with pytest.raises(UnknownName, match="'nobody' did not score"):
         sweep.heard_by("nobody")
-    with pytest.raises(ValueError, match="More than one scorer is named"):
-        audioscope.steer.steering_sweep(tiny, "fast", vector, also=[ear, Musicnn(nets=["MTT"])], **few)
+    back = heard.heard_by("judge")
+    assert heard.scorers == [ear.name, "judge"] and back.table["score"].equals(sweep.table["score"])
+    assert set(back.table) == set(sweep.table) and back.settings == sweep.settings
+    assert np.isnan(heard.summary()["specificity"]).all() and not np.isnan(sweep.summary()["specificity"]).all()
+    with pytest.raises(ValueError, match="no calibrated range"):
+        heard.on("clipped")
 
 
-def test_an_opinion_needs_both_ends(tiny):
+class Deaf:
+    """A scorer of the least that is asked, under any name."""
+
+    concepts = ("fast", "slow")
+
+    def __init__(self, name):
+        self.name = name
+
+    def __call__(self, audio, rate):
+        return np.zeros((len(audio), 2))
+
+
+@pytest.mark.parametrize(
+    ("also", "said"),
+    [
+        (Musicnn({"fast": ("fast",)}), "slow"),
+        ([Deaf("clipped")], "that name is taken"),
+        ([Deaf("scored")], "that name is taken"),
+        ([Deaf("judge")], "that name is taken"),
+        ([Deaf("a"), Deaf("a")], "that name is taken"),
+        ([Deaf("a\nb")], "control character"),
+        ([Deaf(5)], "expected text"),
+        ([Deaf(" ")], "expected text"),
+    ],
+)
+def test_an_opinion_that_could_not_be_told_apart_is_refused_before_any_work(tiny, tmp_path, also, said):
+    few = {"strengths": [2.0], "prompts": 1, "seeds": 1, "steps": 2, "progress": False, "out": tmp_path / "sweep"}
+    with pytest.raises((ValueError, TypeError, KeyError), match=said):
+        audioscope.steer.steering_sweep(tiny, "fast", audioscope.datasets.vector("fast"), also=also, **few)
+    assert not (tmp_path / "sweep").exists()
+
+
+def test_a_scorer_may_be_its_own_price_but_not_its_own_second_opinion(tiny):
     few = {"strengths": [2.0], "prompts": 1, "seeds": 1, "steps": 2, "progress": False}
-    ear = Musicnn({"fast": ("fast",)})
-    sweep = audioscope.steer.steering_sweep(tiny, "fast", audioscope.datasets.vector("fast"), also=[ear], **few)
-    assert sweep.scorers == ["judge"], "it does not know slow"
+    own = Musicnn(nets=["MTT"])
+    vector = audioscope.datasets.vector("fast")
+    assert not audioscope.steer.steering_sweep(tiny, "fast", vector, scorer=own, price=own, **few).two_networks
+    judge, listener = audioscope.scoring.listener_scorer("judge"), audioscope.scoring.listener_scorer()
+    for also, which in ((judge, "scorer"), (listener, "price")):
+        with pytest.raises(ValueError, match=f"is the {which}"):
+            audioscope.steer.steering_sweep(tiny, "fast", vector, scorer=judge, price=listener, also=also, **few)
+
+
+def test_what_no_clip_of_a_site_could_tell_does_not_hold():
+    """In cells that failed for every scorer, nobody agrees."""
+    atlas = audioscope.datasets.atlas()
+    site = atlas.sites[3].path
+    failed = (atlas.table["site"] == site) & (atlas.table["row"] == "patched") & (atlas.table["concept"] == "fast")
+    table = atlas.table.copy()
+    table.loc[failed, ["score", "score of judge"]] = np.nan
+    cells = (
+        audioscope.atlas.Atlas(table, atlas.settings, atlas.folder).agreement().query("concept == 'fast' and layer == 3").iloc[0]
+    )
+    assert (cells["views"], cells["asked"], cells["agree"]) == (4, 0, 0) and not cells["holds"] and not cells["holds_raw"]
+
+
+@pytest.mark.parametrize("seconds", [3.0, 6.0001, 30.0, 61.3])
+def test_all_of_a_long_clip_is_heard(seconds):
+    """Noise at any place, also in the last tenth of a second, changes what it hears; no part weighs more than twice another."""
+    net = load("MTT")
+    wave = 0.01 * torch.randn(1, int(seconds * RATE), generator=torch.Generator().manual_seed(0))
+    quiet = net.log_odds(wave)
+    for start in np.linspace(0, wave.shape[1] - RATE // 10, 5).astype(int):
+        loud = wave.clone()
+        loud[:, start : start + RATE // 10] *= 50
+        assert (net.log_odds(loud) - quiet).abs().max() > 1e-4, start

@@ -221,7 +221,7 @@ def test_the_agreement_as_a_chart_and_as_a_table():
     spec = agreement_heatmap(cells).to_dict()
     drawn = next(rows for rows in spec["datasets"].values() if "agree" in rows[0])
     by_cell = {(row["concept"], row["layer"]): row for row in drawn}
-    assert by_cell["x1", 1]["digits"] == "2/3" and by_cell["x1", 0]["digits"] == "4" and by_cell["y1", 0]["digits"] == "2"
+    assert by_cell["x1", 1]["digits"] == "2/3" and by_cell["x1", 0]["digits"] == "4" and by_cell["y1", 0]["digits"] == "2/2"
     assert by_cell["x1", 1]["reading"] == "2 of 3 views agree (listener, raw; listener, clipped)"
     assert by_cell["z1", 0]["reading"] == "not asked: undefined or censored"
     assert "All agree: x1 at 0; y1 at 0." in spec["description"] and "up to 4 views" in spec["description"]

@@ -283,10 +283,8 @@ class Atlas:
         """
         others = [other for other in self.unrelated(concept) if other != without]
         swaps = [self.shifts(scale)[other, concept][0] for other in others]
-        shifts = [
-            np.abs(np.nanmean(swap, axis=0)) for swap in swaps if not np.isnan(swap).all()
-        ]  # a scorer may not know a concept
-        return np.nanmean(shifts, axis=0) if shifts else np.full(len(self.sites), np.nan)
+        shifts = [np.abs(_mean(swap)) for swap in swaps if not np.isnan(swap).all()]  # a scorer may not know a concept
+        return _mean(np.array(shifts)) if shifts else np.full(len(self.sites), np.nan)
 
     def impacts(self, scale: Scale | None = None) -> pd.DataFrame:
         """The impact of each site on each concept, with interval and control: the numbers of the heatmap.
@@ -756,3 +754,9 @@ class Atlas:
             f"scored by the {' and the '.join(self.scorers)})\n  functional layers: {layers or 'none'}\n"
             f"  undefined: {', '.join(undefined) or 'none'}"
         )
+
+
+def _mean(values: np.ndarray) -> np.ndarray:
+    """The mean of what is known, [n, sites] -> [sites]: NaN, without a warning, where nothing is."""
+    known = np.isfinite(values).sum(axis=0)
+    return np.asarray(np.nansum(values, axis=0) / np.where(known, known, np.nan))

@@ -406,6 +406,8 @@ def agreement_heatmap(
         >>> chart.to_dict()["description"][:63]
         'Heatmap of agreement, 21 concepts by 12 layers, up to 4 views: '
     """
+    if lacking := [name for name in ("views", "asked", "agree", "agreeing", "holds") if name not in cells]:
+        raise ValueError(f"cells has no column {lacking[0]!r}, expected the table that `Atlas.agreement` returns.")
     if cells.empty:
         raise ValueError("The atlas has no cells yet: let localize() finish at least one concept.")
     shown = cells.reset_index(drop=True)
@@ -425,7 +427,7 @@ def agreement_heatmap(
             "by_group": places["group"].to_numpy(), "by_peak": places["peak"].to_numpy(),
             "by_similarity": places["similarity"].to_numpy(), "site": shown.site, "layer": shown.layer,
             "agree": shown.agree, "asked": shown.asked, "views": shown.views, "holds": shown.holds, "reading": said,
-            "digits": [f"{row.agree}/{row.asked}" if row.asked < row.views else f"{row.agree}" for row in shown.itertuples()],
+            "digits": [f"{row.agree}/{row.asked}" if row.asked < most else f"{row.agree}" for row in shown.itertuples()],
         }
     )  # fmt: skip
     tooltip = [
@@ -469,7 +471,7 @@ def agreement_heatmap(
                 title,
                 subtitle=[
                     f"Views: {'; '.join(labels)}. A number says how many agree; 2/3 means 2 of only 3 that could be asked.",
-                    "Outlined: all views agree. Hatched gray: none could be asked, since the cell is undefined or censored.",
+                    "Outlined: all views that know the concept agree. Hatched gray: none could be asked, since the cell is undefined or censored.",
                 ],
             ),
             description=f"Heatmap of agreement, {drawn.concept.nunique()} concepts by {len(sites)} layers, up to {most} views: "

@@ -200,8 +200,8 @@ def agreement(atlas: Atlas) -> pd.DataFrame:
         - asked: in how many of them the cell could be asked: the impact is defined, and the cell is not censored unless it agrees
         - agree: in how many it agrees, with p at most .05
         - agreeing: the names of the latter, such as "listener, raw; judge, raw"
-        - holds: it agrees in all views
-        - holds_raw: it agrees in all views on the raw scale
+        - holds: it agrees in all views whose scorer knows the concept
+        - holds_raw: it agrees in all of those on the raw scale
         - undecided: it holds on the raw scale but not in all views, and in most pairs both scores lie beyond the calibrated
           range, so that the clipped scale can say nothing for or against it
 
@@ -225,18 +225,18 @@ def agreement(atlas: Atlas) -> pd.DataFrame:
     result.insert(3, "kind", result["site"].map(kinds))
     known, asked, agrees, hidden = (pd.DataFrame(index=result.index) for _ in range(4))
     for label, (view, scale) in views.items():
-        chances, there = [], []
+        chances = []
         for place, row in enumerate(tables[label].itertuples()):
             shift, whole = (part[:, place % len(atlas.sites)] for part in view.shifts(scale)[row.concept, row.concept][:2])
             bound = np.nan_to_num(row.control)
             chances.append(beyond(signs[place] * shift, whole, bound, bounded=scale != "raw") if row.defined else np.nan)
-            there.append(bool(np.isfinite(whole).any()))
         p = holm(np.minimum(1.0, 2 * np.array(chances)))  # two-sided: the side was taken from the data
-        known[label], hidden[label] = there, tables[label]["censored"] > CENSORED
+        heard_of = {name: bool(np.isfinite(view.shifts(scale)[name, name][1]).any()) for name in result["concept"].unique()}
+        known[label], hidden[label] = result["concept"].map(heard_of), tables[label]["censored"] > CENSORED
         agrees[label] = (np.sign(tables[label]["impact"]) == signs) & (p <= 0.05)
         asked[label] = tables[label]["defined"] & (~hidden[label] | agrees[label])
         result = result.assign(**{f"impact {label}": tables[label]["impact"], f"p {label}": p})
-    everywhere, on_raw = (agrees | ~known).all(axis=1), (agrees | ~known)[raw].all(axis=1)
+    everywhere, on_raw = ((agrees | ~known)[these].all(axis=1) & known[these].any(axis=1) for these in (list(views), raw))
     return result.assign(
         views=known.sum(axis=1), asked=asked.sum(axis=1), agree=agrees.sum(axis=1),
         agreeing=["; ".join(agrees.columns[row]) for row in agrees.to_numpy()],

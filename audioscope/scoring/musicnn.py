@@ -101,7 +101,7 @@ class Tagger(nn.Module):
         return [*stages, self.dense(self.pooled(x))]
 
     def _windows(self, wave: Tensor) -> Tensor:
-        """Log-mels [clips, windows, 187, 96] of waves: windows of 3 s without overlap, but the last one ends with the clip.
+        """Log-mels [clips, windows, 187, 96] of waves: as few windows of 3 s as hold all of the clip, evenly spread over it.
 
         A shorter clip is repeated up to 3 s.
         """
@@ -109,9 +109,8 @@ class Tagger(nn.Module):
         if wave.shape[1] < SAMPLES:
             wave = wave.repeat(1, ceil(SAMPLES / wave.shape[1]))[:, :SAMPLES]
         mel = self.log_mel(wave)
-        starts = list(range(0, wave.shape[1] // SAMPLES * FRAMES, FRAMES))
-        if wave.shape[1] % SAMPLES:
-            starts.append(mel.shape[1] - FRAMES)
+        last, count = mel.shape[1] - FRAMES, ceil(wave.shape[1] / SAMPLES)
+        starts = [0] if count == 1 else torch.linspace(0, last, count).round().int().tolist()
         return torch.stack([mel[:, start : start + FRAMES] for start in starts], 1)
 
     @torch.no_grad()

@@ -20,7 +20,7 @@ from torchaudio.functional import resample
 
 from audioscope.audio import ready_librosa
 from audioscope.concepts import shipped_groups
-from audioscope.errors import known_name, listed, said
+from audioscope.errors import known_name, listed, plain_name, said, whole
 from audioscope.installed import need
 from audioscope.scoring import musicnn
 from audioscope.store import LOADING, default_device, fingerprint
@@ -116,8 +116,18 @@ def completed(scorer: Any) -> Scorer:
         raise TypeError(f"concepts of the scorer {scorer!r} is {names!r}, expected a list of names, in the order of its columns.")
     if not len(names) or len(set(names)) < len(names):
         raise ValueError(f"concepts of the scorer {scorer!r} is {list(names)}, expected at least one name, each once.")
+    called = getattr(scorer, "name", None)
+    if called is not None and (not isinstance(called, str) or not called.strip()):
+        raise TypeError(f"name of the scorer {scorer!r} is {called!r}, expected text, which stands in tables and charts.")
+    plain_name("The scorer's name", called or "scorer")
     complete = all(hasattr(scorer, name) for name in ("name", "fingerprint", "units", "needs", "queries", "check"))
     return scorer if complete else _Completed(scorer)
+
+
+def same_scorer(one: Any, other: Any) -> bool:
+    """Whether two are the same scorer, of which one or both may have been completed."""
+    own = [each.own if isinstance(each, _Completed) else each for each in (one, other)]
+    return own[0] is own[1]
 
 
 def resampled(audio: Tensor, rate: int, to: int) -> Tensor:
@@ -484,6 +494,7 @@ class Musicnn:
             without those that `nets` have no tag for.
         nets: The training sets of the nets: "MTT" (MagnaTagATune) and "MSD" (Million Song Dataset), of 50 tags each.
         device: None is a GPU if there is one, else the CPU.
+        name: Its name in tables; None is "musicnn", with the net if it is only one.
 
     Raises:
         UnknownName: There is no such net or tag; the message lists those that there are.
@@ -503,9 +514,13 @@ class Musicnn:
     units, needs = "log-odds", "nothing: it ships with audioscope"
 
     def __init__(
-        self, tags: Mapping[str, Sequence[str]] | None = None, nets: Sequence[str] = musicnn.NETS, device: str | None = None
+        self,
+        tags: Mapping[str, Sequence[str]] | None = None,
+        nets: Sequence[str] = musicnn.NETS,
+        device: str | None = None,
+        name: str | None = None,
     ):
-        names = listed("nets", nets, "a list of nets, such as ['MTT', 'MSD']")
+        names = sorted(listed("nets", nets, "a list of nets, such as ['MTT', 'MSD']"), key=[*musicnn.NETS, *nets].index)
         known = {name: musicnn.tags_of(name) for name in names}
         if not names or len(known) < len(names):
             raise ValueError(f"nets is {said(nets)}, expected at least one net, each once.")
@@ -520,8 +535,8 @@ class Musicnn:
             self.tags[concept] = tuple(known_name("musicnn tag", tag, every) for tag in asked)
             if not any(set(asked) & set(have) for have in known.values()):
                 raise ValueError(f"{' and '.join(names)} of musicnn have none of the tags {asked} of {concept!r}.")
-        self.name = "musicnn" if set(names) == set(musicnn.NETS) else f"musicnn ({names[0]})"
-        self.queries: dict[str, str] = {}
+        self.name = name or ("musicnn" if set(names) == set(musicnn.NETS) else f"musicnn ({names[0]})")
+        self.queries = {concept: ", ".join(asked) for concept, asked in self.tags.items()}
         self.nets = [musicnn.load(name).to(default_device(device)) for name in names]
 
     @property
@@ -557,16 +572,20 @@ class Musicnn:
             rate: Its sampling rate, Hz.
 
         Returns:
-            One tensor for each stage, [clips, channels, ..., windows]; a net has five.
+            One tensor for each stage, [clips, channels, ..., windows]; a net has five, which together take 0.6 MB for 3 s.
         """
         wave = self._heard(audio, rate)
         return [stage for net in self.nets for stage in net.features(wave)]
 
     def _heard(self, audio: Tensor, rate: int) -> Tensor:
         """The audio as mono at 16 kHz [clips, samples]."""
-        if audio.ndim != 3 or not audio.shape[-1]:
+        rate = whole("rate", rate, 1, why=" Hz")
+        if not isinstance(audio, Tensor) or not audio.is_floating_point():
+            kind = audio.dtype if isinstance(audio, Tensor) else type(audio).__name__
+            raise ValueError(f"audio is of {kind}, expected a tensor of floats, -1..1.")
+        if audio.ndim != 3 or not audio.numel():
             raise ValueError(
-                f"audio has shape {tuple(audio.shape)}, expected [clips, channels, samples] with at least one sample."
+                f"audio has shape {tuple(audio.shape)}, expected [clips, channels, samples] with at least one of each."
             )
         return resampled(audio.float().mean(1), rate, musicnn.RATE)
 
@@ -676,5 +695,5 @@ def feature_distance(layers: Sequence[Tensor], others: Sequence[Tensor]) -> Tens
     parts = []
     for one, two in zip(layers, others, strict=True):
         a, b = (torch.nn.functional.normalize(x.float(), dim=1) for x in (one, two))
-        parts.append((a - b).square().sum(1).flatten(1).mean(1))
+        parts.append((a - b).square().sum(1).reshape(len(a), -1).mean(1))
     return torch.stack(parts).mean(0)

@@ -70,7 +70,7 @@ def steer_all(
         prompts: The number of neutral prompts for each axis.
         methods: Returns what is compared, from the concept and the axis's folder; None means the standard methods.
         name: The first part of the names of the files.
-        **keywords: Those of `steering_sweep`.
+        **keywords: Those of `steering_sweep`; of the scorers in `also`, each axis is heard by those that know it.
 
     Returns:
         The table steering.parquet, with the columns of `SteeringSweep.summary`.
@@ -89,9 +89,11 @@ def steer_all(
     done: list[_Found] = []
     alike: list[pd.DataFrame] = []
     for axis in axes() if concepts is None else list(concepts):
-        folder = as_path(work) / axis
-        chosen = None if methods is None else methods(choose([axis])[0], folder)
-        done.append(_Found.of(steering_sweep(model, axis, chosen, prompts=prompts, out=folder, **keywords)))
+        folder, concept = as_path(work) / axis, choose([axis])[0]
+        chosen = None if methods is None else methods(concept, folder)
+        ends = {concept.name, concept.opposite} - {""}
+        knows = {"also": [each for each in keywords["also"] if ends <= set(each.concepts)]} if keywords.get("also") else {}
+        done.append(_Found.of(steering_sweep(model, axis, chosen, prompts=prompts, out=folder, **{**keywords, **knows})))
         _write(done, out, name)
         if methods is None:
             true, shuffled = (SteeringVector.load(folder / which) for which in ("vector", "shuffled"))

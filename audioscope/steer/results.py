@@ -125,9 +125,8 @@ class SteeringSweep:
 
     @property
     def scorers(self) -> list[str]:
-        """The scorers of the gain: the sweep's own, then those given as `also=` that know the concept and its opposite."""
-        others = self.settings.get("also", {})
-        return [str(self.settings["scorer"]), *(s for s in others if all(f"{s} scored {end}" in self.table for end in self.ends))]
+        """The scorers of the gain: the sweep's own, then those given as `also=`."""
+        return [str(self.settings["scorer"]), *self.settings.get("also", {})]
 
     def heard_by(self, scorer: str) -> SteeringSweep:
         """View the gains as another of the sweep's scorers hears them, at the same price: a second opinion.
@@ -136,7 +135,8 @@ class SteeringSweep:
             scorer: One of `scorers`.
 
         Returns:
-            A sweep with other scores; for the first of `scorers`, it is this sweep itself.
+            A sweep with other scores, of which the former scorer is one more of `scorers`; for the first of them, it is this sweep
+            itself. It has no specificity, since only the concept and its opposite were scored.
 
         Raises:
             UnknownName: This scorer did not score the clips of the sweep.
@@ -152,8 +152,10 @@ class SteeringSweep:
             raise UnknownName(f"{scorer!r} did not score this sweep's clips. Available: {', '.join(self.scorers)}.")
         if scorer == self.scorers[0]:
             return self
-        theirs = {**self.settings["also"][scorer], "scorer": scorer, "also": {}}
-        return replace(self._scored(self.table, f"{scorer} scored "), settings=self.settings | theirs)
+        mine = {name: self.settings[name] for name in ("scorer_fingerprint", "units", "calibrated")}
+        also = {self.scorers[0]: mine} | {name: about for name, about in self.settings["also"].items() if name != scorer}
+        theirs = {**self.settings["also"][scorer], "scorer": scorer, "also": also}
+        return replace(self._scored(self._traded(self.scorers[0], scorer)), settings=self.settings | theirs)
 
     def on(self, scale: Scale) -> SteeringSweep:
         """View the same sweep on another scale, to see whether results depend on scores far outside the calibrated range.
@@ -182,7 +184,7 @@ class SteeringSweep:
             )
         columns = [name for name in self.table if name.startswith("scored ")]
         table = self.table.assign(**{name: self.table[name].clip(-end, end) for name in columns})
-        return self._scored(table, "scored ")
+        return self._scored(table)
 
     def swapped(self) -> SteeringSweep:
         """Exchange the two networks: the price's network measures the gain, and the gain's network the price.
@@ -206,14 +208,8 @@ class SteeringSweep:
             raise ValueError(
                 f"The {price} measured the price, but did not score {' and '.join(self.ends)}: it cannot measure the gain."
             )
-        theirs = {f"{gain} scored {end}": self.table[f"scored {end}"] for end in self.ends}
-        table = self.table.assign(
-            distance=self.table[f"distance of {gain}"], **{f"distance of {price}": self.table["distance"]}, **theirs
-        )
-        return replace(
-            self._scored(table, f"{price} scored "),
-            settings={**self.settings, "scorer": price, "price": gain, "calibrated": None},
-        )
+        table = self._traded(gain, price).rename(columns={"distance": f"distance of {price}", f"distance of {gain}": "distance"})
+        return replace(self._scored(table), settings={**self.settings, "scorer": price, "price": gain, "calibrated": None})
 
     def repriced(self) -> SteeringSweep:
         """View the same gains over the price by the gain's own network, which may favor itself: for comparison.
@@ -234,8 +230,14 @@ class SteeringSweep:
         both = f"One network, the {gain}, measured both gain and price"
         return f"{both if price in (None, gain) else f'The {gain} did not measure the distance, too'}: {so}."
 
-    def _scored(self, table: pd.DataFrame, prefix: str) -> SteeringSweep:
-        score = between_ends(table, prefix, self.concept, str(self.settings["opposite"]))
+    def _traded(self, old: str, new: str) -> pd.DataFrame:
+        """The table with the scores of another scorer in the place of the sweep's own."""
+        columns = {name: f"{old} {name}" for name in self.table if name.startswith("scored ")}
+        columns |= {name: name.removeprefix(f"{new} ") for name in self.table if name.startswith(f"{new} scored ")}
+        return self.table.rename(columns=columns)
+
+    def _scored(self, table: pd.DataFrame) -> SteeringSweep:
+        score = between_ends(table, "scored ", self.concept, str(self.settings["opposite"]))
         return replace(self, table=table.assign(score=score.astype("float32")))
 
     def family(self, name: str) -> list[str]:

@@ -26,6 +26,7 @@ from audioscope.scoring.scorers import (
     default_scorer,
     feature_distance,
     listener_scorer,
+    same_scorer,
     scores_of,
     try_scorers,
 )
@@ -45,6 +46,9 @@ TRIED = (1 / 3, 2 / 3, 1.0)  # shares of the largest strength, tried instead if 
 # ends before the budget cannot be compared.
 SHARES = (0.4, 0.7, 1.0, 1.3, 1.9)
 BOTH_SHARES = (0.6, 1.0, 1.8)  # on each of two sides
+
+
+TAKEN = ("scored", "clipped", "repriced", "exchanged")  # names of columns and views
 
 
 @dataclass(frozen=True)
@@ -133,12 +137,18 @@ def _bench(
         scorer, price = listener_scorer("judge"), price or listener_scorer()
     scorer = default_scorer(model) if scorer is None else completed(scorer)
     size = whole("batch_size", batch_size, 1)
-    price = scorer if price is None else completed(price)
+    price = scorer if price is None or same_scorer(price, scorer) else completed(price)
     several: Any = (also,) if hasattr(also, "concepts") else () if also is None else also
     others = tuple(map(completed, listed("also", several, "a list of scorers")))
-    names = [each.name for each in {id(each): each for each in (scorer, price, *others)}.values()]
-    if twice := sorted({name for name in names if names.count(name) > 1}):
-        raise ValueError(f"More than one scorer is named {twice[0]!r}: their scores could not be told apart.")
+    for place, other in enumerate(others):
+        if same_scorer(other, scorer) or same_scorer(other, price):
+            which = "scorer" if same_scorer(other, scorer) else "price (its gains are those of `swapped`)"
+            raise ValueError(f"also contains {other.name!r}, which is the {which} already: leave it out.")
+        if other.name in TAKEN or other.name in [each.name for each in (scorer, price, *others[:place])]:
+            raise ValueError(f"also contains a scorer named {other.name!r}, and that name is taken: give it another.")
+        for name in (chosen.name, chosen.opposite):
+            if name:
+                check_scores(other, name)
     bench = _Bench(model, chosen, scorer, price, model.sampling(**sampling), size, checked_workers(workers), others)
     for name in bench.ends:
         check_scores(scorer, name)
@@ -342,7 +352,7 @@ def steering_sweep(
         price: Measures the distance from the unsteered clip, by its network's layers, and so sets the strengths; pass a different
             network from the scorer's, or what pleases one network counts twice. If both are None, they are the judge and the listener
             for `tiny`, and otherwise both are the model's own scorer.
-        also: Further scorers of the same clips, for `SteeringSweep.heard_by`.
+        also: Further scorers of the same clips that know the concept and its opposite, for `SteeringSweep.heard_by`.
         atlas: For the standard methods, an atlas of the model; None is the one that ships.
         batch_size: Rows at a time.
         out: Folder for the results, including vectors and calibration, resumed if it exists; None is a temporary one.
