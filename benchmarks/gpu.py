@@ -143,13 +143,10 @@ def _line(what: str, load: Callable[[], audioscope.Model]) -> tuple[str, str, bo
         report = audioscope.check_model(load())
     except Exception as error:  # whatever a device does: the next line is measured all the same
         return what, f"{type(error).__name__}: {' '.join(str(error).split())[:120]}", False
-    held = int(report.laws["passes"].sum())
-    cost = report.cost
-    return (
-        what,
-        f"{held} of {len(report.laws)} hold, {cost['peak_memory_gb']:.2f} GB, {cost['seconds_a_unit']:.2f} s a unit",
-        report.passes,
-    )
+    held, cost = int(report.laws["passes"].sum()), report.cost
+    said = f"{held} of {len(report.laws)} hold, {cost['peak_memory_gb']:.2f} GB, {cost['seconds_a_unit']:.2f} s a unit"
+    failing = [f"{row.law}: {row.error:.2g}, limit {row.limit:.2g}" for row in report.laws.itertuples() if not row.passes]
+    return what, "; ".join([said, *failing]), report.passes
 
 
 def _asked(script: str, end: float, *options: str) -> dict | None:
