@@ -294,9 +294,9 @@ def check_settings(folder: Path, settings: dict[str, Any]) -> None:
         spelt = {"model": None} if "fingerprint" in settings else {}
         check_same(f"{folder} holds a sweep", stored | spelt, settings | spelt, "choose another folder, or delete it")
         known = {settings.get(who): settings.get(f"{who}_fingerprint") for who in ("scorer", "price")}
-        known |= {
-            who: about.get("fingerprint", about.get("scorer_fingerprint")) for who, about in settings.get("also", {}).items()
-        }
+        for who, about in settings.get("also", {}).items():
+            facts = about if isinstance(about, dict) else {"fingerprint": about}
+            known[who] = facts.get("fingerprint", facts.get("scorer_fingerprint"))
         for who in (who for who, mark in known.items() if str(mark).startswith("unknown")):
             warnings.warn(
                 f"The scorer {who!r} has no fingerprint: if it was changed since {folder} was begun, the scores there are of the "

@@ -13,6 +13,7 @@ from audioscope.errors import UnknownName
 from audioscope.scoring import Musicnn
 from audioscope.scoring.musicnn import NETS, RATE, SAMPLES, load, tags_of
 from audioscope.scoring.scorers import TAGS, feature_distance
+from audioscope.store import check_settings
 from audioscope.tiny import pool
 
 
@@ -293,3 +294,21 @@ def test_all_of_a_long_clip_is_heard(seconds):
         loud = wave.clone()
         loud[:, start : start + RATE // 10] *= 50
         assert (net.log_odds(loud) - quiet).abs().max() > 1e-4, start
+
+
+def test_a_scorer_that_nobody_can_know_again_is_said_when_a_folder_is_resumed(tmp_path):
+    """Whatever its place: the scorer, the price, or one more, in the form of any kind of sweep."""
+    unknown = "unknown, Loud"
+    for number, extra in enumerate(
+        (
+            {"scorer": "Loud", "scorer_fingerprint": unknown},
+            {"price": "Loud", "price_fingerprint": unknown},
+            {"also": {"Loud": {"fingerprint": unknown}}},
+            {"also": {"Loud": {"scorer_fingerprint": unknown}}},
+            {"also": {"Loud": unknown}},
+        )
+    ):
+        settings = {"model": "tiny", "fingerprint": "f", "scorer": "judge", "scorer_fingerprint": "j", **extra}
+        check_settings(tmp_path / str(number), settings)
+        with pytest.warns(UserWarning, match="'Loud' has no fingerprint"):
+            check_settings(tmp_path / str(number), settings)
