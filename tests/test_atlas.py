@@ -302,7 +302,7 @@ def test_nan_marks_the_cell_and_the_sweep_goes_on(tiny, tmp_path, monkeypatch):
         return audio
 
     monkeypatch.setattr(tracing, "decoded", spoilt)
-    atlas = audioscope.localize(tiny, ["fast"], pairs=3, steps=2, out=tmp_path, progress=False)
+    atlas = audioscope.localize(tiny, ["fast"], pairs=3, steps=2, out=tmp_path, workers=1, progress=False)
     failed = atlas.table[atlas.table["failed"]]
     assert set(failed["layer"]) == {1} and failed["score"].isna().all() and (failed["clip"] == "").all()
     impacts = atlas.impacts().set_index("layer")
