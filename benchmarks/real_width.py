@@ -37,10 +37,7 @@ def main() -> None:
     options.add_argument("--steps", type=int, default=2 if gpu else 3)
     options.add_argument("--units", type=int, default=3)
     chosen = options.parse_args()
-    model = Model(
-        _wide(chosen.layers, chosen.tokens).to("cuda" if gpu else "cpu", torch.bfloat16 if gpu else torch.float32),
-        "stable audio at full width",
-    )
+    model = wide_model(chosen.layers, chosen.tokens)
     clean, corrupted = PROMPTS
     size = chosen.layers + 2
     settings = {"steps": chosen.steps, "guidance": 7.0, "seconds": 0.01, "decode": False}
@@ -90,6 +87,12 @@ def _timed(do: Callable[[int], None], seed: int) -> float:
     if torch.cuda.is_available():
         torch.cuda.synchronize()
     return time.perf_counter() - began
+
+
+def wide_model(layers: int, tokens: int) -> Model:
+    """The pipeline at full width: in bfloat16 on a GPU, else in float32 on the CPU."""
+    home = ("cuda", torch.bfloat16) if torch.cuda.is_available() else ("cpu", torch.float32)
+    return Model(_wide(layers, tokens).to(*home), "stable audio at full width")
 
 
 def _wide(layers: int, tokens: int):

@@ -20,9 +20,8 @@ from pathlib import Path
 import torch
 
 sys.path.insert(0, str(Path(__file__).resolve().parent))
-from real_width import PROMPTS, _timed, _wide
+from real_width import PROMPTS, _timed, wide_model
 
-from audioscope.model import Model
 from audioscope.steer.vectors import AddVector, SteeringVector
 from audioscope.tracing import Row
 
@@ -36,10 +35,7 @@ def main() -> None:
     options.add_argument("--rows", type=int, default=7)
     options.add_argument("--turns", type=int, default=7)
     chosen = options.parse_args()
-    model = Model(
-        _wide(chosen.layers, chosen.tokens).to("cuda" if gpu else "cpu", torch.bfloat16 if gpu else torch.float32),
-        "stable audio at full width",
-    )
+    model = wide_model(chosen.layers, chosen.tokens)
     prompt = PROMPTS[0]
     settings = {"steps": chosen.steps, "guidance": 7.0, "seconds": 0.01, "decode": False}
     sigmas = model.run([Row(prompt, 0)], **settings).sigmas

@@ -146,12 +146,10 @@ def _bench(
             raise ValueError(f"also contains {other.name!r}, which is the {which} already: leave it out.")
         if other.name in TAKEN or other.name in [each.name for each in (scorer, price, *others[:place])]:
             raise ValueError(f"also contains a scorer named {other.name!r}, and that name is taken: give it another.")
-        for name in (chosen.name, chosen.opposite):
-            if name:
-                check_scores(other, name)
     bench = _Bench(model, chosen, scorer, price, model.sampling(**sampling), size, checked_workers(workers), others)
-    for name in bench.ends:
-        check_scores(scorer, name)
+    for each in (scorer, *others):
+        for name in bench.ends:
+            check_scores(each, name)
     if not hasattr(bench.price, "layers"):
         raise ValueError(
             f"The scorer {bench.price.name!r} has no layers(), from which the distance to the unsteered clip is computed: "
