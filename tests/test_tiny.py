@@ -40,7 +40,7 @@ def test_codec_is_a_pure_function_of_each_row(tiny):
     assert latents.shape == (3, codec.config.latent_dim, 64)
     together = codec.decode(latents).sample
     assert torch.equal(together, codec.decode(latents).sample)
-    torch.testing.assert_close(together[1:2], codec.decode(latents[1:2]).sample, rtol=1e-4, atol=1e-4)
+    assert torch.equal(together[1:2], codec.decode(latents[1:2]).sample)
     error = (codec.log_mel(together[:, 0]) - codec.log_mel(wave[:, 0])).pow(2).mean().sqrt()
     assert error < 0.45, "the round trip must keep the log-mel (data's standard deviation is 1.5)"
 
