@@ -169,7 +169,9 @@ def save_table(table: pd.DataFrame, file: Path, settings: Mapping[str, Any], abo
     """Write a table as Parquet and its settings, with the version of their format and a hash of both, as JSON: both or neither."""
     refuse_foreign(about, ("model",))
     content = io.BytesIO()
-    table.to_parquet(content, compression="zstd", index=False)  # what was dropped from a table left gaps in its index
+    table.to_parquet(
+        content, compression="zstd", compression_level=19, index=False
+    )  # what was dropped from a table left gaps in its index
     whole = {"format": version, **settings, "content": _content(content.getvalue(), settings)}
     write_together({file: lambda part: part.write_bytes(content.getvalue()), about: as_json(whole)})
 

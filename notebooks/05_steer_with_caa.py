@@ -333,6 +333,35 @@ assert (sure.loc[[("caa all, natural lengths", "caa all")]] == 0).all(axis=None)
 sure
 
 # %% [markdown]
+# ## An ear from outside hears the gains
+# Judge and listener learned from the same rendered music, so an error that they share would stay hidden. musicnn learned from recordings, by other people (notebook
+# 3). For axes whose concept it hears well enough in rendered music, it scored the same clips, at the same price by the listener: <!--=outside.axes-->fast<!--/-->. Its log-odds move less than the judge's,
+# so compare what each ear says of two methods, or the share of what rewriting the prompt reaches. Own layers gain more than a random direction for the judge (<!--=outside.fast.own-random_direction-->.78 [.55, 1.01]<!--/--> for fast)
+# and for musicnn (<!--=outside.fast.own-random_direction.musicnn-->.15 [.11, .18]<!--/-->), and more than random layers (<!--=outside.fast.own-random_layers-->.51 [.38, .65]<!--/-->; <!--=outside.fast.own-random_layers.musicnn-->.10 [.07, .13]<!--/-->). Where the judge hears own layers ahead of all layers (<!--=outside.fast.own-all-->.07 [.03, .12]<!--/-->),
+# musicnn does not (<!--=outside.fast.own-all.musicnn-->.00 [−.02, .01]<!--/-->): do not build on that difference.
+
+# %%
+asked_outside = datasets.steering_table("outside")["concept"].unique()
+by_ear = []
+for axis in asked_outside:
+    same = datasets.steering(axis, "outside")
+    for name, view in {"judge": same, "musicnn": same.heard_by("musicnn")}.items():
+        by_ear.append(view.summary().assign(ear=name))
+ears = pd.concat(by_ear, ignore_index=True)
+ears["way"] = ears["method"] + " " + ears["sites"]
+ears.pivot(index=["concept", "way"], columns="ear", values=["auc", "auc_low", "auc_high", "share"]).round(2)
+
+# %%
+gains = pd.read_parquet(data_folder() / "results" / "outside_pairs.parquet").assign(view="judge")
+gains = pd.concat([gains, pd.read_parquet(data_folder() / "results" / "outside_views.parquet")])
+gains = gains[gains["view"].isin(["judge", "musicnn"])].set_index(["concept", "one", "other", "view"])[["more", "low", "high"]]
+against_chance = gains.xs(("caa own", "random direction own"), level=("one", "other"))
+print(against_chance.round(3))
+assert (against_chance["low"] > 0).all()
+shares = ears[ears["way"].isin(["caa own", "caa all"])].pivot(index=["concept", "way"], columns="ear", values="share")
+assert (shares["judge"] - shares["musicnn"]).abs().max() < 0.3
+
+# %% [markdown]
 # ## Nothing here beats rewriting the prompt
 # On <!--=steer.all-pci.worse-->17<!--/--> of <!--=steer.axes-->18<!--/--> axes, switching the prompt late (PCI) gains significantly more at the same price than the vector at all layers, and on <!--=steer.all-pci.better-->0<!--/--> it gains significantly less.
 # That is a fact about a model that follows its prompts well, and it is the yardstick for every method: a vector must offer what words cannot, such as a strength that lies

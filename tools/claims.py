@@ -38,6 +38,7 @@ def recompute_claims() -> dict[str, str]:
         **card_claims(),
         **atlas_claims(),
         **scale_claims(),
+        **outside_claims(),
         **step_claims(),
         **published_claims(),
         **steering_claims(),
@@ -174,6 +175,39 @@ def card_claims() -> dict[str, str]:
         for i, row in enumerate(found["extrapolation"]) for group, share in row.items()
         if group not in ("change", "steps", "guidance")
     }  # fmt: skip
+
+
+def outside_claims() -> dict[str, str]:
+    """What ears from outside hear in generated clips, in the same swaps and in steered clips, and the judge in real recordings."""
+    told = json.loads((data_folder() / "tiny" / "evaluation.json").read_text())
+    found = {}
+    for row in told["outside"]:
+        label = f"outside.{row['ear']}.{row['concept'] or row['group']}" + (".octave" if "octave" in row["figure"] else "")
+        found[label], found[f"{label}.ceiling"] = with_interval(row["value"], row["low"], row["high"]), number(row["ceiling"])
+    for row in told["real_leads"]:
+        label = f"real.{row['ear']}" + (f".{row['concept']}" if row["concept"] else "")
+        found[f"{label}.rendered"] = with_interval(row["value"], row["low"], row["high"])
+        found[f"{label}.real"] = with_interval(row["real"], row["real_low"], row["real_high"])
+    atlas = datasets.outside()
+    ear, agreement = atlas.heard_by("musicnn"), atlas.agreement()
+    for name, other in {"listener": atlas, "judge": atlas.heard_by("judge")}.items():
+        both = other.correlation(ear)
+        found[f"outside.{name}.r"] = with_interval(both["pearson"], both["pearson_low"], both["pearson_high"])
+        found[f"outside.{name}.rho"] = with_interval(both["spearman"], both["spearman_low"], both["spearman_high"])
+    holds = agreement[agreement["holds"]]
+    found |= {"outside.concepts": listed(atlas.concepts), "outside.cells": str(len(agreement)), "outside.holds": str(len(holds))}
+    for concept in atlas.concepts:
+        found[f"outside.{concept}.holds"] = listed(holds.loc[holds["concept"] == concept, "layer"])
+    axes = datasets.steering_table("outside").pivot(index="concept", columns=["method", "sites"], values="auc")
+    seen = {"": pd.read_parquet(data_folder() / "results" / "outside_pairs.parquet")}
+    views = pd.read_parquet(data_folder() / "results" / "outside_views.parquet")
+    seen[".musicnn"] = views[views["view"] == "musicnn"]
+    found["outside.axes"] = listed(axes.index)
+    for view, pairs in seen.items():
+        for row in pairs.itertuples():
+            label = f"outside.{row.concept}.{_way(row.one)}-{_way(row.other)}{view}".replace(" ", "_")
+            found[label] = with_interval(row.more, row.low, row.high)
+    return found
 
 
 def scale_claims() -> dict[str, str]:

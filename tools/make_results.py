@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import json
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,9 @@ from audioscope.sae.comparison import wins
 from audioscope.sae.pipeline import report_saes, train_saes
 from audioscope.sae.sae import SAE
 from audioscope.sae.tuning import steer_all_features
+from audioscope.scoring import Musicnn, listener_scorer, on_recordings, outside, real_leads, trusted
+from audioscope.scoring.outside_ears import measured_ceilings
+from audioscope.scoring.scorers import TAGS
 from audioscope.steer.benchmark import axes, steer_all
 from audioscope.steer.vectors import SteeringVector
 from audioscope.store import write_whole
@@ -37,7 +41,8 @@ def main() -> None:
     chosen = options.parse_args()
     model, shared = load("tiny"), {"workers": chosen.workers}
     if not chosen.skip_evaluation:
-        result = evaluate(model, work=chosen.work / "tiny", **shared)
+        result = evaluate(model, work=chosen.work / "tiny", also=partial(outside, ceilings=measured_ceilings()), **shared)
+        result |= {"real_leads": real_leads().round(4).to_dict("records"), "recordings": on_recordings().to_dict("records")}
         write_whole(ROOT / "data/tiny/evaluation.json", lambda path: path.write_text(json.dumps(result, indent=1) + "\n"))
         print(as_table(result))
     atlas = localize(model, pairs=chosen.pairs, out=chosen.work / f"atlas-{model.fingerprint}", **shared)
@@ -51,6 +56,13 @@ def main() -> None:
         changed: dict[str, Any] = {"patch": "output"} if name == "output" else {"when": name}
         found = localize(model, pairs=12, clips=False, out=chosen.work / f"map-{name}-{model.fingerprint}", **shared, **changed)
         print(found.save(ROOT / "data" / "maps" / name, shipped=True))
+    # what an outside ear hears well enough in rendered music, it hears in the same swaps, and in the steering of the same axes
+    known = trusted()
+    ear = Musicnn({concept: TAGS[concept] for concept in known})
+    heard = {"also": [listener_scorer("judge"), ear], "clips": False, "out": chosen.work / f"map-outside-{model.fingerprint}"}
+    print(localize(model, known, pairs=chosen.pairs, **heard, **shared).save(ROOT / "data" / "maps" / "outside", shipped=True))
+    steer_all(model, ROOT / "data" / "results", chosen.work / f"outside-{model.fingerprint}", [axis for axis in axes() if axis in known],
+              name="outside", also=[ear], **shared)  # fmt: skip
     steps = patch_steps(model, out=chosen.work / f"steps-{model.fingerprint}", **shared)
     steps = steps.round({name: 3 for name in steps if name.startswith("score")})
     write_whole(ROOT / "data" / "results" / "steps.parquet", steps.to_parquet)

@@ -152,7 +152,11 @@ def parser() -> argparse.ArgumentParser:
     choose.add_argument("--work", type=path, default=Path("runs/tiny"), help="the --work folder of the training run")
     choose.add_argument("--out", type=path, required=True, help="folder for the chosen pipeline")
     evaluate = command(
-        tiny, "evaluate", _evaluate, "accuracy of the listener and the judge, on real and on generated clips", [WORKERS]
+        tiny,
+        "evaluate",
+        _evaluate,
+        "what the judge, the listener and ears from outside hear in real and in generated clips",
+        [WORKERS],
     )
     evaluate.add_argument("--json", action="store_true", help="print JSON")
     evaluate.add_argument("--clips", type=int, default=400, help="clips of each kind (default 400)")
@@ -403,7 +407,8 @@ def _choose(options: argparse.Namespace) -> None:
 
 
 def _evaluate(options: argparse.Namespace) -> None:
+    from audioscope.scoring import outside
     from audioscope.tiny.evaluate import as_table, evaluate
 
-    result = evaluate(clips=options.clips, workers=options.workers)
+    result = evaluate(clips=options.clips, also=outside, workers=options.workers)
     print(json.dumps(result, indent=1) if options.json else as_table(result))

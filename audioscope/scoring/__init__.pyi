@@ -2,6 +2,11 @@ from .measures import beat_agreement as beat_agreement
 from .measures import chroma_similarity as chroma_similarity
 from .measures import faults as faults
 from .measures import measure as measure
+from .outside_ears import on_recordings as on_recordings
+from .outside_ears import outside as outside
+from .outside_ears import real_leads as real_leads
+from .outside_ears import recordings as recordings
+from .outside_ears import trusted as trusted
 from .probe import ProbeScorer as ProbeScorer
 from .probe import pairs_like as pairs_like
 from .probe import probe_scorer as probe_scorer

@@ -135,7 +135,12 @@ def _write(found: Sequence[_Found], out: str | Path, name: str) -> None:
     write_whole(out / f"{name}.parquet", summary.to_parquet)
     write_whole(out / f"{name}_pairs.parquet", pairs.to_parquet)
     write_whole(out / f"{name}_views.parquet", seen.to_parquet)
-    write_whole(out / f"{name}_clips.parquet", lambda path: clips.to_parquet(path, compression="zstd"))
+    write_whole(
+        out / f"{name}_clips.parquet",
+        lambda path: clips.to_parquet(
+            path, compression="zstd", compression_level=19, use_dictionary=[*clips.columns.difference([*digits, "strength"])]
+        ),
+    )
     write_whole(out / f"{name}_settings.json", lambda path: path.write_text(json.dumps(settings, separators=(",", ":")) + "\n"))
 
 

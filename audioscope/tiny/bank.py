@@ -7,6 +7,8 @@ stored as one Ogg Vorbis file plus a JSON index.
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
+from copy import copy
 from functools import lru_cache
 from pathlib import Path
 
@@ -55,6 +57,26 @@ class NoteBank:
         wave = spans[source]
         positions = np.arange(0, len(wave) - 1, ratio)
         return np.interp(positions, np.arange(len(wave)), wave).astype(np.float32)
+
+    def with_notes(self, notes: Mapping[str, Mapping[int, np.ndarray]]) -> NoteBank:
+        """Return a bank with other notes for some instruments, such as those of real recordings.
+
+        Args:
+            notes: For each instrument, waveforms float32 [samples] at 16 kHz by MIDI pitch; between them, the nearest is resampled.
+
+        Returns:
+            The new bank; this one does not change.
+
+        Example:
+            >>> import numpy as np
+            >>> beep = np.sin(2 * np.pi * 440 * np.arange(16_000) / 16_000).astype("float32")
+            >>> audioscope.tiny.NoteBank().with_notes({"flute": {69: beep}}).note("flute", 69).shape
+            (15999,)
+        """
+        bank = copy(self)
+        bank._notes = {**self._notes, **{name: dict(by_pitch) for name, by_pitch in notes.items()}}
+        bank.note = lru_cache(maxsize=2048)(bank._note)
+        return bank
 
     def hit(self, name: str) -> np.ndarray:
         """Return one hit of a percussion instrument (0.6 s).

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -98,11 +99,18 @@ def heard(ear: Listener, sound: Tensor, captions: list[Caption]) -> dict[str, fl
     return accuracies(torch.cat([ear.guess(part) for part in sound.split(100)]), asked, named)
 
 
-def evaluate(model: Model | None = None, clips: int = 400, work: Path | None = None, **settings: Any) -> dict[str, Any]:
+def evaluate(
+    model: Model | None = None,
+    clips: int = 400,
+    work: Path | None = None,
+    also: Callable[[Tensor, list[Caption]], pd.DataFrame] | None = None,
+    **settings: Any,
+) -> dict[str, Any]:
     """Accuracies by group: `chance`, `real` (listener and judge, the ceiling), `generated` (judge, held-out captions).
 
     work: a folder for the training pool's latents; with it, `memorization` and `extrapolation` are measured as well, and
     there are five times as many real clips: the first percentile of fewer clips says little.
+    also: what else hears the generated clips, such as `audioscope.scoring.outside`; its rows come back as `outside`.
     settings: `workers`, as for `audioscope.localize`, and those of `Model.generate` (steps, guidance).
     """
     checked_workers(settings.get("workers"))
@@ -126,6 +134,8 @@ def evaluate(model: Model | None = None, clips: int = 400, work: Path | None = N
         },
         "sound": {"real": levels(real), "generated": levels(sound)},
     }
+    if also:
+        result["outside"] = also(sound, captions).round(4).to_dict("records")
     if work:
         seen = generated_clips(model, held_out_captions(clips // 2, held_out=False), **settings)
         result["memorization"] = memorization(model.pipe.vae, sound, seen, real, work)
@@ -230,7 +240,7 @@ def choose(candidates: Path, out: Path, clips: int = 150) -> pd.DataFrame:
 
 
 def as_table(result: dict[str, Any]) -> str:
-    """The result as a plain-text table, one line per group."""
+    """The result as a plain-text table, one line per group, then one per question to ears from outside."""
     lines = [f"{'group':<12}{'chance':>8}{'listener, real':>16}{'judge, real':>13}{'judge, generated':>18}"]
     for group, chance in {**result["chance"], "mood_pair": result["chance"]["mood"]}.items():
         lines.append(
@@ -238,4 +248,6 @@ def as_table(result: dict[str, Any]) -> str:
             f"{result['generated']['judge'][group]:>18.3f}"
         )
     lines.append(f"({result['clips']} generated clips, {result['real_clips']} real ones; generated with {result['settings']})")
+    if "outside" in result:
+        lines += ["", pd.DataFrame(result["outside"]).round(2).to_string(index=False)]
     return "\n".join(lines)

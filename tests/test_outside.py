@@ -1,0 +1,129 @@
+"""Ears from outside, and real recordings: what musicnn, the judge and the listener hear that they did not learn from."""
+
+import json
+import re
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+import soundfile as sf
+import torch
+
+from audioscope import datasets
+from audioscope.scoring import Musicnn, on_recordings, outside, outside_ears, real_leads, recordings, trusted
+from audioscope.stats import auroc
+from audioscope.store import data_folder
+from audioscope.tiny import GROUPS, pool
+
+REAL = data_folder() / "real"
+
+
+def test_every_recording_has_its_source_and_its_license():
+    index = {each["file"]: each for each in json.loads((REAL / "index.json").read_text())}
+    assert set(index) == {file.name for file in REAL.glob("*.flac")} and len(index) == 13
+    text = (REAL / "LICENSE").read_text()
+    for name, each in index.items():
+        assert Path(name).stem in text and each["label"] in GROUPS[each["group"]]
+        assert {"CC-BY-3.0": "Attribution 3.0", "Expat (MIT)": "Carlos Viola Iborra"}[each["license"]] in text
+        assert re.search(r"\d+\.\d+", each["source"]), "its version"
+    assert sum(file.stat().st_size for file in REAL.iterdir()) < 1.4e6
+
+
+def test_recordings_are_whole_notes_at_one_level():
+    for each in recordings():
+        wave = each["wave"]
+        assert sf.info(REAL / each["file"]).samplerate == 16_000 and np.abs(wave).max() <= 1
+        assert abs(10 * np.log10((wave**2).mean()) + 20) < 6, each["file"]
+        if each["group"] == "lead":
+            assert len(wave) == round(len(each["notes"]) * each["seconds_per_note"] * 16_000)
+            assert each["notes"] == sorted(each["notes"])
+
+
+@pytest.mark.parametrize("lead", ["violin", "flute", "cello", "trumpet"])
+def test_notes_have_the_pitches_of_the_index(lead):
+    librosa = pytest.importorskip("librosa")
+    each = next(each for each in recordings() if each["label"] == lead)
+    for pitch, wave in zip(each["notes"], np.split(each["wave"], len(each["notes"])), strict=True):
+        f0 = librosa.yin(wave[1600:14_000], fmin=50, fmax=2000, sr=16_000)
+        assert abs(np.median(librosa.hz_to_midi(f0)) - pitch) < 0.5, (lead, pitch)
+
+
+def test_musicnn_knows_real_instruments_and_tinys_listener_does_not():
+    table = on_recordings()
+    leads = table[table["group"] == "lead"].set_index("label")
+    tagged = leads.loc[["violin", "cello", "flute", "piano", "guitar"]]
+    assert (tagged["musicnn"] == tagged.index).all()
+    assert 2 <= (leads["listener"] == leads.index).sum() <= 5 < (leads["judge"] == leads.index).sum(), (
+        "alone, the judge is better"
+    )
+
+
+@pytest.mark.slow
+def test_the_judge_falls_on_real_leads_in_the_same_songs():
+    """Only the notes of the lead differ; musicnn, which knows neither bank, does not fall like that."""
+    table = real_leads(60).set_index("ear")
+    judge = table.loc["judge"]
+    assert judge["value"] > 0.95 and 0.15 < judge["real"] < 0.6 and judge["real_high"] < judge["low"]
+    assert (table.loc["musicnn", "real"] > 0.45).all()
+    with pytest.raises(ValueError, match="songs is 3"):
+        real_leads(3)
+
+
+def songs_and_sound(count=60):
+    songs = [pool.song(number, 78) for number in range(count)]
+    return songs, torch.from_numpy(np.stack([pool.clip(number, 78) for number in range(count)]))
+
+
+@pytest.mark.slow
+def test_what_is_heard_is_compared_with_the_caption():
+    """The right labels are found again; those of other clips are not; the opposite ones turn an AUROC around."""
+    songs, sound = songs_and_sound()
+
+    def asked(songs):
+        return outside(sound, [("", song, frozenset(GROUPS)) for song in songs]).set_index(["ear", "group", "concept", "figure"])
+
+    true, shuffled = asked(songs), asked([songs[i] for i in np.random.default_rng(0).permutation(len(songs))])
+    for group, classes in GROUPS.items():
+        chance = 1 / len(classes)
+        assert true.loc[("judge", group, "", "accuracy"), "low"] > 0.8
+        assert shuffled.loc[("judge", group, "", "accuracy"), "value"] < chance + 0.25
+    assert true.loc[("musicnn", "tempo", "fast", "AUROC"), "value"] > 0.7
+    assert true.loc[("beat", "tempo", "", "up to an octave"), "value"] > 0.9
+    assert shuffled.loc["musicnn", "value"].mean() == pytest.approx(0.5, abs=0.1)
+    assert not true["value"].equals(shuffled["value"]) and (true["low"] <= true["value"]).all()
+    fast = np.array([song.tempo == "fast" for song in songs])
+    scores = Musicnn()(sound[:, None], 16_000)["fast"].to_numpy()
+    assert true.loc[("musicnn", "tempo", "fast", "AUROC"), "value"] == pytest.approx(auroc(scores[fast], scores[~fast]))
+
+
+def test_only_groups_that_the_caption_names_are_asked():
+    songs, sound = songs_and_sound(6)
+    table = outside(sound, [("", song, frozenset({"tempo"} if i % 2 else GROUPS)) for i, song in enumerate(songs)])
+    clips = table[table["ear"] == "judge"].set_index("group")["clips"]
+    assert clips["tempo"] == 6 and clips["genre"] == 3
+
+
+def test_trusted_are_those_above_the_line():
+    table = pd.DataFrame({"ear": ["musicnn", "musicnn", "judge"], "concept": ["fast", "pop", ""], "ceiling": [0.8, 0.5, 0.99]})
+    assert trusted(ceilings=table) == ["fast"] and trusted(0.4, table) == ["fast", "pop"]
+
+
+def test_shipped_ceilings_are_those_of_the_shipped_concepts():
+    told = pd.DataFrame(json.loads((data_folder() / "tiny" / "evaluation.json").read_text())["outside"])
+    most = told[told["ear"] == "musicnn"].set_index("concept")["ceiling"]
+    atlas = datasets.outside()
+    assert set(atlas.concepts) == set(most[most >= outside_ears.LEAST].index) == set(trusted())
+    assert (
+        atlas.scorers == ["listener", "judge", "musicnn"]
+        and atlas.settings["fingerprint"] == datasets.atlas().settings["fingerprint"]
+    )
+
+
+def test_the_outside_atlas_is_of_the_shipped_swaps():
+    """The same pairs, seeds and prompts as the shipped atlas; scores differ as little as two kinds of CPU let them."""
+    key = ["concept", "pair", "row", "layer", "scored", "seed", "clean_prompt", "corrupted_prompt"]
+    ours, shipped = datasets.outside(), datasets.atlas()
+    both = ours.table.merge(shipped.table, on=key, suffixes=("", " shipped"))
+    assert len(both) == len(ours.table)
+    assert (both["score"] - both["score shipped"]).abs().mean() < 0.05
