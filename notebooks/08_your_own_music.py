@@ -145,14 +145,16 @@ if stand_in:  # slow jazz: genre enters at layer 0 (notebook 3)
     assert impacts["impact"].idxmax() == 0 and (impacts["high"] - impacts["low"]).max() > 0.4
 
 # %% [markdown]
-# The two ears hear two sides of one concept: what tells these clips from others for the probe enters with the genre, in layer 0; their slowness enters where
-# tempo does, in layers 1 and 2. A concept made from a folder is a mixture, and a second opinion on a part of it shows that.
+# musicnn's answer is *undefined*. To it, the clips of the clean prompts are not clearly slower than those of the corrupted ones: the interval of the difference
+# contains 0, so there is nothing to divide by, and nothing to localize. That is an answer, too. What these eight pairs differ in is not the tempo, or not one that
+# this ear hears, and the map above remains the probe's alone.
 
 # %%
 slowness = atlas.heard_by(ear.name).impacts().set_index("layer")
-print(pd.DataFrame({"the probe": impacts["impact"], 'musicnn, "slow"': slowness["impact"]}).round(2))
+print(slowness[["defined", "denominator", "denominator_low", "denominator_high"]].iloc[0].to_dict())
 if stand_in:
-    assert slowness["defined"].all() and slowness["impact"].idxmax() in (1, 2)
+    assert not slowness["defined"].any()
+    assert slowness["denominator_low"].iloc[0] < 0 < slowness["denominator_high"].iloc[0]
 
 # %% [markdown]
 # ## Prompts unlike your music can be steered toward it

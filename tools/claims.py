@@ -23,6 +23,7 @@ from audioscope.atlas.steps import step_impacts
 from audioscope.sae.comparison import wins
 from audioscope.sae.features import Negatives
 from audioscope.sae.pipeline import auroc_table
+from audioscope.scoring.outside_ears import LEAST
 from audioscope.stats import mean_with_interval
 from audioscope.steer.benchmark import counts, over_axes
 from audioscope.steer.cells import SHUFFLED_LABELS
@@ -195,7 +196,12 @@ def outside_claims() -> dict[str, str]:
         found[f"outside.{name}.r"] = with_interval(both["pearson"], both["pearson_low"], both["pearson_high"])
         found[f"outside.{name}.rho"] = with_interval(both["spearman"], both["spearman_low"], both["spearman_high"])
     holds = agreement[agreement["holds"]]
-    found |= {"outside.concepts": listed(atlas.concepts), "outside.cells": str(len(agreement)), "outside.holds": str(len(holds))}
+    found |= {
+        "outside.least": number(LEAST),
+        "outside.concepts": listed(atlas.concepts),
+        "outside.cells": str(len(agreement)),
+        "outside.holds": str(len(holds)),
+    }
     for concept in atlas.concepts:
         found[f"outside.{concept}.holds"] = listed(holds.loc[holds["concept"] == concept, "layer"])
     axes = datasets.steering_table("outside").pivot(index="concept", columns=["method", "sites"], values="auc")
