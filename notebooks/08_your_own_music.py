@@ -70,7 +70,7 @@ audioscope.show_clips(*mine[:3])
 # ## Rendered music is all that the listener and the judge know
 # Here is a real saxophone, one of the recordings that ship as controls, and what each ear takes the real recordings for. musicnn, which learned from
 # recordings, names the instruments that it has tags for. The judge does well with single notes; but where they play the lead in a song, it is right in
-# <!--=real.judge.real-->.33 [.27, .40]<!--/--> of the songs, and in <!--=real.judge.rendered-->.99 [.96, 1.00]<!--/--> with the renderer's own notes (`audioscope.scoring.real_leads`). A probe on its features can be no better than they are.
+# <!--=real.judge.real-->.33 [.27, .40]<!--/--> of the songs, against <!--=real.judge.rendered-->.99 [.96, 1.00]<!--/--> with the renderer's own notes and <!--=real.judge.few-->.83 [.78, .88]<!--/--> with as few and short ones of them (`audioscope.scoring.real_leads`). A probe on its features can be no better than they are.
 
 # %%
 saxophone = next(each for each in audioscope.scoring.recordings() if each["label"] == "saxophone")

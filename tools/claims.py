@@ -188,7 +188,9 @@ def outside_claims() -> dict[str, str]:
     for row in told["real_leads"]:
         label = f"real.{row['ear']}" + (f".{row['concept']}" if row["concept"] else "")
         found[f"{label}.rendered"] = with_interval(row["value"], row["low"], row["high"])
-        found[f"{label}.real"] = with_interval(row["real"], row["real_low"], row["real_high"])
+        found |= {
+            f"{label}.{kind}": with_interval(row[kind], row[f"{kind}_low"], row[f"{kind}_high"]) for kind in ("few", "real")
+        }
     atlas = datasets.outside()
     ear, agreement = atlas.heard_by("musicnn"), atlas.agreement()
     for name, other in {"listener": atlas, "judge": atlas.heard_by("judge")}.items():

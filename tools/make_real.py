@@ -16,6 +16,7 @@ import librosa
 import numpy as np
 import soundfile as sf
 
+from audioscope.scoring.outside_ears import cut
 from audioscope.tiny.bank import RATE
 from audioscope.tiny.music import LEAD_RANGE, SAMPLES
 
@@ -31,14 +32,6 @@ def pitches(folder: Path, wrong: set[str]) -> dict[int, Path]:
     """The recordings of a package by MIDI pitch."""
     named = {file.stem: file for file in sorted(folder.glob("*.mp3")) if re.fullmatch(r"[A-G]s?\d", file.stem)}
     return {int(librosa.note_to_midi(name.replace("s", "#"))): file for name, file in named.items() if name not in wrong}
-
-
-def cut(wave: np.ndarray, samples: int) -> np.ndarray:
-    """The first `samples` from where it sounds, at one level, faded out."""
-    start = int(np.argmax(np.abs(wave) > 0.02 * np.abs(wave).max()))
-    wave = np.pad(wave, (0, samples))[start : start + samples]
-    wave[-800:] *= np.linspace(1, 0, 800)
-    return wave * 0.1 / np.sqrt((wave[: RATE // 2] ** 2).mean())
 
 
 def build(packages: Path, folder: Path) -> None:

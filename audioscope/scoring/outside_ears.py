@@ -39,7 +39,7 @@ def outside(sound: Tensor, captions: Sequence[Caption], ceilings: pd.DataFrame |
         ceilings: What is measured in rendered songs (`measured_ceilings`); None is what ships.
 
     Returns:
-        One row for each question, over the clips whose caption names the group, with these columns.
+        One row for each question, over the clips whose caption names the group (none if no caption does), with these columns.
 
         - group, concept (empty for a whole group), ear ("judge", "musicnn" or "beat"), clips;
         - figure: what the value is. "accuracy" of the judge; "AUROC" of musicnn, for each concept that it has a tag for; for the
@@ -97,6 +97,8 @@ def _heard(sound: Tensor, songs: Sequence[Song], named: Sequence[Collection[str]
     rows: list[dict[str, Any]] = []
     for column, (group, classes) in enumerate(GROUPS.items()):
         asked = np.array([group in each for each in named])
+        if not asked.any():
+            continue
         labels = np.array([getattr(song, group) for song in songs])[asked]
         rows.append({"group": group, "concept": "", "ear": "judge"} | _share(np.array(classes)[guess[asked, column]] == labels))
         for concept in (each for each in classes if each in ear.concepts and 0 < (labels == each).sum() < len(labels)):
@@ -126,7 +128,7 @@ def _share(right: np.ndarray, figure: str = "accuracy") -> dict[str, Any]:
 
 
 def recordings() -> list[dict[str, Any]]:
-    """Read the real recordings that ship: nine instruments, five notes each, and excerpts of four metal songs.
+    """Read the real recordings that ship: nine instruments, five notes each (xylophone: four), and parts of four metal songs.
 
     Returns:
         One dict per recording, with file, group, label, source, license and credit, for an instrument notes (MIDI pitches, each
@@ -146,8 +148,8 @@ def on_recordings() -> pd.DataFrame:
     """Ask the judge, the listener and musicnn about each real recording by itself.
 
     Returns:
-        One row per recording, with the columns file, group and label, and what each ear takes it for, which is the class of the group that it finds most likely (for
-        musicnn, of those that it has a tag for).
+        One row per recording, with the columns file, group and label, and what each ear takes it for, which is the class of the
+        group that it finds most likely (for musicnn, of those that it has a tag for).
 
     Example:
         >>> table = audioscope.scoring.on_recordings()
@@ -163,16 +165,39 @@ def on_recordings() -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
+def cut(wave: np.ndarray, samples: int) -> np.ndarray:
+    """The first `samples` of a note from where it sounds, at one level, faded out: the form of the notes in data/real."""
+    start = int(np.argmax(np.abs(wave) > 0.02 * np.abs(wave).max()))
+    wave = np.pad(wave, (0, samples))[start : start + samples]
+    wave[-800:] *= np.linspace(1, 0, 800)
+    return wave * 0.1 / np.sqrt((wave[: RATE // 2] ** 2).mean())
+
+
+def _banks() -> dict[str, NoteBank]:
+    """The banks that `real_leads` compares, by the column of its table."""
+    real = {
+        each["label"]: dict(zip(each["notes"], np.split(each["wave"], len(each["notes"])), strict=True))
+        for each in recordings() if each["group"] == "lead"
+    }  # fmt: skip
+    rendered = NoteBank()
+    few = {lead: {pitch: cut(rendered.note(lead, pitch), len(note)) for pitch, note in of.items()} for lead, of in real.items()}
+    return {"value": rendered, "few": rendered.with_notes(few), "real": rendered.with_notes(real)}
+
+
 def real_leads(songs: int = 200) -> pd.DataFrame:
-    """Render songs twice, with the lead that the renderer plays and with notes of a real recording, all else equal.
+    """Render songs with the lead that the renderer plays, with a few of its notes, and with notes of a real recording.
+
+    All else is equal. Five short notes of an instrument, resampled to the pitches between them, sound odd whoever plays them:
+    what the recordings change is the difference between the few and the real ones.
 
     Args:
         songs: How many, at least 20; they have one of the nine leads that there are recordings of.
 
     Returns:
         One row for each ear and concept, with the figure and the clips. It is the accuracy of the lead by the judge and by the
-        listener, and the AUROC of each lead that musicnn has a tag for; value, low and high are with the rendered leads, and real,
-        real_low and real_high with the real ones.
+        listener, and the AUROC of each lead that musicnn has a tag for. value, low and high are with the renderer's notes;
+        few, few_low and few_high with those of them at the pitches of the recordings, cut as these are; real, real_low
+        and real_high with the recordings.
 
     Raises:
         ValueError: There are too few songs.
@@ -185,31 +210,28 @@ def real_leads(songs: int = 200) -> pd.DataFrame:
     """
     if songs < 20:
         raise ValueError(f"songs is {songs}, expected at least 20: the accuracy of fewer says little.")
-    leads = {each["label"]: each for each in recordings() if each["group"] == "lead"}
-    notes = {
-        lead: dict(zip(each["notes"], np.split(each["wave"], len(each["notes"])), strict=True)) for lead, each in leads.items()
-    }
-    banks = {"rendered": NoteBank(), "real": NoteBank().with_notes(notes)}
+    leads, banks = [each["label"] for each in recordings() if each["group"] == "lead"], _banks()
     numbers = [number for number in range(3 * songs) if pool.song(number, RENDERED_POOL).lead in leads][:songs]
     drawn = [pool.song(number, RENDERED_POOL) for number in numbers]
     truth, column = np.array([song.lead for song in drawn]), list(GROUPS).index("lead")
-    found = {}
+    ears, ear = {name: listener.load(name) for name in ("judge", "listener")}, Musicnn()
+    found = []
     for which, bank in banks.items():
         waves = [
             render(song, np.random.default_rng([RENDERED_POOL, number, 1]), bank)
             for song, number in zip(drawn, numbers, strict=True)
         ]
         sound, rows = torch.from_numpy(np.stack(waves)), []
-        for name in ("judge", "listener"):
-            guess = torch.cat([listener.load(name).guess(part) for part in sound.split(100)])[:, column].numpy()
+        for name, own in ears.items():
+            guess = torch.cat([own.guess(part) for part in sound.split(100)])[:, column].numpy()
             rows.append({"ear": name, "concept": ""} | _share(np.array(GROUPS["lead"])[guess] == truth))
-        scores = pd.concat([Musicnn()(part[:, None], RATE) for part in sound.split(100)], ignore_index=True)
+        scores = pd.concat([ear(part[:, None], RATE) for part in sound.split(100)], ignore_index=True)
         for lead in (each for each in leads if each in scores and each in truth):
             has = truth == lead
             value = float(auroc(scores[lead][has].to_numpy(), scores[lead][~has].to_numpy()))
             low, high = auroc_interval(value, int(has.sum()), int((~has).sum()))
             rows.append({"ear": "musicnn", "concept": lead, "clips": len(truth), "figure": "AUROC", "value": value, "low": low,
                          "high": high})  # fmt: skip
-        found[which] = pd.DataFrame(rows)
-    real = found["real"].rename(columns={"value": "real", "low": "real_low", "high": "real_high"})
-    return found["rendered"].merge(real, on=["ear", "concept", "figure", "clips"])
+        names = {} if which == "value" else {"value": which, "low": f"{which}_low", "high": f"{which}_high"}
+        found.append(pd.DataFrame(rows).set_index(["ear", "concept", "clips", "figure"]).rename(columns=names))
+    return pd.concat(found, axis=1).reset_index()
