@@ -183,7 +183,7 @@ assert 15 < len(holds) < 40 and len(holds) < false["beyond"] / 3 and agreement["
 # %%
 outside = datasets.outside()
 ear = outside.heard_by("musicnn")
-outside_alike = {name: outside.heard_by(name).correlation(ear) if name != "listener" else outside.correlation(ear) for name in ("listener", "judge")}  # fmt: skip
+outside_alike = {"listener": outside.correlation(ear), "judge": outside.heard_by("judge").correlation(ear)}
 print(pd.DataFrame(outside_alike).T.round(2).to_string())
 ear.chart()
 

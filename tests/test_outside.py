@@ -5,6 +5,7 @@ import re
 from dataclasses import replace
 from pathlib import Path
 
+import librosa
 import numpy as np
 import pandas as pd
 import pytest
@@ -43,7 +44,6 @@ def test_recordings_are_whole_notes_at_one_level():
 
 @pytest.mark.parametrize("lead", ["violin", "flute", "cello", "trumpet"])
 def test_notes_have_the_pitches_of_the_index(lead):
-    librosa = pytest.importorskip("librosa")
     each = next(each for each in recordings() if each["label"] == lead)
     for pitch, wave in zip(each["notes"], np.split(each["wave"], len(each["notes"])), strict=True):
         f0 = librosa.yin(wave[1600:14_000], fmin=50, fmax=2000, sr=16_000)
@@ -98,7 +98,7 @@ def test_shipped_numbers_tell_the_recording_from_the_few_notes():
 
 @pytest.mark.slow
 def test_the_judge_falls_on_real_leads_in_the_same_songs():
-    """Only the notes of the lead differ; musicnn, which knows neither bank, does not fall like that."""
+    """Only the notes of the lead differ; the judge falls further than as few of the renderer's notes explain."""
     table = real_leads(60).set_index("ear")
     judge = table.loc["judge"]
     assert judge["value"] > 0.95 and 0.15 < judge["real"] < 0.6 and judge["real_high"] < judge["few_low"]

@@ -206,11 +206,10 @@ def outside_claims() -> dict[str, str]:
     }
     for concept in atlas.concepts:
         found[f"outside.{concept}.holds"] = listed(holds.loc[holds["concept"] == concept, "layer"])
-    axes = datasets.steering_table("outside").pivot(index="concept", columns=["method", "sites"], values="auc")
     seen = {"": pd.read_parquet(data_folder() / "results" / "outside_pairs.parquet")}
     views = pd.read_parquet(data_folder() / "results" / "outside_views.parquet")
     seen[".musicnn"] = views[views["view"] == "musicnn"]
-    found["outside.axes"] = listed(axes.index)
+    found["outside.axes"] = listed(datasets.steering_table("outside")["concept"].unique())
     for view, pairs in seen.items():
         for row in pairs.itertuples():
             label = f"outside.{row.concept}.{_way(row.one)}-{_way(row.other)}{view}".replace(" ", "_")

@@ -102,11 +102,8 @@ def _heard(sound: Tensor, songs: Sequence[Song], named: Sequence[Collection[str]
         labels = np.array([getattr(song, group) for song in songs])[asked]
         rows.append({"group": group, "concept": "", "ear": "judge"} | _share(np.array(classes)[guess[asked, column]] == labels))
         for concept in (each for each in classes if each in ear.concepts and 0 < (labels == each).sum() < len(labels)):
-            has, values = labels == concept, scores[concept].to_numpy()[asked]
-            value, sizes = float(auroc(values[has], values[~has])), (int(has.sum()), int((~has).sum()))
-            low, high = auroc_interval(value, *sizes)
-            rows.append({"group": group, "concept": concept, "ear": "musicnn", "clips": sum(sizes), "figure": "AUROC",
-                         "value": value, "low": low, "high": high})  # fmt: skip
+            area = _area(scores[concept].to_numpy()[asked], labels == concept)
+            rows.append({"group": group, "concept": concept, "ear": "musicnn"} | area)
         if group == "tempo":
             for figure, factors in (("in the band", (1.0,)), ("up to an octave", (1.0, 2.0, 0.5))):
                 inside = [
@@ -125,6 +122,13 @@ def _share(right: np.ndarray, figure: str = "accuracy") -> dict[str, Any]:
     """The share of True, with its exact interval."""
     exact = binomtest(int(right.sum()), len(right)).proportion_ci()
     return {"clips": len(right), "figure": figure, "value": float(right.mean()), "low": exact.low, "high": exact.high}
+
+
+def _area(values: np.ndarray, has: np.ndarray) -> dict[str, Any]:
+    """The AUROC of values for what some of them have, with its interval."""
+    value = float(auroc(values[has], values[~has]))
+    low, high = auroc_interval(value, int(has.sum()), int((~has).sum()))
+    return {"clips": len(has), "figure": "AUROC", "value": value, "low": low, "high": high}
 
 
 def recordings() -> list[dict[str, Any]]:
@@ -227,11 +231,7 @@ def real_leads(songs: int = 200) -> pd.DataFrame:
             rows.append({"ear": name, "concept": ""} | _share(np.array(GROUPS["lead"])[guess] == truth))
         scores = pd.concat([ear(part[:, None], RATE) for part in sound.split(100)], ignore_index=True)
         for lead in (each for each in leads if each in scores and each in truth):
-            has = truth == lead
-            value = float(auroc(scores[lead][has].to_numpy(), scores[lead][~has].to_numpy()))
-            low, high = auroc_interval(value, int(has.sum()), int((~has).sum()))
-            rows.append({"ear": "musicnn", "concept": lead, "clips": len(truth), "figure": "AUROC", "value": value, "low": low,
-                         "high": high})  # fmt: skip
+            rows.append({"ear": "musicnn", "concept": lead} | _area(scores[lead].to_numpy(), truth == lead))
         names = {} if which == "value" else {"value": which, "low": f"{which}_low", "high": f"{which}_high"}
         found.append(pd.DataFrame(rows).set_index(["ear", "concept", "clips", "figure"]).rename(columns=names))
     return pd.concat(found, axis=1).reset_index()
