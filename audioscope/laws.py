@@ -108,7 +108,7 @@ def check_model(model: Model) -> ModelReport:
     Example:
         >>> report = audioscope.check_model(model)
         >>> report.laws["passes"].tolist()
-        [True, True, True, True, True, True, True, True]
+        [True, True, True, True, True, True, True, True, True, True]
     """
     model.check_unsteered("a check")
     rows = [{"law": law, "error": error, "limit": limit, "passes": error >= limit if limit == ACTS else error <= limit}
@@ -197,6 +197,25 @@ def _laws(model: Model) -> Iterator[tuple[str, float, float]]:
         max(off(itself[1], itself[0]), off(itself[2], itself[0])),
         limit,
     )
+    inside = run(
+        Row(A, 0), Row(B, 0), edited(PatchOutput(last, A)), edited(PatchOutput(last.heads, A)), edited(PatchText(last, A)),
+        edited(PatchOutput([*last.keys, *last.values], A)),
+    ).latents  # fmt: skip
+    yield (
+        "all heads of a layer together are its output, its keys and values together its text",
+        max(off(inside[3], inside[2]), off(inside[5], inside[4])),
+        limit,
+    )
+    if adapter.denoiser != "unet":  # skip connections lead around a U-Net's blocks
+        blocks = [(block, [site for site in sites.cross if site.layer > block.layer]) for block in sites.select("block")]
+        patched = run(Row(A, 0), *(
+            edited(PatchOutput(block, A), *([PatchText(later, A)] if later else [])) for block, later in blocks
+        )).latents  # fmt: skip
+        yield (
+            "with the output of a block in A, and the text of A after it, B becomes A",
+            max(off(one, patched[0]) for one in patched[1:]),
+            limit,
+        )
     rows = [Row(A, 0), Row(B, 1), edited(PatchText(first, A)), edited(Ablate(last))]
     packed = run(*rows).latents
     each = [run(row, sources=len({e.prompt for e in row.edits if isinstance(e, PatchText)})).latents[0] for row in rows]

@@ -1,11 +1,12 @@
-"""Sites: the attention modules of a denoiser, found in its module tree."""
+"""Sites: the attention modules of a denoiser and what is inside and around them, found in its module tree."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass, field
 from difflib import get_close_matches
-from typing import TYPE_CHECKING, Any
+from functools import cached_property
+from typing import TYPE_CHECKING, Any, Literal
 
 import pandas as pd
 
@@ -19,21 +20,44 @@ CROSS_NAMES = ("cross_attn", "attn2")
 SELF_NAMES = ("self_attn", "attn1")
 
 
+FEED_FORWARD_NAMES = ("ff", "mlp")
+HEADS, KEYS, VALUES = "heads", "keys", "values"
+KINDS = (
+    "cross", "self", *(f"{kind}.{part}" for kind in ("cross", "self") for part in (HEADS, KEYS, VALUES)), "feed_forward", "block",
+)  # fmt: skip
+
+
+SAID = {"cross": "cross-attention", "self": "self-attention", "feed_forward": "feed-forward modules", "block": "blocks"}
+
+
+def said_kind(kind: str) -> str:
+    """A kind of sites in words."""
+    attention, _, part = kind.partition(".")
+    return f"{part} of {SAID[attention]}" if part else SAID.get(kind, kind)
+
+
 @dataclass(frozen=True)
 class Site:
-    """One attention module of a model: where a patch, a steering vector or an SAE acts.
+    """One place in a model where a patch, a steering vector or an SAE acts.
+
+    Most sites are whole attention modules. Inside each are its heads, its keys and its values; around it are the feed-forward
+    module and the block, whose output is the residual stream.
 
     Args:
-        path: The module path in the pipeline.
-        kind: "cross" or "self".
-        layer: The layer, from 0: its place among the sites of its kind, in running order.
-        width: The width of its output.
+        path: The module path in the pipeline, with the part if it is one: "....cross_attn.heads.3".
+        kind: "cross" or "self"; of a part "cross.heads", "cross.keys", "cross.values" and so on; "feed_forward" or "block".
+        layer: The layer, from 0: the place of its attention module among those of its kind, in running order. For a feed-forward
+            module or a block, its place among these.
+        width: The width of its output; of a head, the width of its part of the output projection's input.
         stream: Which text encoder a cross-attention site reads, if the model has several; otherwise empty.
+        inside: Its keys, its values and its heads.
 
     Example:
         >>> site = model.sites[3]
         >>> site.path, site.kind, site.layer, site.width
         ('transformer.transformer_blocks.3.cross_attn', 'cross', 3, 128)
+        >>> site.heads[1].path, site.heads[1].width
+        ('transformer.transformer_blocks.3.cross_attn.heads.1', 32)
     """
 
     path: str
@@ -41,6 +65,55 @@ class Site:
     layer: int
     width: int
     stream: str = ""
+    inside: tuple[Site, ...] = field(default=(), compare=False, repr=False)
+
+    @property
+    def heads(self) -> tuple[Site, ...]:
+        """The heads of an attention module, from 0; empty elsewhere."""
+        return self._inside(HEADS)
+
+    @property
+    def keys(self) -> tuple[Site, ...]:
+        """The keys of an attention module, one site; empty elsewhere."""
+        return self._inside(KEYS)
+
+    @property
+    def values(self) -> tuple[Site, ...]:
+        """The values of an attention module, one site; empty elsewhere."""
+        return self._inside(VALUES)
+
+    def _inside(self, part: str) -> tuple[Site, ...]:
+        return tuple(site for site in self.inside if site.kind.endswith(part))
+
+    @property
+    def head(self) -> int | None:
+        """The number of a head, from 0; None for any other site."""
+        return int(self.path.rsplit(".", 1)[1]) if self.kind.endswith(f".{HEADS}") else None
+
+    @property
+    def module(self) -> str:
+        """The path of the attention module that it is in, or its own."""
+        if "." not in self.kind:
+            return self.path
+        return self.path.rsplit(".", 1 if self.head is None else 2)[0]
+
+    @property
+    def label(self) -> str:
+        """The layer as charts and tables show it: its number, and that of the head after a point."""
+        return str(self.layer) if self.head is None else f"{self.layer}.{self.head}"
+
+    @property
+    def timed(self) -> bool:
+        """Whether its tokens are those of the sound, in time; the keys and values of cross-attention are of the text."""
+        return self.kind not in (f"cross.{KEYS}", f"cross.{VALUES}")
+
+    def to_dict(self) -> dict[str, Any]:
+        """The path, kind, layer, width and stream, as the files of an atlas keep them.
+
+        Returns:
+            A dict from which `Site` makes the site again, without what is inside.
+        """
+        return {"path": self.path, "kind": self.kind, "layer": self.layer, "width": self.width, "stream": self.stream}
 
     def __str__(self) -> str:
         return self.path
@@ -51,19 +124,39 @@ class Sites:
     """The sites of a model in the order in which they run; prints as a table, filters by kind and layer.
 
     `sites[path]` is the site at a module path, `sites[3]` the cross-attention site of layer 3; an unknown one raises
-    UnknownName (a KeyError).
+    UnknownName (a KeyError). Its length, its table and "all" are the attention modules; their parts, the feed-forward modules and
+    the blocks are selected by kind or path.
 
     Args:
-        all: The sites, in running order.
+        all: The attention modules, in running order.
+        around: The feed-forward modules and the blocks that hold them.
 
     Example:
         >>> len(model.sites), len(model.sites.cross)
         (24, 12)
         >>> model.sites["transformer.transformer_blocks.0.self_attn"].layer
         0
+        >>> len(model.sites.select("cross.heads")), model.sites.cross[0].heads[3].label
+        (48, '0.3')
     """
 
     all: tuple[Site, ...]
+    around: tuple[Site, ...] = ()
+
+    @cached_property
+    def every(self) -> tuple[Site, ...]:
+        """All sites in running order: of each block the keys, values, heads and output of its attention modules, then the others."""
+        found: list[Site] = []
+        for site, following in zip(self.all, (*self.all[1:], None), strict=True):
+            found += [*site.inside, site]
+            block = _block(site.path)
+            if following is None or _block(following.path) != block:
+                found += [other for other in self.around if block in (other.path, _block(other.path))]
+        return tuple(found)
+
+    @cached_property
+    def _by_path(self) -> dict[str, Site]:
+        return {site.path: site for site in self.every}
 
     def __iter__(self) -> Iterator[Site]:
         return iter(self.all)
@@ -77,22 +170,28 @@ class Sites:
         Raises UnknownName (a KeyError) with the nearest paths, or the range of layer numbers.
         """
         number = index_of(path)
+        if number is None and str(path) in self._by_path:
+            return self._by_path[str(path)]
         for site in self.all:
-            if site.path == path or (site.kind == "cross" and site.layer == number):
+            if site.kind == "cross" and site.layer == number:
                 return site
         if number is not None:
             layers = [site.layer for site in self.all if site.kind == "cross"]
             has = f"it has layers {min(layers)} to {max(layers)}" if layers else "it has none"
             raise UnknownName(f"No cross-attention layer {number} here: {has}.")
-        near = get_close_matches(str(path), [s.path for s in self.all], n=3, cutoff=0.3)
-        raise UnknownName(f"No site {path!r} in this model. Nearest: {', '.join(near) or 'none'}. `model.sites` lists all.")
+        near = get_close_matches(str(path), [s.path for s in self.every], n=3, cutoff=0.3)
+        raise UnknownName(
+            f"No site {path!r} in this model. Nearest: {', '.join(near) or 'none'}. `model.sites` lists the attention modules; "
+            f"kinds of sites are {', '.join(KINDS)}."
+        )
 
     def select(self, which: str | int | Site | Iterable[str | int | Site] | None) -> tuple[Site, ...]:
         """The sites that a selection names, always in running order.
 
         Args:
-            which: A kind ("cross", "self", "all"), a path, the number of a cross-attention layer, a `Site`, or a list of these;
-                None is all.
+            which: A kind ("cross", "self", "cross.heads", "cross.keys", "cross.values", the same of "self", "feed_forward",
+                "block"), "all" attention modules, a path, the heads of one as "path.heads", the number of a cross-attention layer,
+                a `Site`, or a list of these; None is all attention modules.
 
         Returns:
             The sites.
@@ -105,24 +204,31 @@ class Sites:
         Example:
             >>> [site.path for site in model.sites.select([3, 0])]
             ['transformer.transformer_blocks.0.cross_attn', 'transformer.transformer_blocks.3.cross_attn']
+            >>> [site.label for site in model.sites.select([model.sites[3].heads, "transformer.transformer_blocks.5.cross_attn.heads"])]
+            ['3.0', '3.1', '3.2', '3.3', '5.0', '5.1', '5.2', '5.3']
         """
         if which is None or (isinstance(which, str) and which == "all"):
             chosen = set(self.all)
-        elif isinstance(which, str) and which in ("cross", "self"):
-            chosen = {s for s in self.all if s.kind == which}
+        elif isinstance(which, str) and which in KINDS:
+            chosen = {s for s in self.every if s.kind == which}
+        elif isinstance(which, str) and which.endswith(f".{HEADS}"):
+            chosen = set(self[which.removesuffix(f".{HEADS}")].heads)
         elif isinstance(which, str | Site):
             chosen = {self[str(which)]}
         elif (number := index_of(which)) is not None:
             chosen = {self[number]}
         elif not isinstance(which, Iterable) or isinstance(which, bytes) or getattr(which, "ndim", 1) == 0:
             raise TypeError(
-                f"sites is {which!r}, expected 'cross', 'self', 'all', a layer number, a module path, a Site, or a list of these."
+                f"sites is {which!r}, expected 'all', a kind ({', '.join(KINDS)}), a layer number, a module path, a Site, "
+                "or a list of these."
             )
         else:
             chosen = {s for item in which for s in self.select(item)}
         if not chosen:
-            raise ValueError(f"No sites selected by {which!r}: give 'cross', 'self', 'all', or module paths from `model.sites`.")
-        return tuple(s for s in self.all if s in chosen)
+            raise ValueError(
+                f"No sites selected by {which!r}: give 'all', a kind ({', '.join(KINDS)}), or module paths from `model.sites`."
+            )
+        return tuple(s for s in self.every if s in chosen)
 
     @property
     def cross(self) -> tuple[Site, ...]:
@@ -136,7 +242,7 @@ class Sites:
             A table with one row per site; the columns are path, kind, layer, width, and stream if the model has several.
         """
         columns = ["path", "kind", "layer", "width"] + ["stream"] * any(s.stream for s in self.all)
-        return pd.DataFrame([asdict(s) for s in self.all], columns=columns)
+        return pd.DataFrame([s.to_dict() for s in self.all], columns=columns)
 
     def __repr__(self) -> str:
         return str(self.to_frame().to_string(index=False))
@@ -146,23 +252,33 @@ class Sites:
 
 
 def find_sites(denoiser: nn.Module, prefix: str, stream: Callable[[str, Any], str] | None = None) -> Sites:
-    """Every attention module below `denoiser`, with paths that begin with `prefix` (the denoiser's name in the pipeline).
+    """Every attention module below `denoiser`, with what is inside and around it; paths begin with the denoiser's name, `prefix`.
 
     stream: names the text encoder that a site reads, from its path and the denoiser's configuration.
     Raises ValueError if there is none, so that a model without attention is refused rather than analyzed as empty.
     """
     sites: list[Site] = []
+    around: list[Site] = []
     counts = {"cross": 0, "self": 0}
+    blocks: dict[str, int] = {}
     running = {"down_blocks": 0, "mid_block": 1, "up_blocks": 2}  # a U-Net declares its middle last
     for name, module in sorted(denoiser.named_modules(), key=lambda item: running.get(item[0].split(".")[0], 0)):
         kind = _kind(name, module)
         if kind:
             reads = stream(name, denoiser.config) if stream and kind == "cross" else ""
-            sites.append(Site(f"{prefix}.{name}", kind, counts[kind], _width(module), reads))
+            path, layer, width = f"{prefix}.{name}", counts[kind], _out(module).out_features
+            sites.append(Site(path, kind, layer, width, reads, tuple(_inside(path, kind, layer, reads, module))))
             counts[kind] += 1
+            block = _block(name)
+            if block and block not in blocks:
+                number = blocks[block] = len(blocks)
+                for child in FEED_FORWARD_NAMES:
+                    if hasattr(denoiser.get_submodule(block), child):
+                        around.append(Site(f"{prefix}.{block}.{child}", "feed_forward", number, width))
+                around.append(Site(f"{prefix}.{block}", "block", number, width))
     if not sites:
         raise ValueError(f"{type(denoiser).__name__} has no attention module that audioscope knows ({CROSS_NAMES + SELF_NAMES}).")
-    return Sites(tuple(sites))
+    return Sites(tuple(sites), tuple(around))
 
 
 def _kind(name: str, module: nn.Module) -> str | None:
@@ -174,7 +290,58 @@ def _kind(name: str, module: nn.Module) -> str | None:
     return "cross" if last in CROSS_NAMES else "self"
 
 
-def _width(module: nn.Module) -> int:
-    out: Any = module.to_out
-    linear: Any = out if hasattr(out, "out_features") else out[0]  # diffusers keeps a list: the projection, then dropout
-    return int(linear.out_features)
+def _block(path: str) -> str:
+    return path.rpartition(".")[0]
+
+
+def _out(module: Any) -> Any:
+    """The output projection of an attention module; diffusers mostly keeps a list of the projection and dropout."""
+    return module.to_out if hasattr(module.to_out, "out_features") else module.to_out[0]
+
+
+def _inside(path: str, kind: str, layer: int, stream: str, module: Any) -> Iterator[Site]:
+    """The keys, the values and the heads of an attention module."""
+    for part in (KEYS, VALUES):
+        if (columns := _projected(module, part)) is not None:
+            yield Site(f"{path}.{part}", f"{kind}.{part}", layer, columns[1].stop - columns[1].start, stream)
+    heads = getattr(module, "heads", 0)
+    for head in range(heads):
+        yield Site(f"{path}.{HEADS}.{head}", f"{kind}.{HEADS}", layer, _out(module).in_features // heads, stream)
+
+
+def _projected(module: Any, part: str) -> tuple[str, slice] | None:
+    """The name of the projection that makes keys or values, and their columns in its output; Stable Audio 3 makes all in one."""
+    own = {KEYS: "to_k", VALUES: "to_v"}[part]
+    if hasattr(module, own):
+        return own, slice(0, getattr(module, own).out_features)
+    width = _out(module).in_features
+    for fused, before in (("to_kv", 0), ("to_qkv", 1)):
+        if hasattr(module, fused):
+            total = getattr(module, fused).out_features
+            keys = (total - width) // (1 + before)  # differential attention has two sets of queries and of keys
+            start = before * keys if part == KEYS else total - width
+            return fused, slice(start, start + (keys if part == KEYS else width))
+    return None
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where a site's values are in a run: at which end of which module of the denoiser, and in which columns (None is all)."""
+
+    module: str
+    end: Literal["input", "output"]
+    columns: slice | None = None
+
+
+def place(denoiser: nn.Module, site: Site) -> Place:
+    """Where the values of a site are."""
+    name = site.module.split(".", 1)[1]
+    if site.module == site.path:
+        return Place(name, "output")
+    module: Any = denoiser.get_submodule(name)
+    if site.head is not None:  # heads lie side by side where they are projected together
+        out = f"{name}.to_out" if hasattr(module.to_out, "out_features") else f"{name}.to_out.0"
+        return Place(out, "input", slice(site.head * site.width, (site.head + 1) * site.width))
+    projected = _projected(module, site.kind.rsplit(".", 1)[1])
+    assert projected is not None  # otherwise there is no such site
+    return Place(f"{name}.{projected[0]}", "output", projected[1])

@@ -10,7 +10,7 @@ from __future__ import annotations
 import sys
 import threading
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field, fields
 from functools import partial
@@ -26,7 +26,7 @@ from torch import Tensor
 
 from audioscope.adapters import Adapter
 from audioscope.edits import Copying, Edit, Here, PatchText
-from audioscope.sites import Site, Sites
+from audioscope.sites import KEYS, Place, Site, Sites, place, said_kind
 
 # nnsight adds a `save` method to every Python object, which breaks torchsde (Stable Audio's scheduler). It goes for good, unless
 # someone imported nnsight for code of their own: then it is only away while a pipeline runs here.
@@ -178,7 +178,9 @@ def _plan(rows: Sequence[Row], sites: Sites, layout: dict[str, range], steps: in
             pairs = tuple((layout[b][number], None if source is None else layout[b][source]) for b in branches)
             for site in sites.select(edit.sites):
                 if edit.target == "text" and site.kind != "cross":
-                    raise ValueError(f"{type(edit).__name__} needs text, but {site.path} is self-attention: use PatchOutput.")
+                    raise ValueError(
+                        f"{type(edit).__name__} needs the text of a cross-attention module, but {site.path} is {said_kind(site.kind)}: use PatchOutput."
+                    )
                 plan.setdefault(site, []).append(_Action(edit, pairs))
     return plan
 
@@ -193,13 +195,61 @@ def _changed(values: Tensor, actions: list[_Action], here: Here, masks: bool = F
     return values
 
 
-def _swap_text(call: Call, names: tuple[str, ...], actions: list[_Action], here: Here) -> Call:
-    """A site's call with the text of the edited rows changed: states under the first name, masks under the others."""
+def _swap_text(call: Call, names: tuple[str, ...], actions: list[_Action], here: Here, masks: Sequence[_Action] = ()) -> Call:
+    """A site's call with the text of the edited rows changed: states under the first name, masks under the others.
+
+    masks: actions that bring their masks alone; the keys that other masks belong to come later.
+    """
     args, kwargs = call
-    swapped = {n: _changed(kwargs[n], actions, here, masks=n != names[0]) for n in names if isinstance(kwargs.get(n), Tensor)}
-    if not swapped:
+    given = [name for name in names if isinstance(kwargs.get(name), Tensor)]
+    if not given:
         raise RuntimeError(f"The site was called with {sorted(kwargs)}, but none of {names} is a tensor: the adapter is wrong.")
-    return args, {**kwargs, **swapped}
+    states = {name: _changed(kwargs[name], actions, here) for name in given if name == names[0]}
+    others = {name: _changed(kwargs[name], [*actions, *masks], here, masks=True) for name in given if name != names[0]}
+    return args, {**kwargs, **states, **others}
+
+
+@dataclass
+class _Stop:
+    """A module at one end of which a denoiser call is halted: the sites that are there, each with its columns."""
+
+    module: str
+    end: str
+    sites: list[tuple[Site, slice | None]]
+
+
+def _stops(denoiser: Any, sites: Sites, busy: Collection[Site], texts: Collection[str]) -> list[_Stop]:
+    """Where a denoiser call is halted, in the order in which nnsight will get there.
+
+    texts: the paths of the cross-attention modules whose text or mask is changed.
+    """
+    stops: dict[tuple[str, str], _Stop] = {}
+    for site in sites.every:
+        if site not in busy and site.path not in texts:
+            continue
+        if site.module in texts:
+            module = site.module.split(".", 1)[1]
+            stops.setdefault((module, "text"), _Stop(module, "text", [(sites[site.module], None)]))
+        if site in busy:
+            where: Place = place(denoiser, site)
+            stop = stops.setdefault((where.module, where.end), _Stop(where.module, where.end, []))
+            stop.sites.append((site, where.columns))
+    return list(stops.values())
+
+
+def _values(module: Any, end: str) -> Tensor:
+    """What a module is given or gives: the tensor, or the first of several."""
+    found = module.inputs[0][0] if end == "input" else module.output
+    values: Tensor = found[0] if isinstance(found, tuple) else found
+    return values
+
+
+def _put(module: Any, end: str, values: Tensor) -> None:
+    if end == "input":
+        args, kwargs = module.inputs
+        module.inputs = ((values, *args[1:]), kwargs)
+    else:
+        module.output = (values, *module.output[1:]) if isinstance(module.output, tuple) else values
 
 
 def run(
@@ -233,27 +283,47 @@ def run(
     call = _call(pipe, adapter, packed, sampling)
     if latents is not None:
         call["latents"] = latents
-    busy = [site for site in sites if site in plan or site in reading]
     span = (adapter.max_duration(pipe) if adapter.fixed_length else None) or sampling.seconds
 
-    def visit(modules: dict[Site, Any], step: int) -> None:
-        sigma = float(_sigmas(pipe.scheduler)[step])
-        for site, module in modules.items():
-            here = Here(site, sigma, leading, span)
-            actions = [a for a in plan.get(site, ()) if a.edit.acts_at(step)]
-            text = [a for a in actions if a.edit.target == "text"]
-            output = [a for a in actions if a.edit.target == "output"]
-            if text:
-                module.inputs = _swap_text(module.inputs, adapter.text, text, here)
-            if output:
-                module.output = _changed(module.output, output, here)
-            if site in reading and (read.steps is None or step in read.steps):  # type: ignore[union-attr]
-                values = module.output[keep.start : keep.stop, leading:].detach().float()
-                kept = values.mean(1) if read.pool else values  # type: ignore[union-attr]
-                reading[site].append((kept.cpu(), values.norm(dim=-1).mean(1).cpu()))
+    # A mask belongs to the keys: those of another prompt come with its mask.
+    masked = {site.module: site for site in plan if site.kind == f"cross.{KEYS}"}
+    texts = {site.path for site in plan if any(a.edit.target == "text" for a in plan[site])} | set(masked)
+    others = {site for site in plan if any(a.edit.target == "output" for a in plan[site])}
 
+    def acting(site: Site | None, step: int, target: str) -> list[_Action]:
+        return [a for a in plan.get(site, ()) if a.edit.target == target and a.edit.acts_at(step)]  # type: ignore[arg-type]
+
+    def visit(modules: dict[str, Any], step: int) -> None:
+        sigma = float(_sigmas(pipe.scheduler)[step])
+        for stop in stops:
+            module = modules[stop.module]
+            if stop.end == "text":
+                site = stop.sites[0][0]
+                keys = [a for a in acting(masked.get(site.path), step, "output") if isinstance(a.edit, Copying)]
+                if (text := acting(site, step, "text")) or keys:
+                    module.inputs = _swap_text(module.inputs, adapter.text, text, Here(site, sigma, leading, span), keys)
+                continue
+            values: Tensor | None = None
+            for site, columns in stop.sites:
+                if output := acting(site, step, "output"):
+                    values = _values(module, stop.end).clone() if values is None else values
+                    here = Here(site, sigma, leading if site.timed else 0, span)
+                    part = values if columns is None else values[..., columns]
+                    part[:] = _changed(part, output, here)
+            if values is not None:
+                _put(module, stop.end, values)
+            if read is not None and (read.steps is None or step in read.steps):
+                for site, columns in stop.sites:
+                    if site in reading:
+                        whole = _values(module, stop.end) if values is None else values
+                        part = whole[keep.start : keep.stop, leading if site.timed else 0 :, columns or slice(None)]
+                        found = part.detach().float()
+                        kept = found.mean(1) if read.pool else found.clone()
+                        reading[site].append((kept.cpu(), found.norm(dim=-1).mean(1).cpu()))
+
+    stops = _stops(denoiser, sites, others | set(reading), texts)
     with _ready(pipe), _masking(pipe, adapter, sites), _counting(denoiser, pipe.scheduler, steps, on_step):
-        latents = _traced(pipe, denoiser, busy, call, steps, visit) if busy else pipe(**call)[0]
+        latents = _traced(pipe, denoiser, [stop.module for stop in stops], call, steps, visit) if stops else pipe(**call)[0]
     latents = latents[: len(rows)]
     if on_step is not None:
         on_step(steps)
@@ -451,10 +521,10 @@ def check(pipe: Any, adapter: Adapter, sites: Sites) -> None:
         )
 
 
-def _traced(pipe: Any, denoiser: Any, busy: list[Site], call: dict[str, Any], steps: int, visit: Any) -> Tensor:
-    """Run the pipeline with `visit(nnsight's modules by site, step)` in every denoiser call; the wrapper exists only here."""
+def _traced(pipe: Any, denoiser: Any, paths: list[str], call: dict[str, Any], steps: int, visit: Any) -> Tensor:
+    """Run the pipeline with `visit(nnsight's modules by path, step)` in every denoiser call; the wrapper exists only here."""
     envoy = nnsight.NNsight(denoiser)
-    modules = {site: envoy.get(site.path.split(".", 1)[1]) for site in busy}
+    modules = {path: envoy.get(path) for path in paths}
     with envoy.trace(fn=pipe, **call) as tracer:
         for step in tracer.iter[:steps]:
             visit(modules, step)

@@ -568,7 +568,7 @@ def test_long_values_are_cut_in_messages():
 def test_check_tells_laws_and_cost_and_its_status(tiny, capsys):
     assert main(["check", "--json"]) == 0
     told = json.loads(capsys.readouterr().out)
-    assert told["passes"] and len(told["laws"]) == 8 and told["facts"]["fingerprint"] == tiny.fingerprint
+    assert told["passes"] and len(told["laws"]) == 10 and told["facts"]["fingerprint"] == tiny.fingerprint
     assert told["cost"]["seconds_a_unit"] > 0 and told["cost"]["rows_a_unit"] == 14 and told["cost"]["peak_memory_gb"] > 0.1
     assert main(["check", "--device", "mps"]) == 2
     said = capsys.readouterr().err
@@ -585,7 +585,7 @@ def test_check_finds_a_model_on_which_the_laws_fail(monkeypatch, capsys):
     assert not report.passes and any("as if run alone" in law for law in failed) and any("without hooks" in law for law in failed)
     assert "FAILS" in repr(report)
     monkeypatch.setattr("audioscope.cli.main.loaded", lambda options: model)
-    assert main(["check"]) == 1 and "of 8 laws FAIL" in capsys.readouterr().out
+    assert main(["check"]) == 1 and "of 10 laws FAIL" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16", "float16"])

@@ -298,7 +298,7 @@ class Atlas:
         Returns:
             A table with one row per concept and site.
 
-            - concept, group, site, layer
+            - concept, group, site, layer (of a head such as "3.1": its layer and its number, ordered as they run)
             - impact, low, high: the impact with its 95 % interval
             - numerator, denominator, denominator_low, denominator_high: in the score's units
             - pairs: the number of pairs
@@ -330,7 +330,7 @@ class Atlas:
                     where = {"concept": concept, "group": group, "site": site.path, "layer": site.layer}
                     moved = control[i] / ratio.denominator if ratio.defined else np.nan
                     lines.append(where | vars(ratio) | {"control": moved, "censored": censored[i]})
-            self._kept["impacts", scale] = pd.DataFrame(lines).rename(columns={"value": "impact"})
+            self._kept["impacts", scale] = self._named(pd.DataFrame(lines).rename(columns={"value": "impact"}))
         return self._kept["impacts", scale].copy()
 
     def to_frame(self) -> pd.DataFrame:
@@ -382,7 +382,14 @@ class Atlas:
             functional = bool(mean >= self.threshold and low > np.nan_to_num(control))
             lines.append((site.path, site.layer, mean, low, high, all_low, all_high, control, self.threshold, functional))
         columns = ["site", "layer", "impact", "low", "high", "all_low", "all_high", "control", "threshold", "functional"]
-        return pd.DataFrame(lines, columns=columns)
+        return self._named(pd.DataFrame(lines, columns=columns))
+
+    def _named(self, table: pd.DataFrame) -> pd.DataFrame:
+        """A table whose column layer names heads, too, in running order, if the sites are heads."""
+        labels = {site.path: site.label for site in self.sites}
+        if any(site.head is None for site in self.sites):
+            return table
+        return table.assign(layer=pd.Categorical(table["site"].map(labels), list(labels.values()), ordered=True))
 
     @property
     def functional(self) -> robustness.Functional:
@@ -486,7 +493,7 @@ class Atlas:
             clips, scores = (rows.loc[list(kinds), column] for column in ("clip", "score"))
             lines.append((concept, site.path, site.layer, impact, pair, seed, *prompts, *clips, *scores.astype(float)))
         columns = ["concept", "site", "layer", "impact", "pair", "seed", "clean_prompt", "corrupted_prompt", *kinds]
-        return pd.DataFrame(lines, columns=columns + [f"{kind}_score" for kind in kinds])
+        return self._named(pd.DataFrame(lines, columns=columns + [f"{kind}_score" for kind in kinds]))
 
     def chart(self, scale: Scale | None = None) -> Any:
         """The atlas as an Altair chart: concepts by layers, under a strip of the layers' means.
@@ -691,7 +698,7 @@ class Atlas:
         def card(_: Sequence[str]) -> str:
             means = self.layer_means()
             half = float((means["high"] - means["low"]).median() / 2)
-            functional = [f"{site.layer} ({site.path})" for site in self.sites if site.path in self.functional]
+            functional = [f"{site.label} ({site.path})" for site in self.sites if site.path in self.functional]
             facts = {
                 "model": said.get("model"), "weights": said.get("fingerprint"), "patched": said.get("patch"), "direction": said.get("direction"),
                 "concepts": ", ".join(self.concepts), "sites": len(self.sites), "pairs": said.get("pairs"), "seeds": said.get("seeds"),

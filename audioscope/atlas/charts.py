@@ -30,6 +30,11 @@ def impact_table(impacts: pd.DataFrame, values: str = "impact") -> pd.DataFrame:
     return table.reindex(index=impacts.concept.unique(), columns=impacts.sort_values("layer", kind="stable").site.unique())
 
 
+def noun(layers: pd.Series) -> str:
+    """What the sites of a table are in words, from its column layer: heads have names in place of numbers."""
+    return "heads" if isinstance(layers.dtype, pd.CategoricalDtype) else "layers"
+
+
 def _hatch(width: float) -> str:
     """Slanted strokes over a cell of the given width, px, as an SVG path in units of half a row (Vega has no pattern fills)."""
     reach, slant = width / ROW - 0.15, 0.45  # strokes lean by slant either way and keep clear of the cell's edges
@@ -259,7 +264,9 @@ def _strip(means: pd.DataFrame, step: float, labels: bool = True, model: str = "
                 x=alt.value(step * len(sites)), text=alt.value(f"threshold {means.threshold.iloc[0]:.2f}")
             )
         )
-    title = alt.TitleParams(model, subtitle=f"{len(sites)} layers", fontSize=13, offset=6) if model else alt.Undefined
+    title = (
+        alt.TitleParams(model, subtitle=f"{len(sites)} {noun(means.layer)}", fontSize=13, offset=6) if model else alt.Undefined
+    )
     return alt.LayerChart(layer=layers, width=step * len(sites), height=STRIP, title=title)
 
 
@@ -295,17 +302,19 @@ def _foot(means: pd.DataFrame, step: float, labels: bool = True) -> alt.LayerCha
     layers.append(runs.mark_rule(style="bracket", aria=False).encode(**span, y=alt.value(23)))
     if labels:
         margin = alt.Chart(means.head(1)).mark_text(style="label-quiet", align="right", aria=False).encode(x=alt.value(-8))
-        layers += [margin.encode(y=alt.value(y), text=alt.value(text)) for y, text in ((9, "layer"), (23, "functional"))]
+        layers += [
+            margin.encode(y=alt.value(y), text=alt.value(text)) for y, text in ((9, noun(means.layer)[:-1]), (23, "functional"))
+        ]
     return alt.LayerChart(layer=layers, width=step * len(sites), height=30)
 
 
 def _description(cells: pd.DataFrame, means: pd.DataFrame) -> str:
     """The chart in words, for readers who cannot see it."""
     layers = ", ".join(str(layer) for layer in means.layer[means.functional]) or "none"
-    text = f"Heatmap of impact, {cells.concept.nunique()} concepts by {len(means)} layers. Functional layers: {layers}."
+    text = f"Heatmap of impact, {cells.concept.nunique()} concepts by {len(means)} {noun(means.layer)}. Functional {noun(means.layer)}: {layers}."
     if cells.defined.any():
         top = cells.loc[cells.impact.idxmax()]
-        text += f" Largest impact: {top.concept} at layer {top.layer}, {top.reading}."
+        text += f" Largest impact: {top.concept} at {noun(means.layer)[:-1]} {top.layer}, {top.reading}."
     undefined = list(cells.concept[~cells.defined].unique())
     hidden = int(cells.censored.sum())
     text += f" Censored, so that nothing can be concluded: {hidden} cells." if hidden else ""
@@ -352,7 +361,8 @@ def heatmap(
     step = max(26, min(46, 720 // len(means)))
     cells = _cells(impacts, narrow=step < 40)
     notes = [
-        "Top: mean over concepts, with 95 % interval; filled bars are functional layers, the blue band is the control.",
+        "Top: mean over concepts, with 95 % interval; filled bars are functional "
+        f"{noun(means.layer)}, the blue band is the control.",
         "Below: a number where the whole interval lies beyond the control; hatched gray where impact is undefined.",
     ]
     if cells.censored.any():

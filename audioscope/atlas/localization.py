@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 import warnings
 from collections.abc import Iterable, Mapping
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from functools import partial
 from itertools import count as count_up
 from pathlib import Path
@@ -25,7 +25,7 @@ from audioscope.errors import index_of, listed, whole
 from audioscope.merging import Part, checked_part, merge_parts, units_of
 from audioscope.model import Model
 from audioscope.scoring.scorers import Scorer, check_scores, completed, default_scorer, scores_of, second_opinions, try_scorers
-from audioscope.sites import Site
+from audioscope.sites import Site, said_kind
 from audioscope.store import content_hash, results_folder, run_units, safe_name
 from audioscope.tracing import Row, Sampling, SamplingKeywords
 from audioscope.workers import Workers, checked_workers, few_threads, room, silence, spread, threads
@@ -58,7 +58,7 @@ class _Sweep:
         model = self.model
         return {
             "model": model.name, "fingerprint": model.fingerprint, "patch": self.patch, "direction": self.direction,
-            "sites": [asdict(s) for s in self.sites], "split": self.split, "scorer": self.scorer.name,
+            "sites": [s.to_dict() for s in self.sites], "split": self.split, "scorer": self.scorer.name,
             "scorer_fingerprint": self.scorer.fingerprint, "units": self.scorer.units,
             "calibrated": getattr(self.scorer, "calibrated", None),
             "also": {s.name: {"fingerprint": s.fingerprint, "units": s.units, "calibrated": getattr(s, "calibrated", None)}
@@ -134,7 +134,7 @@ def _window(model: Model, when: When | int | None, run: Sampling, prompt: str) -
 
 
 def checked_sweep(
-    model: Model, concepts: Concepts, pairs: int, seeds: int, patch: Patch, direction: Direction, sites: Which, split: str,
+    model: Model, concepts: Concepts, pairs: int, seeds: int, patch: Patch | None, direction: Direction, sites: Which, split: str,
     scorer: Scorer | None, also: Iterable[Scorer] | None, batch_size: int | None, when: When | int | None,
     sampling: SamplingKeywords,
 ) -> _Sweep:  # fmt: skip
@@ -148,12 +148,16 @@ def checked_sweep(
     if len(set(names)) < len(names):
         raise ValueError(f"Duplicate scorer names: {names}. Give each scorer its own name.")
     where = model.sites.select(sites)
+    if patch is None:
+        patch = "text" if all(site.kind == "cross" for site in where) else "output"
     if patch not in ("text", "output"):
-        raise ValueError(f"patch is {patch!r}, expected 'text' or 'output'.")
+        raise ValueError(f"patch is {patch!r}, expected 'text', 'output' or None.")
     if direction not in ("sufficient", "necessary"):
         raise ValueError(f"direction is {direction!r}, expected 'sufficient' or 'necessary'.")
-    if patch == "text" and any(s.kind != "cross" for s in where):
-        raise ValueError("Self-attention sites have no text to swap: use patch='output' for them.")
+    if patch == "text" and (other := next((s for s in where if s.kind != "cross"), None)):
+        raise ValueError(
+            f"Only cross-attention modules have text to swap, but {other.path} is {said_kind(other.kind)}: use patch='output'."
+        )
     pairs, seeds = whole("pairs", pairs, 1), whole("seeds", seeds, 1)
     for concept in chosen:
         if len(concept.split(split)) < pairs:
@@ -178,7 +182,7 @@ def localize(
     concepts: Concepts = None,
     pairs: int = 8,
     seeds: int = 1,
-    patch: Patch = "text",
+    patch: Patch | None = None,
     *,
     direction: Direction = "sufficient",
     sites: Which = "cross",
@@ -206,10 +210,12 @@ def localize(
         concepts: Names of shipped ones, Concept values, or your own pairs, as for `audioscope.load_concepts`; None is all 21.
         pairs: Pairs of each concept.
         seeds: Seeds of each pair.
-        patch: "text" gives one site the other prompt's text; "output" copies its output from the other row of the batch.
+        patch: "text" gives one site the other prompt's text; "output" copies its output from the other row of the batch. None is
+            "text" if all sites are cross-attention modules, which alone have text, else "output".
         direction: "sufficient" patches clean into the corrupted run (is this site enough?), as the paper does; "necessary" patches
             corrupted into the clean run (does the concept break without it?).
-        sites: Cross-attention by default; "self" needs patch="output".
+        sites: Cross-attention by default; also "self", "cross.heads" (each head by itself), "feed_forward", "block" or any other
+            selection of `Sites.select`.
         split: Which pairs of a concept, see `Concept.split`.
         scorer: Measures the concept; None is the model's default.
         also: Further scorers of the same clips, for `Atlas.heard_by`; None adds the judge to the listener of `tiny`, and nothing to
@@ -363,7 +369,7 @@ def plan(
     concepts: Concepts = None,
     pairs: int = 8,
     seeds: int = 1,
-    patch: Patch = "text",
+    patch: Patch | None = None,
     *,
     direction: Direction = "sufficient",
     sites: Which = "cross",

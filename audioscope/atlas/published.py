@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import re
 from collections.abc import Collection, Sequence
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Literal
 
@@ -293,7 +292,7 @@ def _atlas(
 ) -> PublishedAtlas:
     names = list(dict.fromkeys(table["concept"]))
     settings: dict[str, Any] = {
-        "model": name, "patch": "text", "sites": [asdict(site) for site in sites], "concepts": names, "pairs": None,
+        "model": name, "patch": "text", "sites": [site.to_dict() for site in sites], "concepts": names, "pairs": None,
         "groups": {c: {"group": groups[c], "changes": [groups[c]] if groups[c] else []} for c in names},
         "direction": "sufficient", "swaps_all_text": True, "units": "similarity", "source": source, **how,
     }  # fmt: skip

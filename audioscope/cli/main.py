@@ -60,8 +60,11 @@ def parser() -> argparse.ArgumentParser:
     atlas.add_argument("--concepts", help="comma-separated names, or a CSV file of your own pairs")
     atlas.add_argument("--pairs", type=int, help="pairs per concept (default 8)")
     atlas.add_argument("--seeds", type=int, default=1, help="seeds per pair (default 1)")
-    atlas.add_argument("--patch", choices=("text", "output"), help="default: text, or output with --sites self")
-    atlas.add_argument("--sites", choices=("cross", "self"), default="cross")
+    atlas.add_argument("--patch", choices=("text", "output"), help="default: text, or output for sites without text")
+    atlas.add_argument(
+        "--sites", default="cross", help="a kind (cross, self, cross.heads, cross.keys, cross.values, feed_forward, block, ...), "
+        "layer numbers or module paths, comma-separated (default: cross)",
+    )  # fmt: skip
     atlas.add_argument(
         "--direction",
         choices=("sufficient", "necessary"),
@@ -256,8 +259,9 @@ def _atlas(options: argparse.Namespace) -> None:
     settings: dict[str, Any] = {
         "concepts": concepts,
         "pairs": options.pairs if options.pairs is not None else 4 if options.quick else 8,
-        "patch": options.patch or ("output" if options.sites == "self" else "text"),
-    } | given(options, "seeds", "direction", "when", "sites", "steps", "guidance", "negative_prompt", "batch_size")
+        "patch": options.patch,
+        "sites": [int(name) if name.isdigit() else name for name in options.sites.split(",")],
+    } | given(options, "seeds", "direction", "when", "steps", "guidance", "negative_prompt", "batch_size")
     if options.plan:
         print(patching.plan(model, **settings, **given(options, "workers")))
         return

@@ -18,7 +18,7 @@ from threadpoolctl import threadpool_limits
 from tqdm.auto import tqdm
 
 from audioscope.atlas.atlas import Atlas, Scale, ends
-from audioscope.atlas.charts import agreement_table, impact_table
+from audioscope.atlas.charts import agreement_table, impact_table, noun
 from audioscope.atlas.robustness import CENSORED
 from audioscope.errors import all_of, as_path, one_or_more
 from audioscope.installed import cores, need
@@ -297,16 +297,18 @@ def _undefined(atlas: Atlas, scale: Scale) -> list[str]:
 
 def _functional(means: pd.DataFrame) -> str:
     """A sentence that says which layers carry the concepts, with the numbers behind it."""
-    rule = f"the threshold of {means.threshold.iloc[0]:.2f} (2.5 over {len(means)} layers)"
-    control = f"The largest mean control of any layer is {means.control.max():.2f}." if means.control.notna().any() else ""
+    many = noun(means.layer)
+    one = many.removesuffix("s")
+    rule = f"the threshold of {means.threshold.iloc[0]:.2f} (2.5 over {len(means)} {many})"
+    control = f"The largest mean control of any {one} is {means.control.max():.2f}." if means.control.notna().any() else ""
     chosen = means[means.functional]
     if chosen.empty:
         best = means.loc[means.impact.idxmax()] if means.impact.notna().any() else None
-        tail = "" if best is None else f"; the highest, layer {best.layer}, has {reading(best.impact, best.low, best.high)}"
-        return f"No layer is functional: none reaches {rule} with an interval above the control{tail}. {control}"
-    each = [f"layer {row.layer} with a mean impact of {reading(row.impact, row.low, row.high)}" for row in chosen.itertuples()]
+        tail = "" if best is None else f"; the highest, {one} {best.layer}, has {reading(best.impact, best.low, best.high)}"
+        return f"No {one} is functional: none reaches {rule} with an interval above the control{tail}. {control}"
+    each = [f"{one} {row.layer} with a mean impact of {reading(row.impact, row.low, row.high)}" for row in chosen.itertuples()]
     named = each[0] if len(each) == 1 else ", ".join(each[:-1]) + " and " + each[-1]
-    verb = "One layer reaches" if len(each) == 1 else f"{len(each)} layers reach"
+    verb = f"One {one} reaches" if len(each) == 1 else f"{len(each)} {many} reach"
     beyond = " with an interval above the control" if chosen.low.notna().all() else ""
     return f"{verb} {rule}{beyond}: {named}. {control}"
 

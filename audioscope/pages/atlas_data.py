@@ -17,6 +17,7 @@ from audioscope.atlas.charts import agreement_heatmap, score_strip, side_by_side
 from audioscope.atlas.windows import window_of
 from audioscope.audio import Clip
 from audioscope.pages.html import sound
+from audioscope.sites import said_kind
 from audioscope.steer.cells import CELLS, label_of
 from audioscope.steer.charts import steering_chart
 from audioscope.steer.results import SteeringSweep
@@ -65,8 +66,8 @@ def name_of(settings: dict[str, Any]) -> str:
     """An atlas in a few words: its model, what was patched, and when."""
     parts = [PATCHES.get(settings.get("patch", ""), str(settings.get("patch")))]
     kinds = {site["kind"] for site in settings["sites"]}
-    if "self" in kinds:
-        parts.append("self-attention" if kinds == {"self"} else "cross- and self-attention")
+    if kinds != {"cross"}:
+        parts.append("cross- and self-attention" if kinds == {"cross", "self"} else " and ".join(map(said_kind, sorted(kinds))))
     if settings.get("direction") == "necessary":
         parts.append("into the clean run")
     if (when := settings.get("when")) is not None:
@@ -126,7 +127,7 @@ def atlas_data(atlas: Atlas, place_of: int, name: str, scale: Scale | None = Non
     shown = {row.concept: row for row in atlas.examples(scale).itertuples()}
     best |= {concept: row.site for concept, row in shown.items()}
     metadata: dict[str, Any] = {
-        "number": place_of, "name": name, "model": settings["model"], "sites": [[s.path, s.layer] for s in atlas.sites],
+        "number": place_of, "name": name, "model": settings["model"], "sites": [[s.path, s.label] for s in atlas.sites],
         "concepts": atlas.concepts, "best": best, "seconds": settings.get("seconds"),
     }  # fmt: skip
     if "row" not in atlas.table:  # published: numbers only

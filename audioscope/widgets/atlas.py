@@ -53,7 +53,7 @@ class AtlasExplorer(Explorer):
         best = str(first["concept"]), str(first["site"])
         self.chart = live_chart(self._now(*best))
         self.concept = labelled(widgets.Dropdown, "Concept", "220px", options=atlas.concepts, value=best[0])
-        layers = [(f"{site.layer}: {site.path}", site.path) for site in atlas.sites]
+        layers = [(f"{site.label}: {site.path}", site.path) for site in atlas.sites]
         self.site = labelled(widgets.Dropdown, "Layer", "480px", options=layers, value=best[1])
         self.pair = labelled(widgets.Dropdown, "Pair", "150px", options=[])
         self.clean = labelled(widgets.Text, "Clean prompt", "98%", continuous_update=False)
@@ -172,10 +172,10 @@ class AtlasExplorer(Explorer):
         texts = (*prompts, ROLES[settings["patch"], settings["direction"]])
         scores = self._ear(clips, (concept,))
         captions = [f"{text}. {score}" if score else text for text, score in zip(texts, scores, strict=True)]
-        names = ("clean", "corrupted", f"patched at layer {site.layer}")
+        names = ("clean", "corrupted", f"patched at layer {site.label}")
         sounds = [heard(*each) for each in zip(clips, names, captions, strict=True)]
         unknown = unknown_said(self.model, " ".join(prompts)) if self.model else ""
-        return sounds, f"{concept} at layer {site.layer}. {unknown}".strip()  # for users of screen readers
+        return sounds, f"{concept} at layer {site.label}. {unknown}".strip()  # for users of screen readers
 
     def still_parts(self) -> dict[str, Any]:
         where = f"{self.concept.value} at {self.site.value}"

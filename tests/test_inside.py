@@ -1,0 +1,168 @@
+"""Laws of the sites inside and around attention modules: heads, keys, values, feed-forward modules, blocks."""
+
+import numpy as np
+import pytest
+import torch
+
+import audioscope
+from audioscope import Ablate, Apply, PatchOutput, PatchText, Read, Row
+from audioscope.errors import UnknownName
+from audioscope.sites import KINDS, place
+
+A, B = "a fast happy song with violin", "a slow sad song with drums and more words"
+
+
+def sampled(model, *rows, steps=3, **more):
+    """Latents (and reads) of a few steps on a fraction of a second."""
+    seconds = min(1.0, model.adapter.max_duration(model.pipe) or 1.0)
+    return model.run(list(rows), decode=False, steps=steps, seconds=seconds, **more)
+
+
+def off(one, other, scale):
+    return float((one - other).float().norm() / scale.float().norm())
+
+
+def edited(*edits):
+    return Row(B, 0, edits)
+
+
+def test_every_kind_of_site_is_found(model):
+    for kind in KINDS:
+        sites = model.sites.select(kind)
+        assert {site.kind for site in sites} == {kind}
+        widths = {
+            site.path: values.shape[-1]
+            for site, values in zip(sites, sampled(model, Row(A, 0), read=Read(sites), steps=1).reads.values(), strict=True)
+        }
+        assert widths == {site.path: site.width for site in sites}, "as wide as the site says"
+    for site in model.sites:
+        assert [head.head for head in site.heads] == list(range(len(site.heads))) and len(site.heads) > 1
+        assert sum(head.width for head in site.heads) == site.heads[0].width * len(site.heads)
+        assert {each.module for each in site.inside} == {site.path} and {each.layer for each in site.inside} == {site.layer}
+        assert model.sites[site.heads[-1].path] == site.heads[-1]
+
+
+def test_all_heads_of_a_site_are_its_output(model):
+    for site in (model.sites.all[0], model.sites.cross[0], model.sites.cross[-1]):
+        clean, corrupted, whole, heads, one = sampled(
+            model, Row(A, 0), Row(B, 0), edited(PatchOutput(site, A)), edited(PatchOutput(site.heads, A)),
+            edited(PatchOutput(site.heads[:1], A)),
+        ).latents  # fmt: skip
+        assert off(heads, whole, clean - corrupted) < 1e-5
+        assert off(one, whole, whole - corrupted) > 0.01, "one head is not all of them"
+
+
+def test_keys_and_values_of_a_site_are_its_text(model):
+    """The prompts differ in length, so that the keys must come with their mask."""
+    for site in (model.sites.cross[0], model.sites.cross[-1]):
+        clean, corrupted, text, both, keys = sampled(
+            model, Row(A, 0), Row(B, 0), edited(PatchText(site, A)), edited(PatchOutput([site.keys, site.values], A)),
+            edited(PatchOutput(site.keys, A)),
+        ).latents  # fmt: skip
+        assert off(both, text, clean - corrupted) < 1e-5
+        assert off(keys, text, clean - corrupted) > 1e-3
+
+
+def test_a_block_cuts_the_text_in_two(model):
+    """What a block gives is all that comes before; the text after it is the rest. A U-Net's skips lead around its blocks."""
+    if model.adapter.denoiser == "unet":
+        pytest.skip("a U-Net has skip connections")
+    blocks = model.sites.select("block")
+    later = [[site for site in model.sites.cross if site.layer > block.layer] for block in blocks]
+    rows = [edited(PatchOutput(b, A), *([PatchText(after, A)] if after else [])) for b, after in zip(blocks, later, strict=True)]
+    alone = [edited(PatchOutput(block, A)) for block in blocks]
+    clean, corrupted, *found = sampled(model, Row(A, 0), Row(B, 0), *rows, *alone).latents
+    both, ones = found[: len(blocks)], found[len(blocks) :]
+    assert max(off(one, clean, clean - corrupted) for one in [*both, ones[-1]]) < 1e-5
+    assert min(off(one, clean, clean - corrupted) for one in ones[:-1]) > 1e-3, "the text after it matters"
+
+
+def test_in_the_first_step_one_head_does_not_change_another(model):
+    site = model.sites.cross[1]
+    first, second = site.heads[:2]
+    reads = sampled(model, Row(B, 0), edited(PatchOutput(first, A)), read=Read((first, second), steps=(0,)), steps=1).reads
+    assert torch.equal(*reads[second.path])
+    assert not torch.allclose(*reads[first.path])
+
+
+def test_edits_inside_that_ask_for_nothing_change_no_bit(model):
+    sites = model.sites.select(KINDS)
+    same = Apply(sites, lambda output, here: output)
+    plain, itself, kept = sampled(model, Row(B, 0), edited(PatchOutput(sites, B)), edited(same)).latents
+    assert torch.equal(plain, itself) and torch.equal(plain, kept)
+
+
+def test_edits_and_reads_of_all_kinds_in_one_run(model):
+    """nnsight must be asked in running order, whatever the order of the selection."""
+    site = model.sites.cross[0]
+    everything = model.sites.select(KINDS)[::-1]
+    edits = (
+        PatchText(site, A),
+        PatchOutput(site.heads, A),
+        Ablate(site.values),
+        Ablate("block", steps=(1, 2)),
+        Ablate("feed_forward"),
+    )
+    reads = sampled(model, Row(B, 0), edited(*edits), read=Read(everything)).reads
+    assert set(reads) == {each.path for each in everything}
+    for each in [*site.values, *model.sites.select("feed_forward")]:
+        assert not reads[each.path][1].any(), "silenced"
+
+
+def test_a_planted_head_is_found(stable_audio_3):
+    """Only two heads of a random model pass text on: patched one by one, just these have an effect."""
+    model = audioscope.Model(stable_audio_3.pipe, "planted", stable_audio_3.adapter)
+    planted = {model.sites.cross[1].heads[2].path, model.sites.cross[3].heads[0].path}
+    before = {name: value.clone() for name, value in model.denoiser.state_dict().items()}
+    try:
+        for head in model.sites.select("cross.heads"):
+            if head.path not in planted:
+                where = place(model.denoiser, head)
+                model.denoiser.get_submodule(where.module).weight.data[:, where.columns] = 0
+        clean, corrupted, *patched = sampled(
+            model, Row(A, 0), Row(B, 0), *(edited(PatchOutput(head, A)) for head in model.sites.select("cross.heads"))
+        ).latents
+        moved = {
+            head.path: off(one, corrupted, clean - corrupted)
+            for head, one in zip(model.sites.select("cross.heads"), patched, strict=True)
+        }
+        assert {path for path, effect in moved.items() if effect > 1e-3} == planted
+    finally:
+        model.denoiser.load_state_dict(before)
+
+
+def test_text_belongs_to_whole_modules(model):
+    for site in (*model.sites.cross[0].inside, *model.sites.select("block")[:1]):
+        with pytest.raises(
+            ValueError,
+            match=r"PatchText needs the text of a cross-attention module, but .* (cross-attention|blocks): use PatchOutput",
+        ):
+            sampled(model, edited(PatchText(site, A)))
+
+
+def test_an_unknown_head_is_named(tiny):
+    with pytest.raises(UnknownName, match=r"Nearest: .*cross_attn\.heads"):
+        tiny.sites["transformer.transformer_blocks.3.cross_attn.heads.9"]
+    with pytest.raises(TypeError, match=r"a kind \(cross, self, cross\.heads"):
+        tiny.sites.select(2.5)
+
+
+def test_heads_are_localized_like_layers(tiny, tmp_path):
+    """A sweep over heads has their names, resumes, and its one patched head is what patching it by hand gives."""
+    sites = [tiny.sites[2].heads, tiny.sites[11].heads]
+    how = {"pairs": 2, "sites": sites, "steps": 3, "progress": False}
+    atlas = audioscope.localize(tiny, ["fast", "female"], out=tmp_path, **how)
+    impacts = atlas.impacts()
+    labels = [f"{layer}.{head}" for layer in (2, 11) for head in range(4)]
+    assert impacts["layer"].tolist() == labels * 2 and atlas.layer_means()["layer"].tolist() == labels
+    assert atlas.settings["patch"] == "output" and atlas.threshold == 2.5 / 8
+    assert audioscope.localize(tiny, ["fast", "female"], out=tmp_path, **how).table.equals(atlas.table)
+    again = audioscope.Atlas.load(tmp_path)
+    assert again.impacts().equals(impacts)
+    unit = atlas.table.query("concept == 'fast' and pair == 1 and row == 'patched'").iloc[3]
+    row = Row(unit["corrupted_prompt"], int(unit["seed"]), (PatchOutput(unit["site"], unit["clean_prompt"]),))
+    by_hand = tiny.clips([row], steps=3)[0]
+    kept = audioscope.Clip.load(tmp_path / unit["clip"])
+    assert np.linalg.norm(by_hand.mono - kept.mono) < 0.01 * np.linalg.norm(kept.mono)  # 16 bits, another batch
+    described = atlas.chart().to_dict()["description"]
+    assert "2 concepts by 8 heads" in described
