@@ -9,6 +9,7 @@ from . import tiny as tiny
 from .adapters import Adapter as Adapter
 from .atlas.atlas import Atlas as Atlas
 from .atlas.localization import localize as localize
+from .atlas.screening import screen as screen
 from .audio import Clip as Clip
 from .audio import show_clips as show_clips
 from .concepts import Concept as Concept

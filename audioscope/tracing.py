@@ -280,7 +280,7 @@ def run(
     keep = layout[read.branch][: len(rows)] if read is not None else range(0)
     denoiser = getattr(pipe, adapter.denoiser)
     leading = adapter.leading(denoiser)
-    call = _call(pipe, adapter, packed, sampling)
+    call = called_with(pipe, adapter, packed, sampling)
     if latents is not None:
         call["latents"] = latents
     span = (adapter.max_duration(pipe) if adapter.fixed_length else None) or sampling.seconds
@@ -294,7 +294,7 @@ def run(
         return [a for a in plan.get(site, ()) if a.edit.target == target and a.edit.acts_at(step)]  # type: ignore[arg-type]
 
     def visit(modules: dict[str, Any], step: int) -> None:
-        sigma = float(_sigmas(pipe.scheduler)[step])
+        sigma = float(noise_levels(pipe.scheduler)[step])
         for stop in stops:
             module = modules[stop.module]
             if stop.end == "text":
@@ -322,7 +322,7 @@ def run(
                         reading[site].append((kept.cpu(), found.norm(dim=-1).mean(1).cpu()))
 
     stops = _stops(denoiser, sites, others | set(reading), texts)
-    with _ready(pipe), _masking(pipe, adapter, sites), _counting(denoiser, pipe.scheduler, steps, on_step):
+    with ready(pipe), masking(pipe, adapter, sites), _counting(denoiser, pipe.scheduler, steps, on_step):
         latents = _traced(pipe, denoiser, [stop.module for stop in stops], call, steps, visit) if stops else pipe(**call)[0]
     latents = latents[: len(rows)]
     if on_step is not None:
@@ -332,7 +332,7 @@ def run(
     return Run(
         latents=latents,
         audio=audio,
-        sigmas=_sigmas(pipe.scheduler)[:steps],
+        sigmas=noise_levels(pipe.scheduler)[:steps],
         log_snr=_log_snr(pipe.scheduler)[:steps],
         finite=finite if audio is None else finite & torch.isfinite(audio).flatten(1).all(1),
         reads={site.path: torch.stack([kept for kept, _ in values], dim=1) for site, values in reading.items()},
@@ -340,7 +340,7 @@ def run(
     )
 
 
-def _call(pipe: Any, adapter: Adapter, rows: Sequence[Row], sampling: Sampling) -> dict[str, Any]:
+def called_with(pipe: Any, adapter: Adapter, rows: Sequence[Row], sampling: Sampling) -> dict[str, Any]:
     """The arguments of a pipeline call that generates all rows."""
     guidance, negative = sampling.guidance, sampling.negative_prompt
     prompts = [row.prompt for row in rows]
@@ -363,7 +363,7 @@ def _call(pipe: Any, adapter: Adapter, rows: Sequence[Row], sampling: Sampling) 
     }
 
 
-def _sigmas(scheduler: Any) -> Tensor:
+def noise_levels(scheduler: Any) -> Tensor:
     """Noise levels of the steps that the scheduler is set to: its own, else noise over signal (DDIM and similar)."""
     if hasattr(scheduler, "sigmas"):
         return torch.as_tensor(scheduler.sigmas).detach().cpu().float()
@@ -376,13 +376,13 @@ def _log_snr(scheduler: Any) -> Tensor:
 
     Flow matching mixes (1 - sigma) of the signal with sigma of the noise; elsewhere sigma is noise over signal.
     """
-    sigmas = _sigmas(scheduler)
+    sigmas = noise_levels(scheduler)
     signal = 1 - sigmas if "FlowMatch" in type(scheduler).__name__ else torch.ones_like(sigmas)
     return 2 * (signal.clamp_min(0).log() - sigmas.log())
 
 
 @contextmanager
-def _masking(pipe: Any, adapter: Adapter, sites: Sites) -> Iterator[None]:
+def masking(pipe: Any, adapter: Adapter, sites: Sites) -> Iterator[None]:
     """Let cross-attention skip the padding of packed conditions, which would make rows depend on their neighbors' length.
 
     ACE-Step's pipeline drops the mask that its condition encoder returns; its blocks accept one.
@@ -411,7 +411,7 @@ def _masking(pipe: Any, adapter: Adapter, sites: Sites) -> Iterator[None]:
 
 
 @contextmanager
-def _ready(pipe: Any) -> Iterator[None]:
+def ready(pipe: Any) -> Iterator[None]:
     """Everything in evaluation mode (dropout of a LoRA or of an encoder left in train() is random), and objects without `save`."""
     for part in pipe.components.values():
         if isinstance(part, torch.nn.Module):
@@ -476,7 +476,7 @@ def check(pipe: Any, adapter: Adapter, sites: Sites) -> None:
     denoiser = getattr(pipe, adapter.denoiser)
     seconds = min(0.64, adapter.max_duration(pipe) or 0.64)
     how = Sampling(2, guidance, seconds)
-    call = _call(pipe, adapter, rows, how)
+    call = called_with(pipe, adapter, rows, how)
     noise = torch.zeros(3, denoiser.config.in_channels, 16, dtype=denoiser.dtype) if adapter.fixed_length else None
     if noise is not None:
         call["latents"] = noise[:2]
@@ -493,7 +493,7 @@ def check(pipe: Any, adapter: Adapter, sites: Sites) -> None:
             module = denoiser.get_submodule(path.partition(".")[2])
             hooks.enter_context(module.register_forward_pre_hook(partial(visited, path), with_kwargs=True))
         try:
-            with _ready(pipe), _masking(pipe, adapter, sites):
+            with ready(pipe), masking(pipe, adapter, sites):
                 pipe(**call)
         except Exception as error:  # of the pipeline, its scheduler or a library of theirs
             raise ValueError(f"{wrong}a call with {', '.join(call)} fails ({type(error).__name__}: {error}).") from error
@@ -533,14 +533,16 @@ def _traced(pipe: Any, denoiser: Any, paths: list[str], call: dict[str, Any], st
     return latents
 
 
-def decoded(pipe: Any, adapter: Adapter, latents: Tensor, seconds: float) -> Tensor:
+def decoded(pipe: Any, adapter: Adapter, latents: Tensor, seconds: float, gradients: bool = False) -> Tensor:
     """Decode latents to audio [rows, channels, samples] float32 on the CPU, cut to `seconds`, within -1..1 where finite.
+
+    gradients: let them through, from audio to latents.
 
     It decodes a million samples at a time, which fit in the cache: Stable Audio Open decodes 47 s per row, whatever the duration.
     """
     rate = adapter.sampling_rate(pipe)
     longest = adapter.max_duration(pipe) if adapter.fixed_length else None
     part = max(1, int(DECODED // ((longest or seconds) * rate)))
-    with torch.no_grad():
+    with torch.set_grad_enabled(gradients):
         audio = torch.cat([adapter.audio(pipe, rows)[..., : int(seconds * rate)].float().cpu() for rows in latents.split(part)])
     return torch.where(torch.isfinite(audio), audio.clamp(-1, 1), torch.nan)

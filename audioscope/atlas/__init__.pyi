@@ -4,6 +4,7 @@ from .charts import agreement_heatmap as agreement_heatmap
 from .charts import heatmap as heatmap
 from .charts import score_strip as score_strip
 from .charts import side_by_side as side_by_side
+from .localization import Chosen as Chosen
 from .localization import Plan as Plan
 from .localization import localize as localize
 from .localization import merge as merge
@@ -11,6 +12,8 @@ from .localization import patched_row as patched_row
 from .localization import plan as plan
 from .published import PublishedAtlas as PublishedAtlas
 from .robustness import Functional as Functional
+from .screening import Screen as Screen
+from .screening import screen as screen
 from .steps import patch_steps as patch_steps
 from .steps import step_impacts as step_impacts
 from .windows import THIRDS as THIRDS

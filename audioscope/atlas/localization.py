@@ -32,6 +32,23 @@ from audioscope.workers import Workers, checked_workers, few_threads, room, sile
 
 Patch = Literal["text", "output"]
 Direction = Literal["sufficient", "necessary"]
+
+
+@dataclass(frozen=True)
+class Chosen:
+    """Sites for an exact sweep: those that a screen ranks highest, and a random sample of the others.
+
+    `Screen.choose` makes one.
+
+    Args:
+        top: Module paths of the highest, best first.
+        sample: Module paths drawn from the rest, as a check on what the screen misses.
+    """
+
+    top: tuple[str, ...]
+    sample: tuple[str, ...]
+
+
 SPREAD = 0.15  # standard deviation of one pair's impact on tiny, root mean square over its 252 cells: what a plan assumes
 
 
@@ -191,6 +208,7 @@ def localize(
     also: Iterable[Scorer] | None = None,
     when: When | int | None = None,
     until_stable: int | None = None,
+    screened: Chosen | Any = None,
     batch_size: int | None = None,
     out: str | Path | None = None,
     clips: bool = True,
@@ -225,6 +243,8 @@ def localize(
             number from 0. None is all steps.
         until_stable: Stop adding pairs when the functional set, no longer empty, has not changed for this many pairs; `pairs` is then
             the maximum. A stop that looks at the result makes the final intervals a little too narrow; the atlas's settings say so.
+        screened: In place of `sites`: what `audioscope.screen` ranks highest, and a random sample of the rest as a check on what it
+            misses. A screen, for `screen.choose()`, or what its `choose` gave.
         batch_size: Rows at a time, if a unit's L + 2 rows do not fit in memory; the rows they are patched from are generated again
             for each part. None is all at once.
         out: Folder for the results, resumed if it exists; None is a temporary one.
@@ -249,6 +269,11 @@ def localize(
         >>> atlas.impacts()[["concept", "layer", "pairs"]].values.tolist()
         [['fast', 1, 2], ['fast', 2, 2]]
     """
+    if screened is not None:
+        if sites != "cross":
+            raise ValueError(f"screened chooses the sites, but sites is {sites!r}: give one of them.")
+        screened = screened.choose() if hasattr(screened, "choose") else screened
+        sites = [*screened.top, *screened.sample]
     sweep = checked_sweep(model, concepts, pairs, seeds, patch, direction, sites, split, scorer, also, batch_size, when, sampling)
     if until_stable is not None:
         until_stable = whole("until_stable", until_stable, 1, pairs - 1, f", less than the {pairs} pairs")
@@ -260,6 +285,8 @@ def localize(
     pairs, seeds = whole("pairs", pairs, 1), sweep.seeds  # as plain numbers, for the files
     folder = results_folder(out, "atlas")
     settings = sweep.settings(clips)
+    if screened is not None:
+        settings["screened"] = {"top": list(screened.top), "sample": list(screened.sample)}
     groups = {c.name: {"group": c.group, "changes": sorted(c.changes)} for c in sweep.concepts}
     more = {"concepts": list(groups), "groups": groups, "seeds": seeds, "until_stable": until_stable}
     work = partial(_do_unit, sweep, clips)

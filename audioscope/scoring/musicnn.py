@@ -120,9 +120,11 @@ class Tagger(nn.Module):
         parts = [self.layers(part) for part in mels.flatten(0, 1).split(1 if mels.device.type == "cpu" else BATCH)]
         return [torch.cat(each).unflatten(0, mels.shape[:2]).movedim(1, -1) for each in zip(*parts, strict=True)]
 
-    @torch.no_grad()
     def log_odds(self, wave: Tensor) -> Tensor:
-        """The log-odds of each tag, float32 [clips, 50], of waves, float32 [clips, samples] at 16 kHz: the mean over windows."""
+        """The log-odds of each tag, float32 [clips, 50], of waves, float32 [clips, samples] at 16 kHz: the mean over windows.
+
+        Gradients reach the waves, if these ask for them.
+        """
         mels = self._windows(wave)
         parts = [self.out(self.layers(part)[-1]) for part in mels.flatten(0, 1).split(1 if mels.device.type == "cpu" else BATCH)]
         return torch.cat(parts).unflatten(0, mels.shape[:2]).mean(1)

@@ -47,7 +47,8 @@ class Scorer(Protocol):
     downloaded, and `queries` what a text-audio model was asked for each concept. `fingerprint` changes when the scores do: without
     it, a folder of results cannot tell that the scorer changed. `check(model)` raises ValueError for a model whose audio it cannot
     judge. A scorer in "log-odds" may also have `calibrated`, the end of its calibrated range: an atlas then also offers its scores
-    clipped there. One with `layers(audio, rate)` can also measure distances.
+    clipped there. One with `layers(audio, rate)` can also measure distances; one with `scores(audio, rate)`, a tensor
+    [clips, concepts] through which gradients reach the audio, can also screen (`audioscope.screen`).
 
     Example:
         >>> class Loudness:
@@ -253,9 +254,22 @@ class ListenerScorer:
         return torch.nn.functional.pad(mono, (0, max(0, SAMPLES - mono.shape[-1])))[:, :SAMPLES]
 
     def __call__(self, audio: Tensor, rate: int) -> pd.DataFrame:
-        scores = self.listener.log_odds(self._heard(audio, rate))
-        columns = {name: scores[group][:, i].numpy() for group, names in GROUPS.items() for i, name in enumerate(names)}
-        return pd.DataFrame(columns, columns=self.concepts)
+        with torch.no_grad():
+            return pd.DataFrame(self.scores(audio, rate).numpy(), columns=self.concepts)
+
+    def scores(self, audio: Tensor, rate: int) -> Tensor:
+        """The scores of the call as a tensor, through which gradients reach the audio.
+
+        Args:
+            audio: Float [clips, channels, samples].
+            rate: Its sampling rate, Hz.
+
+        Returns:
+            The log-odds, float32 [clips, concepts].
+        """
+        heard = self.listener.differentiable(self._heard(audio, rate))
+        columns = {name: heard[group][:, i] for group, names in GROUPS.items() for i, name in enumerate(names)}
+        return torch.stack([columns[name] for name in self.concepts], 1)
 
     @torch.no_grad()
     def layers(self, audio: Tensor, rate: int) -> list[Tensor]:
@@ -376,15 +390,12 @@ class Clap(_TextScorer):
     def _windows(self, audio: Tensor, rate: int) -> tuple[dict[str, Tensor], int]:
         """The network's input for all windows of all clips, and how many windows a clip has."""
         extractor = self.processor.feature_extractor
-        mono = resampled(audio.float().mean(1), rate, extractor.sampling_rate).cpu()
+        mono = resampled(audio.float().mean(1), rate, extractor.sampling_rate)
         length = extractor.nb_max_samples
         count = ceil(mono.shape[-1] / length)
         starts = torch.linspace(0, max(0, mono.shape[-1] - length), count).long().tolist()
-        parts = [wave[start : start + length].numpy() for wave in mono for start in starts]
-        inputs = extractor(parts, sampling_rate=extractor.sampling_rate, return_tensors="pt")
-        if "is_longer" in inputs:  # if no clip is longer than a window, the extractor marks a random one as longer
-            inputs["is_longer"] = torch.zeros_like(torch.as_tensor(inputs["is_longer"]))
-        return {name: value.to(self.network.device) for name, value in inputs.items()}, count
+        mel = log_mel(torch.stack([mono[:, start : start + length] for start in starts], 1).flatten(0, 1), extractor)
+        return {"input_features": mel.to(self.network.device), "is_longer": torch.zeros(len(mel), 1, dtype=torch.bool)}, count
 
     @torch.no_grad()
     def embeddings(self, audio: Tensor, rate: int) -> Tensor:
@@ -397,12 +408,28 @@ class Clap(_TextScorer):
         Returns:
             Unit vectors, float32 [clips, width].
         """
+        return self._embedded(audio, rate)
+
+    def _embedded(self, audio: Tensor, rate: int) -> Tensor:
         inputs, count = self._windows(audio, rate)
         each = torch.nn.functional.normalize(_pooled(self.network.get_audio_features(**inputs)), dim=-1)
         return torch.nn.functional.normalize(each.unflatten(0, (-1, count)).mean(1), dim=-1)
 
     def __call__(self, audio: Tensor, rate: int) -> pd.DataFrame:
-        return pd.DataFrame((self.embeddings(audio, rate) @ self._texts.T).cpu().numpy(), columns=self.concepts)
+        with torch.no_grad():
+            return pd.DataFrame(self.scores(audio, rate).cpu().numpy(), columns=self.concepts)
+
+    def scores(self, audio: Tensor, rate: int) -> Tensor:
+        """The scores of the call as a tensor, through which gradients reach the audio.
+
+        Args:
+            audio: Float [clips, channels, samples].
+            rate: Its sampling rate, Hz.
+
+        Returns:
+            The cosine similarities, float32 [clips, concepts].
+        """
+        return self._embedded(audio, rate) @ self._texts.T
 
     @torch.no_grad()
     def layers(self, audio: Tensor, rate: int) -> list[Tensor]:
@@ -418,6 +445,25 @@ class Clap(_TextScorer):
         inputs, count = self._windows(audio, rate)
         states = self.network.audio_model(**inputs, output_hidden_states=True).hidden_states
         return [state.unflatten(0, (-1, count)).movedim(1, -1) for state in states]
+
+
+def log_mel(waves: Tensor, extractor: Any) -> Tensor:
+    """What a CLAP checkpoint's feature extractor makes of waves of at most its length, with gradients: mels in dB.
+
+    waves: float [clips, samples], mono, at the extractor's rate. Returns float32 [clips, 1 (fusion: 4), frames, mels].
+    """
+    length, size = extractor.nb_max_samples, extractor.fft_window_size
+    if waves.shape[1] < length:
+        if extractor.padding in ("repeat", "repeatpad"):
+            waves = waves.repeat(1, length // waves.shape[1] + (extractor.padding == "repeat"))[:, :length]
+        waves = torch.nn.functional.pad(waves, (0, length - waves.shape[1]))
+    fused = extractor.truncation == "fusion"
+    filters = torch.as_tensor(extractor.mel_filters if fused else extractor.mel_filters_slaney).to(waves.device)
+    window = torch.hann_window(size, dtype=torch.float64, device=waves.device)
+    spectrum = torch.stft(waves.double(), size, extractor.hop_length, window=window, pad_mode="reflect", return_complex=True)
+    power = spectrum.real.square() + spectrum.imag.square()
+    mel = 10 * (power.mT @ filters.double()).clamp_min(1e-10).log10()
+    return mel.float()[:, None].expand(-1, 4 if fused else 1, -1, -1)
 
 
 def _pooled(output: Any) -> Tensor:
@@ -556,13 +602,29 @@ class Musicnn:
         """
 
     def __call__(self, audio: Tensor, rate: int) -> pd.DataFrame:
+        with torch.no_grad():
+            return pd.DataFrame(self.scores(audio, rate).cpu().numpy(), columns=self.concepts)
+
+    def scores(self, audio: Tensor, rate: int) -> Tensor:
+        """The scores of the call as a tensor, through which gradients reach the audio.
+
+        Args:
+            audio: Float [clips, channels, samples].
+            rate: Its sampling rate, Hz.
+
+        Returns:
+            The log-odds, float32 [clips, concepts].
+        """
         wave = self._heard(audio, rate)
-        tables = [pd.DataFrame(net.log_odds(wave).cpu().numpy(), columns=net.tags) for net in self.nets]
-        columns = {}
-        for concept, asked in self.tags.items():
-            each = [table[there].mean(axis=1) for table in tables if (there := [tag for tag in asked if tag in table])]
-            columns[concept] = pd.concat(each, axis=1).mean(axis=1)
-        return pd.DataFrame(columns, columns=self.concepts)
+        heard = [(net.tags, net.log_odds(wave)) for net in self.nets]
+        columns = []
+        for asked in self.tags.values():
+            each = [
+                odds[:, [tags.index(tag) for tag in there]].mean(1)
+                for tags, odds in heard if (there := [tag for tag in asked if tag in tags])
+            ]  # fmt: skip
+            columns.append(torch.stack(each).mean(0))
+        return torch.stack(columns, 1)
 
     def layers(self, audio: Tensor, rate: int) -> list[Tensor]:
         """What the stages of each net give, for `feature_distance`.

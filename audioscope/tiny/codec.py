@@ -198,7 +198,9 @@ class MelCodec(ModelMixin, ConfigMixin):
     def _wave(self, mel: Tensor) -> Tensor:
         """Mastered waveforms [batch, samples] of mel magnitudes [batch, n_mels, frames]."""
         magnitude = torch.nn.functional.pad(self._inverse_mel(mel), (0, 1))  # the frame centered on the last sample
-        return self._master(self._griffin_lim(magnitude, self._first_phase(magnitude)))
+        with torch.no_grad():  # gradients pass by the phases, which jump
+            turn = self._griffin_lim(magnitude, self._first_phase(magnitude))
+        return self._master(torch.istft(magnitude * turn, self.config.n_fft, self.config.hop, window=self.window))
 
     def _first_phase(self, magnitude: Tensor) -> Tensor:
         """Phases [batch, bins, frames] that continue each partial from frame to frame.
@@ -225,14 +227,14 @@ class MelCodec(ModelMixin, ConfigMixin):
         return torch.stack(phases, -1)
 
     def _griffin_lim(self, magnitude: Tensor, phase: Tensor, momentum: float = 0.99) -> Tensor:
-        """Waveforms [batch, samples] with nearly these magnitudes: torchaudio's algorithm, which does not take a first phase."""
+        """Unit phases of waveforms with nearly these magnitudes: torchaudio's algorithm, which does not take a first phase."""
         frame = {"n_fft": self.config.n_fft, "hop_length": self.config.hop, "window": self.window}
         turn, before = torch.polar(torch.ones_like(magnitude), phase), torch.zeros((), device=phase.device)
         for _ in range(self.config.griffinlim_iterations):
             again = torch.stft(torch.istft(magnitude * turn, **frame), **frame, return_complex=True)
             turn = again - momentum / (1 + momentum) * before
             turn, before = turn / (turn.abs() + 1e-16), again
-        return torch.istft(magnitude * turn, **frame)
+        return turn
 
     def _master(self, wave: Tensor) -> Tensor:
         """Bring waveforms [batch, samples] to `level` dB RMS, like all training music, round their peaks, and fade their ends.
@@ -242,9 +244,9 @@ class MelCodec(ModelMixin, ConfigMixin):
         gain = 10 ** (self.config.level / 20) / wave.square().mean(-1, keepdim=True).sqrt().clamp_min(1e-5)
         wave = 0.98 * torch.tanh(wave * gain.clamp(max=10**1.5) / 0.98)
         fade = torch.linspace(0, 1, 160, device=wave.device)
-        wave[..., :160] *= fade
-        wave[..., -160:] *= fade.flip(0)
-        return wave
+        ends = torch.ones_like(wave[0])
+        ends[:160], ends[-160:] = fade, fade.flip(0)
+        return wave * ends
 
     def _inverse_mel(self, mel: Tensor, iterations: int = 12) -> Tensor:
         """Non-negative magnitudes whose mel bands are `mel`, by multiplicative (Kullback-Leibler) updates."""

@@ -145,6 +145,17 @@ class Listener(ModelMixin, ConfigMixin):
             >>> listener.log_odds(torch.from_numpy(clip.mono)[None])["tempo"].shape  # slow, medium, fast
             torch.Size([1, 3])
         """
+        return self.differentiable(wave)
+
+    def differentiable(self, wave: Tensor) -> dict[str, Tensor]:
+        """The log-odds of `log_odds`, through which gradients reach the waveforms.
+
+        Args:
+            wave: Waveforms, float32 [batch, 65536] at 16 kHz.
+
+        Returns:
+            The log-odds by group, float32 [batch, classes] each.
+        """
         logits = self.logits(self.codec.log_mel(wave))
         return {
             group: _against_the_rest(values.double() / temperature.double())

@@ -1,0 +1,182 @@
+"""Gates and the screen: gradients through the whole sampler, and what they say about exact patching."""
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from test_inside import A, B, edited, off
+
+import audioscope
+from audioscope import PatchOutput, Row
+from audioscope.atlas import Chosen, Screen
+from audioscope.gates import gated, gradients, outputs
+from audioscope.scoring import Musicnn, listener_scorer
+from audioscope.sites import place
+
+STEPS = 3
+
+
+def settings(model):
+    return model.sampling(steps=STEPS, seconds=min(1.0, model.adapter.max_duration(model.pipe) or 1.0))
+
+
+def prepared(model, kind="cross.heads"):
+    how, sites = settings(model), model.sites.select(kind)
+    return how, sites, outputs(model, [Row(A, 0)], sites, how), torch.zeros(1, STEPS, len(sites))
+
+
+def projection(latents):
+    """A score that every latent number counts in."""
+    weights = torch.randn(latents.shape[1:], generator=torch.Generator().manual_seed(1))
+    return (latents * weights.to(latents)).flatten(1).sum(1)
+
+
+def test_gates_at_their_ends_are_the_pipeline(model):
+    how, sites, clean, closed = prepared(model)
+    rows = [Row(A, 0), Row(B, 0), edited(PatchOutput("cross", A)), edited(PatchOutput(sites[3], A, steps=(1, 2)))]
+    expected = model.run(rows, decode=False, **how).latents
+    one = closed.clone()
+    one[0, 1, 3] = 1.0
+    found = [clean.latents, *(gated(model, [Row(B, 0)], gates, clean, how) for gates in (closed, closed + 1, one))]
+    for mine, theirs in zip(found, expected, strict=True):
+        assert off(mine[0], theirs, expected[0] - expected[1]) < 1e-3
+
+
+def test_slopes_are_finite_differences(model):
+    """20 random gates, all rows and branches; computed again step by step, the slopes are the same to the bit."""
+    how, sites, clean, closed = prepared(model)
+    part, learning = closed + 0.3, [weight.requires_grad for weight in model.denoiser.parameters()]
+    scores, slopes = gradients(model, [Row(B, 0)], part, clean, how, projection)
+    again = gradients(model, [Row(B, 0)], part, clean, how, projection, recompute=True)
+    assert torch.equal(slopes, again[1]) and torch.equal(scores, again[0])
+    rng, far = np.random.default_rng(0), 0.05
+    for step, number in zip(rng.integers(STEPS, size=20), rng.integers(len(sites), size=20), strict=True):
+        ends = []
+        for sign in (1, -1):
+            moved = part.clone()
+            moved[0, step, number] += sign * far
+            ends.append(float(projection(gated(model, [Row(B, 0)], moved, clean, how))[0]))
+        assert (ends[0] - ends[1]) / (2 * far) == pytest.approx(
+            float(slopes[0, step, number]), rel=0.03, abs=0.01 * float(slopes.abs().max())
+        )
+    assert [weight.requires_grad for weight in model.denoiser.parameters()] == learning
+
+
+def test_two_rows_are_as_if_alone(tiny):
+    how, sites, _, _ = prepared(tiny)
+    clean = outputs(tiny, [Row(A, 0), Row("a slow opera", 1)], sites, how)
+    slopes = gradients(tiny, [Row(B, 0), Row("a fast jazz song", 1)], torch.zeros(2, STEPS, len(sites)), clean, how, projection)[
+        1
+    ]
+    alone = gradients(
+        tiny, [Row(B, 0)], torch.zeros(1, STEPS, len(sites)), outputs(tiny, [Row(A, 0)], sites, how), how, projection
+    )[1]
+    torch.testing.assert_close(slopes[:1], alone, rtol=1e-3, atol=1e-4 * float(alone.abs().max()))
+
+
+def test_silenced_sites_have_no_slope(tiny):
+    """A layer whose output is multiplied by 0 has exactly no effect, and a planted head alone is found."""
+    how, sites, _, closed = prepared(tiny)
+    before = {name: value.clone() for name, value in tiny.denoiser.state_dict().items()}
+    try:
+        for site in sites:
+            if site.label not in ("2.1", "9.3"):
+                where = place(tiny.denoiser, site)
+                tiny.denoiser.get_submodule(where.module).weight.data[:, where.columns] = 0
+        clean = outputs(tiny, [Row(A, 0)], sites, how)
+        slopes = gradients(tiny, [Row(B, 0)], closed, clean, how, projection)[1][0]
+        assert {site.label for site, each in zip(sites, slopes.T, strict=True) if each.any()} == {"2.1", "9.3"}
+    finally:
+        tiny.denoiser.load_state_dict(before)
+
+
+@pytest.mark.parametrize("scorer", [listener_scorer(), listener_scorer("judge"), Musicnn(device="cpu")], ids=lambda s: s.name)
+def test_scores_are_those_of_the_call_and_have_slopes(tiny, scorer):
+    audio = tiny.run([Row(A, 0), Row(B, 1)], steps=2).audio
+    called = scorer(audio, tiny.rate)
+    assert np.allclose(called.to_numpy(), scorer.scores(audio, tiny.rate).detach().numpy(), atol=1e-5)
+    loud = torch.tensor(1.0, requires_grad=True)
+    column = list(called).index("fast")
+    (slope,) = torch.autograd.grad(scorer.scores(audio * loud, tiny.rate)[:, column].sum(), loud)
+    ends = [float(scorer.scores(audio * gain, tiny.rate)[:, column].sum()) for gain in (1.002, 0.998)]
+    assert (ends[0] - ends[1]) / 0.004 == pytest.approx(float(slope), rel=0.05, abs=0.02)
+
+
+@pytest.mark.parametrize("truncation", ["fusion", "rand_trunc"])
+@pytest.mark.parametrize("padding", ["repeatpad", "repeat", "pad"])
+def test_claps_mels_are_the_feature_extractors(truncation, padding):
+    from transformers import ClapFeatureExtractor
+
+    from audioscope.scoring.scorers import log_mel
+
+    extractor = ClapFeatureExtractor(truncation=truncation, padding=padding)
+    for samples in (480_000, 479_999, 100_001):
+        noise = 0.1 * torch.randn(2, samples, generator=torch.Generator().manual_seed(samples))
+        noise[:, : samples // 2] *= 1e-4
+        theirs = extractor(list(noise.numpy()), sampling_rate=48_000, return_tensors="pt")["input_features"]
+        assert (log_mel(noise, extractor) - theirs).abs().max() < 1e-4
+
+
+def test_a_screen_resumes_and_is_kept(tiny, tmp_path):
+    how = {"pairs": 2, "sites": ["cross.heads"], "steps": 2, "progress": False}
+    screen = audioscope.screen(tiny, ["fast"], out=tmp_path, **how)
+    assert screen.table["generations"].unique().tolist() == [3], "clean, forward, backward"
+    (tmp_path / "units").joinpath(sorted(p.name for p in (tmp_path / "units").iterdir())[0]).unlink()
+    again = audioscope.screen(tiny, ["fast"], out=tmp_path, **how)
+    pd.testing.assert_frame_equal(screen.table, again.table)
+    loaded = Screen.load(tmp_path)
+    assert loaded.impacts().equals(screen.impacts()) and "quick: blind" in repr(loaded)
+    with pytest.raises(ValueError, match="holds"):
+        audioscope.screen(tiny, ["fast"], mode="path", out=tmp_path, **how)
+
+
+def test_estimates_and_residual_make_up_the_whole(tiny):
+    """In both modes: what is patched together is the estimates plus the residual; in a path, it is the layer's exact effect."""
+    how = {"pairs": 4, "sites": [tiny.sites[1].heads, tiny.sites[2].heads], "points": 3, "steps": 5, "progress": False}
+    exact = audioscope.localize(tiny, ["fast"], 4, "output", sites=[1, 2], steps=5, clips=False, progress=False)
+    for mode in ("quick", "path"):
+        screen = audioscope.screen(tiny, ["fast"], mode=mode, **how)
+        ends = screen.table.drop_duplicates("pair")
+        way = float((ends["clean"] - ends["corrupted"]).mean())
+        shares = screen.impacts(by_step=True).groupby("site", sort=False)["impact"].sum()
+        impacts = screen.impacts().set_index("site")
+        assert np.allclose(shares, impacts["impact"][shares.index]) and impacts["defined"].all()
+        layers = {site.path: site.module for site in screen.sites} if mode == "path" else {}
+        groups = screen.table["site"].map(lambda path, layers=layers: layers.get(path, "all"))
+        for name, part in screen.table.groupby(groups):  # noqa: B007 (the query reads it)
+            of_pair = part.drop_duplicates("pair").set_index("pair")
+            whole = of_pair["together"] - of_pair["corrupted"]
+            rest = (whole - part.groupby("pair")["estimate"].sum()).mean() / way
+            assert np.allclose(impacts["residual"][part["site"].unique()], rest, atol=1e-5)
+            if mode == "path":
+                rows = exact.table.query("row == 'patched' and scored == 'fast' and site == @name").set_index("pair")["score"]
+                assert np.allclose(of_pair["together"], rows.astype(float), atol=0.05)
+
+
+def test_the_best_and_a_sample_are_patched(tiny, tmp_path):
+    screen = audioscope.screen(tiny, ["fast"], 1, steps=2, progress=False)
+    chosen = screen.choose(top=3, sample=2)
+    strongest = screen.impacts().assign(size=lambda t: t["impact"].abs()).nlargest(3, "size")["site"].tolist()
+    assert list(chosen.top) == strongest and not set(chosen.sample) & set(chosen.top)
+    atlas = audioscope.localize(tiny, ["fast"], 1, screened=chosen, steps=2, progress=False, out=tmp_path)
+    assert {site.path for site in atlas.sites} == {*chosen.top, *chosen.sample}
+    assert atlas.settings["screened"] == {"top": list(chosen.top), "sample": list(chosen.sample)}
+    assert screen.compare(atlas)["cells"].tolist() == [5, 5] if atlas.impacts()["defined"].all() else True
+    with pytest.raises(ValueError, match="give one of them"):
+        audioscope.localize(tiny, ["fast"], 1, sites="self", screened=Chosen(("x",), ()))
+
+
+def test_what_cannot_be_screened_is_said(tiny):
+    class Loudness:
+        concepts = ("fast",)
+
+        def __call__(self, audio, rate):
+            return audio.square().mean((1, 2))
+
+    for change, said in (
+        ({"scorer": Loudness()}, "no `scores` through which gradients reach the audio"),
+        ({"mode": "slow"}, "expected 'quick' or 'path'"), ({"points": 4}, "expected 3, 9 or 27"),
+        ({"sites": "cross.tails"}, "No site 'cross.tails'"), ({"pairs": 0}, "pairs is 0"),
+    ):  # fmt: skip
+        with pytest.raises((ValueError, KeyError), match=said):
+            audioscope.screen(tiny, ["fast"], **{"pairs": 1, **change})
