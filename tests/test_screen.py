@@ -133,7 +133,7 @@ def test_a_screen_resumes_and_is_kept(tiny, tmp_path):
 def test_estimates_and_residual_make_up_the_whole(tiny):
     """In both modes: what is patched together is the estimates plus the residual; in a path, it is the layer's exact effect."""
     how = {"pairs": 4, "sites": [tiny.sites[1].heads, tiny.sites[2].heads], "points": 3, "steps": 5, "progress": False}
-    exact = audioscope.localize(tiny, ["fast"], 4, "output", sites=[1, 2], steps=5, clips=False, progress=False)
+    exact = audioscope.localize(tiny, ["fast"], 4, patch="output", sites=[1, 2], steps=5, clips=False, progress=False)
     for mode in ("quick", "path"):
         screen = audioscope.screen(tiny, ["fast"], mode=mode, **how)
         ends = screen.table.drop_duplicates("pair")
