@@ -181,6 +181,10 @@ def _plan(rows: Sequence[Row], sites: Sites, layout: dict[str, range], steps: in
                     raise ValueError(
                         f"{type(edit).__name__} needs the text of a cross-attention module, but {site.path} is {said_kind(site.kind)}: use PatchOutput."
                     )
+                if not site.timed and getattr(edit, "seconds", None) is not None:
+                    raise ValueError(
+                        f"{site.path} has a token for each piece of text, not of time: it takes no edit with seconds."
+                    )
                 plan.setdefault(site, []).append(_Action(edit, pairs))
     return plan
 
@@ -277,6 +281,8 @@ def run(
     reading: dict[Site, list[tuple[Tensor, Tensor]]] = {} if read is None else {site: [] for site in read.sites}
     if read is not None and read.branch not in layout:
         raise ValueError(f"No {read.branch!r} branch to read at guidance {guidance}: there is only {', '.join(layout)}.")
+    if read is not None and read.pool and (text := [site.path for site in read.sites if not site.timed]):
+        raise ValueError(f"{text[0]} has a token for each piece of text, not of time: read it with pool=False.")
     keep = layout[read.branch][: len(rows)] if read is not None else range(0)
     denoiser = getattr(pipe, adapter.denoiser)
     leading = adapter.leading(denoiser)

@@ -166,3 +166,39 @@ def test_heads_are_localized_like_layers(tiny, tmp_path):
     assert np.linalg.norm(by_hand.mono - kept.mono) < 0.01 * np.linalg.norm(kept.mono)  # 16 bits, another batch
     described = atlas.chart().to_dict()["description"]
     assert "2 concepts by 8 heads" in described
+
+
+def test_vectors_and_saes_take_heads_and_blocks(tiny):
+    """A vector and an SAE are as wide as a head; a vector moves it, and acts on nothing before it."""
+    head, block = tiny.sites[2].heads[1], tiny.sites.select("block")[3]
+    vector = audioscope.caa(tiny, "fast", [head, block], pairs=2, steps=2, progress=False)
+    assert {path: value.shape[-1] for path, value in vector.directions.items()} == {head.path: 32, block.path: 128}
+    clips = tiny.clips([Row(B, 0), Row(B, 0, (vector.edit(2.0),))], steps=2)
+    assert abs(clips[0].mono - clips[1].mono).max() > 0.01
+    stream = audioscope.sae.TokenStream(tiny, head.path, ["a fast song"], positions=8, steps=2)
+    assert stream.read(["a fast song"], [0])[0].shape == (1, 2, 8, 32)
+
+
+def test_text_tokens_are_not_time(tiny):
+    for site in (*tiny.sites[2].keys, *tiny.sites[2].values):
+        assert not site.timed
+        with pytest.raises(ValueError, match="not of time: read it with pool=False"):
+            sampled(tiny, Row(A, 0), read=Read((site,)))
+        with pytest.raises(ValueError, match="it has no stream of activations"):
+            audioscope.sae.TokenStream(tiny, site.path)
+        with pytest.raises(ValueError, match="not of time"):
+            audioscope.caa(tiny, "fast", [site], pairs=2, steps=1, progress=False)
+        vector = audioscope.SteeringVector(
+            {site.path: torch.ones(1, site.width)}, {site.path: torch.ones(1)}, torch.ones(1), tiny.name, tiny.fingerprint, {}
+        )
+        with pytest.raises(ValueError, match="takes no edit with seconds"):
+            sampled(tiny, edited(vector.edit(1.0, seconds=(0, 1))))
+
+
+def test_a_page_of_heads_names_them(tiny, tmp_path):
+    from audioscope.cli.main import main
+
+    how = ["--concepts", "fast", "--pairs", "4", "--steps", "2", "--bare", "--out", str(tmp_path)]
+    assert main(["atlas", "--sites", "cross.heads", *how, "--workers", "1"]) == 0
+    page = (tmp_path / "index.html").read_text()
+    assert "heads of cross-attention" in page and "11.3" in page and "(2.5 over 48 heads)" in page

@@ -510,11 +510,25 @@ def test_packs_act_as_their_header_says(tiny, tmp_path):
     assert torch.allclose(two.at(two.paths[0], 0.5), unit) and torch.allclose(two.at(two.paths[1], 0.5), -unit)
 
 
+def test_a_pack_of_a_block_acts_on_the_residual_stream(tiny, tmp_path):
+    """The hook that packs have if they name none: what is added to a block's output reaches all that comes after."""
+    unit = torch.nn.functional.normalize(torch.arange(1.0, 129.0), dim=0)
+    file = pack(tmp_path / "a.safetensors", {"family": _family(tiny), "hook": "post_block_residual", "block": 11, "magnitude": 3.0}, vector=unit)
+    found = audioscope.steer.read_pack(file, tiny)
+    last = tiny.sites.select("block")[11]
+    assert list(found.paths) == [last.path]
+    rows = [audioscope.Row("a song", 0), audioscope.Row("a song", 0, (found.edit(1.0),))]
+    reads = tiny.run(rows, read=audioscope.Read((last,), steps=(0,), pool=False), decode=False, steps=2).reads[last.path]
+    assert torch.allclose(reads[1, 0] - reads[0, 0], (3 * unit).expand_as(reads[0, 0]), atol=1e-3)
+    again = audioscope.steer.write_pack(found, tmp_path / "b.safetensors", tiny)
+    assert torch.equal(audioscope.steer.read_pack(again, tiny).directions[last.path], found.directions[last.path])
+
+
 def test_packs_that_do_not_fit_are_refused_in_a_line(tiny, tmp_path):
     family = _family(tiny)
     file, ok = tmp_path / "x.safetensors", {"family": family}
     cases = [
-        ("whole block is no site here", {**ok, "hook": "post_block_residual"}, None, {}),
+        ("acts on 'post_attn', expected 'cross_attn_output' or", {**ok, "hook": "post_attn"}, None, {}),
         ("family 'sa3'", {"family": "sa3" if family != "sa3" else "x"}, None, {}),
         ("acts in block 99", {**ok, "block": 99}, None, {}),
         ("format 7", {**ok, "format": 7}, None, {}),

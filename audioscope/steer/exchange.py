@@ -25,7 +25,7 @@ from audioscope.tracing import Row
 
 MOST = 1000  # steps of a file, each of which costs a step of the model
 PACK = 1  # the version of DEMON's format that all its readers take
-HOOK = "cross_attn_output"
+HOOKS = {"cross_attn_output": "cross", "post_block_residual": "block"}  # where a pack acts, as kinds of sites
 FAMILIES = {"StableAudio3Pipeline": "sa3", "AceStepPipeline": "acestep"}
 KNOB = re.compile(r"[a-z][a-z0-9_]{0,31}")
 
@@ -147,7 +147,7 @@ def _family(model: Model) -> str:
 def read_pack(file: str | Path, model: Model) -> SteeringVector:
     """Read a steering pack of DEMON, which is one .safetensors file, as a vector whose strength is the pack's knob.
 
-    Packs that act on a cross-attention's output are read. A pack's directions for several steps are placed at the noise levels
+    Packs that act on a cross-attention's output or on that of a whole block are read. A pack's directions for several steps are placed at the noise levels
     of as many steps of this model. Steer with `branch` and `mode` as the vector's metadata name them to do what DEMON does, except at
     memory tokens, which stay unchanged here.
 
@@ -182,17 +182,17 @@ def read_pack(file: str | Path, model: Model) -> SteeringVector:
         raise ValueError(f"{file} is no steering pack of DEMON: its header has no JSON object 'steering_pack'.")
     if (version := about.get("format")) not in (1, 2):
         raise ValueError(f"{file} is a steering pack of format {version!r}, expected 1 or 2.")
-    if (hook := about.get("hook", "post_block_residual")) != HOOK:
-        raise ValueError(f"{file} acts on {said(hook)}, expected {HOOK!r}: the output of a whole block is no site here.")
+    if (hook := about.get("hook", "post_block_residual")) not in HOOKS:
+        raise ValueError(f"{file} acts on {said(hook)}, expected {' or '.join(map(repr, HOOKS))}.")
     if (family := about.get("family")) != _family(model):
         raise ValueError(f"{file} is for models of the family {said(family)}, but {model.name!r} is of {_family(model)!r}.")
     rows, blocks = _rows_of(file, about, tensors)
-    cross = {site.layer: site for site in model.sites.cross}
-    if missing := [block for block in blocks if block not in cross]:
-        raise ValueError(f"{file} acts in block {missing[0]}, but {model.name!r} has {len(cross)} blocks.")
-    if rows.shape[-1] != cross[blocks[0]].width or not bool(torch.isfinite(rows).all()):
+    there = {site.layer: site for site in model.sites.select(HOOKS[str(hook)])}
+    if missing := [block for block in blocks if block not in there]:
+        raise ValueError(f"{file} acts in block {missing[0]}, but {model.name!r} has {len(there)} blocks.")
+    if rows.shape[-1] != there[blocks[0]].width or not bool(torch.isfinite(rows).all()):
         raise ValueError(
-            f"{file} has width {rows.shape[-1]}, or is not finite; {model.name!r} has width {cross[blocks[0]].width} there."
+            f"{file} has width {rows.shape[-1]}, or is not finite; {model.name!r} has width {there[blocks[0]].width} there."
         )
     magnitude, policy = real("magnitude", about.get("magnitude", 1.0)), about.get("policy") or {}
     if not abs(magnitude) < 1e6:
@@ -212,7 +212,7 @@ def read_pack(file: str | Path, model: Model) -> SteeringVector:
         "provenance": provenance if isinstance(provenance, dict) else {},
     }  # fmt: skip
     lengths = torch.full((len(weights),), magnitude)
-    paths = [cross[block].path for block in blocks]
+    paths = [there[block].path for block in blocks]
     return SteeringVector(
         dict(zip(paths, scaled, strict=True)), dict.fromkeys(paths, lengths), sigmas, model.name, model.fingerprint, metadata
     )
@@ -267,7 +267,7 @@ def write_pack(
     checkpoint: str | None = None,
     every_step: bool = False,
 ) -> Path:
-    """Write a vector at one cross-attention as a steering pack of DEMON, whose knob is the strength.
+    """Write a vector at one cross-attention or block as a steering pack of DEMON, whose knob is the strength.
 
     Args:
         vector: The vector, which acts at one site; use `vector.only(...)`.
@@ -293,9 +293,12 @@ def write_pack(
     file = as_path(file)
     if file.suffix != ".safetensors":
         raise ValueError(f"file is {str(file)!r}, expected a name that ends in .safetensors.")
-    block = {site.path: site.layer for site in model.sites.cross}.get(vector.paths[0])
-    if len(vector.paths) != 1 or block is None:
-        raise ValueError(f"The vector acts at {', '.join(vector.paths)}, expected one cross-attention: use vector.only(...).")
+    site = model.sites[vector.paths[0]]
+    hook = next((name for name, kind in HOOKS.items() if kind == site.kind), None)
+    if len(vector.paths) != 1 or hook is None:
+        raise ValueError(
+            f"The vector acts at {', '.join(vector.paths)}, expected one cross-attention or one block: use vector.only(...)."
+        )
     concept = str(vector.metadata.get("concept", "")) or "vector"
     knob = re.sub(r"[^a-z0-9]+", "_", concept.lower()).strip("_")[:32] if name is None else name
     if not isinstance(knob, str) or not KNOB.fullmatch(knob):
@@ -306,8 +309,8 @@ def write_pack(
     if not length > 0:
         raise ValueError("The vector is zero, so a pack of it would do nothing.")
     about = {
-        "format": PACK, "family": _family(model), "checkpoint": checkpoint or Path(model.name).name, "block": block, "hidden_size": rows.shape[-1],
-        "name": knob, "label": concept, "blurb": f"{concept}, from audioscope", "hook": HOOK, "method": str(vector.metadata.get("method", "audioscope")), "norm": length,
+        "format": PACK, "family": _family(model), "checkpoint": checkpoint or Path(model.name).name, "block": site.layer, "hidden_size": rows.shape[-1],
+        "name": knob, "label": concept, "blurb": f"{concept}, from audioscope", "hook": hook, "method": str(vector.metadata.get("method", "audioscope")), "norm": length,
         "magnitude": length, "policy": {"kind": "range", "start": 0.0, "end": 1.0}, "cond_only": vector.metadata.get("branch", "cond") != "both",
         "renorm": False, "provenance": {"tool": f"audioscope {__version__}", "model": vector.model, "weights": vector.fingerprint,
                                         **({"sigmas": vector.sigmas.tolist()} if every_step else {})},

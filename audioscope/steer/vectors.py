@@ -155,7 +155,7 @@ class SteeringVector:
         Raises:
             ValueError: A site is missing or has another width, or the weights differ; the message has both values.
         """
-        known = {site.path: site for site in sites}
+        known = {site.path: site for site in sites.every}
         for path, values in self.directions.items():
             if path not in known:
                 raise ValueError(
