@@ -14,6 +14,7 @@ DOORS = {
     "MelCodec": "audioscope.tiny.codec:MelCodec",
     "Model.play": "audioscope.widgets.playground:Playground",
     "Atlas.chart": "audioscope.atlas.charts:heatmap",
+    "Screen.chart": "audioscope.atlas.charts:screen_heatmap",
     "Atlas.explore": "audioscope.widgets.atlas:AtlasExplorer",
     "Atlas.save_html": "audioscope.pages.atlas:save_html",
     "Atlas.save_site": "audioscope.pages.atlas:save_site",

@@ -513,7 +513,11 @@ def test_packs_act_as_their_header_says(tiny, tmp_path):
 def test_a_pack_of_a_block_acts_on_the_residual_stream(tiny, tmp_path):
     """The hook that packs have if they name none: what is added to a block's output reaches all that comes after."""
     unit = torch.nn.functional.normalize(torch.arange(1.0, 129.0), dim=0)
-    file = pack(tmp_path / "a.safetensors", {"family": _family(tiny), "hook": "post_block_residual", "block": 11, "magnitude": 3.0}, vector=unit)
+    file = pack(
+        tmp_path / "a.safetensors",
+        {"family": _family(tiny), "hook": "post_block_residual", "block": 11, "magnitude": 3.0},
+        vector=unit,
+    )
     found = audioscope.steer.read_pack(file, tiny)
     last = tiny.sites.select("block")[11]
     assert list(found.paths) == [last.path]

@@ -3,6 +3,7 @@ from .atlas import Atlas as Atlas
 from .charts import agreement_heatmap as agreement_heatmap
 from .charts import heatmap as heatmap
 from .charts import score_strip as score_strip
+from .charts import screen_heatmap as screen_heatmap
 from .charts import side_by_side as side_by_side
 from .localization import Chosen as Chosen
 from .localization import Plan as Plan

@@ -386,6 +386,57 @@ def heatmap(
     )
 
 
+def screen_heatmap(cells: pd.DataFrame, concept: str) -> alt.Chart:
+    """Draw a screen's estimates for one concept, sites by denoising steps; `Screen.chart` calls it.
+
+    Args:
+        cells: As `Screen.impacts` returns them by step.
+        concept: The concept's name.
+
+    Returns:
+        An Altair chart.
+
+    Raises:
+        ValueError: The concept has no defined estimate.
+
+    Example:
+        >>> screen = audioscope.screen(model, ["fast"], pairs=4, sites="cross", steps=4, progress=False)
+        >>> chart = audioscope.atlas.screen_heatmap(screen.impacts(by_step=True), "fast")
+        >>> chart.to_dict()["description"].startswith("Heatmap of estimated impact on fast, 12 layers by 4 steps.")
+        True
+    """
+    shown = cells[(cells["concept"] == concept) & cells["defined"]]
+    if shown.empty:
+        raise ValueError(
+            f"The screen has no defined estimate for {concept!r}: it needs more pairs, or the prompts do not move it."
+        )
+    shown = shown.sort_values(["layer", "step"], kind="stable")
+    what = noun(shown["layer"])
+    drawn = pd.DataFrame({
+        "site": shown["site"].astype(str), "layer": shown["layer"].astype(str), "step": shown["step"], "impact": shown["impact"].round(4),
+        "reading": [reading(*row) for row in zip(shown["impact"], shown["low"], shown["high"], strict=True)],
+    })  # fmt: skip
+    order = drawn["layer"].unique().tolist()
+    top = drawn.loc[drawn["impact"].abs().idxmax()]
+    end = float(drawn["impact"].abs().max())
+    return (
+        alt.Chart(rows(drawn))
+        .mark_rect()
+        .encode(
+            x=alt.X("step:O", title="denoising step", axis=alt.Axis(labelAngle=0)), y=alt.Y("layer:N", sort=order, title=what[:-1]),
+            color=alt.Color("impact:Q", scale=alt.Scale(domain=[-end, 0, end], interpolate="rgb"), title="estimated impact"),
+            tooltip=[alt.Tooltip("site:N", title="module"), alt.Tooltip("step:O"), alt.Tooltip("reading:N", title="estimated impact")],
+        )
+        .properties(
+            width=alt.Step(26), height=alt.Step(14 if len(order) > 24 else ROW),
+            title=alt.TitleParams(f"Where and when {concept} may be decided", subtitle=["Estimated by gradients: patch what matters."]),
+            description=f"Heatmap of estimated impact on {concept}, {len(order)} {what} by {drawn['step'].nunique()} steps. "
+            f"Largest: {what[:-1]} {top['layer']} in step {top['step']}, {top['reading']}.",
+        )
+        .configure(**chart_theme())
+    )  # fmt: skip
+
+
 def agreement_table(cells: pd.DataFrame) -> pd.DataFrame:
     """Concepts in rows and sites in columns, with how many views agree of how many could be asked: ("2", "of 3"), ("", "") for 0 of 0."""
     text = [(str(row.agree), f"of {row.asked}") if row.asked else ("", "") for row in cells.itertuples()]

@@ -43,6 +43,12 @@ class Chosen:
     Args:
         top: Module paths of the highest, best first.
         sample: Module paths drawn from the rest, as a check on what the screen misses.
+
+    Example:
+        >>> by_hand = audioscope.atlas.Chosen(top=(model.sites[2].path,), sample=(model.sites[7].path,))
+        >>> atlas = audioscope.localize(model, ["fast"], pairs=1, screened=by_hand, steps=2, progress=False)
+        >>> [site.layer for site in atlas.sites]
+        [2, 7]
     """
 
     top: tuple[str, ...]

@@ -29,6 +29,7 @@ from audioscope.sites import Site
 from audioscope.stats import ratio_of_means
 from audioscope.store import load_table, results_folder, run_units, save_table
 from audioscope.tracing import Row, Sampling, SamplingKeywords
+from audioscope.views import view
 from audioscope.workers import Workers, checked_workers, spread
 
 Mode = Literal["quick", "path"]
@@ -186,7 +187,7 @@ class Screen:
             ValueError: They share no site or no concept.
 
         Example:
-            >>> how = {"pairs": 2, "sites": [1, 2, 3], "steps": 4, "progress": False}
+            >>> how = {"pairs": 4, "sites": [1, 2, 3], "steps": 5, "progress": False}
             >>> screen, atlas = audioscope.screen(model, ["fast"], **how), audioscope.localize(model, ["fast"], **how)
             >>> screen.compare(atlas)["cells"].tolist()
             [3, 3]
@@ -209,6 +210,24 @@ class Screen:
                 missed = ", ".join(map(str, part["layer"][own & (rank > max(0.2, 1 / len(part)))]))
             lines.append((concept, len(part), rho, recall, missed))
         return pd.DataFrame(lines, columns=["concept", "cells", "spearman", "recall", "missed"])
+
+    def chart(self, concept: str | None = None) -> Any:
+        """The estimates for one concept as an Altair chart, sites by denoising steps.
+
+        Args:
+            concept: The concept's name; None is the first.
+
+        Returns:
+            An Altair chart, as `audioscope.atlas.screen_heatmap` draws it.
+
+        Raises:
+            ValueError: The concept has no defined estimate.
+
+        Example:
+            >>> screen = audioscope.screen(model, ["fast"], pairs=4, sites=[1, 2], steps=4, progress=False)
+            >>> screen.chart().save("screen.html")
+        """
+        return view("Screen.chart")(self.impacts(by_step=True), self.concepts[0] if concept is None else concept)
 
     def save(self, folder: str | Path) -> Path:
         """Write the screen to a folder, from which `load` reads it.

@@ -1,4 +1,4 @@
-"""The command line: audioscope sites | check | atlas | steer | merge | sae | book | notebooks | generate | tiny.
+"""The command line: audioscope sites | check | atlas | screen | steer | merge | sae | book | notebooks | generate | tiny.
 
 Bad input exits with status 2 and a one-line error.
 """
@@ -15,7 +15,7 @@ from typing import Any, NoReturn
 
 from audioscope.cli import sae as cli_sae
 from audioscope.cli.parts import MODEL, PART, SAMPLING, WEIGHTS, WORKERS, command, given, loaded, path
-from audioscope.errors import FIX_TORCHAUDIO, UnknownName, is_torchaudio_failure, real
+from audioscope.errors import FIX_TORCHAUDIO, UnknownName, is_torchaudio_failure, real, whole
 from audioscope.installed import __version__, need
 from audioscope.store import data_folder
 
@@ -98,6 +98,21 @@ def parser() -> argparse.ArgumentParser:
     atlas.add_argument("--html", type=path, metavar="FILE", help="also write one HTML file of at most 12 MB, with the best clips")
     atlas.add_argument("--plan", action="store_true", help="only estimate the cost and the precision")
     atlas.add_argument("--out", type=path, default=Path("atlas"), help="output folder; resumed if it holds the same sweep")
+
+    screen = command(
+        verbs, "screen", _screen, "estimate by gradients which heads matter for which concepts, and when", [SAMPLING, WORKERS]
+    )
+    screen.add_argument("--concepts", help="comma-separated names, or a CSV file of your own pairs")
+    screen.add_argument("--pairs", type=int, default=4, help="pairs per concept (default 4)")
+    screen.add_argument("--seeds", type=int, default=1, help="seeds per pair (default 1)")
+    screen.add_argument(
+        "--mode", choices=("quick", "path"), default="quick",
+        help="one gradient, blind to switches (default), or gradients along each layer's gates, which cost more",
+    )  # fmt: skip
+    screen.add_argument("--sites", default="cross.heads", help="as for atlas (default: cross.heads)")
+    screen.add_argument("--recompute", action="store_true", help="keep one denoising step in memory, for large models")
+    screen.add_argument("--top", type=int, default=20, help="how many of the largest estimates to print (default 20)")
+    screen.add_argument("--out", type=path, default=Path("screen"), help="output folder; resumed if it holds the same screen")
 
     steer = command(
         verbs, "steer", _steer, "steer music toward a concept: clips, a table and a page with a slider", [SAMPLING, PART]
@@ -260,7 +275,7 @@ def _atlas(options: argparse.Namespace) -> None:
         "concepts": concepts,
         "pairs": options.pairs if options.pairs is not None else 4 if options.quick else 8,
         "patch": options.patch,
-        "sites": [int(name) if name.isdigit() else name for name in options.sites.split(",")],
+        "sites": _sites_of(options.sites),
     } | given(options, "seeds", "direction", "when", "steps", "guidance", "negative_prompt", "batch_size")
     if options.plan:
         print(patching.plan(model, **settings, **given(options, "workers")))
@@ -280,6 +295,27 @@ def _atlas(options: argparse.Namespace) -> None:
     if options.html is not None:
         print(f"\nThe atlas in one file: {atlas.save_html(options.html, **extras).resolve()}")
     print(f"\nThe atlas: {page.resolve()}\nIts table: {(options.out / 'atlas.parquet').resolve()}")
+
+
+def _screen(options: argparse.Namespace) -> None:
+    from audioscope.atlas.screening import screen
+    from audioscope.concepts import choose
+
+    names = options.concepts
+    concepts = names if names is None or names.endswith(".csv") else [name.strip() for name in names.split(",")]
+    choose(concepts)  # report a wrong name before the model loads
+    whole("--top", options.top, 1)
+    how = given(options, "pairs", "seeds", "mode", "recompute", "steps", "guidance", "workers", "out")
+    found = screen(loaded(options), concepts, sites=_sites_of(options.sites), **how)
+    print(found)
+    cells = found.impacts().query("defined").assign(size=lambda table: table["impact"].abs()).nlargest(options.top, "size")
+    print(cells[["concept", "layer", "impact", "low", "high", "residual", "site"]].round(3).to_string(index=False))
+    print(f"\nAll estimates: {(options.out / 'screen.parquet').resolve()}")
+
+
+def _sites_of(text: str) -> list[int | str]:
+    """A selection of sites, from layer numbers, kinds and module paths with commas between."""
+    return [int(name) if name.isdigit() else name for name in text.split(",")]
 
 
 def _part_done(options: argparse.Namespace, units: int) -> str:
