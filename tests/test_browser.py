@@ -565,6 +565,29 @@ def test_where_scorers_agree_is_a_view_with_sound_keys_and_a_table(browser, tmp_
         assert seen.page.input_value("#map") == "1", "its address opens it again"
 
 
+def test_a_layer_opens_into_its_heads(browser, tiny, tmp_path):
+    """From a layer to the strongest of its heads in the other map, by a link; and back."""
+    how = {"pairs": 4, "steps": 3, "progress": False}
+    layers = audioscope.localize(tiny, ["fast"], sites=[1, 2], out=tmp_path / "layers", **how)
+    heads = audioscope.localize(tiny, ["fast"], sites=tiny.sites[2].heads, out=tmp_path / "heads", **how)
+    page = layers.save_html(tmp_path / "page.html", others=[heads], progress=False)
+    best = heads.impacts().assign(size=lambda table: table["impact"].abs()).nlargest(1, "size").iloc[0]
+    path = tiny.sites[2].path
+    with Seen(browser, f"{page.as_uri()}#concept=fast&site={path}", **WIDE, **DAY) as seen:
+        said = seen.text("#cell .related")
+        assert (
+            said.startswith(f"Inside: {best['layer']} of tiny: ") and "heads of cross-attention" in said and "Around" not in said
+        )
+        seen.page.click("#cell .related a")
+        seen.until(f"document.querySelector('#said').textContent.startsWith('fast, head {best['layer']}')")
+        assert seen.page.input_value("#map") == "1" and "4 heads" in seen.page.get_attribute("#chart", "aria-label")
+        assert seen.text("#cell .related").startswith("Around: 2 of tiny: ")
+        seen.page.click("#cell .related a")
+        seen.until("document.querySelector('#said').textContent.startsWith('fast, layer 2:')")
+        seen.go(f"{page.as_uri()}#concept=fast&site={tiny.sites[1].path}")
+        assert seen.text("#cell .related") == "", "no heads of this layer were patched"
+
+
 @pytest.mark.parametrize("size", [WIDE, NARROW], ids=["1440", "360"])
 @pytest.mark.parametrize("light", [DAY, NIGHT], ids=["light", "dark"])
 @pytest.mark.parametrize("view", ["atlas", "steering", "features"])

@@ -13,7 +13,7 @@ import numpy as np
 import pandas as pd
 
 from audioscope.atlas.atlas import Atlas, Scale, ends
-from audioscope.atlas.charts import agreement_heatmap, score_strip, side_by_side
+from audioscope.atlas.charts import agreement_heatmap, noun, score_strip, side_by_side
 from audioscope.atlas.windows import window_of
 from audioscope.audio import Clip
 from audioscope.pages.html import sound
@@ -128,6 +128,7 @@ def atlas_data(atlas: Atlas, place_of: int, name: str, scale: Scale | None = Non
     best |= {concept: row.site for concept, row in shown.items()}
     metadata: dict[str, Any] = {
         "number": place_of, "name": name, "model": settings["model"], "sites": [[s.path, s.label] for s in atlas.sites],
+        "noun": noun(impacts["layer"])[:-1],
         "concepts": atlas.concepts, "best": best, "seconds": settings.get("seconds"),
     }  # fmt: skip
     if "row" not in atlas.table:  # published: numbers only

@@ -31,7 +31,8 @@ async function showCell() {
   const row = factsOf(map.number, state.concept, state.site), { play } = wish;
   wish.play = false;
   const layer = map.sites.find(([path]) => path === state.site)[1];
-  find("#said").textContent = `${state.concept}, layer ${layer}: ${(shownFacts(map) ?? row)?.reading ?? "not measured"}`;
+  find("#said").textContent = `${state.concept}, ${map.noun} ${layer}: ${(shownFacts(map) ?? row)?.reading ?? "not measured"}`;
+  find(".related").replaceChildren(...related(map));
   if (play) cell.choose(2);
   await cell.show(map, row, state.concept, state.site, unit);
   if (state.view !== "atlas") return cell.player.pause(); // the view was left while the sound was loading
@@ -39,6 +40,21 @@ async function showCell() {
   // on a narrow screen, the cell is below the heatmap
   const smooth = matchMedia("(prefers-reduced-motion: reduce)").matches ? "auto" : "smooth";
   if (play && cell.root.getBoundingClientRect().top > innerHeight - 200) cell.root.scrollIntoView({ behavior: smooth });
+}
+
+// Links to the inside of this layer in other maps of the model, such as its heads, and to what it is inside of: to the strongest there.
+function related(map) {
+  return data.charts.flatMap((chart, number) => {
+    const other = data.maps[chart.map];
+    if (!other || other === map || chart.kind !== "impact" || other.model !== map.model) return [];
+    const within = row => row.site.startsWith(`${state.site}.`), around = row => state.site.startsWith(`${row.site}.`);
+    const rows = facts[number].filter(row => row.concept === state.concept && (within(row) || around(row)));
+    if (!rows.length) return [];
+    const best = rows.reduce((one, row) => (Math.abs(row.impact ?? 0) > Math.abs(one.impact ?? 0) ? row : one)), link = document.createElement("a");
+    link.href = address({ chart: number, concept: state.concept, site: best.site })[1];
+    link.textContent = `${within(best) ? "Inside" : "Around"}: ${best.layer} of ${other.name}, ${best.reading}`;
+    return [link, document.createElement("br")];
+  });
 }
 
 // Single keys act only if the focus is on the heatmap, the cell or the steering view.

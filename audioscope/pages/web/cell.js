@@ -52,7 +52,7 @@ export class Cell extends EventTarget {
     const turn = (this.turn = {}), what = [map.number, concept, unit].join(" "), number = map.sites.findIndex(([path]) => path === site);
     this.seconds = Math.min(map.seconds, this.packs.longest);
     this.find("h2").textContent = concept;
-    this.find(".layer").textContent = `layer ${map.sites[number][1]} of ${map.name}`;
+    this.find(".layer").textContent = `${map.noun} ${map.sites[number][1]} of ${map.name}`;
     this.find(".reading b").textContent = facts?.defined ? facts.reading.split(" ")[0] : "";
     this.find(".reading span").textContent = !facts ? "not measured" : facts.defined ? facts.reading.split(" ").slice(1).join(" ") : facts.reading;
     this.find(".control").textContent = facts?.defined && map.units ? `control ${facts.control}, ${facts.pairs} pairs` : "";

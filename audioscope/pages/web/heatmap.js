@@ -52,7 +52,7 @@ function lines() {
   const chart = data.charts[state.chart], by = `by_${state.sort}`, map = data.maps[state.map];
   const rows = facts[state.chart].filter(row => (state.group === "all" || row.group === state.group) && (chart.map !== null || row.model === map.model));
   const places = new Map(rows.map(row => [row.concept, row[by]]));
-  return { rows, concepts: [...places.keys()].sort((a, b) => places.get(a) - places.get(b)), sites: map.sites.toSorted((a, b) => a[1] - b[1]).map(([path]) => path) };
+  return { rows, concepts: [...places.keys()].sort((a, b) => places.get(a) - places.get(b)), sites: map.sites.toSorted((a, b) => parseInt(a[1]) - parseInt(b[1])).map(([path]) => path) };
 }
 
 find("#grid").addEventListener("keydown", event => {
