@@ -1,6 +1,6 @@
 """How much longer the atlas takes than bare pipeline calls that make the same clips in the same batches.
 
-Both are run in turn, unit by unit, in one process: python benchmarks/atlas_overhead.py [--units 6]
+Both are run in turn, unit by unit, in one process: python benchmarks/atlas_overhead.py [--units 6] [--sites cross.heads]
 """
 
 from __future__ import annotations
@@ -20,15 +20,18 @@ from audioscope.concepts import Concept
 def main() -> None:
     options = argparse.ArgumentParser(description=__doc__)
     options.add_argument("--units", type=int, default=6)
-    units = options.parse_args().units
+    options.add_argument("--sites", default="cross")
+    chosen = options.parse_args()
+    units = chosen.units
     model = audioscope.load("tiny")
     concept = audioscope.datasets.concepts()["female"]
     pairs = concept.split("localize")[: units + 1]
     settings = model.sampling()
     scorer = audioscope.scoring.listener_scorer()
     ratios, bare_times, atlas_times = [], [], []
+    rows = 2 + len(model.sites.select(chosen.sites))
     for number, pair in enumerate(pairs):
-        prompts = [pair.clean] + [pair.corrupted] * (1 + len(model.sites.cross))
+        prompts = [pair.clean] + [pair.corrupted] * (rows - 1)
         began = time.perf_counter()
         model.pipe(
             prompts, generator=[torch.Generator().manual_seed(0) for _ in prompts], duration=settings["seconds"],
@@ -37,14 +40,15 @@ def main() -> None:
         bare = time.perf_counter() - began
         with tempfile.TemporaryDirectory() as folder:
             began = time.perf_counter()
-            audioscope.localize(model, [Concept("female", (pair,), "voice")], pairs=1, scorer=scorer, out=folder, progress=False)
+            female = Concept("female", (pair,), "voice")
+            audioscope.localize(model, [female], 1, sites=chosen.sites, scorer=scorer, out=folder, progress=False)
             atlas = time.perf_counter() - began
         if number:  # the first pair warms both up
             ratios.append(atlas / bare)
             bare_times.append(bare)
             atlas_times.append(atlas)
     print(json.dumps({
-        "units": len(ratios), "rows_a_unit": 2 + len(model.sites.cross), "threads": torch.get_num_threads(), "settings": settings,
+        "units": len(ratios), "sites": chosen.sites, "rows_a_unit": rows, "threads": torch.get_num_threads(), "settings": settings,
         "bare_seconds_median": round(statistics.median(bare_times), 3), "atlas_seconds_median": round(statistics.median(atlas_times), 3),
         "ratio_median": round(statistics.median(ratios), 3), "ratio_min": round(min(ratios), 3), "ratio_max": round(max(ratios), 3),
     }, indent=1))  # fmt: skip
