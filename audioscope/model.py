@@ -65,6 +65,13 @@ class Activations:
         """The values of a site. Raises UnknownName for one that was not read."""
         return self.values[Sites(self.sites)[site.path if isinstance(site, Site) else site].path]
 
+    def __repr__(self) -> str:
+        shapes = sorted({str(list(values.shape)) for values in self.values.values()})
+        return (
+            f"Activations({self.prompt!r}, seed={self.seed}: {len(self.values)} sites, {len(self.sigmas)} noise levels, "
+            f"values {' and '.join(shapes)})"
+        )
+
     def to_frame(self) -> pd.DataFrame:
         """List the noise level and the norm at every site and step.
 
