@@ -497,6 +497,24 @@ def test_a_cell_that_was_not_kept_is_made_as_the_sweep_made_it(tiny):
     assert sounds_of(middle.sounds) == heard_as(*three)
 
 
+def test_a_layer_opens_into_heads_and_steps(tiny, tones):
+    """For the prompts in the fields; another cell closes it; without a model it is said what to do."""
+    explorer = audioscope.datasets.atlas().explore(tiny).wait(LIMIT)
+    explorer.concept.value, explorer.site.value = "flute", tiny.sites[9].path
+    explorer.wait(LIMIT)
+    explorer.open.click()
+    explorer.wait(LIMIT)
+    assert explorer.sounds.message.startswith("Heatmap of estimated impact on flute, 4 heads by 10 steps. Largest: head 9.")
+    (chart,) = explorer.inside.children
+    assert {row["layer"] for row in next(iter(chart.spec["datasets"].values()))} == {"9.0", "9.1", "9.2", "9.3"}
+    explorer.site.value = tiny.sites[8].path
+    explorer.wait(LIMIT)
+    assert explorer.inside.children == ()
+    deaf = atlas_of_tones(tones).explore()
+    deaf.open.click()
+    assert "pass the model" in deaf.sounds.message
+
+
 def test_an_atlas_in_which_nothing_is_defined_can_be_explored(tones):
     atlas = atlas_of_tones(tones / "undefined")
     atlas.table["score"] = 0.0

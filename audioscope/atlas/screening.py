@@ -365,6 +365,18 @@ def screen(
     return found
 
 
+def screen_pair(
+    model: Model, sites: Sequence[Site], concept: str, clean: str, corrupted: str, seed: int, scorer: Any, run: Sampling
+) -> pd.DataFrame:  # fmt: skip
+    """The quick estimates of one pair of prompts, in the columns of `Screen.impacts` by step; one pair has no interval."""
+    unit = {"concept": concept, "pair": 0, "seed": seed, "clean": clean, "corrupted": corrupted}
+    table = _do_unit(model, tuple(sites), scorer, run, "quick", FIRST, False, unit, Path())
+    way = table["clean"] - table["corrupted"]
+    labels = {site.path: site.label for site in sites}
+    layers = pd.Categorical(table["site"].map(labels), list(labels.values()), ordered=True)
+    return table.assign(impact=table["estimate"] / way, low=np.nan, high=np.nan, defined=way != 0, layer=layers)
+
+
 def _do_unit(
     model: Model, sites: tuple[Site, ...], scorer: Any, run: Sampling, mode: Mode, points: int, recompute: bool,
     unit: dict[str, Any], folder: Path, lost: bool = False,

@@ -10,11 +10,13 @@ import pandas as pd
 from markupsafe import Markup
 
 from audioscope.atlas.atlas import Atlas
-from audioscope.atlas.charts import heatmap
+from audioscope.atlas.charts import heatmap, screen_heatmap
 from audioscope.atlas.localization import patched_row
+from audioscope.atlas.screening import screen_pair
 from audioscope.audio import Clip
 from audioscope.model import Model
 from audioscope.pages.atlas_data import ROLES, name_of
+from audioscope.scoring.scorers import default_scorer
 from audioscope.sites import Site
 from audioscope.theme import reading
 from audioscope.tracing import Row, Sampling
@@ -37,7 +39,10 @@ from audioscope.widgets.live import Step
 
 
 class AtlasExplorer(Explorer):
-    """What `Atlas.explore` returns. From Python, set the menus `concept`, `site`, `pair` and the prompts `clean`, `corrupted`."""
+    """What `Atlas.explore` returns. From Python, set the menus `concept`, `site`, `pair` and the prompts `clean`, `corrupted`.
+
+    The button `open` shows which heads of the selected layer act in which steps, for these prompts, as estimated by gradients.
+    """
 
     def __init__(self, atlas: Atlas, model: Model | None = None):
         super().__init__()
@@ -62,7 +67,10 @@ class AtlasExplorer(Explorer):
         self.sounds.label = "clean, corrupted and patched"
         wide = widgets.Box([self.chart], layout=widgets.Layout(overflow="auto"))
         menus = widgets.HBox([self.concept, self.site, self.pair], layout=FLOW)
-        self.children = (wide, menus, self.metadata, self.clean, self.corrupted, self.sounds)
+        self.open = widgets.Button(description="Open this layer", tooltip="Its heads by denoising steps, estimated by gradients")
+        self.open.on_click(lambda _: self._open())
+        self.inside = widgets.Box(layout=widgets.Layout(overflow="auto"))
+        self.children = (wide, menus, self.metadata, self.clean, self.corrupted, self.sounds, self.open, self.inside)
         self._kept = ("", "")  # the prompts of the selected pair
         self._chosen()
         self.live.wait(PATIENCE)
@@ -117,6 +125,7 @@ class AtlasExplorer(Explorer):
     def _hear(self) -> None:
         """Show the selected clips: from files if they were kept; otherwise, and for other prompts, generated now."""
         concept, site = self.concept.value, next(s for s in self.atlas.sites if s.path == self.site.value)
+        self.inside.children = ()  # it was of another cell
         self.chart.params.set_trait("chosen_concept", concept)
         self.chart.params.set_trait("chosen_site", site.path)
         clean, corrupted = self.clean.value.strip(), self.corrupted.value.strip()
@@ -128,6 +137,33 @@ class AtlasExplorer(Explorer):
         if not files and self.model is None:
             return self._nothing("These clips were not kept: to generate them, pass the model, atlas.explore(model).")
         return self.ask(lambda step: self._made(concept, site, unit, files, step), self._show, another=True)
+
+    def _open(self) -> None:
+        """Estimate which heads of the selected layer act in which steps, for the prompts that are heard."""
+        model, concept, path = self.model, self.concept.value, self.site.value
+        if model is None or self.pair.value is None:
+            return self.sounds.say("To open a layer, pass the model to an atlas with clips: atlas.explore(model).")
+        heads, prompts, seed = (
+            model.sites[path].heads,
+            (self.clean.value.strip(), self.corrupted.value.strip()),
+            self.pair.value[1],
+        )
+        if not heads:
+            return self.sounds.say(f"{path} has no heads.")
+
+        def made(step: Step) -> pd.DataFrame:
+            scorer = default_scorer(model)
+            if concept not in scorer.concepts or not hasattr(scorer, "scores"):
+                raise ValueError(f"No gradient reaches the score of {concept!r} by the {scorer.name}.")
+            step(0.1)
+            return screen_pair(model, heads, concept, *prompts, seed, scorer, Sampling.of(self.atlas.settings))
+
+        def shown(cells: pd.DataFrame) -> None:
+            chart = screen_heatmap(cells, concept)
+            self.inside.children = (live_chart(chart),)
+            self.sounds.say(f"{chart.to_dict()['description']} Estimated for these prompts.")
+
+        return self.ask(made, shown)
 
     def _metadata(self, concept: str, site: str, clean: str, corrupted: str) -> Markup:
         """What the atlas says about a cell, and the two prompts with the swapped words marked."""
