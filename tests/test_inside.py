@@ -32,7 +32,7 @@ def test_every_kind_of_site_is_found(model):
         assert {site.kind for site in sites} == {kind}
         widths = {
             site.path: values.shape[-1]
-            for site, values in zip(sites, sampled(model, Row(A, 0), read=Read(sites), steps=1).reads.values(), strict=True)
+            for site, values in zip(sites, sampled(model, Row(A, 0), read=Read(sites, pool=False), steps=1).reads.values(), strict=True)
         }
         assert widths == {site.path: site.width for site in sites}, "as wide as the site says"
     for site in model.sites:
@@ -103,7 +103,7 @@ def test_edits_and_reads_of_all_kinds_in_one_run(model):
         Ablate("block", steps=(1, 2)),
         Ablate("feed_forward"),
     )
-    reads = sampled(model, Row(B, 0), edited(*edits), read=Read(everything)).reads
+    reads = sampled(model, Row(B, 0), edited(*edits), read=Read(everything, pool=False)).reads
     assert set(reads) == {each.path for each in everything}
     for each in [*site.values, *model.sites.select("feed_forward")]:
         assert not reads[each.path][1].any(), "silenced"
