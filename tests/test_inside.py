@@ -32,7 +32,9 @@ def test_every_kind_of_site_is_found(model):
         assert {site.kind for site in sites} == {kind}
         widths = {
             site.path: values.shape[-1]
-            for site, values in zip(sites, sampled(model, Row(A, 0), read=Read(sites, pool=False), steps=1).reads.values(), strict=True)
+            for site, values in zip(
+                sites, sampled(model, Row(A, 0), read=Read(sites, pool=False), steps=1).reads.values(), strict=True
+            )
         }
         assert widths == {site.path: site.width for site in sites}, "as wide as the site says"
     for site in model.sites:
