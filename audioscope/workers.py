@@ -24,6 +24,7 @@ import psutil
 import safetensors.torch
 import torch
 from loky.process_executor import BrokenProcessPool, ProcessPoolExecutor, ShutdownExecutorError
+from threadpoolctl import threadpool_limits
 from tqdm.auto import tqdm
 
 from audioscope import loading
@@ -78,11 +79,12 @@ def checked_workers(workers: Any) -> int | Ray | None:
 
 @contextmanager
 def few_threads(count: int) -> Iterator[None]:
-    """Let torch compute with so many threads."""
+    """Let torch, and numpy's linear algebra, whose sums depend on it, compute with so many threads."""
     before = torch.get_num_threads()
     torch.set_num_threads(count)
     try:
-        yield
+        with threadpool_limits(count, user_api="blas"):
+            yield
     finally:
         torch.set_num_threads(before)
 

@@ -159,7 +159,7 @@ def test_self_attention_atlas(tiny, tmp_path):
     atlas = audioscope.localize(tiny, ["fast"], pairs=2, patch="output", sites="self", steps=2, out=tmp_path, progress=False)
     assert [s.kind for s in atlas.sites] == ["self"] * 12
     with pytest.raises(ValueError, match="patch='output'"):
-        audioscope.localize(tiny, ["fast"], sites="self")
+        audioscope.localize(tiny, ["fast"], patch="text", sites="self")
 
 
 @pytest.mark.parametrize("pairs", [8, 34])
