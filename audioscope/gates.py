@@ -19,7 +19,7 @@ from torch.utils.checkpoint import checkpoint
 
 from audioscope.model import Model
 from audioscope.sites import Place, Site, place
-from audioscope.tracing import Row, Sampling, called_with, decoded, masking, noise_levels, ready
+from audioscope.tracing import Row, Sampling, called_with, decoded, masking, ready
 
 Stop = tuple[str, str]  # a module of the denoiser, and one of its ends
 
@@ -32,17 +32,15 @@ class Outputs:
         sites: The sites, in the order of the gates.
         steps: By stop, a tensor [stacked rows, tokens, width] for each step, in the model's precision.
         latents: Where the runs ended.
-        sigmas: The noise levels of the steps.
     """
 
     sites: tuple[Site, ...]
     steps: dict[Stop, list[Tensor]]
     latents: Tensor
-    sigmas: list[float]
 
     def at(self, numbers: Sequence[int]) -> Outputs:
         """Those of some of the sites, by their numbers."""
-        return Outputs(tuple(self.sites[number] for number in numbers), self.steps, self.latents, self.sigmas)
+        return Outputs(tuple(self.sites[number] for number in numbers), self.steps, self.latents)
 
 
 def outputs(model: Model, rows: Sequence[Row], sites: Sequence[Site], sampling: Sampling) -> Outputs:
@@ -56,7 +54,7 @@ def outputs(model: Model, rows: Sequence[Row], sites: Sequence[Site], sampling: 
         kept[stop].append(values.detach().cpu())
 
     with torch.no_grad(), _running(model, rows, sampling, list(stops), keep) as latents:
-        return Outputs(tuple(sites), kept, latents, noise_levels(model.pipe.scheduler)[: sampling.steps].tolist())
+        return Outputs(tuple(sites), kept, latents)
 
 
 def gated(model: Model, rows: Sequence[Row], gates: Tensor, other: Outputs, sampling: Sampling) -> Tensor:
@@ -97,19 +95,25 @@ def _mixing(
     stops = _stops(model, other.sites)
     branches = len(model.adapter.rows(1, sampling.guidance))
 
+    columns: dict[Stop, Tensor] = {}  # which columns of a stop each site has
+    for stop, there in stops.items():
+        columns[stop] = torch.zeros(len(other.sites), other.steps[stop][0].shape[-1]).to(gates)
+        for number, where in there:
+            columns[stop][number, slice(None) if where is None else where] = 1.0
+
     def mix(stop: Stop, step: int, values: Tensor) -> Tensor:
-        columns = torch.zeros(len(other.sites), values.shape[-1])
-        for number, where in stops[stop]:
-            columns[number, slice(None) if where is None else where] = 1.0
-        share = (gates[:, step] @ columns.to(gates)).repeat(branches, 1).to(values)
+        share = (gates[:, step] @ columns[stop]).repeat(branches, 1).to(values)
         return values + share[:, None] * (other.steps[stop][step].to(values) - values)
 
     return list(stops), mix
 
 
 def sound_of(model: Model, latents: Tensor, sampling: Sampling) -> Tensor:
-    """The audio of latents [rows, channels, samples], through which gradients go. Raises FloatingPointError if it is not finite."""
-    audio = decoded(model.pipe, model.adapter, latents, sampling.seconds, gradients=True)
+    """The audio of latents [rows, channels, samples], through which gradients go where they are enabled.
+
+    Raises FloatingPointError if it is not finite.
+    """
+    audio = decoded(model.pipe, model.adapter, latents, sampling.seconds, gradients=torch.is_grad_enabled())
     if not torch.isfinite(audio).all():
         raise FloatingPointError(f"{model.name} produces NaN or infinity here.")
     return audio

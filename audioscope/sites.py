@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from difflib import get_close_matches
 from functools import cached_property
@@ -249,6 +249,15 @@ class Sites:
 
     def _repr_html_(self) -> str:
         return str(self.to_frame().to_html(index=False))
+
+
+def named(table: pd.DataFrame, sites: Sequence[Site]) -> pd.DataFrame:
+    """A table with the columns site and layer, whose layers are named with their heads, in running order, if all sites are heads."""
+    if any(site.head is None for site in sites):
+        return table
+    labels = {site.path: site.label for site in sites}
+    order = list(dict.fromkeys(labels.values()))
+    return table.assign(layer=pd.Categorical(table["site"].map(labels), order, ordered=True))
 
 
 def find_sites(denoiser: nn.Module, prefix: str, stream: Callable[[str, Any], str] | None = None) -> Sites:

@@ -300,7 +300,7 @@ def run(
         return [a for a in plan.get(site, ()) if a.edit.target == target and a.edit.acts_at(step)]  # type: ignore[arg-type]
 
     def visit(modules: dict[str, Any], step: int) -> None:
-        sigma = float(noise_levels(pipe.scheduler)[step])
+        sigma = float(_sigmas(pipe.scheduler)[step])
         for stop in stops:
             module = modules[stop.module]
             if stop.end == "text":
@@ -338,7 +338,7 @@ def run(
     return Run(
         latents=latents,
         audio=audio,
-        sigmas=noise_levels(pipe.scheduler)[:steps],
+        sigmas=_sigmas(pipe.scheduler)[:steps],
         log_snr=_log_snr(pipe.scheduler)[:steps],
         finite=finite if audio is None else finite & torch.isfinite(audio).flatten(1).all(1),
         reads={site.path: torch.stack([kept for kept, _ in values], dim=1) for site, values in reading.items()},
@@ -369,7 +369,7 @@ def called_with(pipe: Any, adapter: Adapter, rows: Sequence[Row], sampling: Samp
     }
 
 
-def noise_levels(scheduler: Any) -> Tensor:
+def _sigmas(scheduler: Any) -> Tensor:
     """Noise levels of the steps that the scheduler is set to: its own, else noise over signal (DDIM and similar)."""
     if hasattr(scheduler, "sigmas"):
         return torch.as_tensor(scheduler.sigmas).detach().cpu().float()
@@ -382,7 +382,7 @@ def _log_snr(scheduler: Any) -> Tensor:
 
     Flow matching mixes (1 - sigma) of the signal with sigma of the noise; elsewhere sigma is noise over signal.
     """
-    sigmas = noise_levels(scheduler)
+    sigmas = _sigmas(scheduler)
     signal = 1 - sigmas if "FlowMatch" in type(scheduler).__name__ else torch.ones_like(sigmas)
     return 2 * (signal.clamp_min(0).log() - sigmas.log())
 

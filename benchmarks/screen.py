@@ -39,7 +39,7 @@ def main() -> None:
         return
     name, how = chosen.case.split()
     seconds, before, heads = (_tiny if name == "tiny" else _wide)(how, chosen)
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    peak = _loaded()
     gpu = {"gpu_peak_gb": round(torch.cuda.max_memory_allocated() / 1e9, 2)} if torch.cuda.is_available() else {}
     print(json.dumps({
         "case": chosen.case, "heads": heads, "seconds_a_pair": round(seconds, 2), "peak_gb": round(peak / 1e6, 2),
@@ -48,6 +48,7 @@ def main() -> None:
 
 
 def _loaded() -> int:
+    """The largest memory so far, in KB."""
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
 
 

@@ -170,6 +170,14 @@ def test_heads_are_localized_like_layers(tiny, tmp_path):
     assert "2 concepts by 8 heads" in described
 
 
+def test_heads_of_both_kinds_of_attention_in_one_sweep(tiny):
+    """They share labels; their paths tell them apart."""
+    sites = [tiny.sites["transformer.transformer_blocks.1.self_attn"].heads[0], tiny.sites[1].heads[0]]
+    atlas = audioscope.localize(tiny, ["fast"], 1, sites=sites, steps=1, clips=False, progress=False)
+    impacts = atlas.impacts()
+    assert impacts["layer"].tolist() == ["1.0", "1.0"] and impacts["site"].tolist() == [site.path for site in sites]
+
+
 def test_vectors_and_saes_take_heads_and_blocks(tiny):
     """A vector and an SAE are as wide as a head; a vector moves it, and acts on nothing before it."""
     head, block = tiny.sites[2].heads[1], tiny.sites.select("block")[3]

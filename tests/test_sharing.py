@@ -532,6 +532,7 @@ def test_packs_that_do_not_fit_are_refused_in_a_line(tiny, tmp_path):
     family = _family(tiny)
     file, ok = tmp_path / "x.safetensors", {"family": family}
     cases = [
+        ("acts on ['x'], expected", {**ok, "hook": ["x"]}, None, {}),
         ("acts on 'post_attn', expected 'cross_attn_output' or", {**ok, "hook": "post_attn"}, None, {}),
         ("family 'sa3'", {"family": "sa3" if family != "sa3" else "x"}, None, {}),
         ("acts in block 99", {**ok, "block": 99}, None, {}),

@@ -4,7 +4,7 @@ import diffusers
 import pytest
 import torch
 
-from audioscope.tracing import Row, noise_levels
+from audioscope.tracing import Row, _sigmas
 
 BETAS = {"beta_start": 0.0015, "beta_end": 0.0195, "beta_schedule": "scaled_linear"}  # AudioLDM2's
 
@@ -15,11 +15,11 @@ def test_a_ddim_schedulers_noise_levels_are_noise_over_signal():
     ddim.set_timesteps(7)
     one, zero = torch.ones(7, 1), torch.zeros(7, 1)
     mixed = ddim.add_noise(zero, one, ddim.timesteps) / ddim.add_noise(one, zero, ddim.timesteps)
-    torch.testing.assert_close(noise_levels(ddim), mixed[:, 0], rtol=1e-4, atol=1e-6)
+    torch.testing.assert_close(_sigmas(ddim), mixed[:, 0], rtol=1e-4, atol=1e-6)
     euler = diffusers.EulerDiscreteScheduler(**BETAS, timestep_spacing="leading")
     euler.set_timesteps(7)
     assert euler.timesteps.tolist() == ddim.timesteps.tolist()
-    torch.testing.assert_close(noise_levels(ddim), noise_levels(euler)[:7], rtol=1e-3, atol=1e-5)
+    torch.testing.assert_close(_sigmas(ddim), _sigmas(euler)[:7], rtol=1e-3, atol=1e-5)
 
 
 def test_a_run_of_audioldm2_says_the_levels_of_its_steps(audioldm2):

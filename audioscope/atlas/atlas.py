@@ -17,7 +17,7 @@ from audioscope.atlas import robustness
 from audioscope.audio import Clip, show_clips
 from audioscope.errors import UnknownName, as_path
 from audioscope.sharing import fetched, model_card, push
-from audioscope.sites import Site
+from audioscope.sites import Site, named
 from audioscope.stats import mean_of_ratios, mean_of_ratios_random_concepts, ratio_of_means
 from audioscope.store import copy_clips, load_table, save_table
 from audioscope.views import view
@@ -330,7 +330,7 @@ class Atlas:
                     where = {"concept": concept, "group": group, "site": site.path, "layer": site.layer}
                     moved = control[i] / ratio.denominator if ratio.defined else np.nan
                     lines.append(where | vars(ratio) | {"control": moved, "censored": censored[i]})
-            self._kept["impacts", scale] = self._named(pd.DataFrame(lines).rename(columns={"value": "impact"}))
+            self._kept["impacts", scale] = named(pd.DataFrame(lines).rename(columns={"value": "impact"}), self.sites)
         return self._kept["impacts", scale].copy()
 
     def to_frame(self) -> pd.DataFrame:
@@ -382,14 +382,7 @@ class Atlas:
             functional = bool(mean >= self.threshold and low > np.nan_to_num(control))
             lines.append((site.path, site.layer, mean, low, high, all_low, all_high, control, self.threshold, functional))
         columns = ["site", "layer", "impact", "low", "high", "all_low", "all_high", "control", "threshold", "functional"]
-        return self._named(pd.DataFrame(lines, columns=columns))
-
-    def _named(self, table: pd.DataFrame) -> pd.DataFrame:
-        """A table whose column layer names heads, too, in running order, if the sites are heads."""
-        labels = {site.path: site.label for site in self.sites}
-        if any(site.head is None for site in self.sites):
-            return table
-        return table.assign(layer=pd.Categorical(table["site"].map(labels), list(labels.values()), ordered=True))
+        return named(pd.DataFrame(lines, columns=columns), self.sites)
 
     @property
     def functional(self) -> robustness.Functional:
@@ -493,7 +486,7 @@ class Atlas:
             clips, scores = (rows.loc[list(kinds), column] for column in ("clip", "score"))
             lines.append((concept, site.path, site.layer, impact, pair, seed, *prompts, *clips, *scores.astype(float)))
         columns = ["concept", "site", "layer", "impact", "pair", "seed", "clean_prompt", "corrupted_prompt", *kinds]
-        return self._named(pd.DataFrame(lines, columns=columns + [f"{kind}_score" for kind in kinds]))
+        return named(pd.DataFrame(lines, columns=columns + [f"{kind}_score" for kind in kinds]), self.sites)
 
     def chart(self, scale: Scale | None = None) -> Any:
         """The atlas as an Altair chart: concepts by layers, under a strip of the layers' means.

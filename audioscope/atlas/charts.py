@@ -31,8 +31,8 @@ def impact_table(impacts: pd.DataFrame, values: str = "impact") -> pd.DataFrame:
 
 
 def noun(layers: pd.Series) -> str:
-    """What the sites of a table are in words, from its column layer: heads have names in place of numbers."""
-    return "heads" if isinstance(layers.dtype, pd.CategoricalDtype) else "layers"
+    """What a site of a table is in words, from its column layer: heads have names in place of numbers."""
+    return "head" if isinstance(layers.dtype, pd.CategoricalDtype) else "layer"
 
 
 def _hatch(width: float) -> str:
@@ -265,7 +265,7 @@ def _strip(means: pd.DataFrame, step: float, labels: bool = True, model: str = "
             )
         )
     title = (
-        alt.TitleParams(model, subtitle=f"{len(sites)} {noun(means.layer)}", fontSize=13, offset=6) if model else alt.Undefined
+        alt.TitleParams(model, subtitle=f"{len(sites)} {noun(means.layer)}s", fontSize=13, offset=6) if model else alt.Undefined
     )
     return alt.LayerChart(layer=layers, width=step * len(sites), height=STRIP, title=title)
 
@@ -303,7 +303,7 @@ def _foot(means: pd.DataFrame, step: float, labels: bool = True) -> alt.LayerCha
     if labels:
         margin = alt.Chart(means.head(1)).mark_text(style="label-quiet", align="right", aria=False).encode(x=alt.value(-8))
         layers += [
-            margin.encode(y=alt.value(y), text=alt.value(text)) for y, text in ((9, noun(means.layer)[:-1]), (23, "functional"))
+            margin.encode(y=alt.value(y), text=alt.value(text)) for y, text in ((9, noun(means.layer)), (23, "functional"))
         ]
     return alt.LayerChart(layer=layers, width=step * len(sites), height=30)
 
@@ -311,10 +311,10 @@ def _foot(means: pd.DataFrame, step: float, labels: bool = True) -> alt.LayerCha
 def _description(cells: pd.DataFrame, means: pd.DataFrame) -> str:
     """The chart in words, for readers who cannot see it."""
     layers = ", ".join(str(layer) for layer in means.layer[means.functional]) or "none"
-    text = f"Heatmap of impact, {cells.concept.nunique()} concepts by {len(means)} {noun(means.layer)}. Functional {noun(means.layer)}: {layers}."
+    text = f"Heatmap of impact, {cells.concept.nunique()} concepts by {len(means)} {noun(means.layer)}s. Functional {noun(means.layer)}s: {layers}."
     if cells.defined.any():
         top = cells.loc[cells.impact.idxmax()]
-        text += f" Largest impact: {top.concept} at {noun(means.layer)[:-1]} {top.layer}, {top.reading}."
+        text += f" Largest impact: {top.concept} at {noun(means.layer)} {top.layer}, {top.reading}."
     undefined = list(cells.concept[~cells.defined].unique())
     hidden = int(cells.censored.sum())
     text += f" Censored, so that nothing can be concluded: {hidden} cells." if hidden else ""
@@ -362,7 +362,7 @@ def heatmap(
     cells = _cells(impacts, narrow=step < 40)
     notes = [
         "Top: mean over concepts, with 95 % interval; filled bars are functional "
-        f"{noun(means.layer)}, the blue band is the control.",
+        f"{noun(means.layer)}s, the blue band is the control.",
         "Below: a number where the whole interval lies beyond the control; hatched gray where impact is undefined.",
     ]
     if cells.censored.any():
@@ -423,15 +423,15 @@ def screen_heatmap(cells: pd.DataFrame, concept: str) -> alt.Chart:
         alt.Chart(rows(drawn))
         .mark_rect()
         .encode(
-            x=alt.X("step:O", title="denoising step", axis=alt.Axis(labelAngle=0)), y=alt.Y("layer:N", sort=order, title=what[:-1]),
+            x=alt.X("step:O", title="denoising step", axis=alt.Axis(labelAngle=0)), y=alt.Y("layer:N", sort=order, title=what),
             color=alt.Color("impact:Q", scale=alt.Scale(domain=[-end, 0, end], interpolate="rgb"), title="estimated impact"),
             tooltip=[alt.Tooltip("site:N", title="module"), alt.Tooltip("step:O"), alt.Tooltip("reading:N", title="estimated impact")],
         )
         .properties(
             width=alt.Step(26), height=alt.Step(14 if len(order) > 24 else ROW),
             title=alt.TitleParams(f"Where and when {concept} may be decided", subtitle=["Estimated by gradients: patch what matters."]),
-            description=f"Heatmap of estimated impact on {concept}, {len(order)} {what} by {drawn['step'].nunique()} steps. "
-            f"Largest: {what[:-1]} {top['layer']} in step {top['step']}, {top['reading']}.",
+            description=f"Heatmap of estimated impact on {concept}, {len(order)} {what}s by {drawn['step'].nunique()} steps. "
+            f"Largest: {what} {top['layer']} in step {top['step']}, {top['reading']}.",
         )
         .configure(**chart_theme())
     )  # fmt: skip

@@ -25,7 +25,7 @@ from audioscope.errors import as_path, whole
 from audioscope.gates import Outputs, gated, gradients, outputs, sound_of
 from audioscope.model import Model
 from audioscope.scoring.scorers import Scorer
-from audioscope.sites import Site
+from audioscope.sites import Site, named
 from audioscope.stats import ratio_of_means
 from audioscope.store import load_table, results_folder, run_units, save_table
 from audioscope.tracing import Row, Sampling, SamplingKeywords
@@ -107,7 +107,7 @@ class Screen:
             (1, 2)
         """
         keys = ["site", "step"] if by_step else ["site"]
-        labels = {site.path: site.label if site.head is not None else site.layer for site in self.sites}
+        layers = {site.path: site.layer for site in self.sites}
         groups = {site.path: self._group(site) for site in self.sites}
         lines = []
         for concept, part in self.table.groupby("concept", sort=False, observed=True):
@@ -123,12 +123,9 @@ class Screen:
                 site, *step = key if by_step else (key,)
                 ratio = ratio_of_means(values, way.to_numpy())
                 rest = float(left.xs(groups[site], level="group").mean() / ratio.denominator) if ratio.defined else np.nan
-                where = {"concept": concept, "site": site, "layer": labels[site], **({"step": step[0]} if step else {})}
+                where = {"concept": concept, "site": site, "layer": layers[site], **({"step": step[0]} if step else {})}
                 lines.append(where | vars(ratio) | {"residual": rest})
-        found = pd.DataFrame(lines).rename(columns={"value": "impact"})
-        if found["layer"].map(type).eq(str).all():
-            found["layer"] = pd.Categorical(found["layer"], list(dict.fromkeys(labels.values())), ordered=True)
-        return found
+        return named(pd.DataFrame(lines).rename(columns={"value": "impact"}), self.sites)
 
     def _group(self, site: Site) -> str:
         return "all" if self.settings["mode"] == "quick" else site.module
@@ -306,8 +303,8 @@ def screen(
     """Estimate by gradients what patching each site in each step would do, to find where to look (attribution patching).
 
     A gate leads a site from its own output in the corrupted run (0) to that of the clean run (1); the estimate is the score's
-    derivative by the gate, times the way. Mode "quick" takes it at the corrupted run, which costs three generations a pair (four
-    with `recompute`) for all sites and steps, and is blind to sites that act as switches, at a dose. Mode "path" integrates it
+    derivative by the gate, times the way. Mode "quick" takes it at the corrupted run, which costs three generations a pair (one
+    more with `recompute`, and one more if the sites are not all that the text goes through) for all sites and steps, and is blind to sites that act as switches, at a dose. Mode "path" integrates it
     while all sites of a layer move together, layer by layer (integrated gradients): its estimates add up to what patching the
     layer does, and it costs as many generations as the table says.
 
@@ -350,6 +347,7 @@ def screen(
             f"The {sweep.scorer.name} has no `scores` through which gradients reach the audio: screen with the listener, Musicnn or Clap."
         )
     share = partial(spread, model, checked_workers(workers))
+    pairs = whole("pairs", pairs, 1)  # a plain number, for the files
     settings = {**sweep.settings(False), "mode": mode, "points": points, "recompute": recompute}
     settings = {
         name: value
@@ -358,9 +356,9 @@ def screen(
     }
     folder = results_folder(out, "screen")
     work = partial(_do_unit, model, sweep.sites, sweep.scorer, sweep.run, mode, points, recompute)
-    table = run_units(folder, settings, sweep.units(whole("pairs", pairs, 1)), work, progress, "screen", share)
+    table = run_units(folder, settings, sweep.units(pairs), work, progress, "screen", share)
     names = [concept.name for concept in sweep.concepts]
-    found = Screen(table, {**settings, "concepts": names, "pairs": whole("pairs", pairs, 1), "seeds": sweep.seeds})
+    found = Screen(table, {**settings, "concepts": names, "pairs": pairs, "seeds": sweep.seeds})
     found.save(folder)
     return found
 
@@ -372,9 +370,7 @@ def screen_pair(
     unit = {"concept": concept, "pair": 0, "seed": seed, "clean": clean, "corrupted": corrupted}
     table = _do_unit(model, tuple(sites), scorer, run, "quick", FIRST, False, unit, Path())
     way = table["clean"] - table["corrupted"]
-    labels = {site.path: site.label for site in sites}
-    layers = pd.Categorical(table["site"].map(labels), list(labels.values()), ordered=True)
-    return table.assign(impact=table["estimate"] / way, low=np.nan, high=np.nan, defined=way != 0, layer=layers)
+    return named(table.assign(impact=table["estimate"] / way, low=np.nan, high=np.nan, defined=way != 0), sites)
 
 
 def _do_unit(

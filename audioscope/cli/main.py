@@ -261,7 +261,7 @@ def _atlas(options: argparse.Namespace) -> None:
     from audioscope.workers import checked_workers
 
     names = options.concepts if options.concepts is not None else QUICK if options.quick else None
-    concepts = names if names is None or names.endswith(".csv") else [name.strip() for name in names.split(",")]
+    concepts = _concepts_of(names)
     choose(concepts)  # report a wrong name before the model loads
     beside = [Atlas.load(folder) for folder in options.beside]
     if options.html is not None and options.html.is_dir():
@@ -301,8 +301,7 @@ def _screen(options: argparse.Namespace) -> None:
     from audioscope.atlas.screening import screen
     from audioscope.concepts import choose
 
-    names = options.concepts
-    concepts = names if names is None or names.endswith(".csv") else [name.strip() for name in names.split(",")]
+    concepts = _concepts_of(options.concepts)
     choose(concepts)  # report a wrong name before the model loads
     whole("--top", options.top, 1)
     how = given(options, "pairs", "seeds", "mode", "recompute", "steps", "guidance", "workers", "out")
@@ -313,9 +312,14 @@ def _screen(options: argparse.Namespace) -> None:
     print(f"\nAll estimates: {(options.out / 'screen.parquet').resolve()}")
 
 
+def _concepts_of(names: str | None) -> str | list[str] | None:
+    """A CSV file, or names with commas between; None is all."""
+    return names if names is None or names.endswith(".csv") else [name.strip() for name in names.split(",")]
+
+
 def _sites_of(text: str) -> list[int | str]:
     """A selection of sites, from layer numbers, kinds and module paths with commas between."""
-    return [int(name) if name.isdigit() else name for name in text.split(",")]
+    return [int(name) if name.isdecimal() else name for name in map(str.strip, text.split(","))]
 
 
 def _part_done(options: argparse.Namespace, units: int) -> str:

@@ -297,9 +297,8 @@ def _undefined(atlas: Atlas, scale: Scale) -> list[str]:
 
 def _functional(means: pd.DataFrame) -> str:
     """A sentence that says which layers carry the concepts, with the numbers behind it."""
-    many = noun(means.layer)
-    one = many.removesuffix("s")
-    rule = f"the threshold of {means.threshold.iloc[0]:.2f} (2.5 over {len(means)} {many})"
+    one = noun(means.layer)
+    rule = f"the threshold of {means.threshold.iloc[0]:.2f} (2.5 over {len(means)} {one}s)"
     control = f"The largest mean control of any {one} is {means.control.max():.2f}." if means.control.notna().any() else ""
     chosen = means[means.functional]
     if chosen.empty:
@@ -308,7 +307,7 @@ def _functional(means: pd.DataFrame) -> str:
         return f"No {one} is functional: none reaches {rule} with an interval above the control{tail}. {control}"
     each = [f"{one} {row.layer} with a mean impact of {reading(row.impact, row.low, row.high)}" for row in chosen.itertuples()]
     named = each[0] if len(each) == 1 else ", ".join(each[:-1]) + " and " + each[-1]
-    verb = f"One {one} reaches" if len(each) == 1 else f"{len(each)} {many} reach"
+    verb = f"One {one} reaches" if len(each) == 1 else f"{len(each)} {one}s reach"
     beyond = " with an interval above the control" if chosen.low.notna().all() else ""
     return f"{verb} {rule}{beyond}: {named}. {control}"
 

@@ -128,7 +128,7 @@ def atlas_data(atlas: Atlas, place_of: int, name: str, scale: Scale | None = Non
     best |= {concept: row.site for concept, row in shown.items()}
     metadata: dict[str, Any] = {
         "number": place_of, "name": name, "model": settings["model"], "sites": [[s.path, s.label] for s in atlas.sites],
-        "noun": noun(impacts["layer"])[:-1],
+        "noun": noun(impacts["layer"]),
         "concepts": atlas.concepts, "best": best, "seconds": settings.get("seconds"),
     }  # fmt: skip
     if "row" not in atlas.table:  # published: numbers only

@@ -197,6 +197,12 @@ def try_scorers(scorers: Iterable[Any], model: Any, seconds: float) -> None:
         scores_of(scorer, noise, model.rate)
 
 
+def _tabled(scorer: Any, audio: Tensor, rate: int) -> pd.DataFrame:
+    """What a scorer's `scores` gives as a table, one column for each concept."""
+    with torch.no_grad():
+        return pd.DataFrame(scorer.scores(audio, rate).cpu().numpy(), columns=scorer.concepts)
+
+
 @dataclass(frozen=True, eq=False)
 class ListenerScorer:
     """The tiny model's own classifier as a scorer: log-odds of each label of each group, calibrated up to +-6 and not clipped.
@@ -254,8 +260,7 @@ class ListenerScorer:
         return torch.nn.functional.pad(mono, (0, max(0, SAMPLES - mono.shape[-1])))[:, :SAMPLES]
 
     def __call__(self, audio: Tensor, rate: int) -> pd.DataFrame:
-        with torch.no_grad():
-            return pd.DataFrame(self.scores(audio, rate).numpy(), columns=self.concepts)
+        return _tabled(self, audio, rate)
 
     def scores(self, audio: Tensor, rate: int) -> Tensor:
         """The scores of the call as a tensor, through which gradients reach the audio.
@@ -416,8 +421,7 @@ class Clap(_TextScorer):
         return torch.nn.functional.normalize(each.unflatten(0, (-1, count)).mean(1), dim=-1)
 
     def __call__(self, audio: Tensor, rate: int) -> pd.DataFrame:
-        with torch.no_grad():
-            return pd.DataFrame(self.scores(audio, rate).cpu().numpy(), columns=self.concepts)
+        return _tabled(self, audio, rate)
 
     def scores(self, audio: Tensor, rate: int) -> Tensor:
         """The scores of the call as a tensor, through which gradients reach the audio.
@@ -602,8 +606,7 @@ class Musicnn:
         """
 
     def __call__(self, audio: Tensor, rate: int) -> pd.DataFrame:
-        with torch.no_grad():
-            return pd.DataFrame(self.scores(audio, rate).cpu().numpy(), columns=self.concepts)
+        return _tabled(self, audio, rate)
 
     def scores(self, audio: Tensor, rate: int) -> Tensor:
         """The scores of the call as a tensor, through which gradients reach the audio.

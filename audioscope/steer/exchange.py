@@ -182,12 +182,13 @@ def read_pack(file: str | Path, model: Model) -> SteeringVector:
         raise ValueError(f"{file} is no steering pack of DEMON: its header has no JSON object 'steering_pack'.")
     if (version := about.get("format")) not in (1, 2):
         raise ValueError(f"{file} is a steering pack of format {version!r}, expected 1 or 2.")
-    if (hook := about.get("hook", "post_block_residual")) not in HOOKS:
+    hook = about.get("hook", "post_block_residual")
+    if not isinstance(hook, str) or hook not in HOOKS:
         raise ValueError(f"{file} acts on {said(hook)}, expected {' or '.join(map(repr, HOOKS))}.")
     if (family := about.get("family")) != _family(model):
         raise ValueError(f"{file} is for models of the family {said(family)}, but {model.name!r} is of {_family(model)!r}.")
     rows, blocks = _rows_of(file, about, tensors)
-    there = {site.layer: site for site in model.sites.select(HOOKS[str(hook)])}
+    there = {site.layer: site for site in model.sites.select(HOOKS[hook])}
     if missing := [block for block in blocks if block not in there]:
         raise ValueError(f"{file} acts in block {missing[0]}, but {model.name!r} has {len(there)} blocks.")
     if rows.shape[-1] != there[blocks[0]].width or not bool(torch.isfinite(rows).all()):
