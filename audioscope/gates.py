@@ -8,7 +8,7 @@ a run before, so that the derivative takes one run forward and one backward.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass
 from itertools import count
 from typing import Any
@@ -18,8 +18,8 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from audioscope.model import Model
-from audioscope.sites import Place, Site, place
-from audioscope.tracing import Row, Sampling, called_with, decoded, masking, ready
+from audioscope.sites import Site
+from audioscope.tracing import Row, Sampling, called_with, counting, decoded, masking, ready, stops_of
 
 Stop = tuple[str, str]  # a module of the denoiser, and one of its ends
 
@@ -78,7 +78,7 @@ def gradients(
     """
     gates = gates.detach().requires_grad_(True)
     how = _mixing(model, rows, gates, other, sampling)
-    with torch.enable_grad(), _frozen(model), _running(model, rows, sampling, *how, recompute) as latents:
+    with torch.enable_grad(), _running(model, rows, sampling, *how, recompute) as latents:
         scores = score(latents)
         (slopes,) = torch.autograd.grad(scores.sum(), gates)
     return scores.detach(), slopes
@@ -108,6 +108,14 @@ def _mixing(
     return list(stops), mix
 
 
+def differentiable(model: Model) -> Callable[..., Any]:
+    """The pipeline's call, which diffusers wraps to forbid gradients, without the wrapper. Raises ValueError if there is none."""
+    call: Callable[..., Any] | None = getattr(type(model.pipe).__call__, "__wrapped__", None)
+    if call is None:
+        raise ValueError(f"{type(model.pipe).__name__} does not let gradients through: it cannot be screened.")
+    return call
+
+
 def sound_of(model: Model, latents: Tensor, sampling: Sampling) -> Tensor:
     """The audio of latents [rows, channels, samples], through which gradients go where they are enabled.
 
@@ -121,11 +129,9 @@ def sound_of(model: Model, latents: Tensor, sampling: Sampling) -> Tensor:
 
 def _stops(model: Model, sites: Sequence[Site]) -> dict[Stop, list[tuple[int, slice | None]]]:
     """Where the sites are: the numbers of the sites at each stop, with their columns."""
-    stops: dict[Stop, list[tuple[int, slice | None]]] = {}
-    for number, site in enumerate(sites):
-        where: Place = place(model.denoiser, site)
-        stops.setdefault((where.module, where.end), []).append((number, where.columns))
-    return stops
+    numbers = {site: number for number, site in enumerate(sites)}
+    found = stops_of(model.denoiser, model.sites, numbers, ())
+    return {(stop.module, stop.end): [(numbers[site], columns) for site, columns in stop.sites] for stop in found}
 
 
 @contextmanager
@@ -137,10 +143,7 @@ def _running(
 
     While it lasts, what was not kept in memory can be computed again.
     """
-    pipe, denoiser = model.pipe, model.denoiser
-    call = getattr(type(pipe).__call__, "__wrapped__", None)  # diffusers' pipelines forbid gradients
-    if call is None:
-        raise ValueError(f"{type(pipe).__name__} does not let gradients through: it cannot be screened.")
+    pipe, denoiser, call = model.pipe, model.denoiser, differentiable(model)
     steps, now, forward = count(), [0], denoiser.forward
 
     def in_step(step: int, *args: Any, **kwargs: Any) -> Any:
@@ -152,13 +155,16 @@ def _running(
             return checkpoint(in_step, next(steps), *args, use_reentrant=False, **kwargs)
         return in_step(next(steps), *args, **kwargs)
 
-    with model.turn, ready(pipe), masking(pipe, model.adapter, model.sites), ExitStack() as hooks:
+    frozen = _frozen(model) if torch.is_grad_enabled() else nullcontext()
+    with model.turn, frozen, ready(pipe), masking(pipe, model.adapter, model.sites), ExitStack() as hooks:
         for stop in stops:
             hooks.enter_context(_hooked(denoiser.get_submodule(stop[0]), stop, now, at))
         own = vars(denoiser).get("forward")  # nnsight may have put one there
         hooks.callback(*((setattr, denoiser, "forward", own) if own else (delattr, denoiser, "forward")))
         denoiser.forward = counted
-        yield call(pipe, **called_with(pipe, model.adapter, rows, sampling))[0]
+        with counting(denoiser, pipe.scheduler, sampling.steps, None):
+            latents = call(pipe, **called_with(pipe, model.adapter, rows, sampling))[0]
+        yield latents
 
 
 def _hooked(module: nn.Module, stop: Stop, now: list[int], at: Callable[[Stop, int, Tensor], Tensor | None]) -> Any:

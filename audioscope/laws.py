@@ -197,17 +197,21 @@ def _laws(model: Model) -> Iterator[tuple[str, float, float]]:
         max(off(itself[1], itself[0]), off(itself[2], itself[0])),
         limit,
     )
-    inside = run(
-        Row(A, 0), Row(B, 0), edited(PatchOutput(last, A)), edited(PatchOutput(last.heads, A)), edited(PatchText(last, A)),
-        edited(PatchOutput([*last.keys, *last.values], A)),
-    ).latents  # fmt: skip
-    yield (
-        "all heads of a layer together are its output, its keys and values together its text",
-        max(off(inside[3], inside[2]), off(inside[5], inside[4])),
-        limit,
-    )
-    if adapter.denoiser != "unet":  # skip connections lead around a U-Net's blocks
-        blocks = [(block, [site for site in sites.cross if site.layer > block.layer]) for block in sites.select("block")]
+    if last.heads and last.keys and last.values:  # an attention module of another make may hide them
+        inside = run(
+            Row(A, 0), Row(B, 0), edited(PatchOutput(last, A)), edited(PatchOutput(last.heads, A)), edited(PatchText(last, A)),
+            edited(PatchOutput([*last.keys, *last.values], A)),
+        ).latents  # fmt: skip
+        yield (
+            "all heads of a layer together are its output, its keys and values together its text",
+            max(off(inside[3], inside[2]), off(inside[5], inside[4])),
+            limit,
+        )
+    if adapter.denoiser != "unet" and any(
+        site.kind == "block" for site in sites.every
+    ):  # skip connections lead around a U-Net's blocks
+        place = {site: number for number, site in enumerate(sites.every)}
+        blocks = [(b, [site for site in sites.cross if place[site] > place[b]]) for b in sites.every if b.kind == "block"]
         patched = run(Row(A, 0), *(
             edited(PatchOutput(block, A), *([PatchText(later, A)] if later else [])) for block, later in blocks
         )).latents  # fmt: skip

@@ -63,7 +63,9 @@ class Activations:
 
     def __getitem__(self, site: str | int | Site) -> Tensor:
         """The values of a site. Raises UnknownName for one that was not read."""
-        return self.values[Sites(self.sites)[site.path if isinstance(site, Site) else site].path]
+        return self.values[
+            Sites(tuple(replace(site, inside=()) for site in self.sites))[str(site) if isinstance(site, Site) else site].path
+        ]
 
     def __repr__(self) -> str:
         shapes = sorted({str(list(values.shape)) for values in self.values.values()})
@@ -111,6 +113,29 @@ def _warn_of_failed(edits: Iterable[Edit], sigmas: Sequence[float]) -> None:
             )
 
 
+class Turn:
+    """Whoever uses a pipeline holds it, since its scheduler counts the steps of one run: a widget and a cell take turns.
+
+    A run within a run of the same thread raises RuntimeError.
+    """
+
+    def __init__(self, name: str):
+        self._name, self._lock, self._held = name, threading.RLock(), False
+
+    def __enter__(self) -> None:
+        self._lock.acquire()
+        if self._held:
+            self._lock.release()
+            raise RuntimeError(
+                f"{self._name} is generating: what runs during a generation, such as Apply's function, cannot start another."
+            )
+        self._held = True
+
+    def __exit__(self, *error: object) -> None:
+        self._held = False
+        self._lock.release()
+
+
 class Model:
     """A diffusers text-to-audio pipeline, its adapter and its attention sites.
 
@@ -140,10 +165,8 @@ class Model:
         self.adapter.prepare(pipe)
         self.denoiser = getattr(pipe, self.adapter.denoiser)
         self.sites: Sites = find_sites(self.denoiser, self.adapter.denoiser, self.adapter.stream)
-        # Whoever uses the pipeline holds it, since its scheduler counts the steps of one run: a widget and a cell take turns.
-        self.turn = threading.RLock()
+        self.turn = Turn(name)
         self.origin: Origin | None = None  # how `audioscope.load` made it; another process can then load the same
-        self._running = False
         self._loaded = self._kinds()
         pipe.set_progress_bar_config(disable=True)
         tracing.check(pipe, self.adapter, self.sites)
@@ -334,11 +357,6 @@ class Model:
         fitted = [edit for row in rows for edit in row.edits if edit.made_for is not None]
         self.check_edits({(id(edit.made_for), edit.sites): edit for edit in fitted}.values())
         with self.turn:
-            if self._running:
-                raise RuntimeError(
-                    f"{self.name} is generating: what runs during a generation, such as Apply's function, cannot start another."
-                )
-            self._running = True
             try:
                 run = tracing.run(
                     self.pipe, self.adapter, self.sites, rows, how, read=read, decode=decode, latents=latents, on_step=on_step
@@ -347,8 +365,6 @@ class Model:
                 if why := self._changed():
                     raise ValueError(f"{self.name} cannot generate: {why}.") from error
                 raise
-            finally:
-                self._running = False
         _warn_of_failed({(id(edit.made_for), edit.steps): edit for edit in fitted if not edit.idle}.values(), run.sigmas.tolist())
         return run
 

@@ -251,11 +251,17 @@ class Sites:
         return str(self.to_frame().to_html(index=False))
 
 
+def labels_of(sites: Sequence[Site]) -> dict[str, str]:
+    """How a table or a chart of these sites names each, by path: its label, after its kind where sites of several kinds meet."""
+    several = len({site.kind for site in sites}) > 1
+    return {site.path: f"{site.kind.removesuffix(f'.{HEADS}')} {site.label}" if several else site.label for site in sites}
+
+
 def named(table: pd.DataFrame, sites: Sequence[Site]) -> pd.DataFrame:
-    """A table with the columns site and layer, whose layers are named with their heads, in running order, if all sites are heads."""
-    if any(site.head is None for site in sites):
+    """A table with the columns site and layer, whose layers have names, in running order, unless numbers say which site is meant."""
+    if len({site.kind for site in sites}) == 1 and sites[0].head is None:
         return table
-    labels = {site.path: site.label for site in sites}
+    labels = labels_of(sites)
     order = list(dict.fromkeys(labels.values()))
     return table.assign(layer=pd.Categorical(table["site"].map(labels), order, ordered=True))
 

@@ -181,10 +181,6 @@ def _plan(rows: Sequence[Row], sites: Sites, layout: dict[str, range], steps: in
                     raise ValueError(
                         f"{type(edit).__name__} needs the text of a cross-attention module, but {site.path} is {said_kind(site.kind)}: use PatchOutput."
                     )
-                if not site.timed and getattr(edit, "seconds", None) is not None:
-                    raise ValueError(
-                        f"{site.path} has a token for each piece of text, not of time: it takes no edit with seconds."
-                    )
                 plan.setdefault(site, []).append(_Action(edit, pairs))
     return plan
 
@@ -214,7 +210,7 @@ def _swap_text(call: Call, names: tuple[str, ...], actions: list[_Action], here:
 
 
 @dataclass
-class _Stop:
+class Stop:
     """A module at one end of which a denoiser call is halted: the sites that are there, each with its columns."""
 
     module: str
@@ -222,21 +218,21 @@ class _Stop:
     sites: list[tuple[Site, slice | None]]
 
 
-def _stops(denoiser: Any, sites: Sites, busy: Collection[Site], texts: Collection[str]) -> list[_Stop]:
+def stops_of(denoiser: Any, sites: Sites, busy: Collection[Site], texts: Collection[str]) -> list[Stop]:
     """Where a denoiser call is halted, in the order in which nnsight will get there.
 
     texts: the paths of the cross-attention modules whose text or mask is changed.
     """
-    stops: dict[tuple[str, str], _Stop] = {}
+    stops: dict[tuple[str, str], Stop] = {}
     for site in sites.every:
         if site not in busy and site.path not in texts:
             continue
         if site.module in texts:
             module = site.module.split(".", 1)[1]
-            stops.setdefault((module, "text"), _Stop(module, "text", [(sites[site.module], None)]))
+            stops.setdefault((module, "text"), Stop(module, "text", [(sites[site.module], None)]))
         if site in busy:
             where: Place = place(denoiser, site)
-            stop = stops.setdefault((where.module, where.end), _Stop(where.module, where.end, []))
+            stop = stops.setdefault((where.module, where.end), Stop(where.module, where.end, []))
             stop.sites.append((site, where.columns))
     return list(stops.values())
 
@@ -327,8 +323,8 @@ def run(
                         kept = found.mean(1) if read.pool else found.clone()
                         reading[site].append((kept.cpu(), found.norm(dim=-1).mean(1).cpu()))
 
-    stops = _stops(denoiser, sites, others | set(reading), texts)
-    with ready(pipe), masking(pipe, adapter, sites), _counting(denoiser, pipe.scheduler, steps, on_step):
+    stops = stops_of(denoiser, sites, others | set(reading), texts)
+    with ready(pipe), masking(pipe, adapter, sites), counting(denoiser, pipe.scheduler, steps, on_step):
         latents = _traced(pipe, denoiser, [stop.module for stop in stops], call, steps, visit) if stops else pipe(**call)[0]
     latents = latents[: len(rows)]
     if on_step is not None:
@@ -447,7 +443,7 @@ def _without_save() -> Iterator[None]:
 
 
 @contextmanager
-def _counting(denoiser: Any, scheduler: Any, steps: int, on_step: Callable[[int], None] | None) -> Iterator[None]:
+def counting(denoiser: Any, scheduler: Any, steps: int, on_step: Callable[[int], None] | None) -> Iterator[None]:
     """Call `on_step` with 0, 1, 2, ... before each denoiser call. Raises ValueError unless there is one call per step."""
     number = count()
     name = type(scheduler).__name__

@@ -507,7 +507,17 @@ def test_a_layer_opens_into_heads_and_steps(tiny, tones):
     assert explorer.sounds.message.startswith("Heatmap of estimated impact on flute, 4 heads by 10 steps. Largest: head 9.")
     (chart,) = explorer.inside.children
     assert {row["layer"] for row in next(iter(chart.spec["datasets"].values()))} == {"9.0", "9.1", "9.2", "9.3"}
-    explorer.site.value = tiny.sites[8].path
+    with tiny.turn:  # another cell, opened before its clips are there
+        explorer.site.value = tiny.sites[8].path
+        explorer.open.click()
+        assert explorer.sounds.sounds == [], "the clips of another cell are gone"
+    explorer.wait(LIMIT)
+    explorer.clean.value = ""
+    explorer.wait(LIMIT)
+    explorer.open.click()
+    explorer.wait(LIMIT)
+    assert "The clean prompt is empty" in explorer.sounds.message
+    explorer.site.value = tiny.sites[7].path
     explorer.wait(LIMIT)
     assert explorer.inside.children == ()
     deaf = atlas_of_tones(tones).explore()

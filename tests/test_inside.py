@@ -70,7 +70,9 @@ def test_a_block_cuts_the_text_in_two(model):
     if model.adapter.denoiser == "unet":
         pytest.skip("a U-Net has skip connections")
     blocks = model.sites.select("block")
-    later = [[site for site in model.sites.cross if site.layer > block.layer] for block in blocks]
+    later = [
+        [site for site in model.sites.cross if model.sites.every.index(site) > model.sites.every.index(block)] for block in blocks
+    ]
     rows = [edited(PatchOutput(b, A), *([PatchText(after, A)] if after else [])) for b, after in zip(blocks, later, strict=True)]
     alone = [edited(PatchOutput(block, A)) for block in blocks]
     clean, corrupted, *found = sampled(model, Row(A, 0), Row(B, 0), *rows, *alone).latents
@@ -171,11 +173,11 @@ def test_heads_are_localized_like_layers(tiny, tmp_path):
 
 
 def test_heads_of_both_kinds_of_attention_in_one_sweep(tiny):
-    """They share labels; their paths tell them apart."""
+    """They share numbers; their kinds and paths tell them apart."""
     sites = [tiny.sites["transformer.transformer_blocks.1.self_attn"].heads[0], tiny.sites[1].heads[0]]
     atlas = audioscope.localize(tiny, ["fast"], 1, sites=sites, steps=1, clips=False, progress=False)
     impacts = atlas.impacts()
-    assert impacts["layer"].tolist() == ["1.0", "1.0"] and impacts["site"].tolist() == [site.path for site in sites]
+    assert impacts["layer"].tolist() == ["self 1.0", "cross 1.0"] and impacts["site"].tolist() == [site.path for site in sites]
 
 
 def test_vectors_and_saes_take_heads_and_blocks(tiny):
@@ -201,8 +203,8 @@ def test_text_tokens_are_not_time(tiny):
         vector = audioscope.SteeringVector(
             {site.path: torch.ones(1, site.width)}, {site.path: torch.ones(1)}, torch.ones(1), tiny.name, tiny.fingerprint, {}
         )
-        with pytest.raises(ValueError, match="takes no edit with seconds"):
-            sampled(tiny, edited(vector.edit(1.0, seconds=(0, 1))))
+        with pytest.raises(ValueError, match="belongs to the text, not to the sound"):
+            vector.check(tiny.name, tiny.fingerprint, tiny.sites)
 
 
 def test_a_page_of_heads_names_them(tiny, tmp_path):

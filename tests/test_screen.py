@@ -7,7 +7,7 @@ import torch
 from test_inside import A, B, edited, off
 
 import audioscope
-from audioscope import PatchOutput, Row
+from audioscope import PatchOutput, Row, tracing
 from audioscope.atlas import Chosen, Screen
 from audioscope.gates import gated, gradients, outputs
 from audioscope.scoring import Musicnn, listener_scorer
@@ -154,29 +154,92 @@ def test_estimates_and_residual_make_up_the_whole(tiny):
 
 
 def test_the_best_and_a_sample_are_patched(tiny, tmp_path):
-    screen = audioscope.screen(tiny, ["fast"], 1, steps=2, progress=False)
+    screen = audioscope.screen(tiny, ["fast"], 4, steps=2, progress=False)
     chosen = screen.choose(top=3, sample=2)
     strongest = screen.impacts().assign(size=lambda t: t["impact"].abs()).nlargest(3, "size")["site"].tolist()
+    assert screen.impacts()["defined"].all()
     assert list(chosen.top) == strongest and not set(chosen.sample) & set(chosen.top)
     atlas = audioscope.localize(tiny, ["fast"], 1, screened=chosen, steps=2, progress=False, out=tmp_path)
     assert {site.path for site in atlas.sites} == {*chosen.top, *chosen.sample}
     assert atlas.settings["screened"] == {"top": list(chosen.top), "sample": list(chosen.sample)}
     assert screen.compare(atlas)["cells"].tolist() == [5, 5] if atlas.impacts()["defined"].all() else True
+    for wrong in ({"top": ["x"]}, np.zeros(3), "cross"):
+        with pytest.raises(TypeError, match="expected a screen"):
+            audioscope.localize(tiny, ["fast"], 1, screened=wrong)
     with pytest.raises(ValueError, match="give one of them"):
         audioscope.localize(tiny, ["fast"], 1, sites="self", screened=Chosen(("x",), ()))
 
 
-def test_what_cannot_be_screened_is_said(tiny):
+def test_what_cannot_be_screened_is_said(tiny, monkeypatch):
     class Loudness:
         concepts = ("fast",)
 
         def __call__(self, audio, rate):
             return audio.square().mean((1, 2))
 
+    class Deaf(Loudness):
+        def scores(self, audio, rate):
+            return torch.ones(len(audio), 1)
+
+    class Flat(Loudness):
+        def scores(self, audio, rate):
+            return audio.square().mean((1, 2))
+
+    monkeypatch.setattr(tracing, "run", None)  # nothing is generated
     for change, said in (
+        ({"scorer": Deaf()}, "No gradient reaches the audio"), ({"scorer": Flat()}, r"gave a tensor \[1\] for one clip"),
+        ({"sites": "cross.keys"}, "belongs to the text"), ({"sites": [*tiny.sites[1].values]}, "screen 'cross.heads'"),
         ({"scorer": Loudness()}, "no `scores` through which gradients reach the audio"),
-        ({"mode": "slow"}, "expected 'quick' or 'path'"), ({"points": 4}, "expected 3, 9 or 27"),
+        ({"mode": "slow"}, "expected 'quick' or 'path'"), ({"points": 2}, "points is 2, expected a whole number of at least 3"),
         ({"sites": "cross.tails"}, "No site 'cross.tails'"), ({"pairs": 0}, "pairs is 0"),
     ):  # fmt: skip
         with pytest.raises((ValueError, KeyError), match=said):
             audioscope.screen(tiny, ["fast"], **{"pairs": 1, **change})
+
+
+def test_sites_of_several_kinds_have_lines_of_their_own(tiny):
+    sites = [tiny.sites["transformer.transformer_blocks.1.self_attn"], tiny.sites[1], *tiny.sites.select("block")[1:2]]
+    screen = audioscope.screen(tiny, ["fast"], pairs=4, sites=sites, steps=2, progress=False)
+    assert screen.impacts()["layer"].tolist() == ["self 1", "cross 1", "block 1"]
+    drawn = next(iter(screen.chart().to_dict()["datasets"].values()))
+    assert len({(row["layer"], row["step"]) for row in drawn}) == len(drawn) == 6
+    assert len(screen.choose().top) == 3 and screen.choose().sample == ()
+
+
+def test_a_comparison_is_of_the_same_pairs_and_steps(tiny):
+    how = {"sites": [1, 2, 3], "steps": 5, "progress": False}
+    screen = audioscope.screen(tiny, ["fast"], 4, **how)
+    more, late = (
+        audioscope.localize(tiny, ["fast", "slow"], n, patch="output", when=when, **how) for n, when in ((6, None), (4, "late"))
+    )
+    same = audioscope.localize(tiny, ["fast"], 4, patch="output", **how)
+    pd.testing.assert_frame_equal(screen.compare(more), screen.compare(same))
+    start, end = late.settings["window"]
+    steps = screen.table[screen.table["step"].between(start, end - 1)]
+    assert screen.compare(late)["spearman"][0] == Screen(steps, screen.settings).compare(late)["spearman"][0]
+    assert 0 < len(steps) < len(screen.table)
+    with pytest.raises(ValueError, match="a screen estimates 'sufficient' patches"):
+        screen.compare(audioscope.localize(tiny, ["fast"], 1, direction="necessary", **how))
+    with pytest.raises(ValueError, match="share no pair"):
+        screen.compare(audioscope.localize(tiny, ["slow"], 1, **how))
+
+
+def test_undefined_estimates_are_not_ranked(tiny):
+    screen = audioscope.screen(tiny, ["fast"], pairs=4, sites=[1, 2], steps=1, progress=False)
+    screen.table["corrupted"] = screen.table["clean"]
+    with pytest.raises(ValueError, match="nothing can be ranked"):
+        screen.choose()
+
+
+def test_a_run_within_a_run_is_refused(tiny):
+    """Also where gradients go through it: the scheduler counts the steps of one run."""
+    how, _, clean, closed = prepared(tiny)
+
+    def again(latents):
+        tiny.run([Row(A, 0)], steps=1)
+        return latents.sum((1, 2))
+
+    with pytest.raises(RuntimeError, match="is generating"):
+        gradients(tiny, [Row(B, 0)], closed, clean, how, again)
+    assert tiny.run([Row(A, 0)], steps=1).finite.all()
+    assert all(weight.requires_grad for weight in tiny.denoiser.parameters())

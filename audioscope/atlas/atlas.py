@@ -17,7 +17,7 @@ from audioscope.atlas import robustness
 from audioscope.audio import Clip, show_clips
 from audioscope.errors import UnknownName, as_path
 from audioscope.sharing import fetched, model_card, push
-from audioscope.sites import Site, named
+from audioscope.sites import Site, labels_of, named
 from audioscope.stats import mean_of_ratios, mean_of_ratios_random_concepts, ratio_of_means
 from audioscope.store import copy_clips, load_table, save_table
 from audioscope.views import view
@@ -691,7 +691,7 @@ class Atlas:
         def card(_: Sequence[str]) -> str:
             means = self.layer_means()
             half = float((means["high"] - means["low"]).median() / 2)
-            functional = [f"{site.label} ({site.path})" for site in self.sites if site.path in self.functional]
+            functional = [f"{label} ({path})" for path, label in labels_of(self.sites).items() if path in self.functional]
             facts = {
                 "model": said.get("model"), "weights": said.get("fingerprint"), "patched": said.get("patch"), "direction": said.get("direction"),
                 "concepts": ", ".join(self.concepts), "sites": len(self.sites), "pairs": said.get("pairs"), "seeds": said.get("seeds"),

@@ -31,8 +31,9 @@ def impact_table(impacts: pd.DataFrame, values: str = "impact") -> pd.DataFrame:
 
 
 def noun(layers: pd.Series) -> str:
-    """What a site of a table is in words, from its column layer: heads have names in place of numbers."""
-    return "head" if isinstance(layers.dtype, pd.CategoricalDtype) else "layer"
+    """What a site of a table is in words, from its column layer: heads have a point in their names, sites of several kinds a space."""
+    names = layers.astype(str)
+    return "site" if names.str.contains(" ").any() else "head" if names.str.contains(".", regex=False).any() else "layer"
 
 
 def _hatch(width: float) -> str:

@@ -21,7 +21,7 @@ from audioscope.atlas.windows import THIRDS, WINDOWS, When, share_of_noise, thir
 from audioscope.audio import Clip
 from audioscope.concepts import Concept, Concepts, choose
 from audioscope.edits import PatchOutput, PatchText, Which
-from audioscope.errors import index_of, listed, whole
+from audioscope.errors import index_of, listed, said, whole
 from audioscope.merging import Part, checked_part, merge_parts, units_of
 from audioscope.model import Model
 from audioscope.scoring.scorers import Scorer, check_scores, completed, default_scorer, scores_of, second_opinions, try_scorers
@@ -276,9 +276,12 @@ def localize(
         [['fast', 1, 2], ['fast', 2, 2]]
     """
     if screened is not None:
-        if sites != "cross":
+        if not (isinstance(sites, str) and sites == "cross"):
             raise ValueError(f"screened chooses the sites, but sites is {sites!r}: give one of them.")
-        screened = screened.choose() if hasattr(screened, "choose") else screened
+        if hasattr(screened, "impacts") and hasattr(screened, "choose"):  # a screen, from a module that imports this one
+            screened = screened.choose()
+        if not isinstance(screened, Chosen):
+            raise TypeError(f"screened is {said(screened)}, expected a screen of audioscope.screen, or what its choose gave.")
         sites = [*screened.top, *screened.sample]
     sweep = checked_sweep(model, concepts, pairs, seeds, patch, direction, sites, split, scorer, also, batch_size, when, sampling)
     if until_stable is not None:

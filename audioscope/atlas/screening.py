@@ -20,11 +20,12 @@ from torch import Tensor
 
 from audioscope.atlas.atlas import Atlas
 from audioscope.atlas.localization import Chosen, Concepts, checked_sweep
+from audioscope.atlas.windows import window_of
 from audioscope.edits import Which
 from audioscope.errors import as_path, whole
-from audioscope.gates import Outputs, gated, gradients, outputs, sound_of
+from audioscope.gates import Outputs, differentiable, gated, gradients, outputs, sound_of
 from audioscope.model import Model
-from audioscope.scoring.scorers import Scorer
+from audioscope.scoring.scorers import Scorer, noise_like
 from audioscope.sites import Site, named
 from audioscope.stats import ratio_of_means
 from audioscope.store import load_table, results_folder, run_units, save_table
@@ -49,7 +50,7 @@ NEEDED = (
     "points",
     "generations",
 )
-FIRST = 3  # points of a path, in the middles of equal parts; three times as many contain them
+FIRST = 3  # points of a path, in the middles of equal parts, before it gets more
 RESIDUAL = 0.05  # of the way from corrupted to clean, beyond which a path gets more points
 
 
@@ -138,30 +139,41 @@ class Screen:
         """
         return self.impacts()
 
-    def choose(self, top: int = 8, sample: int = 4, seed: int = 0) -> Chosen:
+    def choose(self, top: int | None = None, sample: int | None = None, seed: int = 0) -> Chosen:
         """Choose sites for an exact sweep: `audioscope.localize(..., screened=screen.choose(12, 6))`.
 
         Args:
-            top: How many of the sites with the largest estimated impact, of either sign, on any of the concepts.
-            sample: How many of the others, drawn at random.
+            top: How many of the sites with the largest estimated impact, of either sign, on any of the concepts. None is 8, or all
+                if there are fewer.
+            sample: How many of the others, drawn at random. None is 4, or all if fewer are left.
             seed: Of the draw.
 
         Returns:
             The sites.
 
         Raises:
-            ValueError: There are fewer sites.
+            ValueError: There are fewer sites, or no estimate is defined.
 
         Example:
-            >>> screen = audioscope.screen(model, ["fast"], pairs=2, sites="cross", steps=2, progress=False)
+            >>> screen = audioscope.screen(model, ["fast"], pairs=4, sites="cross", steps=2, progress=False)
             >>> chosen = screen.choose(top=2, sample=1)
             >>> len(chosen.top), len(chosen.sample), set(chosen.top) & set(chosen.sample)
             (2, 1, set())
         """
-        many = len(self.sites)
-        top = whole("top", top, 1, many, f", of {many} sites")
-        sample = whole("sample", sample, 0, many - top, f", of the {many - top} sites that are left")
-        strength = self.impacts().assign(strength=lambda t: t["impact"].abs()).groupby("site", sort=False)["strength"].max()
+        many, found = len(self.sites), self.impacts().query("defined")
+        if found.empty:
+            raise ValueError(
+                "No estimate is defined, so nothing can be ranked: screen more pairs, or prompts that differ in the concept."
+            )
+        top = whole("top", min(8, many) if top is None else top, 1, many, f", of {many} sites")
+        sample = whole(
+            "sample",
+            min(4, many - top) if sample is None else sample,
+            0,
+            many - top,
+            f", of the {many - top} sites that are left",
+        )
+        strength = found["impact"].abs().groupby(found["site"]).max().reindex([site.path for site in self.sites], fill_value=0.0)
         ranked = strength.sort_values(ascending=False, kind="stable").index.tolist()
         drawn = np.random.default_rng(seed).choice(len(ranked) - top, sample, replace=False) + top
         return Chosen(tuple(ranked[:top]), tuple(ranked[i] for i in drawn))
@@ -169,8 +181,12 @@ class Screen:
     def compare(self, atlas: Atlas) -> pd.DataFrame:
         """Compare the estimates with exact impacts of the same sites: how well the screen ranks what patching finds.
 
+        Both are of the pairs and seeds that both have. If the atlas patched in a part of the denoising, the estimates of its steps
+        are added.
+
         Args:
-            atlas: An exact map of (some of) these sites, from `audioscope.localize`.
+            atlas: An exact map of (some of) these sites, from `audioscope.localize`. A patch of text differs a little from one of
+                output, whose effect is what a screen estimates.
 
         Returns:
             A table with one row per shared concept whose exact impacts are defined, and one of all their cells ("all").
@@ -181,7 +197,7 @@ class Screen:
             - missed: the sites, as layers, that are not among the fifth with the largest estimates, of the atlas's own layers
 
         Raises:
-            ValueError: They share no site or no concept.
+            ValueError: They share no pair, or no site of a concept with a defined impact, or the atlas patched the other way.
 
         Example:
             >>> how = {"pairs": 4, "sites": [1, 2, 3], "steps": 5, "progress": False}
@@ -189,8 +205,13 @@ class Screen:
             >>> screen.compare(atlas)["cells"].tolist()
             [3, 3]
         """
+        if atlas.settings["direction"] != "sufficient":
+            raise ValueError(
+                f"The atlas is of direction {atlas.settings['direction']!r}; a screen estimates 'sufficient' patches."
+            )
+        mine, atlas = self._shared(atlas)
         exact = atlas.impacts().query("defined")[["concept", "site", "layer", "impact"]]
-        both = exact.merge(self.impacts()[["concept", "site", "impact"]], on=["concept", "site"], suffixes=("", "_estimated"))
+        both = exact.merge(mine.impacts()[["concept", "site", "impact"]], on=["concept", "site"], suffixes=("", "_estimated"))
         if both.empty:
             raise ValueError(
                 "The screen and the atlas share no site of a concept with a defined impact: nothing can be compared."
@@ -207,6 +228,20 @@ class Screen:
                 missed = ", ".join(map(str, part["layer"][own & (rank > max(0.2, 1 / len(part)))]))
             lines.append((concept, len(part), rho, recall, missed))
         return pd.DataFrame(lines, columns=["concept", "cells", "spearman", "recall", "missed"])
+
+    def _shared(self, atlas: Atlas) -> tuple[Screen, Atlas]:
+        """The screen and the atlas, with the pairs and seeds that both have, and the steps in which the atlas patched."""
+        unit = ["concept", "pair", "seed"]
+        units = [pd.MultiIndex.from_frame(table[unit].astype({"concept": str})) for table in (self.table, atlas.table)]
+        shared = units[0].intersection(units[1])
+        if shared.empty:
+            raise ValueError("The screen and the atlas share no pair of a concept: nothing can be compared.")
+        table, window = self.table[units[0].isin(shared)], window_of(atlas.settings)
+        table = table if window is None else table[table["step"].between(window[0], window[1] - 1)]
+        names = [name for name in atlas.concepts if name in set(shared.get_level_values("concept"))]
+        return Screen(table, self.settings), Atlas(
+            atlas.table[units[1].isin(shared)], {**atlas.settings, "concepts": names}, atlas.folder
+        )
 
     def chart(self, concept: str | None = None) -> Any:
         """The estimates for one concept as an Altair chart, sites by denoising steps.
@@ -318,7 +353,8 @@ def screen(
         split: Which pairs of a concept, see `Concept.split`.
         scorer: One through which gradients reach the audio (it has `scores`): the listener, `Musicnn`, `Clap`, or your own. None is
             the model's default.
-        points: In mode "path", the largest number of places on a path, 3, 9 or 27; it ends where the residual is below 5 % of the way.
+        points: In mode "path", the largest number of places on a path, from 3; two are added where the gradient changes most, until
+            the residual is below 5 % of the way.
         recompute: Keep only one denoising step in memory, and compute each again for the gradient, for large models.
         out: Folder for the results, resumed if it exists; None is a temporary one.
         workers: In how many processes, as for `audioscope.localize`.
@@ -329,7 +365,8 @@ def screen(
         The screen, saved in `out`.
 
     Raises:
-        ValueError: Input is out of range, or no gradient reaches the audio from this scorer. Nothing has been generated then.
+        ValueError: Input is out of range, sites are keys or values of cross-attention (those of another text may be more or fewer),
+            or no gradient reaches the audio from this scorer. Nothing has been generated then.
         UnknownName: A concept or site does not exist (a KeyError that lists the nearest).
 
     Example:
@@ -339,20 +376,16 @@ def screen(
     """
     if mode not in MODES:
         raise ValueError(f"mode is {mode!r}, expected 'quick' or 'path'.")
-    if points not in (FIRST, 3 * FIRST, 9 * FIRST):
-        raise ValueError(f"points is {points!r}, expected {FIRST}, {3 * FIRST} or {9 * FIRST}.")
+    points = whole("points", points, FIRST)
     sweep = checked_sweep(model, concepts, pairs, seeds, "output", "sufficient", sites, split, scorer, (), None, None, sampling)
-    if not callable(getattr(sweep.scorer, "scores", None)):
-        raise ValueError(
-            f"The {sweep.scorer.name} has no `scores` through which gradients reach the audio: screen with the listener, Musicnn or Clap."
-        )
+    check_screen(model, sweep.sites, sweep.scorer, sweep.run)
     share = partial(spread, model, checked_workers(workers))
     pairs = whole("pairs", pairs, 1)  # a plain number, for the files
-    settings = {**sweep.settings(False), "mode": mode, "points": points, "recompute": recompute}
+    settings = {**sweep.settings(False), "mode": mode, **({"points": points} if mode == "path" else {})}
     settings = {
         name: value
         for name, value in settings.items()
-        if name not in ("patch", "direction", "when", "window", "swaps_all_text", "clips")
+        if name not in ("patch", "direction", "when", "window", "swaps_all_text", "clips", "recompute")  # the same slopes
     }
     folder = results_folder(out, "screen")
     work = partial(_do_unit, model, sweep.sites, sweep.scorer, sweep.run, mode, points, recompute)
@@ -361,6 +394,31 @@ def screen(
     found = Screen(table, {**settings, "concepts": names, "pairs": pairs, "seeds": sweep.seeds})
     found.save(folder)
     return found
+
+
+def check_screen(model: Model, sites: Sequence[Site], scorer: Any, run: Sampling) -> None:
+    """Let gradients go through a scorer of noise as long as the model's clips, before anything is generated.
+
+    Raises ValueError if they do not, if the scores have another form, or for sites that cannot have gates.
+    """
+    differentiable(model)
+    if text := [site for site in sites if not site.timed]:
+        raise ValueError(
+            f"{text[0].path} belongs to the text, which may be longer in another prompt: screen 'cross.heads' or 'cross'."
+        )
+    fit = "screen with the listener, Musicnn or Clap."
+    if not callable(getattr(scorer, "scores", None)):
+        raise ValueError(f"The {scorer.name} has no `scores` through which gradients reach the audio: {fit}")
+    with torch.enable_grad():
+        noise = noise_like(model, run.seconds, 1).requires_grad_(True)
+        values, expected = scorer.scores(noise, model.rate), [1, len(scorer.concepts)]
+        if not isinstance(values, Tensor) or list(values.shape) != expected:
+            gave = f"a tensor {list(values.shape)}" if isinstance(values, Tensor) else type(values).__name__
+            raise ValueError(
+                f"`scores` of the {scorer.name} gave {gave} for one clip, expected a tensor [clips, concepts] = {expected}."
+            )
+        if not values.requires_grad or torch.autograd.grad(values.sum(), noise, allow_unused=True)[0] is None:
+            raise ValueError(f"No gradient reaches the audio from `scores` of the {scorer.name}: {fit}")
 
 
 def screen_pair(
@@ -412,7 +470,8 @@ def _quick(
     closed = torch.zeros(1, run.steps, len(clean.sites))
     scores, slopes = gradients(model, [corrupted], closed, clean, run, score, recompute)
     cost, together = 2 + recompute, goal
-    if set(model.sites.cross) - set(clean.sites) and set(model.sites.select("cross.heads")) - set(clean.sites):
+    mine = set(clean.sites)
+    if not all(site in mine or (site.heads and mine.issuperset(site.heads)) for site in model.sites.cross):
         with torch.no_grad():  # they are not all that the text goes through
             together = float(score(gated(model, [corrupted], torch.ones_like(closed), clean, run))[0])
         cost += 1
@@ -424,7 +483,11 @@ def _path(
     model: Model, corrupted: Row, clean: Outputs, run: Sampling, score: Callable[[Tensor], Tensor], goal: float, recompute: bool,
     points: int,
 ) -> Estimates:  # fmt: skip
-    """Gradients along the gates of each layer, averaged (the midpoint rule, which three times as many points refine)."""
+    """Gradients along the gates of each layer, summed over pieces of the way, each of which is as long as it may be.
+
+    A piece counts with the gradient in its middle; the piece whose gradients change most, compared with its neighbors, is divided in
+    three, so that the points gather where a switch is.
+    """
     estimates = torch.zeros(run.steps, len(clean.sites))
     together, used, cost = [0.0] * len(clean.sites), [0] * len(clean.sites), 0
     with torch.no_grad():
@@ -434,22 +497,26 @@ def _path(
         only = clean.at(mine)
         with torch.no_grad():
             exact = float(score(gated(model, [corrupted], torch.ones(1, run.steps, len(mine)), only, run))[0])
-        slopes: dict[float, Tensor] = {}
-        many = FIRST
+
+        def slopes(place: float, only: Outputs = only) -> Tensor:
+            gates = torch.full((1, run.steps, len(only.sites)), place)
+            return gradients(model, [corrupted], gates, only, run, score, recompute)[1][0]
+
+        pieces = [(1 / FIRST, slopes((i + 0.5) / FIRST), (i + 0.5) / FIRST) for i in range(FIRST)]
         while True:
-            new = [
-                place for place in ((i + 0.5) / many for i in range(many)) if not any(abs(place - old) < 1e-9 for old in slopes)
-            ]
-            for place in new:
-                gates = torch.full((1, run.steps, len(mine)), place)
-                slopes[place] = gradients(model, [corrupted], gates, only, run, score, recompute)[1][0]
-            cost += (2 + recompute) * len(new)
-            mean = torch.stack(list(slopes.values())).mean(0)
-            if many >= points or abs(float(mean.sum()) - (exact - start)) <= RESIDUAL * abs(goal - start):
+            total = torch.stack([width * slope for width, slope, _ in pieces]).sum(0)
+            if len(pieces) + 2 > points or abs(float(total.sum()) - (exact - start)) <= RESIDUAL * abs(goal - start):
                 break
-            many *= 3
-        estimates[:, mine] = mean
+            heights = [float(slope.sum()) for _, slope, _ in pieces]
+            unlike = [max(abs(heights[i] - other) for other in heights[max(0, i - 1) : i + 2]) for i in range(len(pieces))]
+            most = int(np.argmax([width * change for (width, _, _), change in zip(pieces, unlike, strict=True)]))
+            width, slope, place = pieces[most]
+            third = width / 3
+            sides = [(third, slopes(at), at) for at in (place - third, place + third)]
+            pieces[most : most + 1] = [sides[0], (third, slope, place), sides[1]]
+        cost += (2 + recompute) * len(pieces)
+        estimates[:, mine] = total
         for number in mine:
-            together[number], used[number] = exact, many
+            together[number], used[number] = exact, len(pieces)
         cost += 1
     return estimates, together, start, used, cost + 1

@@ -17,7 +17,7 @@ from audioscope.atlas.charts import agreement_heatmap, noun, score_strip, side_b
 from audioscope.atlas.windows import window_of
 from audioscope.audio import Clip
 from audioscope.pages.html import sound
-from audioscope.sites import said_kind
+from audioscope.sites import labels_of, said_kind
 from audioscope.steer.cells import CELLS, label_of
 from audioscope.steer.charts import steering_chart
 from audioscope.steer.results import SteeringSweep
@@ -127,7 +127,7 @@ def atlas_data(atlas: Atlas, place_of: int, name: str, scale: Scale | None = Non
     shown = {row.concept: row for row in atlas.examples(scale).itertuples()}
     best |= {concept: row.site for concept, row in shown.items()}
     metadata: dict[str, Any] = {
-        "number": place_of, "name": name, "model": settings["model"], "sites": [[s.path, s.label] for s in atlas.sites],
+        "number": place_of, "name": name, "model": settings["model"], "sites": [[path, label] for path, label in labels_of(atlas.sites).items()],
         "noun": noun(impacts["layer"]),
         "concepts": atlas.concepts, "best": best, "seconds": settings.get("seconds"),
     }  # fmt: skip

@@ -185,13 +185,18 @@ def check_scores(scorer: Scorer, concept: str) -> None:
         raise ValueError(f"The {scorer.name} cannot score {concept!r}: it knows {', '.join(scorer.concepts)}.")
 
 
+def noise_like(model: Any, seconds: float, clips: int) -> Tensor:
+    """Noise of a model's rate and channels to try scorers on: float32 [clips, channels, samples]."""
+    channels = int(getattr(model.pipe.vae.config, "audio_channels", 1))
+    return 0.1 * torch.randn(clips, channels, int(seconds * model.rate), generator=torch.Generator().manual_seed(0))
+
+
 def try_scorers(scorers: Iterable[Any], model: Any, seconds: float) -> None:
     """Let scorers judge the model, and two clips of noise as long as the model's, before anything is generated.
 
     Raises what they raise, and ValueError for an answer of another form (see `scores_of`).
     """
-    channels = int(getattr(model.pipe.vae.config, "audio_channels", 1))
-    noise = 0.1 * torch.randn(2, channels, int(seconds * model.rate), generator=torch.Generator().manual_seed(0))
+    noise = noise_like(model, seconds, 2)
     for scorer in scorers:
         scorer.check(model)
         scores_of(scorer, noise, model.rate)

@@ -161,6 +161,10 @@ class SteeringVector:
                 raise ValueError(
                     f"The vector acts at {path!r}, but {model!r} has no such site; its sites look like {sites.all[0].path!r}."
                 )
+            if not known[path].timed:
+                raise ValueError(
+                    f"The vector acts at {path!r}, which belongs to the text, not to the sound: steer the module itself."
+                )
             if values.shape[1] != known[path].width:
                 raise ValueError(
                     f"The vector has width {values.shape[1]} at {path}, but {model!r} has width {known[path].width} there."

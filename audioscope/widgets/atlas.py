@@ -12,12 +12,12 @@ from markupsafe import Markup
 from audioscope.atlas.atlas import Atlas
 from audioscope.atlas.charts import heatmap, screen_heatmap
 from audioscope.atlas.localization import patched_row
-from audioscope.atlas.screening import screen_pair
+from audioscope.atlas.screening import check_screen, screen_pair
 from audioscope.audio import Clip
 from audioscope.model import Model
 from audioscope.pages.atlas_data import ROLES, name_of
 from audioscope.scoring.scorers import default_scorer
-from audioscope.sites import Site
+from audioscope.sites import Site, labels_of
 from audioscope.theme import reading
 from audioscope.tracing import Row, Sampling
 from audioscope.widgets.base import (
@@ -58,7 +58,7 @@ class AtlasExplorer(Explorer):
         best = str(first["concept"]), str(first["site"])
         self.chart = live_chart(self._now(*best))
         self.concept = labelled(widgets.Dropdown, "Concept", "220px", options=atlas.concepts, value=best[0])
-        layers = [(f"{site.label}: {site.path}", site.path) for site in atlas.sites]
+        layers = [(f"{label}: {path}", path) for path, label in labels_of(atlas.sites).items()]
         self.site = labelled(widgets.Dropdown, "Layer", "480px", options=layers, value=best[1])
         self.pair = labelled(widgets.Dropdown, "Pair", "150px", options=[])
         self.clean = labelled(widgets.Text, "Clean prompt", "98%", continuous_update=False)
@@ -143,11 +143,8 @@ class AtlasExplorer(Explorer):
         model, concept, path = self.model, self.concept.value, self.site.value
         if model is None or self.pair.value is None:
             return self.sounds.say("To open a layer, pass the model to an atlas with clips: atlas.explore(model).")
-        heads, prompts, seed = (
-            model.sites[path].heads,
-            (self.clean.value.strip(), self.corrupted.value.strip()),
-            self.pair.value[1],
-        )
+        prompts, seed = (self.clean.value.strip(), self.corrupted.value.strip()), self.pair.value[1]
+        heads, how = model.sites[path].heads, Sampling.of(self.atlas.settings)
         if not heads:
             return self.sounds.say(f"{path} has no heads.")
 
@@ -155,8 +152,10 @@ class AtlasExplorer(Explorer):
             scorer = default_scorer(model)
             if concept not in scorer.concepts or not hasattr(scorer, "scores"):
                 raise ValueError(f"No gradient reaches the score of {concept!r} by the {scorer.name}.")
+            given_both(prompts)
+            check_screen(model, heads, scorer, how)
             step(0.1)
-            return screen_pair(model, heads, concept, *prompts, seed, scorer, Sampling.of(self.atlas.settings))
+            return screen_pair(model, heads, concept, *prompts, seed, scorer, how)
 
         def shown(cells: pd.DataFrame) -> None:
             chart = screen_heatmap(cells, concept)
@@ -200,18 +199,17 @@ class AtlasExplorer(Explorer):
             clips = [Clip.load(file) for file in files]
         else:
             assert self.model is not None
-            for name, prompt in zip(("clean", "corrupted"), prompts, strict=True):
-                if not prompt:
-                    raise ValueError(f"The {name} prompt is empty.")
+            given_both(prompts)
             rows = [*(Row(prompt, unit["seed"]) for prompt in prompts), patched_row(settings, unit, site)]
             clips = live_clips(self.model, rows, Sampling.of(settings), step)
         texts = (*prompts, ROLES[settings["patch"], settings["direction"]])
         scores = self._ear(clips, (concept,))
         captions = [f"{text}. {score}" if score else text for text, score in zip(texts, scores, strict=True)]
-        names = ("clean", "corrupted", f"patched at layer {site.label}")
+        label = labels_of(self.atlas.sites)[site.path]
+        names = ("clean", "corrupted", f"patched at layer {label}")
         sounds = [heard(*each) for each in zip(clips, names, captions, strict=True)]
         unknown = unknown_said(self.model, " ".join(prompts)) if self.model else ""
-        return sounds, f"{concept} at layer {site.label}. {unknown}".strip()  # for users of screen readers
+        return sounds, f"{concept} at layer {label}. {unknown}".strip()  # for users of screen readers
 
     def still_parts(self) -> dict[str, Any]:
         where = f"{self.concept.value} at {self.site.value}"
@@ -219,3 +217,10 @@ class AtlasExplorer(Explorer):
 
     def __repr__(self) -> str:
         return f"AtlasExplorer({name_of(self.atlas.settings)}: {self.concept.value} at {self.site.value})\n{self.atlas!r}"
+
+
+def given_both(prompts: tuple[str, str]) -> None:
+    """Raise ValueError if the clean or the corrupted prompt is empty."""
+    for name, prompt in zip(("clean", "corrupted"), prompts, strict=True):
+        if not prompt:
+            raise ValueError(f"The {name} prompt is empty.")

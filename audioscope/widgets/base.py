@@ -128,6 +128,8 @@ class Explorer(widgets.VBox):
 
         another: something else was selected, so the current clips no longer fit: remove them if the job fails or is canceled.
         """
+        if self._another and not another and self.live.cancel():  # what was selected before has not been heard yet
+            self.silence()
         self._another = another
         self.sounds.say("generating ...")
         self.live.ask(job, done)
