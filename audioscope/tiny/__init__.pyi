@@ -6,3 +6,4 @@ from .music import BPM as BPM
 from .music import GROUPS as GROUPS
 from .music import Song as Song
 from .music import render as render
+from .planting import planted as planted

@@ -1,0 +1,92 @@
+"""Planted truth: where the right map is known by construction, the atlas finds it, on real weights and by a real scorer."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from helpers.pipelines import build_stable_audio
+
+import audioscope
+from audioscope import datasets
+from audioscope.tiny import planted
+
+HOW = {"pairs": 4, "steps": 8, "clips": False, "progress": False, "workers": 1}
+
+
+@pytest.fixture(scope="module")
+def plan():
+    """Two concepts of the shipped map, each in the layer where it is strongest, and one where the shipped weights cannot use it."""
+    impacts, concepts = datasets.atlas().impacts().query("defined"), datasets.concepts()
+    best = impacts.loc[impacts.groupby("concept")["impact"].idxmax()].set_index("concept").sort_values("impact", ascending=False)
+    chosen = best.groupby("layer", sort=False).head(1).head(2)["layer"].to_dict()
+    weakest = impacts[~impacts["concept"].isin(chosen)].sort_values("impact", key=abs).iloc[0]
+    names = {**chosen, weakest["concept"]: weakest["layer"]}
+    return {replace(concepts[n], pairs=tuple(concepts[n].split("localize")[:4])): [int(layer)] for n, layer in names.items()}
+
+
+def found(tiny, plan, **changed):
+    """The map of the planted layers, and of as many others."""
+    layers = {layer for layers in plan.values() for layer in layers}
+    others = [layer for layer in range(12) if layer not in layers]
+    with planted(tiny, plan):
+        return audioscope.localize(
+            tiny, list(plan), sites=sorted(layers | set(others[:: len(others) // len(layers)])), **HOW, **changed
+        )
+
+
+@pytest.mark.parametrize("direction", ["sufficient", "necessary"])
+def test_the_atlas_finds_what_was_planted(tiny, plan, direction):
+    """Impact 1 in the planted layer and 0 elsewhere; where the layer cannot use the words, nothing is defined, and nothing is found.
+
+    This is exact for text only: an output patched from the other run also carries what that run has become.
+    """
+    atlas = found(tiny, plan, direction=direction)
+    *heard, deaf = plan
+    impacts = atlas.impacts().set_index("concept")
+    for concept in heard:
+        (layer,) = plan[concept]
+        mine = impacts.loc[concept.name]
+        assert mine["defined"].all()
+        np.testing.assert_allclose(mine["impact"], mine["layer"] == layer, atol=1e-3)
+        assert atlas.own_layers(concept.name) == [tiny.sites.cross[layer].path]
+    assert not impacts.loc[deaf.name, "defined"].any() and atlas.own_layers(deaf.name) == []
+
+
+def test_another_plan_is_not_found(tiny, plan):
+    """The check can fail: with the layers exchanged, the map is not that of the first plan."""
+    first = dict(list(plan.items())[:2])
+    layers = [layer for (layer,) in first.values()]
+    atlas = found(tiny, {concept: [layer] for concept, layer in zip(first, layers[::-1], strict=True)})
+    for concept, (layer,) in first.items():
+        impacts = atlas.impacts()
+        mine = impacts[(impacts["concept"] == concept.name) & (impacts["layer"] == layer)]
+        assert not mine["defined"].all() or mine["impact"].abs().max() < 1e-3
+
+
+def test_a_planted_model_is_as_before_afterward(tiny, plan):
+    prompt = next(iter(plan)).pairs[0].clean
+    before, parts = tiny.generate(prompt, steps=2), tiny.parts()
+    with planted(tiny, plan):
+        assert tiny.parts() != parts, "workers would see the difference"
+        other = tiny.generate(prompt, steps=2)
+        assert not np.array_equal(other.samples, before.samples)
+        unplanned = tiny.generate("a sad piece with a tuba", steps=2)
+    assert tiny.parts() == parts and np.array_equal(tiny.generate(prompt, steps=2).samples, before.samples)
+    assert np.array_equal(tiny.generate("a sad piece with a tuba", steps=2).samples, unplanned.samples)
+
+
+def test_plans_that_cannot_be_are_refused(tiny, plan):
+    metal = next(iter(plan))
+    twin = replace(metal, name="twin")
+    bare = replace(metal, name="bare", pairs=(replace(metal.pairs[0], neutral=""),))
+    for wrong, said in (
+        ({metal: [12]}, "expected a whole number from 0 to 11"), ({bare: [0]}, "has no neutral prompt"),
+        ({metal: [0], twin: [1]}, "two concepts that are planted in other layers"),
+    ):  # fmt: skip
+        with pytest.raises(ValueError, match=said), planted(tiny, wrong):
+            pass
+    with (
+        pytest.raises(ValueError, match="planted in tiny and its copies"),
+        planted(audioscope.Model(build_stable_audio(), "other"), {metal: [0]}),
+    ):
+        pass
