@@ -10,6 +10,7 @@ from .adapters import Adapter as Adapter
 from .atlas.atlas import Atlas as Atlas
 from .atlas.localization import localize as localize
 from .atlas.screening import screen as screen
+from .attention import AttentionMap as AttentionMap
 from .audio import Clip as Clip
 from .audio import show_clips as show_clips
 from .concepts import Concept as Concept
@@ -18,6 +19,7 @@ from .concepts import load_concepts as load_concepts
 from .edits import Ablate as Ablate
 from .edits import Apply as Apply
 from .edits import BlendText as BlendText
+from .edits import MuteWord as MuteWord
 from .edits import PatchOutput as PatchOutput
 from .edits import PatchText as PatchText
 from .installed import __version__ as __version__

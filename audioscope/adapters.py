@@ -88,6 +88,7 @@ class Adapter:
         seconds: The pipeline's argument for the duration in seconds.
         count: Its argument for clips per prompt, "" if none; always 1, since rows are prompts.
         leading_tokens: Tokens before the time tokens (memory, duration): a number, or a key of the denoiser's config.
+        trailing: Names of the tokens that follow the text's in cross-attention, such as that of the duration.
         steps: The default number of denoising steps.
         guidance: The default scale of guidance; 1 means none.
         default_seconds: The default length of a clip, in s.
@@ -119,6 +120,7 @@ class Adapter:
     seconds: str
     count: str = "num_waveforms_per_prompt"
     leading_tokens: int | str = 0
+    trailing: tuple[str, ...] = ()
     steps: int = 50
     guidance: float = 1.0
     default_seconds: float = 10.0
@@ -194,12 +196,12 @@ class Adapter:
 
 STABLE_AUDIO = Adapter(
     pipeline="StableAudioPipeline", denoiser="transformer", branches=("uncond", "cond"),
-    text=("encoder_hidden_states", "attention_mask"), seconds="audio_end_in_s", leading_tokens=1, fixed_length=True,
+    text=("encoder_hidden_states", "attention_mask"), seconds="audio_end_in_s", leading_tokens=1, trailing=("start", "end"), fixed_length=True,
     steps=100, guidance=7.0, paper=(("steps", 100), ("guidance", 7.0), ("seconds", 9.0)),
 )  # fmt: skip
 STABLE_AUDIO_3 = Adapter(  # the distilled checkpoint, with guidance built in
     pipeline="StableAudio3Pipeline", denoiser="transformer", branches=("uncond", "cond"),
-    text=("context", "context_mask"), seconds="duration", leading_tokens="num_memory_tokens",
+    text=("context", "context_mask"), seconds="duration", leading_tokens="num_memory_tokens", trailing=("duration",),
     steps=8, max_seconds=384.0,
 )  # fmt: skip
 # Not distilled: recognized by its deterministic scheduler.

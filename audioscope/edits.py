@@ -18,6 +18,7 @@ from audioscope.sites import Site, Sites
 
 Which = str | int | Site | Iterable[str | int | Site] | None
 Branch = Literal["both", "cond", "uncond"]
+Target = Literal["text", "output", "attention"]
 
 
 @dataclass(frozen=True)
@@ -46,7 +47,7 @@ class Edit:
     sites: Which = field(kw_only=False)
     steps: tuple[int, int] | None = None
     branch: Branch = "both"
-    target: ClassVar[Literal["text", "output"]] = "output"
+    target: ClassVar[Target] = "output"
 
     def __post_init__(self) -> None:
         if self.branch not in ("both", "cond", "uncond"):
@@ -126,7 +127,7 @@ class PatchText(Copying):
         >>> clip = model.generate(slow, edits=patches[1], steps=2)
     """
 
-    target: ClassVar[Literal["text", "output"]] = "text"
+    target: ClassVar[Target] = "text"
 
 
 @dataclass(frozen=True)
@@ -181,6 +182,34 @@ class Ablate(Edit):
 
 
 @dataclass(frozen=True)
+class MuteWord(Edit):
+    """Cut a word out of what cross-attention brings: its tokens add nothing, and all else stays, in phase.
+
+    Args:
+        sites: Cross-attention modules or heads of theirs: "cross", "cross.heads", a module path, the number of a layer, a Site, or a
+            list of these; others raise ValueError when the run begins.
+        word: A word of the prompt, or its number from 0; of one that the prompt has twice, both.
+        renormalize: Whether the other tokens take over the attention that the word had, as if it were masked.
+        steps: Half-open window of denoising steps (first, last + 1); None means every step.
+        branch: The part of classifier-free guidance to change: "both", "cond" or "uncond"; "cond" is the one that has the prompt.
+
+    Raises:
+        ValueError: The branch is unknown, or `steps` is not such a window.
+        UnknownName: The prompt does not have the word (when the run begins).
+
+    Example:
+        >>> prompt = "a slow song with violin"
+        >>> clip = model.generate(prompt, edits=audioscope.MuteWord("cross", "violin"), steps=2)
+        >>> one_head = model.generate(prompt, edits=audioscope.MuteWord(model.sites[9].heads[3], "violin"), steps=2)
+    """
+
+    word: str | int
+    renormalize: bool = field(default=False, kw_only=True)
+    branch: Branch = field(default="cond", kw_only=True)
+    target: ClassVar[Target] = "attention"
+
+
+@dataclass(frozen=True)
 class BlendText(Copying):
     """Move a site's text states toward another prompt's: `own + amount * (other - own)`, token by token.
 
@@ -204,7 +233,7 @@ class BlendText(Copying):
     """
 
     amount: float = 1.0
-    target: ClassVar[Literal["text", "output"]] = "text"
+    target: ClassVar[Target] = "text"
 
     @property
     def idle(self) -> bool:

@@ -595,6 +595,38 @@ class Model:
             vectors = {str(vectors.metadata.get("concept", "vector")): vectors}
         return view("Model.play")(self, prompt, seed, vectors, strength, **sampling)
 
+    def attention(
+        self, prompt: str, seed: int = 0, sites: Which = "cross", by: str | Sequence[str] = (), *, kind: str = "weights",
+        branch: str = "cond", edits: Edit | Sequence[Edit] = (), **sampling: Unpack[SamplingKeywords],
+    ) -> Any:  # fmt: skip
+        """Read where in time the attention of a generation looks at which word of the prompt.
+
+        The weights are those that the model computes, with its own masks, positions and normalizations; the generation is not
+        changed. They are summed up step by step, so that memory does not grow with what is averaged over.
+
+        Args:
+            prompt: The text.
+            seed: The seed of the starting noise.
+            sites: Cross-attention modules, as `Sites.select` takes them; or self-attention modules, which look at moments, not words.
+            by: What to tell apart beside words and moments, of "layer", "head" and "step"; the rest is averaged.
+            kind: "weights", or "values" for the weights times the norm of what a token adds to the module's output.
+            branch: The guidance branch to read, "cond" or "uncond".
+            edits: Act on the generation.
+            **sampling: `steps`, `guidance`, `seconds`, `negative_prompt`; the model's defaults if omitted.
+
+        Returns:
+            An `audioscope.AttentionMap`.
+
+        Raises:
+            ValueError: Input is out of range, or a module does not show its weights.
+            UnknownName: The model does not have a site.
+
+        Example:
+            >>> model.attention("a fast song with violin", sites=9, by="head", steps=2).values.shape[:2]  # heads; words and others
+            (4, 8)
+        """
+        return view("Model.attention")(self, prompt, seed, sites, by, kind=kind, branch=branch, edits=edits, **sampling)
+
     @overload
     def activations(self, prompts: str, sites: Which = ..., **keywords: Any) -> Activations: ...
     @overload

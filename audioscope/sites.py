@@ -281,7 +281,7 @@ def find_sites(denoiser: nn.Module, prefix: str, stream: Callable[[str, Any], st
         kind = _kind(name, module)
         if kind:
             reads = stream(name, denoiser.config) if stream and kind == "cross" else ""
-            path, layer, width = f"{prefix}.{name}", counts[kind], _out(module).out_features
+            path, layer, width = f"{prefix}.{name}", counts[kind], output_projection(module).out_features
             sites.append(Site(path, kind, layer, width, reads, tuple(_inside(path, kind, layer, reads, module))))
             counts[kind] += 1
             block = _block(name)
@@ -309,7 +309,7 @@ def _block(path: str) -> str:
     return path.rpartition(".")[0]
 
 
-def _out(module: Any) -> Any:
+def output_projection(module: Any) -> Any:
     """The output projection of an attention module; diffusers mostly keeps a list of the projection and dropout."""
     return module.to_out if hasattr(module.to_out, "out_features") else module.to_out[0]
 
@@ -321,7 +321,7 @@ def _inside(path: str, kind: str, layer: int, stream: str, module: Any) -> Itera
             yield Site(f"{path}.{part}", f"{kind}.{part}", layer, columns[1].stop - columns[1].start, stream)
     heads = getattr(module, "heads", 0)
     for head in range(heads):
-        yield Site(f"{path}.{HEADS}.{head}", f"{kind}.{HEADS}", layer, _out(module).in_features // heads, stream)
+        yield Site(f"{path}.{HEADS}.{head}", f"{kind}.{HEADS}", layer, output_projection(module).in_features // heads, stream)
 
 
 def _projected(module: Any, part: str) -> tuple[str, slice] | None:
@@ -329,7 +329,7 @@ def _projected(module: Any, part: str) -> tuple[str, slice] | None:
     own = {KEYS: "to_k", VALUES: "to_v"}[part]
     if hasattr(module, own):
         return own, slice(0, getattr(module, own).out_features)
-    width = _out(module).in_features
+    width = output_projection(module).in_features
     for fused, before in (("to_kv", 0), ("to_qkv", 1)):
         if hasattr(module, fused):
             total = getattr(module, fused).out_features

@@ -25,8 +25,10 @@ from nnsight import _c
 from torch import Tensor
 
 from audioscope.adapters import Adapter
-from audioscope.edits import Copying, Edit, Here, PatchText
-from audioscope.sites import KEYS, Place, Site, Sites, place, said_kind
+from audioscope.edits import Copying, Edit, Here, MuteWord, PatchText
+from audioscope.sites import HEADS, KEYS, Place, Site, Sites, place, said_kind
+from audioscope.weights import Attending, around_attention
+from audioscope.words import WORD, numbers_of, tokens_of
 
 # nnsight adds a `save` method to every Python object, which breaks torchsde (Stable Audio's scheduler). It goes for good, unless
 # someone imported nnsight for code of their own: then it is only away while a pipeline runs here.
@@ -143,6 +145,7 @@ class _Action:
 
     edit: Edit
     pairs: tuple[tuple[int, int | None], ...]
+    prompt: str  # of the row
 
 
 def with_sources(rows: Sequence[Row]) -> list[Row]:
@@ -176,12 +179,18 @@ def _plan(rows: Sequence[Row], sites: Sites, layout: dict[str, range], steps: in
             if edit.steps is not None and edit.steps[1] > steps:
                 raise ValueError(f"An edit's window is steps {edit.steps}, but the run has {steps} steps.")
             pairs = tuple((layout[b][number], None if source is None else layout[b][source]) for b in branches)
+            if isinstance(edit, MuteWord):
+                numbers_of(edit.word, WORD.findall(row.prompt))  # raises for a word that the prompt does not have
             for site in sites.select(edit.sites):
+                if edit.target == "attention" and site.kind not in ("cross", f"cross.{HEADS}"):
+                    raise ValueError(
+                        f"{type(edit).__name__} needs a cross-attention module or its heads, but {site.path} is {said_kind(site.kind)}."
+                    )
                 if edit.target == "text" and site.kind != "cross":
                     raise ValueError(
                         f"{type(edit).__name__} needs the text of a cross-attention module, but {site.path} is {said_kind(site.kind)}: use PatchOutput."
                     )
-                plan.setdefault(site, []).append(_Action(edit, pairs))
+                plan.setdefault(site, []).append(_Action(edit, pairs, row.prompt))
     return plan
 
 
@@ -324,7 +333,15 @@ def run(
                         reading[site].append((kept.cpu(), found.norm(dim=-1).mean(1).cpu()))
 
     stops = stops_of(denoiser, sites, others | set(reading), texts)
-    with ready(pipe), masking(pipe, adapter, sites), counting(denoiser, pipe.scheduler, steps, on_step):
+    now = [0]
+
+    def stepped(step: int) -> None:
+        now[0] = step
+        if on_step is not None:
+            on_step(step)
+
+    muted = _muting(pipe, adapter, plan, sampling.seconds, now)
+    with ready(pipe), masking(pipe, adapter, sites), counting(denoiser, pipe.scheduler, steps, stepped), muted:
         latents = _traced(pipe, denoiser, [stop.module for stop in stops], call, steps, visit) if stops else pipe(**call)[0]
     latents = latents[: len(rows)]
     if on_step is not None:
@@ -340,6 +357,43 @@ def run(
         reads={site.path: torch.stack([kept for kept, _ in values], dim=1) for site, values in reading.items()},
         norms={site.path: torch.stack([norms for _, norms in values], dim=1) for site, values in reading.items()},
     )
+
+
+@contextmanager
+def _muting(pipe: Any, adapter: Adapter, plan: dict[Site, list[_Action]], seconds: float, now: list[int]) -> Iterator[None]:
+    """Cut words out of attention, where edits ask for it; `now` holds the denoising step."""
+    denoiser = getattr(pipe, adapter.denoiser)
+    modules: dict[str, list[tuple[Site, _Action]]] = {}
+    for site, actions in plan.items():
+        for action in actions:
+            if isinstance(action.edit, MuteWord):
+                modules.setdefault(site.module, []).append((site, action))
+
+    def cut(mutes: list[tuple[Site, _Action]], call: Attending) -> Tensor:
+        output = call()
+        cuts: dict[int, tuple[Tensor, Tensor]] = {}  # by row, the tokens of heads that add nothing, or are hidden
+        for site, action in mutes:
+            edit = action.edit
+            if not isinstance(edit, MuteWord) or not edit.acts_at(now[0]):
+                continue
+            words = numbers_of(edit.word, WORD.findall(action.prompt))
+            for row, _ in action.pairs:
+                one = call.row(row)
+                valid = int(one.seen().flatten(0, -2).any(0).sum())
+                names = tokens_of(pipe, adapter, action.prompt, site, one.key.shape[2], valid, seconds)
+                if row not in cuts:
+                    nothing = torch.zeros(one.query.shape[1], one.key.shape[2], dtype=torch.bool, device=one.key.device)
+                    cuts[row] = nothing, nothing.clone()
+                mine = torch.tensor([name in words for name in names], device=one.key.device)
+                cuts[row][int(edit.renormalize)][slice(None) if site.head is None else site.head, mine] = True
+        for row, (silent, hidden) in cuts.items():
+            output[row] = call.row(row).without(silent, hidden)()[0]
+        return output
+
+    with ExitStack() as hooks:
+        for path, mutes in modules.items():
+            hooks.enter_context(around_attention(denoiser.get_submodule(path.partition(".")[2]), partial(cut, mutes)))
+        yield
 
 
 def called_with(pipe: Any, adapter: Adapter, rows: Sequence[Row], sampling: Sampling) -> dict[str, Any]:

@@ -12,6 +12,8 @@ from typing import Any
 
 DOORS = {
     "MelCodec": "audioscope.tiny.codec:MelCodec",
+    "Model.attention": "audioscope.attention:attention",
+    "AttentionMap.chart": "audioscope.atlas.charts:attention_heatmap",
     "Model.play": "audioscope.widgets.playground:Playground",
     "Atlas.chart": "audioscope.atlas.charts:heatmap",
     "Screen.chart": "audioscope.atlas.charts:screen_heatmap",

@@ -1,6 +1,7 @@
 from .atlas import SCALES as SCALES
 from .atlas import Atlas as Atlas
 from .charts import agreement_heatmap as agreement_heatmap
+from .charts import attention_heatmap as attention_heatmap
 from .charts import heatmap as heatmap
 from .charts import score_strip as score_strip
 from .charts import screen_heatmap as screen_heatmap

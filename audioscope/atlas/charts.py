@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import altair as alt
 import numpy as np
@@ -15,6 +15,9 @@ from audioscope.atlas.atlas import THRESHOLD, Atlas, ends
 from audioscope.atlas.robustness import CENSORED
 from audioscope.errors import said
 from audioscope.theme import chart_theme, reading, rows
+
+if TYPE_CHECKING:
+    from audioscope.attention import AttentionMap
 
 ROW = 24  # height of a heatmap row, px
 STRIP = 120  # height of the strip of layer means, px
@@ -433,6 +436,54 @@ def screen_heatmap(cells: pd.DataFrame, concept: str) -> alt.Chart:
             title=alt.TitleParams(f"Where and when {concept} may be decided", subtitle=["Estimated by gradients: patch what matters."]),
             description=f"Heatmap of estimated impact on {concept}, {len(order)} {what}s by {drawn['step'].nunique()} steps. "
             f"Largest: {what} {top['layer']} in step {top['step']}, {top['reading']}.",
+        )
+        .configure(**chart_theme())
+    )  # fmt: skip
+
+
+def attention_heatmap(attention: AttentionMap) -> alt.Chart:
+    """Draw where in time a generation looks at which word; `AttentionMap.chart` calls it.
+
+    Other tokens (padding, ends, duration) have rows below the words. What the map tells apart is averaged. Colors end at the largest
+    weight of a word, since the other tokens often get most of the attention.
+
+    Args:
+        attention: The map.
+
+    Returns:
+        An Altair chart.
+
+    Example:
+        >>> attention = model.attention("a fast song with violin", steps=2)
+        >>> audioscope.atlas.attention_heatmap(attention).to_dict()["description"].startswith("Heatmap of attention, 5 words")
+        True
+    """
+    values = attention.values.mean(tuple(range(len(attention.by))))
+    names = [*attention.words, *attention.others]
+    places = [f"{row:03d}" for row in range(len(names))]
+    drawn = pd.DataFrame([
+        {"place": place, "word": name, "second": round(float(second), 3), "weight": round(float(value), 5)}
+        for place, name, line in zip(places, names, values, strict=True)
+        for second, value in zip(attention.seconds, line, strict=True)
+    ])  # fmt: skip
+    words = values[: len(attention.words)] if attention.words else values
+    top = int(words.mean(1).argmax())
+    width = float(attention.seconds[1] - attention.seconds[0]) if len(attention.seconds) > 1 else 2 * float(attention.seconds[0])
+    drawn = drawn.assign(start=(drawn["second"] - width / 2).round(3), end=(drawn["second"] + width / 2).round(3))
+    return (
+        alt.Chart(rows(drawn))
+        .mark_rect()
+        .encode(
+            x=alt.X("start:Q", title="time (s)", scale=alt.Scale(nice=False), axis=alt.Axis(tickCount=8)), x2="end:Q",
+            y=alt.Y("place:N", sort=places, title=None, axis=alt.Axis(labelExpr=f"{json.dumps(dict(zip(places, names, strict=True)))}[datum.value]")),
+            color=alt.Color("weight:Q", title="attention", scale=alt.Scale(domain=[0, float(words.max())], clamp=True, scheme="viridis")),
+            tooltip=[alt.Tooltip("word:N"), alt.Tooltip("second:Q", title="at (s)", format=".2f"), alt.Tooltip("weight:Q", title="attention", format=".4f")],
+        )
+        .properties(
+            width=520, height=alt.Step(ROW),
+            title=alt.TitleParams("Where in time the model looks at which word", subtitle=[attention.prompt]),
+            description=f"Heatmap of attention, {len(attention.words)} words and {len(attention.others)} other tokens by {len(attention.seconds)} "
+            f"moments, of the prompt: {attention.prompt}. Most: {names[top]}, {float(words[top].mean()):.3f} on average.",
         )
         .configure(**chart_theme())
     )  # fmt: skip

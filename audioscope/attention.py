@@ -1,0 +1,319 @@
+"""Attention maps: where in time a model looks at which word, read from the attention that it computes."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field
+from functools import partial
+from itertools import product
+from pathlib import Path
+from typing import Any, Literal, Unpack
+
+import numpy as np
+import pandas as pd
+import torch
+from torch import Tensor, nn
+
+from audioscope.edits import Edit, Which, as_edits
+from audioscope.errors import as_path, listed, said, seed_number
+from audioscope.model import Model
+from audioscope.sites import Site, labels_of, output_projection
+from audioscope.store import load_table, save_table
+from audioscope.tracing import Row, SamplingKeywords, with_sources
+from audioscope.views import view
+from audioscope.weights import Attending, around_attention
+from audioscope.words import WORD, numbers_of, tokens_of
+
+Kind = Literal["weights", "values"]
+KINDS: tuple[Kind, ...] = ("weights", "values")
+AXES = ("layer", "head", "step")
+FORMAT = 1
+NEEDED = ("row", "word", "second", "weight")
+
+
+@dataclass(eq=False)
+class AttentionMap:
+    """How much attention each moment of a generation pays to each word of its prompt; `Model.attention` makes one.
+
+    Attention is not explanation: a map says where a layer looks, not what comes of it. A patch or a muted word says that.
+
+    Args:
+        prompt: The text.
+        seed: The seed of the starting noise.
+        words: The words of the prompt, in order.
+        others: The names of the other tokens, together by kind: padding, ends, duration; of self-attention, moments in s.
+        seconds: The middle of each moment, float32 [moments], in s.
+        by: What is told apart beside words and moments, of "layer", "head" and "step"; the rest is averaged.
+        labels: For each of `by`, the names along its axis.
+        values: float32 [*by, words and others, moments]. Of kind "weights", the weights of a moment add up to 1 where attention is a
+            softmax.
+        settings: What decided the numbers.
+
+    Example:
+        >>> attention = model.attention("a fast song with violin", by="layer", steps=2)
+        >>> attention.words, attention.values.shape[0]
+        (['a', 'fast', 'song', 'with', 'violin'], 12)
+        >>> attention.of("violin").shape == (12, len(attention.seconds))
+        True
+    """
+
+    prompt: str
+    seed: int
+    words: list[str]
+    others: list[str]
+    seconds: np.ndarray
+    by: tuple[str, ...]
+    labels: dict[str, list[str]]
+    values: np.ndarray
+    settings: dict[str, Any] = field(default_factory=dict)
+
+    def of(self, word: str | int) -> np.ndarray:
+        """The attention to one word.
+
+        Args:
+            word: The word, or its number from 0; of one that the prompt has twice, the sum.
+
+        Returns:
+            float32 [*by, moments].
+
+        Raises:
+            UnknownName: The prompt does not have the word (a KeyError that lists the nearest).
+
+        Example:
+            >>> model.attention("a fast song", steps=1).of("fast").ndim
+            1
+        """
+        rows = numbers_of(word, self.words)
+        return np.asarray(self.values[..., rows, :].sum(-2))
+
+    def to_frame(self) -> pd.DataFrame:
+        """The map as a tidy table.
+
+        Returns:
+            A table with one row for each cell, and the columns of `by`, row (from 0), word (or the name of other tokens), second and
+            weight.
+
+        Example:
+            >>> model.attention("a fast song", by="head", sites=2, steps=1).to_frame().columns.tolist()
+            ['head', 'row', 'word', 'second', 'weight']
+        """
+        names = [*self.words, *self.others]
+        axes = [self.labels[axis] for axis in self.by]
+        index = pd.MultiIndex.from_tuples(
+            list(product(*axes, range(len(names)), self.seconds.tolist())), names=[*self.by, "row", "second"]
+        )
+        table = pd.DataFrame({"weight": self.values.reshape(-1)}, index=index).reset_index()
+        table.insert(len(self.by) + 1, "word", [names[row] for row in table["row"]])
+        return table
+
+    def chart(self) -> Any:
+        """The map as an Altair chart, words by time; averaged over all that is told apart.
+
+        Returns:
+            An Altair chart, as `audioscope.atlas.attention_heatmap` draws it.
+
+        Example:
+            >>> model.attention("a fast song with violin", steps=2).chart().save("attention.html")
+        """
+        return view("AttentionMap.chart")(self)
+
+    def save(self, folder: str | Path) -> Path:
+        """Write the map to a folder, from which `load` reads it.
+
+        Args:
+            folder: Is created if it does not exist.
+
+        Returns:
+            The folder, with attention.parquet and attention.json.
+
+        Example:
+            >>> attention = model.attention("a fast song", by="layer", steps=1)
+            >>> folder = attention.save("attention")
+            >>> bool((audioscope.AttentionMap.load(folder).values == attention.values).all())
+            True
+        """
+        folder = as_path(folder)
+        folder.mkdir(parents=True, exist_ok=True)
+        about = {
+            **self.settings, "prompt": self.prompt, "seed": self.seed, "words": self.words, "others": self.others,
+            "seconds_of_moments": self.seconds.tolist(), "by": list(self.by), "labels": self.labels,
+        }  # fmt: skip
+        table = self.to_frame().astype({name: "category" for name in (*self.by, "word")})
+        save_table(table, folder / "attention.parquet", about, folder / "attention.json", FORMAT)
+        return folder
+
+    @classmethod
+    def load(cls, folder: str | Path) -> AttentionMap:
+        """Read a map that `save` wrote.
+
+        Args:
+            folder: The folder with attention.parquet and attention.json.
+
+        Returns:
+            The map.
+
+        Raises:
+            FileNotFoundError: The folder contains no map.
+            ValueError: The files are damaged, or a newer audioscope wrote them.
+        """
+        folder = as_path(folder)
+        if not (folder / "attention.parquet").exists():
+            raise FileNotFoundError(f"{folder} holds no attention map (attention.parquet): make one with model.attention.")
+        table, about = load_table(folder / "attention.parquet", folder / "attention.json", FORMAT, NEEDED)
+        names = ("prompt", "seed", "words", "others", "by", "labels")
+        prompt, seed, words, others, by, labels = (about.pop(name) for name in names)
+        seconds = np.array(about.pop("seconds_of_moments"), np.float32)
+        shape = [*(len(labels[axis]) for axis in by), len(words) + len(others), len(seconds)]
+        values = table["weight"].to_numpy(np.float32).reshape(shape)
+        return cls(prompt, seed, words, others, seconds, tuple(by), labels, values, about)
+
+    def __repr__(self) -> str:
+        mean = self.values.mean(tuple(range(len(self.by)))).mean(-1) if self.by else self.values.mean(-1)
+        most = sorted(zip(self.words, mean, strict=False), key=lambda each: -each[1])[:5]
+        apart = f", by {' and '.join(self.by)}" if self.by else ""
+        return (
+            f"AttentionMap({self.prompt!r}, seed={self.seed}: {len(self.words)} words x {len(self.seconds)} moments{apart}, "
+            f"{self.settings.get('kind', 'weights')})\n  most: {', '.join(f'{word} {value:.3f}' for word, value in most)}"
+        )
+
+
+def attention(
+    model: Model, prompt: str, seed: int = 0, sites: Which = "cross", by: str | Sequence[str] = (), *, kind: Kind = "weights",
+    branch: str = "cond", edits: Edit | Sequence[Edit] = (), **sampling: Unpack[SamplingKeywords],
+) -> AttentionMap:  # fmt: skip
+    """The map behind `Model.attention`, which has its arguments and errors."""
+    axes = tuple(axis for axis in AXES if axis in ((by,) if isinstance(by, str) else tuple(by)))
+    asked = (by,) if isinstance(by, str) else tuple(listed("by", by, f"some of {', '.join(AXES)}"))
+    if wrong := [axis for axis in asked if axis not in AXES]:
+        raise ValueError(f"by is {said(wrong[0])}, expected some of {', '.join(AXES)}.")
+    if kind not in KINDS:
+        raise ValueError(f"kind is {said(kind)}, expected 'weights' or 'values'.")
+    chosen, how, acts = model.sites.select(sites), model.sampling(**sampling), as_edits(edits)
+    if other := next((site for site in chosen if site.kind not in ("cross", "self")), None):
+        raise ValueError(f"{other.path} is no attention module: give 'cross', 'self', a layer or a module path.")
+    if len({site.kind for site in chosen}) > 1:
+        raise ValueError(
+            "sites mixes cross-attention, which looks at words, with self-attention, which looks at time: give one of them."
+        )
+    heads = {len(site.heads) for site in chosen}
+    if "head" in axes and len(heads) > 1:
+        raise ValueError(
+            f"These sites have {' and '.join(map(str, sorted(heads)))} heads: give sites with as many, or leave 'head' out."
+        )
+    model.check_prompt(prompt)
+    row = Row(prompt, seed_number(seed), acts)
+    layout = model.adapter.rows(len(with_sources([row])), how.guidance)
+    if branch not in layout:
+        raise ValueError(f"branch is {said(branch)}, expected one of {', '.join(layout)} at guidance {how.guidance:g}.")
+    sums: dict[Site, Tensor] = {}
+    names: dict[Site, list[str | int]] = {}  # of cross-attention
+    words = WORD.findall(prompt)
+    per_head, per_step = "head" in axes, "step" in axes
+
+    def add(site: Site, step: int, weights: Tensor, values: Tensor, output: Any, valid: int) -> None:
+        if site.kind == "cross" and site not in names:
+            names[site] = tokens_of(model.pipe, model.adapter, prompt, site, weights.shape[-1], valid, how.seconds)
+        if kind == "values":
+            weights = weights.abs() * contribution(output, values)[:, None, :]
+        moments = weights[:, model.adapter.leading(model.denoiser) :]  # of the music
+        seen = moments.float().cpu() if per_head else moments.float().mean(0, keepdim=True).cpu()
+        if site not in sums:
+            sums[site] = torch.zeros(seen.shape[0], how.steps if per_step else 1, *seen.shape[1:])
+        sums[site][:, step if per_step else 0] += seen if per_step else seen / how.steps
+
+    with watching(model, chosen, layout[branch][0], add):
+        model.run([row], decode=False, **how)
+    return _gathered(model, row, how, chosen, axes, words, names, sums, {"kind": kind, "branch": branch})
+
+
+def _gathered(
+    model: Model, row: Row, how: Any, sites: Sequence[Site], by: tuple[str, ...], words: list[str],
+    names: dict[Site, list[str | int]], sums: dict[Site, Tensor], more: dict[str, Any],
+) -> AttentionMap:  # fmt: skip
+    """One map of what was summed at each site [heads, steps, moments, tokens], with moments and words that they share."""
+    frames = min(values.shape[2] for values in sums.values())
+    leading = model.adapter.leading(model.denoiser)
+    span = (model.adapter.max_duration(model.pipe) if model.adapter.fixed_length else None) or how.seconds
+    seconds = (np.arange(frames, dtype=np.float32) + 0.5) * (span / frames)
+    if sites[0].kind == "self":
+        others = [*(["(memory)"] if leading else []), *(f"{second:.2f} s" for second in seconds)]
+    else:
+        others = list(dict.fromkeys(name for site in sites for name in names[site] if isinstance(name, str)))
+    parts = []
+    for site in sites:
+        values = sums[site].movedim(2, 3)  # [heads, steps, tokens, moments]
+        values = torch.nn.functional.adaptive_avg_pool1d(values.flatten(0, 2), frames).unflatten(0, values.shape[:3])
+        if site.kind == "self":
+            moments = values[:, :, leading:].shape[2]
+            place = [0] * leading + [bool(leading) + int(i * frames / moments) for i in range(moments)]
+        else:
+            place = [name if isinstance(name, int) else len(words) + others.index(name) for name in names[site]]
+        gathered = torch.zeros(*values.shape[:2], (len(words) if site.kind == "cross" else 0) + len(others), frames)
+        parts.append(gathered.index_add_(2, torch.tensor(place), values))
+    whole = torch.stack(parts) if "layer" in by else torch.stack(parts).mean(0, keepdim=True)
+    keep = [whole.shape[axis] for axis, name in enumerate(AXES) if name in by]
+    labels = {
+        "layer": [*labels_of(sites).values()], "head": [str(i) for i in range(whole.shape[1])],
+        "step": [str(i) for i in range(whole.shape[2])],
+    }  # fmt: skip
+    settings = {
+        "model": model.name,
+        "fingerprint": model.fingerprint,
+        "sites": [site.to_dict() for site in sites],
+        **dict(how),
+        **more,
+    }
+    return AttentionMap(
+        row.prompt, row.seed, words if sites[0].kind == "cross" else [], others, seconds, by, {axis: labels[axis] for axis in by},
+        whole.reshape(*keep, *whole.shape[3:]).numpy(), settings,
+    )  # fmt: skip
+
+
+def contribution(output: Any, values: Tensor) -> Tensor:
+    """The norm of what each token of each head would add to the module's output, if it had all attention: [heads, tokens].
+
+    output: the output projection. values: [heads, tokens, width].
+    """
+    weight = output.weight.to(values).unflatten(1, (values.shape[0], -1))  # [width of the output, heads, width]
+    return torch.einsum("htw,ohw->hto", values, weight).norm(dim=-1)
+
+
+@contextmanager
+def watching(
+    model: Model, sites: Sequence[Site], row: int, at: Callable[[Site, int, Tensor, Tensor, Any, int], None]
+) -> Iterator[None]:
+    """Call `at` with what attention modules compute for one row of the stacked batch, in every denoising step.
+
+    at: gets the site, the step, the weights [heads, tokens of the music, tokens looked at], signed where attention is differential,
+    the values [heads, tokens looked at, width], the output projection, and how many tokens the mask lets through. Raises ValueError
+    if a module never shows its weights.
+    """
+    step = [-1]
+
+    def counted(module: nn.Module, args: Any) -> None:
+        step[0] += 1
+
+    def see(calls: list[Attending], call: Attending) -> Tensor:
+        calls.append(call.row(row))
+        return call()
+
+    def told(calls: list[Attending], site: Site, module: nn.Module, args: Any, output: Any) -> None:
+        found, calls[:] = list(calls), []
+        if len(found) != (2 if getattr(module, "use_differential", False) else 1):
+            raise ValueError(
+                f"{site.path} ({type(module).__name__}) never shows its weights: it does not call torch's attention once. "
+                "Choose the native attention backend and the default processor."
+            )
+        weights = found[0].weights()[0] - (found[1].weights()[0] if found[1:] else 0.0)
+        valid = int(found[0].seen().flatten(0, -2).any(0).sum())
+        at(site, step[0], weights, found[0].value[0], output_projection(module), valid)
+
+    with ExitStack() as hooks:
+        hooks.enter_context(model.denoiser.register_forward_pre_hook(counted))
+        for site in sites:
+            module = model.denoiser.get_submodule(site.path.partition(".")[2])
+            calls: list[Attending] = []
+            hooks.enter_context(around_attention(module, partial(see, calls)))
+            hooks.enter_context(module.register_forward_hook(partial(told, calls, site)))
+        yield

@@ -1,0 +1,200 @@
+"""Attention maps: they are what the model computes, on all adapters, and the generation is not changed by looking."""
+
+import numpy as np
+import pytest
+import torch
+from test_inside import A, B, edited, sampled
+
+import audioscope
+from audioscope import AttentionMap, MuteWord, PatchText, Read, Row
+from audioscope.attention import contribution, watching
+from audioscope.words import tokens_of
+
+STEPS = 3
+
+
+def how(model):
+    return dict(model.sampling(steps=STEPS, seconds=min(1.0, model.adapter.max_duration(model.pipe) or 1.0)))
+
+
+@pytest.mark.parametrize("kind", ["cross", "self"])
+def test_weights_times_values_are_what_the_heads_give(model, kind):
+    """And through the output projection, the module's output, on every adapter, in every step; without guidance mixed up."""
+    settings = how(model)
+    sites = model.sites.select(kind)[:2]
+    branch = model.adapter.branches[-1]
+    layout = model.adapter.rows(1, settings["guidance"])
+    branch = branch if branch in layout else "cond"
+    found: dict[str, list] = {}
+
+    def at(site, step, weights, values, output, valid):
+        heads = torch.einsum("hij,hjw->ihw", weights.to(values), values).flatten(1)
+        found.setdefault(site.path, []).append(
+            (step, heads, output(heads), weights, contribution(output, values), valid, float(values.abs().max()))
+        )
+
+    with watching(model, sites, layout[branch][0], at):
+        plain = model.run([Row(A, 0)], decode=False, **settings)
+    read = Read(tuple(sites) + tuple(head for site in sites for head in site.heads), pool=False, branch=branch)
+    run = model.run([Row(A, 0)], decode=False, read=read, **settings)
+    assert torch.equal(plain.latents, run.latents), "looking changes no bit"
+    leading = model.adapter.leading(model.denoiser)
+    for site in sites:
+        assert [step for step, *_ in found[site.path]] == list(range(STEPS))
+        for step, heads, whole, weights, norms, valid, largest in found[site.path]:
+            expected = torch.cat([run.reads[head.path][0, step] for head in site.heads], -1)
+            torch.testing.assert_close(heads[leading:].float(), expected, rtol=1e-4, atol=1e-5 * largest)
+            scale = getattr(model.denoiser.get_submodule(site.path.partition(".")[2]), "rescale_output_factor", 1.0)
+            out = run.reads[site.path][0, step]
+            torch.testing.assert_close(whole[leading:].float() / scale, out, rtol=1e-4, atol=1e-5 * float(norms.max()))
+            differential = getattr(model.denoiser.get_submodule(site.path.partition(".")[2]), "use_differential", False)
+            sums = torch.full_like(weights[..., 0], 0.0 if differential else 1.0)  # two softmaxes, one subtracted
+            torch.testing.assert_close(weights.sum(-1), sums, rtol=1e-4, atol=1e-5)
+            assert norms.shape == (len(site.heads), weights.shape[-1]) and 0 < valid <= weights.shape[-1]
+
+
+def test_every_token_has_a_name(model):
+    settings = how(model)
+    attention = model.attention("a slow song with violin", by=("layer", "head"), sites=model.sites.cross[:2], **settings)
+    assert attention.words == ["a", "slow", "song", "with", "violin"]
+    assert attention.values.shape[2:] == (5 + len(attention.others), len(attention.seconds))
+    assert attention.others, "padding, ends or the duration are apart, not hidden"
+    assert attention.seconds[0] > 0 and np.all(np.diff(attention.seconds) > 0)
+
+
+def test_a_word_is_all_of_its_pieces(tiny):
+    """A word that the tokenizer cuts up is one word; punctuation is apart."""
+    site = tiny.sites[0]
+    names = tokens_of(tiny.pipe, tiny.adapter, "a mid-tempo song, with drums", site, 41, 41, 4.096)
+    assert names[:9] == [0, 1, 1, 1, 2, ",", 3, 4, "<eos>"] and names[-1] == "(duration)" and set(names[9:-1]) == {"(padding)"}
+    found = tiny.attention("a mid-tempo song, with drums", sites=0, steps=1)
+    assert found.words == ["a", "mid-tempo", "song", "with", "drums"] and found.others == [
+        ",",
+        "<eos>",
+        "(padding)",
+        "(duration)",
+    ]
+
+
+def test_axes_are_means_of_one_another(tiny):
+    """What is averaged is the mean of what is told apart; and the weights of a moment add up to 1."""
+    prompt = "a fast song with violin"
+    full = tiny.attention(prompt, by=("step", "head", "layer"), steps=STEPS)
+    assert full.by == ("layer", "head", "step") and full.values.shape[:3] == (12, 4, STEPS)
+    for by, axes in ((("layer",), (1, 2)), (("head",), (0, 2)), (("step",), (0, 1)), ((), (0, 1, 2))):
+        np.testing.assert_allclose(tiny.attention(prompt, by=by, steps=STEPS).values, full.values.mean(axes), atol=1e-6)
+    np.testing.assert_allclose(full.values.sum(-2), 1.0, atol=1e-5)
+    frame = full.to_frame()
+    assert len(frame) == full.values.size
+    line = frame.query("layer == '3' and head == '1' and step == '2' and word == 'violin'")
+    np.testing.assert_array_equal(line["weight"], full.of("violin")[3, 1, 2])
+
+
+def test_edits_and_branches_are_seen(tiny):
+    """With the other text swapped in, a layer looks as in the other prompt's run in the first step; the other branch sees no words."""
+    slow, fast = "a slow song with violin", "a fast song with violin"
+    how = {"sites": 0, "by": "step", "steps": STEPS, "kind": "values"}
+    swapped = tiny.attention(slow, edits=PatchText(0, fast), **how).values[0]
+    np.testing.assert_allclose(swapped, tiny.attention(fast, **how).values[0], atol=1e-5)
+    assert np.abs(swapped - tiny.attention(slow, **how).values[0]).max() > 1e-3
+    empty = tiny.attention(slow, branch="uncond", **how).values
+    assert np.abs(empty - tiny.attention(fast, branch="uncond", **how).values).max() > 0, "the two runs are other music"
+
+
+def test_a_map_is_kept(tiny, tmp_path):
+    attention = tiny.attention("a fast song with violin", by="layer", steps=2)
+    again = AttentionMap.load(attention.save(tmp_path))
+    assert np.array_equal(again.values, attention.values) and again.words == attention.words and repr(again) == repr(attention)
+    assert "violin" in repr(attention) and again.settings["fingerprint"] == tiny.fingerprint
+    with pytest.raises(FileNotFoundError, match="no attention map"):
+        AttentionMap.load(tmp_path / "nothing")
+
+
+def test_self_attention_looks_at_moments(tiny):
+    attention = tiny.attention("a fast song", sites="self", by="layer", steps=1)
+    assert attention.words == [] and attention.others[0] == "(memory)" and attention.others[1].endswith(" s")
+    np.testing.assert_allclose(attention.values.sum(-2), 1.0, atol=1e-5)
+    assert attention.values.shape == (12, 1 + len(attention.seconds), len(attention.seconds))
+
+
+def test_what_cannot_be_mapped_is_said(tiny):
+    for change, said in (
+        ({"sites": "all"}, "mixes cross-attention"), ({"sites": "cross.heads"}, "is no attention module"), ({"by": "word"}, "expected some of"),
+        ({"kind": "truth"}, "'weights' or 'values'"), ({"branch": "both"}, "expected one of"), ({"prompt": ""}, "expected a text"),
+    ):  # fmt: skip
+        with pytest.raises(ValueError, match=said):
+            tiny.attention(**{"prompt": "a song", "steps": 1, **change})
+    with pytest.raises(audioscope.errors.UnknownName, match="no word 'violine'. Nearest: violin"):
+        tiny.attention("a song with violin", steps=1).of("violine")
+
+
+def test_a_processor_that_hides_its_weights_is_named(stable_audio):
+    class Own:
+        def __call__(self, attn, hidden_states, encoder_hidden_states=None, attention_mask=None, **more):
+            return hidden_states
+
+    site = stable_audio.sites.cross[1]
+    module = stable_audio.denoiser.get_submodule(site.path.partition(".")[2])
+    before, module.processor = module.processor, Own()
+    try:
+        with pytest.raises(ValueError, match="never shows its weights"):
+            stable_audio.attention(A, sites=[site], **how(stable_audio))
+    finally:
+        module.processor = before
+    assert sampled(stable_audio, Row(A, 0)).finite.all(), "no hook or mode is left"
+    assert not any(part._forward_hooks or part._forward_pre_hooks for part in stable_audio.denoiser.modules())
+
+
+def test_a_muted_word_adds_nothing(model):
+    """Its part of the map times the values is gone from the output, in the first step; with all else as it was, other rows to the bit."""
+    settings, sites = how(model), [site for site in model.sites.cross if site.stream != "gpt2"][:2]
+    first = sites[0]
+    found = []
+
+    def at(site, step, weights, values, output, valid):
+        if step == 0:
+            names = tokens_of(model.pipe, model.adapter, A, site, weights.shape[-1], valid, settings["seconds"])
+            mine = torch.tensor([name == 1 for name in names])
+            assert mine.any()
+            found.append(
+                (torch.einsum("hij,hjw->ihw", weights[..., mine].to(values), values[:, mine]), float(values.abs().max()))
+            )
+            found.append(weights[..., mine].sum(-1).T)
+
+    with watching(model, [first], model.adapter.rows(1, settings["guidance"])["cond"][0], at):
+        model.run([Row(A, 0)], decode=False, **settings)
+    word = A.split()[1]
+    mutes = [(), (MuteWord(first, word),), (MuteWord(first, 1, renormalize=True),), (MuteWord(first.heads[1], word),)]
+    read = Read(first.heads, steps=(0,), pool=False)
+    run = model.run([*(Row(A, 0, mute) for mute in mutes), Row(B, 1)], decode=False, read=read, **settings)
+    leading = model.adapter.leading(model.denoiser)
+    heads = torch.stack([run.reads[head.path][:, 0] for head in first.heads], 2)  # [rows, tokens, heads, width]
+    (part, largest), share = found[0], found[1][leading:]
+    close = {"rtol": 1e-4, "atol": 2e-5 * largest}
+    torch.testing.assert_close(heads[0] - heads[1], part[leading:].float(), **close)
+    torch.testing.assert_close((heads[0] - heads[3])[:, 1], part[leading:, 1].float(), **close)
+    assert torch.equal(heads[0][:, 0], heads[3][:, 0]), "one head's cut is its own"
+    if not getattr(model.denoiser.get_submodule(first.path.partition(".")[2]), "use_differential", False):
+        torch.testing.assert_close(heads[2] * (1 - share)[..., None], heads[1], **close)
+    plain = model.run([*(Row(A, 0) for _ in mutes), Row(B, 1)], decode=False, **settings)
+    assert torch.equal(run.latents[0], plain.latents[0]) and torch.equal(run.latents[4], plain.latents[4])
+    assert len({latents.sum().item() for latents in run.latents[:4]}) == 4
+
+
+def test_two_words_can_be_muted_at_once(tiny):
+    """In any order, with a window of steps, and beside other edits; nothing is left behind."""
+    both = [MuteWord("cross", "slow"), MuteWord("cross", "drums", steps=(0, 2))]
+    one, other, alone, late = sampled(
+        tiny, edited(*both), edited(*both[::-1]), edited(both[0]), edited(both[0], MuteWord("cross", "drums", steps=(2, 3)))
+    ).latents
+    assert torch.equal(one, other) and not torch.equal(one, alone) and not torch.equal(one, late)
+    assert not any(part._forward_hooks or part._forward_pre_hooks for part in tiny.denoiser.modules())
+
+
+def test_words_that_cannot_be_muted_are_said(tiny):
+    for edit, said in (
+        (MuteWord("self", "slow"), "needs a cross-attention module or its heads"),
+        (MuteWord("cross", "tuba"), "no word 'tuba'. Nearest"), (MuteWord("cross", 77), "no word 77"),
+    ):  # fmt: skip
+        with pytest.raises((ValueError, KeyError), match=said):
+            sampled(tiny, edited(edit))
