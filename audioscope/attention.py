@@ -208,12 +208,13 @@ def attention(
         raise ValueError(f"branch is {said(branch)}, expected one of {', '.join(layout)} at guidance {how.guidance:g}.")
     sums: dict[Site, Tensor] = {}
     names: dict[Site, list[str | int]] = {}  # of cross-attention
-    words = WORD.findall(prompt)
+    text = prompt if branch == "cond" else how.negative_prompt or ""  # what this branch reads
+    words = WORD.findall(text)
     per_head, per_step = "head" in axes, "step" in axes
 
     def add(site: Site, step: int, weights: Tensor, values: Tensor, output: Any, valid: int) -> None:
         if site.kind == "cross" and site not in names:
-            names[site] = tokens_of(model.pipe, model.adapter, prompt, site, weights.shape[-1], valid, how.seconds)
+            names[site] = tokens_of(model.pipe, model.adapter, text, site, weights.shape[-1], valid, how.seconds)
         if kind == "values":
             weights = weights.abs() * contribution(output, values)[:, None, :]
         moments = weights[:, model.adapter.leading(model.denoiser) :]  # of the music

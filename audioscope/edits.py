@@ -191,10 +191,10 @@ class MuteWord(Edit):
         word: A word of the prompt, or its number from 0; of one that the prompt has twice, both.
         renormalize: Whether the other tokens take over the attention that the word had, as if it were masked.
         steps: Half-open window of denoising steps (first, last + 1); None means every step.
-        branch: The part of classifier-free guidance to change: "both", "cond" or "uncond"; "cond" is the one that has the prompt.
+        branch: "cond", the part of classifier-free guidance that has the prompt.
 
     Raises:
-        ValueError: The branch is unknown, or `steps` is not such a window.
+        ValueError: The branch is another one, or `steps` is not such a window.
         UnknownName: The prompt does not have the word (when the run begins).
 
     Example:
@@ -207,6 +207,11 @@ class MuteWord(Edit):
     renormalize: bool = field(default=False, kw_only=True)
     branch: Branch = field(default="cond", kw_only=True)
     target: ClassVar[Target] = "attention"
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.branch != "cond":
+            raise ValueError(f"branch is {self.branch!r}, expected 'cond', which alone has the prompt's words.")
 
 
 @dataclass(frozen=True)

@@ -101,6 +101,16 @@ def test_edits_and_branches_are_seen(tiny):
     assert np.abs(empty - tiny.attention(fast, branch="uncond", **how).values).max() > 0, "the two runs are other music"
 
 
+def test_the_other_branch_reads_other_words(tiny):
+    """The negative prompt, or no words."""
+    how = {"branch": "uncond", "steps": 1}
+    assert tiny.attention("a slow song", **how).words == []
+    found = tiny.attention("a slow song", negative_prompt="a fast violin", **how)
+    assert found.words == ["a", "fast", "violin"] and found.others == ["<eos>", "(padding)", "(duration)"]
+    with pytest.raises(ValueError, match="expected 'cond'"):
+        MuteWord("cross", "slow", branch="both")
+
+
 def test_a_map_is_kept(tiny, tmp_path):
     attention = tiny.attention("a fast song with violin", by="layer", steps=2)
     again = AttentionMap.load(attention.save(tmp_path))
@@ -198,3 +208,12 @@ def test_words_that_cannot_be_muted_are_said(tiny):
     ):  # fmt: skip
         with pytest.raises((ValueError, KeyError), match=said):
             sampled(tiny, edited(edit))
+
+
+def test_there_is_a_page_for_every_model(model, tmp_path, monkeypatch):
+    """With a button for each word of the prompt, which can be heard cut out."""
+    from audioscope.pages import attention, attention_page
+
+    monkeypatch.setattr(attention, "sound", lambda clip: {})  # the random pipelines have rates that MP3 does not
+    text = attention_page(model, "a slow slow song", tmp_path / "page.html", **how(model)).read_text()
+    assert text.count('class="word small"') == text.count("<canvas") >= 4 and text.count("without “slow”") == 2

@@ -716,6 +716,50 @@ def test_the_code_of_a_cell_makes_its_clips(browser, tiny, tmp_path, monkeypatch
         assert np.abs(clip.spectrogram() - kept.spectrogram()).mean() < 1.0, key  # dB; other clips differ by tens
 
 
+def test_a_word_on_the_time_line_is_cut_out(browser, tiny, tmp_path, monkeypatch):
+    """A pressed word is heard cut out, in phase; the sliders choose a layer and a step; by keyboard, too; nothing in a prompt is run."""
+    from helpers.tones import tone
+
+    from audioscope.pages.attention import attention_html
+
+    prompt = f"a slow {EVIL} song with violin, violin"
+    words = ["", "a", "slow"]
+
+    def clips(rows, **how):
+        said = [row.edits[0].word if row.edits else "" for row in rows]
+        return [tone(500 + 200 * words.index(word) if word in words else 2500) for word in said]
+
+    monkeypatch.setattr(tiny, "clips", clips)
+    with pytest.warns(UserWarning, match="never saw"):
+        file = tmp_path / "attention.html"
+        file.write_text(attention_html(tiny, prompt, steps=2))
+    context = new_context(browser, **WIDE)
+    page, wrong = context.new_page(), []
+    page.on("pageerror", lambda error: wrong.append(str(error)))
+    page.on("console", lambda message: message.type == "error" and wrong.append(message.text))
+    page.on("dialog", lambda dialog: wrong.append(dialog.message))
+    page.goto(file.as_uri())
+    player = "document.querySelector('section.attention').player"
+    page.click("button.play")
+    hears(page, player, 500)
+    page.locator("button.word", has_text="slow").press("Enter")
+    hears(page, player, 900)
+    assert page.locator("button.word[aria-pressed=true]").inner_text() == "slow"
+    assert "without “slow”" in page.inner_text(".caption") and "without “slow”" in page.get_attribute(".plot img", "alt")
+    page.locator("button.word", has_text="slow").press("Enter")
+    hears(page, player, 500)
+    strip = "document.querySelectorAll('canvas')[1].toDataURL()"
+    before = page.evaluate(strip)
+    page.locator("input[aria-label=Layer]").press("ArrowRight")
+    assert page.locator("output").nth(0).inner_text() == "0" and page.evaluate(strip) != before
+    page.locator("input[aria-label=Layer]").press("ArrowLeft")
+    assert page.locator("output").nth(0).inner_text() == "all" and page.evaluate(strip) == before
+    assert page.locator("button.word:disabled").count() >= 3, "padding, end and duration are shown, and are no words"
+    assert page.locator("tbody tr").count() == page.locator("canvas").count()
+    context.close()
+    assert not wrong
+
+
 def test_sliders_in_a_notebooks_frame_play(browser, tmp_path):
     """As a notebook holds them: in a frame of the document itself."""
     from helpers.tones import tone

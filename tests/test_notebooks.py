@@ -16,7 +16,9 @@ NAMES = (
     "00_start_here",
     "01_hear_the_model",
     "02_look_inside",
+    "02b_words_on_the_time_line",
     "03_concept_atlas",
+    "03b_from_layer_to_head",
     "04_real_models",
     "05_steer_with_caa",
     "06_train_an_sae",
@@ -55,7 +57,7 @@ def test_outputs_are_stripped_and_claims_asserted(root, name):
 def test_one_style(root, name):
     """What you will hear and learn, minutes and what to know first; exercises with solutions; limits; what to read next, which exists."""
     notebook = read(root, name)
-    number = str(int(name[:2]))
+    number = name.split("_")[0].removeprefix("0")
     first = notebook.cells[0].source
     assert first.startswith(f"# {number}. ") and ": " in first.splitlines()[0], "a title with a claim"
     assert re.search(r"\*\*You will (hear|see)\*\*", first) and "**You will learn**" in first

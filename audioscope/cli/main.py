@@ -114,6 +114,16 @@ def parser() -> argparse.ArgumentParser:
     screen.add_argument("--top", type=int, default=20, help="how many of the largest estimates to print (default 20)")
     screen.add_argument("--out", type=path, default=Path("screen"), help="output folder; resumed if it holds the same screen")
 
+    attention = command(verbs, "attention", _attention, "show when the model looks at which word of a prompt", [SAMPLING])
+    attention.add_argument("prompt")
+    attention.add_argument("--seed", type=int, default=0)
+    attention.add_argument("--sites", default="cross", help="cross (default), layer numbers or module paths, comma-separated")
+    attention.add_argument(
+        "--kind", choices=("weights", "values"), default="values",
+        help="weights, or values: weights times the norm of what a word can add (default)",
+    )  # fmt: skip
+    attention.add_argument("--html", type=path, metavar="FILE", help="also write a page on which each word can be heard cut out")
+
     steer = command(
         verbs, "steer", _steer, "steer music toward a concept: clips, a table and a page with a slider", [SAMPLING, PART]
     )
@@ -310,6 +320,21 @@ def _screen(options: argparse.Namespace) -> None:
     cells = found.impacts().query("defined").assign(size=lambda table: table["impact"].abs()).nlargest(options.top, "size")
     print(cells[["concept", "layer", "impact", "low", "high", "residual", "site"]].round(3).to_string(index=False))
     print(f"\nAll estimates: {(options.out / 'screen.parquet').resolve()}")
+
+
+def _attention(options: argparse.Namespace) -> None:
+    from audioscope.pages.attention import attention_page
+
+    model, sites, how = loaded(options), _sites_of(options.sites), given(options, "steps", "guidance")
+    print(attention := model.attention(options.prompt, options.seed, sites, kind=options.kind, **how))
+    table = attention.to_frame().groupby(["row", "word"], sort=False)["weight"]
+    cells = table.mean().rename("mean").reset_index().drop(columns="row")
+    cells["most, at (s)"] = [attention.seconds[line.argmax()] for line in attention.values]
+    print(cells.round(4).to_string(index=False))
+    if options.html:
+        print(
+            f"\nThe page: {attention_page(model, options.prompt, options.html, options.seed, sites, options.kind, **how).resolve()}"
+        )
 
 
 def _concepts_of(names: str | None) -> str | list[str] | None:

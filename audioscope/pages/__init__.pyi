@@ -1,5 +1,7 @@
 from .atlas import save_html as save_html
 from .atlas import save_site as save_site
+from .attention import attention_page as attention_page
+from .attention import show_attention as show_attention
 from .book import make_book as make_book
 from .features import FeatureClips as FeatureClips
 from .features import FeatureSet as FeatureSet

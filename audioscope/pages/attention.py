@@ -1,0 +1,124 @@
+"""Words on the time line, as one offline page: when the model looks at each, and the clip without it."""
+
+from __future__ import annotations
+
+import base64
+from pathlib import Path
+from typing import Any, Unpack
+
+import numpy as np
+import torch
+
+from audioscope.attention import AttentionMap, Kind
+from audioscope.edits import MuteWord, Which
+from audioscope.errors import as_path
+from audioscope.installed import need
+from audioscope.model import Model
+from audioscope.pages.html import iframe, page, render, save_page, sound
+from audioscope.tracing import Row, SamplingKeywords
+
+CELLS, MOMENTS = 400, 256  # layers by steps, and moments, beyond which a page would be too large
+
+
+def attention_html(
+    model: Model, prompt: str, seed: int = 0, sites: Which = "cross", kind: Kind = "values", **sampling: Unpack[SamplingKeywords]
+) -> str:
+    """One HTML document with the words of a prompt under the spectrogram, by layer and step, and a clip without each word.
+
+    The arguments are those of `Model.attention`, and so are the errors. A word that the prompt has twice is cut out twice.
+    """
+    how = dict(model.sampling(**sampling))
+    by = ("layer", "step") if how["steps"] * len(model.sites.select(sites)) <= CELLS else ("layer",)
+    attention: AttentionMap = model.attention(prompt, seed, sites, by, kind=kind, **sampling)
+    words = dict.fromkeys(attention.words)
+    rows = [Row(prompt, seed), *(Row(prompt, seed, (MuteWord(sites, word),)) for word in words)]
+    clips = [clip for start in range(0, len(rows), 16) for clip in model.clips(rows[start : start + 16], **how)]
+    muted = dict(zip(words, clips[1:], strict=True))
+    heard = {word: {"title": f"without “{word}”", **sound(clip)} for word, clip in muted.items()}
+    mean = attention.values.mean(tuple(range(len(by))))
+    names = [*attention.words, *attention.others]
+    pooled = torch.from_numpy(attention.values).flatten(0, -2)
+    values = torch.nn.functional.adaptive_avg_pool1d(pooled, min(MOMENTS, len(attention.seconds))).numpy()
+    values = values.reshape(*attention.values.shape[:-1], -1)
+    values = values / max(float(values[..., : len(attention.words), :].max()), 1e-12)
+    data = {
+        "seconds": clips[0].seconds, "labels": [attention.labels[axis] for axis in attention.by], "shape": list(values.shape),
+        "named": len(attention.words), "clips": [{"title": "as it is", **sound(clips[0])}, *(heard.get(name) for name in names)],
+        "values": base64.b64encode((255 * values.clip(0, 1)).round().astype(np.uint8).tobytes()).decode(),
+    }  # fmt: skip
+    body = render(
+        "attention.html", title=f"“{prompt}”", moments=values.shape[-1], axes=[
+            {"name": axis.capitalize(), "labels": attention.labels[axis]} for axis in attention.by
+        ],
+        rows=[
+            {"word": name, "clip": name in heard, "mean": float(line.mean()), "peak": float(attention.seconds[line.argmax()]),
+             "said": f"Attention to {name}: most at {attention.seconds[line.argmax()]:.2f} s"}
+            for name, line in zip(names, mean, strict=True)
+        ],
+        settings=[("model", model.name), ("seed", seed), *((name, value) for name, value in how.items() if value is not None), ("kind", kind)],
+    )  # fmt: skip
+    return page("attention", f"Attention: {prompt}", body, data={"attention": data})
+
+
+def attention_page(
+    model: Model, prompt: str, file: str | Path, seed: int = 0, sites: Which = "cross", kind: Kind = "values",
+    **sampling: Unpack[SamplingKeywords],
+) -> Path:  # fmt: skip
+    """Write a page with the words of a prompt under the spectrogram: when the model looks at each, and the clip without it.
+
+    Sliders choose the layer and the denoising step; the clips play in phase, so that one hears what a word brings. It opens offline.
+
+    Args:
+        model: The model.
+        prompt: The text.
+        file: The file.
+        seed: The seed of the starting noise.
+        sites: The cross-attention modules that are shown, and in which words are cut out.
+        kind: As for `Model.attention`.
+        **sampling: `steps`, `guidance`, `seconds`, `negative_prompt`; the model's defaults if omitted.
+
+    Returns:
+        The file.
+
+    Raises:
+        ValueError: Input is out of range, or a module does not show its weights.
+        ImportError: The extra `pages` is not installed.
+
+    Example:
+        >>> audioscope.pages.attention_page(model, "a fast song with violin", "attention.html", steps=2).name
+        'attention.html'
+    """
+    need("pages", "The page with attention")
+    file = as_path(file)
+    html = attention_html(model, prompt, seed, sites, kind, **sampling)
+    file.parent.mkdir(parents=True, exist_ok=True)
+    return save_page(file, html)
+
+
+def show_attention(
+    model: Model, prompt: str, seed: int = 0, sites: Which = "cross", kind: Kind = "values", **sampling: Unpack[SamplingKeywords]
+) -> Any:
+    """Show the words of a prompt under the spectrogram in a notebook, in an iframe; as `attention_page` writes them.
+
+    Args:
+        model: The model.
+        prompt: The text.
+        seed: The seed of the starting noise.
+        sites: The cross-attention modules that are shown, and in which words are cut out.
+        kind: As for `Model.attention`.
+        **sampling: `steps`, `guidance`, `seconds`, `negative_prompt`; the model's defaults if omitted.
+
+    Returns:
+        HTML for a notebook.
+
+    Raises:
+        ValueError: Input is out of range, or a module does not show its weights.
+
+    Example:
+        >>> shown = audioscope.pages.show_attention(model, "a fast song", steps=2)
+        >>> "Attention: a fast song" in shown.data
+        True
+    """
+    html = attention_html(model, prompt, seed, sites, kind, **sampling)
+    rows = html.count('class="timeline"')
+    return iframe(f"Attention: {prompt}", html, 420 + 34 * rows)

@@ -1,0 +1,193 @@
+# ---
+# jupyter:
+#   jupytext:
+#     formats: ipynb,py:percent
+#     text_representation:
+#       extension: .py
+#       format_name: percent
+#   kernelspec:
+#     display_name: Python 3
+#     language: python
+#     name: python3
+# ---
+
+# %% [markdown]
+# # 2b. Words on the time line: attention shows where a layer looks, not what comes of it
+#
+# **You will hear** a song from which one word after another is cut out while it plays.
+#
+# **You will learn**
+#
+# - how to read attention maps: words over time, by layer, head and step;
+# - what else a layer looks at: padding, ends, the duration;
+# - how to mute a word at some layers, in phase with the song as it is;
+# - how far a map goes with what a layer does, and where it misleads.
+#
+# **Time**: 15 minutes; it runs in about 1. **Before this**: [2. Look inside](02_look_inside.ipynb).
+
+# %%
+import altair as alt
+import numpy as np
+import pandas as pd
+import torch
+
+import audioscope
+from audioscope import MuteWord, datasets
+from audioscope.pages import show_attention
+
+audioscope.show_charts()
+model = audioscope.load("tiny")
+prompt = "a slow happy jazz song with female vocals, saxophone and drums"
+
+# %% [markdown]
+# ## Every moment of the music looks at every word
+# In cross-attention, each moment of the music divides its attention among the words: the weights of a moment add up to 1. `model.attention` reads them while a clip is made, and changes nothing. Without more words, it
+# averages over layers, heads and steps; `by` tells them apart.
+
+# %%
+attention = model.attention(prompt, by="layer")
+print(attention)
+assert attention.values.shape[0] == 12 and np.allclose(attention.values.sum(1), 1, atol=1e-4)
+attention.chart()
+
+# %% [markdown]
+# ## Most of the attention goes to no word at all
+# A prompt is padded to a fixed length, and each padding token gets a share. Together they get most of it. Nothing is wrong with that, but a map that hides these rows would look as if the words got everything.
+
+# %%
+mean = pd.Series(attention.values.mean((0, 2)), index=[*attention.words, *attention.others])
+print(mean.round(3).to_string())
+assert mean["(padding)"] > 0.5 > mean[attention.words].sum()
+
+# %% [markdown]
+# The tokens of padding are alike, and may bring little. `kind="values"` weights each look by the norm of what the token can add to the layer's output.
+
+# %%
+added = model.attention(prompt, by="layer", kind="values")
+by_value = pd.Series(added.values.mean((0, 2)), index=[*added.words, *added.others])
+assert by_value["saxophone"] / by_value["(padding)"] > 5 * mean["saxophone"] / mean["(padding)"]
+added.chart()
+
+# %% [markdown]
+# ## You can hear what a word brings
+# Press a word: its tokens then add nothing, in any layer, and all else stays as it is. The clips play in phase, so you hear the difference where it happens. Sliders choose a layer and a denoising step; everything works
+# from the keyboard, too.
+
+# %%
+show_attention(model, prompt)
+
+# %% [markdown]
+# In code, this is an edit. Muted in all layers, the word is nearly gone from the prompt; nearly, because the text encoder has told the other tokens of it.
+
+# %%
+plain, without, other = model.generate(prompt, seed=0), model.generate(prompt, seed=0, edits=MuteWord("cross", "saxophone")), None
+other = model.generate(prompt, seed=0, edits=MuteWord("cross", "with"))
+
+
+def distance(one, two):
+    """Mean difference between two clips' spectrograms, in dB."""
+    return float(np.abs(one.spectrogram() - two.spectrogram()).mean())
+
+
+print({"without saxophone": round(distance(plain, without), 2), "without with": round(distance(plain, other), 2)})
+assert distance(plain, without) > 2 * distance(plain, other)
+
+# %% [markdown]
+# ## Attention is not explanation
+# Does a layer that looks at a concept's word carry the concept? The atlas (notebook 3) knows what each layer carries, by patching. Compare: for each concept, how much each layer looks at the word that makes the difference,
+# and how much the layer carries; then the rank correlation over the twelve layers.
+
+# %%
+concepts, impacts = datasets.concepts(), datasets.atlas().impacts().query("defined")
+carried = impacts.pivot(index="concept", columns="layer", values="impact")
+
+
+def looks(pair, seed):
+    """How much each layer looks at the words that only the clean prompt has."""
+    found = model.attention(pair.clean, seed, by="layer", kind="values")
+    others = {word.lower() for word in pair.corrupted.replace(",", " ").split()}
+    return sum(found.of(number) for number, word in enumerate(found.words) if word.lower() not in others).mean(-1)
+
+
+looked = pd.DataFrame(
+    {name: looks(concepts[name].pairs[0], concepts[name].seed(concepts[name].pairs[0], 0)) for name in carried.index}
+).T
+agreement = looked.T.corrwith(carried.T, method="spearman")
+mixed = pd.Series(
+    [
+        looked.T.corrwith(
+            carried.T.set_axis(np.random.default_rng(i).permutation(carried.index), axis=1), method="spearman"
+        ).mean()
+        for i in range(200)
+    ]
+)
+draws = [agreement.sample(frac=1, replace=True, random_state=i).mean() for i in range(1000)]
+low, high = np.quantile(draws, [0.025, 0.975])
+print(f"mean rank correlation {agreement.mean():.2f} [{low:.2f}, {high:.2f}]; with the concepts exchanged {mixed.mean():.2f}")
+same = (looked.to_numpy().argmax(1) == carried.to_numpy().argmax(1)).sum()
+print(f"the layer that looks most is the layer that carries most for {same} of {len(carried)} concepts")
+assert 0.1 < agreement.mean() < 0.7 and agreement.mean() > mixed.mean() and same < len(carried) / 2
+
+# %%
+alt.Chart(agreement.rename("correlation").rename_axis("concept").reset_index(), title="Do layers look where they act?").mark_bar().encode(
+    x=alt.X("correlation:Q", title="rank correlation of attention and impact, over layers"),
+    y=alt.Y("concept:N", sort="-x"), tooltip=["concept", alt.Tooltip("correlation:Q", format=".2f")],
+).properties(width=380, description="Rank correlation between attention to a concept's word and its impact over layers, by concept")  # fmt: skip
+
+# %% [markdown]
+# They go together, more than with another concept's layers, but loosely: for most concepts, the layer that looks most is not the layer that carries most. A layer may look early, when the clip is noise, or look and do little with it. So use maps to
+# ask, and patches to answer.
+#
+# ## Exercise: looking and carrying
+# Take the *violin*. Which layer looks at it most, by `looked`? And which layer carries it most, by `carried`? Answer with the two layers in a tuple, looking first.
+
+# %% tags=["answer"]
+violin = None  # (layer that looks most, layer that carries most)
+
+# %% jupyter={"source_hidden": true} tags=["check"]
+from audioscope.course import check
+
+truth = int(np.argmax(looked.loc["violin"])), int(carried.loc["violin"].idxmax())
+assert truth[0] != truth[1]
+check(
+    violin,
+    lambda pair: tuple(pair) == truth,
+    well=f"Layer {truth[0]} looks at the violin most, and layer {truth[1]} carries it: attention alone would have misled you.",
+    wrong=[
+        (lambda pair: tuple(pair) == truth[::-1], "The other way around: looking comes first."),
+        (
+            lambda pair: pair[0] == pair[1],
+            "They are two different layers. One answer comes from `looked`, the other from `carried`.",
+        ),
+        (
+            lambda pair: pair[0] == truth[0],
+            "Right about looking. For carrying, take the row for violin in `carried`, and find the largest impact.",
+        ),
+    ],
+    otherwise="Take the rows for violin in `looked` and in `carried`, and find the largest value of each.",
+    kind=(tuple, list),
+)
+
+# %% [markdown]
+# <details><summary>Solution</summary>
+#
+# ```python
+# violin = int(np.argmax(looked.loc["violin"])), int(carried.loc["violin"].idxmax())
+# ```
+# </details>
+
+# %% [markdown]
+# ## Limits
+# One pair and one seed of each concept were read here. A word's token holds more than the word, since the text encoder mixes them; muting a token therefore removes a part of what the word does, and a part of what its neighbors
+# do. In models that subtract two attentions (Stable Audio 3), weights are signed and do not add up to 1. A model whose attention is computed elsewhere than in torch shows no weights, and says so.
+#
+# ## Read next
+# - [3. The concept atlas](03_concept_atlas.ipynb): what each layer carries.
+# - The how-to "Inside a layer" in the documentation; `audioscope attention --help` on the command line.
+# - S. Jain and B. C. Wallace, "Attention is not Explanation" (2019).
+
+# %%
+import diffusers
+import nnsight
+
+print({m.__name__: m.__version__ for m in (audioscope, torch, diffusers, nnsight, alt)})
