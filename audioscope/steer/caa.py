@@ -8,7 +8,8 @@ with model.steer(vector, strength=1.5):
 from __future__ import annotations
 
 import warnings
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, Unpack
 
@@ -25,7 +26,7 @@ from audioscope.model import BATCH, Model
 from audioscope.sites import Site
 from audioscope.steer.vectors import SteeringVector, vector_files
 from audioscope.store import check_same, content_hash, data_folder
-from audioscope.tracing import Read, Row, SamplingKeywords
+from audioscope.tracing import Read, Row, Run, Sampling, SamplingKeywords
 from audioscope.workers import Workers, collect
 
 Against = Literal["opposite", "neutral"]
@@ -80,6 +81,94 @@ def steering_sites(model: Model, concept: Concept, sites: Any = "cross", atlas: 
             )
         own = list(impacts.nlargest(STRONGEST).index)
     return model.sites.select(own)
+
+
+@dataclass(frozen=True)
+class Contrast:
+    """What a direction is made from, after all checks: prompts with and without a concept, at some sites.
+
+    rows: each with the half of the pairs that it is in (0 or 1), and its sign, 1 with the concept and -1 without; the two prompts of a
+    pair and seed follow each other.
+    """
+
+    concept: Concept
+    sites: tuple[Site, ...]
+    settings: Sampling
+    branch: Branch
+    rows: list[tuple[Row, int, int]]
+    metadata: dict[str, Any]
+    batch_size: int
+
+    @property
+    def said(self) -> str:
+        """What a progress bar says."""
+        return f"reading {self.concept.name}"
+
+    def parts(self, together: int = 1) -> list[list[tuple[Row, int, int]]]:
+        """The rows in batches, of which each has `together` rows that follow each other, or none of them."""
+        size = max(together, self.batch_size // together * together)
+        return [self.rows[start : start + size] for start in range(0, len(self.rows), size)]
+
+    def run(self, model: Model, part: Sequence[tuple[Row, int, int]], pool: bool = True) -> Run:
+        """One batch, with the outputs of the sites. Raises FloatingPointError if it is not finite."""
+        read = Read(self.sites, pool=pool, branch=self.branch)
+        run = model.run([row for row, *_ in part], read=read, decode=False, **self.settings)
+        if not bool(run.finite.all()):
+            raise FloatingPointError(f"{model.name} produced NaN or infinity for a prompt of {self.concept.name!r}: try float32.")
+        return run
+
+
+def contrast(
+    model: Model, concept: str | Concept | Pairs, sites: Any, pairs: int | None, *, against: Against | None, split: str, seeds: int,
+    branch: Branch, normalize: bool | None = None, shuffle: int | None = None, atlas: Atlas | None = None, batch_size: int = BATCH,
+    more: Mapping[str, Any] | None = None, **sampling: Unpack[SamplingKeywords],
+) -> Contrast:  # fmt: skip
+    """Check what a direction is to be made from, before anything is generated. The arguments and errors are those of `caa`.
+
+    more: what else its metadata say.
+    """
+    model.check_unsteered("a vector")
+    chosen = choose_one(concept)
+    bare = not (chosen.opposite or chosen.counterfactual)  # nothing is known of the second prompts but that they are the contrast
+    neutral = all(pair.neutral for pair in chosen.split(split))
+    against = against or ("opposite" if chosen.opposite or (bare and not neutral) else "neutral")
+    if against not in ("opposite", "neutral"):
+        raise ValueError(f"against is {against!r}, expected 'opposite' or 'neutral'.")
+    if against == "opposite" and not (chosen.opposite or bare):
+        raise ValueError(f"{chosen.name!r} has no opposite: use against='neutral'.")
+    if branch not in ("cond", "uncond"):
+        raise ValueError(f"branch is {branch!r}, expected 'cond' or 'uncond': a vector belongs to one branch.")
+    where = steering_sites(model, chosen, sites, atlas)
+    settings = model.sampling(**sampling)
+    there = len(chosen.split(split))
+    if there < 2:
+        raise ValueError(f"{chosen.name!r} has {there} pairs in split {split!r}, expected at least 2: name another split.")
+    pairs = there if pairs is None else whole("pairs", pairs, 2, there, f", the pairs in split {split!r}")
+    seeds, batch_size = whole("seeds", seeds, 1), whole("batch_size", batch_size, 1)
+    found = chosen.split(split)[:pairs]
+    shuffle = None if shuffle is None else whole("shuffle", shuffle)
+    texts = [(pair.clean, pair.corrupted if against == "opposite" else pair.neutral) for pair in found]
+    empty = next((pair for pair, (_, other) in zip(found, texts, strict=True) if not other), None)
+    if empty is not None:
+        raise ValueError(
+            f"Pair {empty.index} of {chosen.name!r} ({empty.clean!r}) has no neutral prompt: add one in a column 'neutral'."
+        )
+    for text in {text for pair in texts for text in pair}:
+        model.check_prompt(text)
+    metadata = {
+        "concept": chosen.name, "against": "neutral wording" if against == "neutral" else chosen.opposite or "the second prompts", "branch": branch,
+        "sites": [site.path for site in where], "pairs": pairs, "seeds": seeds, "split": split, **({} if normalize is None else {"normalize": normalize}),
+        "shuffle": shuffle, **settings, "prompts": content_hash(texts), "audioscope": __version__, **(more or {}),
+    }  # fmt: skip
+    swapped = np.zeros(len(texts), bool)
+    if shuffle is not None:
+        swapped[np.random.default_rng(shuffle).permutation(len(texts))[: len(texts) // 2]] = True
+    rows: list[tuple[Row, int, int]] = [
+        (Row(text, chosen.seed(pair, number)), place % 2, sign * (-1 if swap else 1))
+        for place, (pair, both, swap) in enumerate(zip(found, texts, swapped, strict=True))
+        for number in range(seeds) for text, sign in zip(both, (1, -1), strict=True)
+    ]  # fmt: skip
+    return Contrast(chosen, where, settings, branch, rows, metadata, batch_size)
 
 
 def caa(
@@ -142,69 +231,27 @@ def caa(
         >>> {path: list(direction.shape) for path, direction in vector.directions.items()}
         {'transformer.transformer_blocks.1.cross_attn': [2, 128], 'transformer.transformer_blocks.2.cross_attn': [2, 128]}
     """
-    model.check_unsteered("a vector")
-    chosen = choose_one(concept)
-    bare = not (chosen.opposite or chosen.counterfactual)  # nothing is known of the second prompts but that they are the contrast
-    neutral = all(pair.neutral for pair in chosen.split(split))
-    against = against or ("opposite" if chosen.opposite or (bare and not neutral) else "neutral")
-    if against not in ("opposite", "neutral"):
-        raise ValueError(f"against is {against!r}, expected 'opposite' or 'neutral'.")
-    if against == "opposite" and not (chosen.opposite or bare):
-        raise ValueError(f"{chosen.name!r} has no opposite: use against='neutral'.")
-    if branch not in ("cond", "uncond"):
-        raise ValueError(f"branch is {branch!r}, expected 'cond' or 'uncond': a vector belongs to one branch.")
-    where = steering_sites(model, chosen, sites, atlas)
-    settings = model.sampling(**sampling)
-    there = len(chosen.split(split))
-    if there < 2:
-        raise ValueError(f"{chosen.name!r} has {there} pairs in split {split!r}, expected at least 2: name another split.")
-    pairs = there if pairs is None else whole("pairs", pairs, 2, there, f", the pairs in split {split!r}")
-    seeds, batch_size = whole("seeds", seeds, 1), whole("batch_size", batch_size, 1)
-    found = chosen.split(split)[:pairs]
-    shuffle = None if shuffle is None else whole("shuffle", shuffle)
-    texts = [(pair.clean, pair.corrupted if against == "opposite" else pair.neutral) for pair in found]
-    empty = next((pair for pair, (_, other) in zip(found, texts, strict=True) if not other), None)
-    if empty is not None:
-        raise ValueError(
-            f"Pair {empty.index} of {chosen.name!r} ({empty.clean!r}) has no neutral prompt: add one in a column 'neutral'."
-        )
-    for text in {text for pair in texts for text in pair}:
-        model.check_prompt(text)
-    metadata = {
-        "concept": chosen.name, "against": "neutral wording" if against == "neutral" else chosen.opposite or "the second prompts", "branch": branch,
-        "sites": [site.path for site in where], "pairs": pairs, "seeds": seeds, "split": split, "normalize": normalize,
-        "shuffle": shuffle, **settings, "prompts": content_hash(texts), "audioscope": __version__,
-    }  # fmt: skip
-    if file is not None and all(part.exists() for part in vector_files(file)):
-        try:
-            return _same(SteeringVector.load(file), file, model, metadata)
-        except Damaged as error:
-            warnings.warn(f"{error} It is made again.", stacklevel=2)
-    swapped = np.zeros(len(texts), bool)
-    if shuffle is not None:
-        swapped[np.random.default_rng(shuffle).permutation(len(texts))[: len(texts) // 2]] = True
-    rows: list[tuple[Row, int, int]] = [
-        (Row(text, chosen.seed(pair, number)), place % 2, sign * (-1 if swap else 1))
-        for place, (pair, both, swap) in enumerate(zip(found, texts, swapped, strict=True))
-        for number in range(seeds) for text, sign in zip(both, (1, -1), strict=True)
-    ]  # fmt: skip
+    found = contrast(
+        model, concept, sites, pairs, against=against, split=split, seeds=seeds, branch=branch, normalize=normalize, shuffle=shuffle,
+        atlas=atlas, batch_size=batch_size, **sampling,
+    )  # fmt: skip
+    if file is not None and (there := kept(file, model, found.metadata)):
+        return there
+    where, rows = found.sites, found.rows
     total: dict[str, Tensor] = {}
     lengths: dict[str, Tensor] = {}
     sigmas = torch.empty(0)
-    parts = [rows[start : start + batch_size] for start in range(0, len(rows), batch_size)]
 
     def read(part: Sequence[tuple[Row, int, int]]) -> dict[str, Tensor]:
         """Of one batch, at each site: sums of differences in each half of the pairs [2, steps, width], and of norms."""
-        run = model.run([row for row, *_ in part], read=Read(where, branch=branch), decode=False, **settings)
-        if not bool(run.finite.all()):
-            raise FloatingPointError(f"{model.name} produced NaN or infinity for a prompt of {chosen.name!r}: try float32.")
+        run = found.run(model, part)
         signs = torch.zeros(2, len(part))  # of the pairs with even and with odd places
         for place, (_, half, sign) in enumerate(part):
             signs[half, place] = sign
         differences = {f"sum {path}": torch.einsum("hr,rsw->hsw", signs, values) for path, values in run.reads.items()}
         return differences | {f"norm {path}": run.norms[path].sum(0) for path in run.reads} | {"sigmas": run.sigmas}
 
-    for sums in collect(model, workers, read, parts, f"reading {chosen.name}", progress=progress, size=len):
+    for sums in collect(model, workers, read, found.parts(), found.said, progress=progress, size=len):
         sigmas = sums["sigmas"]
         for site in where:
             total[site.path] = total.get(site.path, 0) + sums[f"sum {site.path}"]
@@ -212,7 +259,7 @@ def caa(
     norms = {path: value / len(rows) for path, value in lengths.items()}
     mean = {path: value.sum(0) / (len(rows) / 2) for path, value in total.items()}
     alike = {path: torch.nn.functional.cosine_similarity(value[0], value[1], dim=-1).mean() for path, value in total.items()}
-    metadata["halves"] = {path: round(float(value), 4) for path, value in alike.items()}
+    metadata = found.metadata | {"halves": {path: round(float(value), 4) for path, value in alike.items()}}
     directions = {
         path: torch.nn.functional.normalize(value, dim=1) if normalize else value / norms[path].clamp_min(1e-12)[:, None]
         for path, value in mean.items()
@@ -221,6 +268,17 @@ def caa(
     if file is not None:
         vector.save(file)
     return vector
+
+
+def kept(file: str | Path, model: Model, metadata: dict[str, Any]) -> SteeringVector | None:
+    """The vector in a file, if it is the one that would be made now; None if there is none, or a damaged one, with a warning."""
+    if not all(part.exists() for part in vector_files(file)):
+        return None
+    try:
+        return _same(SteeringVector.load(file), file, model, metadata)
+    except Damaged as error:
+        warnings.warn(f"{error} It is made again.", stacklevel=3)
+        return None
 
 
 def _same(found: SteeringVector, file: str | Path, model: Model, metadata: dict[str, Any]) -> SteeringVector:
