@@ -82,3 +82,10 @@ def test_bad_input_to_directions(tiny):
     ):  # fmt: skip
         with pytest.raises((ValueError, KeyError), match=said):
             made(tiny, **{"concept": "fast", "sites": 1, **HOW, **wrong})
+
+
+def test_reliability_is_shown_and_unknown_where_it_was_not_measured(tiny):
+    vector = sign_vector(tiny, "fast", [1, 2], PAIRS, **HOW)
+    halves = vector.metadata["halves"].values()
+    assert vector.reliability == pytest.approx(sum(halves) / 2) and f"reliability {vector.reliability:.2f}" in repr(vector)
+    assert (vector + vector).reliability is None and "reliability not measured" in repr(vector + vector)

@@ -275,7 +275,7 @@ class SAE(nn.Module):
         Example:
             >>> sae = audioscope.datasets.sae("transformer.transformer_blocks.6.cross_attn")
             >>> sae.vector("fast", features=5, against="slow")
-            SteeringVector(fast against slow, tiny: 1 sites, 10 noise levels from 1 to 0.235)
+            SteeringVector(fast against slow, tiny: 1 sites, 10 noise levels from 1 to 0.235, reliability not measured)
         """
         return view("SAE.vector")(self, concept, features, **keywords)
 

@@ -89,7 +89,7 @@ def sae_vector(
         >>> vector = audioscope.sae.sae_vector(sae, "fast", against="slow")
         >>> clip = model.generate("a jazz song", seed=0, steps=4, edits=[audioscope.AddVector(vector, 1.0)])
         >>> vector
-        SteeringVector(fast against slow, tiny: 1 sites, 10 noise levels from 1 to 0.235)
+        SteeringVector(fast against slow, tiny: 1 sites, 10 noise levels from 1 to 0.235, reliability not measured)
     """
     if sae.scores is None or sae.levels is None or "site" not in sae.metadata:
         raise ValueError(

@@ -166,7 +166,7 @@ def read_pack(file: str | Path, model: Model) -> SteeringVector:
         >>> vector = audioscope.datasets.vector("fast").only(model.sites.select([6]))
         >>> pack = audioscope.steer.write_pack(vector, "fast.safetensors", model)
         >>> audioscope.steer.read_pack(pack, model)
-        SteeringVector(fast, tiny: 1 sites, 1 noise levels from 1 to 1)
+        SteeringVector(fast, tiny: 1 sites, 1 noise levels from 1 to 1, reliability not measured)
     """
     file = as_path(file)
     if not file.is_file():

@@ -76,7 +76,7 @@ class SteeringVector:
     Example:
         >>> fast, happy = audioscope.datasets.vector("fast"), audioscope.datasets.vector("happy")
         >>> fast
-        SteeringVector(fast against slow, tiny: 12 sites, 10 noise levels from 1 to 0.235)
+        SteeringVector(fast against slow, tiny: 12 sites, 10 noise levels from 1 to 0.235, reliability not measured)
         >>> both = fast + 0.5 * happy
         >>> with model.steer(both, 1.5):
         ...     clip = model.generate("a song with violin", steps=2)
@@ -143,6 +143,12 @@ class SteeringVector:
         low = min(int(place), max(0, len(sigmas) - 2))
         high = min(low + 1, len(sigmas) - 1)
         return torch.lerp(scaled[path][low], scaled[path][high], place - low)
+
+    @property
+    def reliability(self) -> float | None:
+        """How alike the vectors of the two halves of its pairs are: the cosine, mean over sites and noise levels; None if unknown."""
+        halves = self.metadata.get("halves") if isinstance(self.metadata, Mapping) else None
+        return float(np.mean(list(halves.values()))) if isinstance(halves, Mapping) and halves else None
 
     def check(self, model: str, fingerprint: str, sites: Sites) -> None:
         """Raise ValueError unless the vector was made from this model and its widths match the sites.
@@ -533,15 +539,14 @@ class SteeringVector:
     def _facts(self) -> dict[str, Any]:
         """What its card says of it."""
         about, passed = self.metadata, self.metadata.get("levels_passed")
-        halves = about.get("halves")
         return {
             "model": self.model, "weights": self.fingerprint, "concept": about.get("concept"), "against": about.get("against"),
             "sites": ", ".join(self.paths), "noise levels": f"{len(self.sigmas)}, from {self.sigmas[0]:.3g} to {self.sigmas[-1]:.3g}",
             "guidance branch": about.get("branch"), "pairs": about.get("pairs"), "seeds": about.get("seeds"), "split": about.get("split"),
             "steps": about.get("steps"), "guidance": about.get("guidance"),
             "gate": f"the SAE passes its evaluation at {sum(passed.values())} of {len(passed)} noise levels" if passed else "no SAE is involved",
-            "reliability": f"cosine {np.mean(list(halves.values())):.2f} between vectors of the two halves of the pairs, mean over sites and levels"
-            if halves else "not measured",
+            "reliability": f"cosine {self.reliability:.2f} between vectors of the two halves of the pairs, mean over sites and levels"
+            if self.reliability is not None else "not measured",
         }  # fmt: skip
 
     @classmethod
@@ -574,7 +579,7 @@ class SteeringVector:
         Example:
             >>> file = audioscope.datasets.vector("fast").save("shared/vector")
             >>> audioscope.SteeringVector.from_pretrained("shared")
-            SteeringVector(fast against slow, tiny: 12 sites, 10 noise levels from 1 to 0.235)
+            SteeringVector(fast against slow, tiny: 12 sites, 10 noise levels from 1 to 0.235, reliability not measured)
         """
         files = ("vector.safetensors", "vector.json", "sv.pkl", "config.json")
         folder = fetched(source, files, revision=revision, token=token, subfolder=subfolder, what="steering vector")
@@ -602,7 +607,8 @@ class SteeringVector:
         versus = f" against {self.metadata['against']}" if self.metadata.get("against") else ""
         return (
             f"SteeringVector({self.metadata.get('concept', '?')}{versus}, {self.model}: {len(self.paths)} sites, {len(self.sigmas)} noise "
-            f"levels from {self.sigmas[0]:.3g} to {self.sigmas[-1]:.3g})"
+            f"levels from {self.sigmas[0]:.3g} to {self.sigmas[-1]:.3g}, reliability "
+            f"{'not measured' if self.reliability is None else f'{self.reliability:.2f}'})"
         )
 
     def _repr_html_(self) -> str:
