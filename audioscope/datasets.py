@@ -27,9 +27,10 @@ from audioscope.store import data_folder
 
 __all__ = [
     "atlas", "concept_prompts", "concepts", "data_folder", "fingerprint", "is_shipped", "maps", "outside", "published", "sae", "saes",
-    "some_prompts", "steering", "steering_table", "steps", "vector",
+    "screening", "some_prompts", "steering", "steering_table", "steps", "vector",
 ]  # fmt: skip
-MAPS = (*WINDOWS, "output")
+INSIDE = {"heads": "cross.heads", "feed_forward": "feed_forward", "block": "block"}  # maps of other sites, by name
+MAPS = (*WINDOWS, "output", *INSIDE)
 RESULTS = ("steering", "sae_steering", "outside")
 
 
@@ -48,17 +49,33 @@ def atlas() -> Atlas:
 
 
 def maps() -> dict[str, Atlas]:
-    """Load more shipped atlases of `tiny`: the text swap in a part of the denoising, and the output patch.
+    """Load more shipped atlases of `tiny`: the text swap in a part of the denoising, and patches of outputs.
 
     Returns:
         Atlases by name, without sound. "early", "middle" and "late" swap the text in that third of the log signal-to-noise ratio;
-        "output" patches the output.
+        "output" patches the output of each cross-attention module, "heads" that of each of its heads, "feed_forward" and "block" those
+        of the feed-forward modules and of the blocks.
 
     Example:
         >>> list(audioscope.datasets.maps())
-        ['early', 'middle', 'late', 'output']
+        ['early', 'middle', 'late', 'output', 'heads', 'feed_forward', 'block']
     """
     return {name: Atlas.load(data_folder() / "maps" / name) for name in MAPS}
+
+
+def screening() -> pd.DataFrame:
+    """Load the shipped table of how well `audioscope.screen` ranks what patching finds in `tiny`.
+
+    Returns:
+        A table with one row per mode, kind of cells ("heads", "layers", "windows") and concept, with the columns of `Screen.compare`
+        and the mean number of generations a pair.
+
+    Example:
+        >>> table = audioscope.datasets.screening()
+        >>> sorted(table["mode"].unique())
+        ['path', 'quick']
+    """
+    return pd.read_parquet(data_folder() / "results" / "screening.parquet")
 
 
 def outside() -> Atlas:

@@ -23,7 +23,7 @@
 # - how to estimate such a map by gradients, in seconds, and what these estimates miss;
 # - how to test a circuit: a few heads alone, and everything but them.
 #
-# **Time**: 20 minutes; it runs in about 1. **Before this**: [3. The concept atlas](03_concept_atlas.ipynb); what a gradient is.
+# **Time**: 20 minutes; it runs in about 2. **Before this**: [3. The concept atlas](03_concept_atlas.ipynb); what a gradient is.
 
 # %%
 import altair as alt
@@ -94,15 +94,15 @@ mine.round(2)
 
 # %%
 assert mine["layer"].astype(str).eq("0.3").all() and best == model.sites[0].heads[3].path
-assert (mine["low"] > mine["control"]).all()  # also where it was not chosen
+assert (mine["low"] > mine["control"].fillna(0)).all()  # also where it was not chosen
 others = checked[(checked["layer"].astype(str).str[:2] == "0.") & (checked["site"] != best)]
 assert others["impact"].max() < 0.1  # the other heads of the layer carry no genre
 drums = found.query("concept == 'drums'").set_index("layer")["impact"]
 assert drums.idxmax() == "0.2" and drums["0.2"] > 0.6 and drums["0.3"] < 0.1
 
 # %% [markdown]
-# Head <!--=heads.genre-->0.3<!--/--> moves metal by <!--=heads.genre.metal-->.51<!--/-->, reggae by <!--=heads.genre.reggae-->.56<!--/-->, opera by <!--=heads.genre.opera-->.57<!--/--> and jazz by <!--=heads.genre.jazz-->.19<!--/-->; no other head of its layer moves a genre by more than <!--=heads.genre.rest-->.05<!--/-->. Head <!--=heads.drums-->0.2<!--/-->
-# moves drums by <!--=heads.drums.drums-->.75<!--/-->, head <!--=heads.maracas-->0.0<!--/--> maracas by <!--=heads.maracas.maracas-->.50<!--/-->. The judge, which also heard the clips, agrees (the correlation over all cells is <!--=heads.judge.r-->.95<!--/-->). So what looked like one layer that several concepts share is a division of labor inside it. Not everything is as tidy: bongos come with any of three heads of
+# Head <!--=heads.genre-->0.3<!--/--> moves metal by <!--=heads.genre.metal-->.51 [.37, .65]<!--/-->, reggae by <!--=heads.genre.reggae-->.56 [.48, .63]<!--/-->, opera by <!--=heads.genre.opera-->.57 [.41, .75]<!--/--> and jazz by <!--=heads.genre.jazz-->.19 [.06, .33]<!--/-->; no other head of its layer moves a genre by more than <!--=heads.genre.rest-->.02<!--/-->. Head <!--=heads.drums-->0.2<!--/-->
+# moves drums by <!--=heads.drums.drums-->.75<!--/-->, head <!--=heads.maracas-->0.0<!--/--> maracas by <!--=heads.maracas.maracas-->.50<!--/-->. The judge, which also heard the clips, agrees (the correlation over all cells is <!--=heads.judge.r-->.95 [.91, .97]<!--/-->). So what looked like one layer that several concepts share is a division of labor inside it. Not everything is as tidy: bongos come with any of three heads of
 # the layer (<!--=heads.bongos-->.62, .59 and .58<!--/-->), more than one of which is not needed, and tempo is spread over all heads of layers 1 and 2.
 #
 # ## You can hear one head work
@@ -129,19 +129,36 @@ assert scores[1] > scores[0] + 0.2 * (scores[3] - scores[0])
 # of the clean run (1), and take the derivative of the score by every gate at once. Each row is a head, each column a step.
 
 # %%
-screen = audioscope.screen(model, ["metal", "drums"], pairs=4)
-screen.chart("metal")
+screen = audioscope.screen(model, ["drums", "metal"], pairs=4)
+screen.chart("drums")
 
 # %%
 print(screen)
-compared = screen.compare(heads)
-print(compared.round(2).to_string(index=False))
-assert compared.set_index("concept").loc["all", "spearman"] > 0.7
-assert screen.impacts().query("concept == 'metal'").nlargest(1, "impact")["layer"].iloc[0] == "0.3"
+estimates = screen.impacts().pivot(index="layer", columns="concept", values="impact")
+print(screen.compare(heads).round(2).to_string(index=False))
+assert screen.compare(heads).set_index("concept").loc["all", "spearman"] > 0.7
+assert estimates["drums"].idxmax() == "0.2"  # found at once
 
 # %% [markdown]
-# An estimate is not a measurement. A head that changes nothing until it is moved by half of the way has no derivative at the start, and what heads do together is not the sum of what they do alone: the column
-# `residual` says how much is left. `mode="path"` follows the gates of a layer from 0 to 1, at a price. How far to trust either was measured on concepts that had no part in developing it:
+# For drums, three generations a pair find what the map found. For metal, they miss it:
+
+# %%
+residual = screen.impacts().groupby("concept")["residual"].first()
+rank = int((estimates["metal"] > estimates["metal"]["0.3"]).sum()) + 1
+print(f"head 0.3 has rank {rank} of 48 for metal; residual {residual['metal']:.2f} for metal, {residual['drums']:.2f} for drums")
+assert rank > 1 and residual["metal"] > 0.5 > abs(residual["drums"])
+
+# %% [markdown]
+# A gradient at the start is blind to switches. Head 0.3 changes nothing until it is moved by about half of the way, and then the genre tips over. The column `residual` warns of it: it is what all heads together do beyond the sum of the
+# estimates, as a share of the way. `mode="path"` follows the gates of a layer from 0 to 1, at a price, and sees the switch:
+
+# %%
+path = audioscope.screen(model, ["metal"], pairs=4, mode="path", sites=layer.heads)
+print(path.impacts()[["layer", "impact", "residual"]].round(2).to_string(index=False))
+assert path.impacts().nlargest(1, "impact")["layer"].iloc[0] == "0.3"
+
+# %% [markdown]
+# How far to trust either mode was measured on concepts that had no part in developing it (rank correlation with exact patching of the same pairs, over all cells of a kind):
 
 # %%
 validation = datasets.screening().query("concept == 'all'")
@@ -150,10 +167,10 @@ validation[["mode", "of", "window", "cells", "spearman", "generations"]].round(2
 # %%
 missed = datasets.screening().query("missed != ''")[["mode", "of", "window", "concept", "missed"]]
 print("own layers and heads that are not among the fifth with the largest estimates:", missed.to_string(index=False), sep="\n")
-assert validation.query("mode == 'quick' and of == 'heads'")["spearman"].min() > 0.6
+assert validation.query("mode == 'quick'")["spearman"].min() > 0.6 and validation.query("mode == 'path'")["spearman"].min() > 0.8
 
 # %% [markdown]
-# So a screen tells where to look, and `audioscope.localize(..., screened=screen)` then patches what it ranks highest, and a random sample of the rest, to be surprised by.
+# (The layers that were missed are switches, again.) So a screen tells where to look, and `audioscope.localize(..., screened=screen)` then patches what it ranks highest, and a random sample of the rest, to be surprised by.
 #
 # ## A circuit is tested by what it does alone, and by what is left without it
 # The heads of *happy* with the largest impact, by the map's pairs: how far do they bring it together, on pairs that the map has never seen? And all other heads without them? And as many heads drawn at random?
@@ -205,9 +222,12 @@ base = alt.Chart(table[["number", "head", "impact", "circuit", "site"]]).encode(
 
 # %%
 alone, left, chance = results["value"]
-assert alone > 0.4 and alone > chance + 0.2 and results["low"][0] > results["high"][2]
+assert 0.4 < alone < 0.6 < left and alone + left > 1 and alone > chance + 0.2 and results["low"][0] > results["high"][2]
 
 # %% [markdown]
+# Four of forty-eight heads bring about half of the way, and four others nearly nothing. But the other forty-four still bring more than half without them: the two parts add up to more than the whole. So these heads are enough for half of *happy*, and
+# no head is necessary for it; others do similar work.
+#
 # Now listen to it: a sad song, the same with these four heads told to be happy, with all others told so, and the happy song.
 
 # %%

@@ -217,3 +217,14 @@ def test_there_is_a_page_for_every_model(model, tmp_path, monkeypatch):
     monkeypatch.setattr(attention, "sound", lambda clip: {})  # the random pipelines have rates that MP3 does not
     text = attention_page(model, "a slow slow song", tmp_path / "page.html", **how(model)).read_text()
     assert text.count('class="word small"') == text.count("<canvas") >= 4 and text.count("without “slow”") == 2
+
+
+def test_the_command_prints_a_map_and_writes_a_page(tmp_path, capsys):
+    from audioscope.cli.main import main
+
+    page = tmp_path / "page.html"
+    assert main(["attention", "a slow song", "--steps", "2", "--sites", "0,3", "--html", str(page)]) == 0
+    said = capsys.readouterr().out
+    assert "AttentionMap('a slow song'" in said and "(padding)" in said and "without “slow”" in page.read_text()
+    assert main(["attention", "a slow song", "--sites", "self,cross"]) != 0
+    assert "mixes cross-attention" in capsys.readouterr().err

@@ -55,6 +55,12 @@ def test_shipped_maps_are_of_this_model(tiny):
         ("middle", "text"),
         ("late", "text"),
         (None, "output"),
+        *[(None, "output")] * 3,
+    ]
+    assert [{site.kind for site in each.sites} for each in maps] == [{"cross"}] * 4 + [
+        {"cross.heads"},
+        {"feed_forward"},
+        {"block"},
     ]
     for each in maps:
         assert each.settings["fingerprint"] == tiny.fingerprint and len(each.concepts) == 21 and each.table["clip"].eq("").all()

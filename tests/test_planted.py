@@ -10,6 +10,7 @@ import audioscope
 from audioscope import datasets
 from audioscope.tiny import planted
 
+pytestmark = pytest.mark.slow
 HOW = {"pairs": 4, "steps": 8, "clips": False, "progress": False, "workers": 1}
 
 

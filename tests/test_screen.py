@@ -203,6 +203,8 @@ def test_sites_of_several_kinds_have_lines_of_their_own(tiny):
     assert screen.impacts()["layer"].tolist() == ["self 1", "cross 1", "block 1"]
     drawn = next(iter(screen.chart().to_dict()["datasets"].values()))
     assert len({(row["layer"], row["step"]) for row in drawn}) == len(drawn) == 6
+    scale = screen.chart().to_dict()["encoding"]["color"]["scale"]
+    assert scale["domainMid"] == 0 and scale["domain"][0] == -scale["domain"][1], "no effect has the tone of the page"
     assert len(screen.choose().top) == 3 and screen.choose().sample == ()
 
 

@@ -28,6 +28,7 @@ from audioscope.stats import mean_with_interval
 from audioscope.steer.benchmark import counts, over_axes
 from audioscope.steer.cells import SHUFFLED_LABELS
 from audioscope.store import data_folder
+from audioscope.tiny.music import GROUPS
 
 MARK = re.compile(r"<!--=([\w.-]+)-->(.*?)<!--/-->", re.S)
 TABLES = ("atlas/*.parquet", "atlas/*.csv", "maps/*/*.parquet", "results/*.parquet", "published/*.csv", "tiny/sae/*/*.parquet")
@@ -39,6 +40,7 @@ def recompute_claims() -> dict[str, str]:
         **card_claims(),
         **atlas_claims(),
         **scale_claims(),
+        **inside_claims(),
         **outside_claims(),
         **step_claims(),
         **published_claims(),
@@ -176,6 +178,36 @@ def card_claims() -> dict[str, str]:
         for i, row in enumerate(found["extrapolation"]) for group, share in row.items()
         if group not in ("change", "steps", "guidance")
     }  # fmt: skip
+
+
+def inside_claims() -> dict[str, str]:
+    """Which heads carry genre and drums, and how well screens rank what patching finds."""
+    heads = datasets.maps()["heads"]
+    impacts = heads.impacts().query("defined")
+    wide = impacts.pivot(index="layer", columns="concept", values="impact")
+    wide.index = wide.index.astype(str)
+    genres = [name for name in GROUPS["genre"] if name in wide]
+    carries = wide[["metal", "reggae"]].mean(axis=1).idxmax()
+    rest = wide.loc[[name for name in wide.index if name.split(".")[0] == carries.split(".")[0] and name != carries], genres]
+    found = {
+        "heads.pairs": str(heads.settings["pairs"]),
+        "heads.genre": carries,
+        "heads.genre.rest": number(rest.max(axis=None)),
+        "heads.bongos": listed([number(value) for value in wide["bongos"][wide.index.str.startswith("0.")].nlargest(3)]),
+    }
+    for name in ("drums", "maracas"):
+        found |= {f"heads.{name}": wide[name].idxmax(), f"heads.{name}.{name}": number(wide[name].max())}
+    both = heads.correlation(heads.heard_by("judge"))
+    found["heads.judge.r"] = with_interval(both["pearson"], both["pearson_low"], both["pearson_high"])
+    for row in impacts[(impacts["layer"].astype(str) == carries) & impacts["concept"].isin(genres)].itertuples():
+        found[f"heads.genre.{row.concept}"] = with_interval(row.impact, row.low, row.high)
+    table = datasets.screening()
+    for row in table[table["concept"] == "all"].itertuples():
+        label = f"screen.{row.mode}.{row.of}" + (f".{row.window}" if row.window else "")
+        found |= {label: number(row.spearman), f"{label}.cells": str(row.cells), f"{label}.generations": f"{row.generations:.0f}"}
+    found["screen.path.concepts"] = str(table.loc[table["mode"] == "path", "concept"].nunique() - 1)
+    found["screen.concepts"] = str(table.loc[table["of"] == "layers", "concept"].nunique() - 1)
+    return found
 
 
 def outside_claims() -> dict[str, str]:

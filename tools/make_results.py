@@ -12,11 +12,18 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from audioscope.atlas.atlas import Atlas
+import numpy as np
+import pandas as pd
+
+from audioscope.atlas.atlas import Atlas, score_column
 from audioscope.atlas.localization import localize
+from audioscope.atlas.screening import Screen, screen
 from audioscope.atlas.steps import patch_steps
-from audioscope.datasets import MAPS
+from audioscope.atlas.windows import WINDOWS
+from audioscope.concepts import choose
+from audioscope.datasets import INSIDE, MAPS
 from audioscope.loading import load
+from audioscope.model import Model
 from audioscope.sae.comparison import wins
 from audioscope.sae.pipeline import report_saes, train_saes
 from audioscope.sae.sae import SAE
@@ -30,6 +37,7 @@ from audioscope.store import write_whole
 from audioscope.tiny.evaluate import as_table, evaluate
 
 ROOT = Path(__file__).resolve().parent.parent
+DEVELOPMENT = ("fast", "metal", "flute", "female")  # concepts that the screen was developed on
 
 
 def main() -> None:
@@ -54,8 +62,10 @@ def main() -> None:
     print(Atlas.load(atlas.save(shipped, shipped=True)))
     for name in MAPS:
         changed: dict[str, Any] = {"patch": "output"} if name == "output" else {"when": name}
+        changed = {"sites": INSIDE[name]} if name in INSIDE else changed
         found = localize(model, pairs=12, clips=False, out=chosen.work / f"map-{name}-{model.fingerprint}", **shared, **changed)
-        print(found.save(ROOT / "data" / "maps" / name, shipped=True))
+        print((slim(found) if name in INSIDE else found).save(ROOT / "data" / "maps" / name, shipped=True))
+    write_whole(ROOT / "data/results/screening.parquet", screening(model, chosen.work, **shared).to_parquet)
     # what an outside ear hears well enough in rendered music, it hears in the same swaps, and in the steering of the same axes
     known = trusted()
     ear = Musicnn({concept: TAGS[concept] for concept in known})
@@ -85,6 +95,44 @@ def main() -> None:
         **shared,
     )
     print(steering[["concept", "method", "sites", "auc", "auc_low", "auc_high", "spearman", "steerable"]].to_string(index=False))
+
+
+def slim(atlas: Atlas) -> Atlas:
+    """A map of many sites, small enough to ship: scores to 2 decimals, those of second networks for a swap's own concept only."""
+    table, own = atlas.table, atlas.table["scored"].astype(str) == atlas.table["concept"].astype(str)
+    second = {score_column(name): table[score_column(name)].where(own).round(2) for name in atlas.scorers[1:]}
+    return Atlas(table.assign(score=table["score"].round(2), **second), atlas.settings, atlas.folder)
+
+
+def screening(model: Model, work: Path, **shared: Any) -> pd.DataFrame:
+    """How well screens rank what patching finds, on concepts that were not used to develop them, and drawn by lot for what is slow."""
+    concepts = [concept.name for concept in choose(None) if concept.name not in DEVELOPMENT]
+    few = sorted(np.random.default_rng(24).choice(concepts, 6, replace=False), key=concepts.index)
+
+    def out(name: str) -> Path:
+        return work / f"{name}-{model.fingerprint}"
+
+    def screened(name: str, names: list[str], **how: Any) -> Screen:
+        return screen(model, names, 4, out=out(f"screen-{name}"), **how, **shared)
+
+    quick = {
+        kind: screened(f"quick-{kind}", concepts, sites=sites) for kind, sites in (("heads", "cross.heads"), ("layers", "cross"))
+    }
+    exact = {"heads": Atlas.load(out("map-heads")), "layers": Atlas.load(out("map-output"))}
+    found = {("quick", kind): (each, [exact[kind]]) for kind, each in quick.items()}
+    found["path", "heads"] = screened("path", few, mode="path"), [exact["heads"]]
+    found["quick", "windows"] = (
+        quick["layers"],
+        [
+            localize(model, few, 4, patch="output", when=when, also=(), clips=False, out=out(f"map-output-{when}"), **shared)
+            for when in WINDOWS
+        ],
+    )
+    lines = [
+        each.compare(atlas).assign(mode=mode, of=kind, window=atlas.settings["when"] or "", generations=each.table["generations"].mean())
+        for (mode, kind), (each, atlases) in found.items() for atlas in atlases
+    ]  # fmt: skip
+    return pd.concat(lines, ignore_index=True)
 
 
 if __name__ == "__main__":

@@ -428,7 +428,7 @@ def screen_heatmap(cells: pd.DataFrame, concept: str) -> alt.Chart:
         .mark_rect()
         .encode(
             x=alt.X("step:O", title="denoising step", axis=alt.Axis(labelAngle=0)), y=alt.Y("layer:N", sort=order, title=what),
-            color=alt.Color("impact:Q", scale=alt.Scale(domain=[-end, 0, end], interpolate="rgb"), title="estimated impact"),
+            color=alt.Color("impact:Q", scale=alt.Scale(domain=[-end, end], domainMid=0, interpolate="rgb"), title="estimate"),
             tooltip=[alt.Tooltip("site:N", title="module"), alt.Tooltip("step:O"), alt.Tooltip("reading:N", title="estimated impact")],
         )
         .properties(
