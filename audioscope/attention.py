@@ -212,16 +212,18 @@ def attention(
     words = WORD.findall(text)
     per_head, per_step = "head" in axes, "step" in axes
 
-    def add(site: Site, step: int, weights: Tensor, values: Tensor, output: Any, valid: int) -> None:
+    leading, share = model.adapter.leading(model.denoiser), 1.0 if per_step else 1.0 / how.steps
+
+    def add(site: Site, step: int, weights: Tensor, call: Attending, output: Any) -> None:
         if site.kind == "cross" and site not in names:
-            names[site] = tokens_of(model.pipe, model.adapter, text, site, weights.shape[-1], valid, how.seconds)
+            names[site] = tokens_of(model.pipe, model.adapter, text, site, weights.shape[-1], call.valid, how.seconds)
         if kind == "values":
-            weights = weights.abs() * contribution(output, values)[:, None, :]
-        moments = weights[:, model.adapter.leading(model.denoiser) :]  # of the music
-        seen = moments.float().cpu() if per_head else moments.float().mean(0, keepdim=True).cpu()
+            weights = weights.abs() * contribution(output, call.value[0])[:, None, :]
+        moments = weights[:, leading:]  # of the music
+        seen = moments if per_head else moments.mean(0, keepdim=True)
         if site not in sums:
-            sums[site] = torch.zeros(seen.shape[0], how.steps if per_step else 1, *seen.shape[1:])
-        sums[site][:, step if per_step else 0] += seen if per_step else seen / how.steps
+            sums[site] = torch.zeros(len(seen), how.steps if per_step else 1, *seen.shape[1:])
+        sums[site][:, step if per_step else 0].add_(seen.cpu(), alpha=share)
 
     with watching(model, chosen, layout[branch][0], add):
         model.run([row], decode=False, **how)
@@ -282,13 +284,12 @@ def contribution(output: Any, values: Tensor) -> Tensor:
 
 @contextmanager
 def watching(
-    model: Model, sites: Sequence[Site], row: int, at: Callable[[Site, int, Tensor, Tensor, Any, int], None]
+    model: Model, sites: Sequence[Site], row: int, at: Callable[[Site, int, Tensor, Attending, Any], None]
 ) -> Iterator[None]:
     """Call `at` with what attention modules compute for one row of the stacked batch, in every denoising step.
 
     at: gets the site, the step, the weights [heads, tokens of the music, tokens looked at], signed where attention is differential,
-    the values [heads, tokens looked at, width], the output projection, and how many tokens the mask lets through. Raises ValueError
-    if a module never shows its weights.
+    the call for this row, with the values, and the output projection. Raises ValueError if a module never shows its weights.
     """
     step = [-1]
 
@@ -306,9 +307,8 @@ def watching(
                 f"{site.path} ({type(module).__name__}) never shows its weights: it does not call torch's attention once. "
                 "Choose the native attention backend and the default processor."
             )
-        weights = found[0].weights()[0] - (found[1].weights()[0] if found[1:] else 0.0)
-        valid = int(found[0].seen().flatten(0, -2).any(0).sum())
-        at(site, step[0], weights, found[0].value[0], output_projection(module), valid)
+        weights = found[0].weights()[0] if len(found) == 1 else found[0].weights()[0] - found[1].weights()[0]
+        at(site, step[0], weights, found[0], output_projection(module))
 
     with ExitStack() as hooks:
         hooks.enter_context(model.denoiser.register_forward_pre_hook(counted))

@@ -379,8 +379,7 @@ def _muting(pipe: Any, adapter: Adapter, plan: dict[Site, list[_Action]], second
             words = numbers_of(edit.word, WORD.findall(action.prompt))
             for row, _ in action.pairs:
                 one = call.row(row)
-                valid = int(one.seen().flatten(0, -2).any(0).sum())
-                names = tokens_of(pipe, adapter, action.prompt, site, one.key.shape[2], valid, seconds)
+                names = tokens_of(pipe, adapter, action.prompt, site, one.key.shape[2], one.valid, seconds)
                 if row not in cuts:
                     nothing = torch.zeros(one.query.shape[1], one.key.shape[2], dtype=torch.bool, device=one.key.device)
                     cuts[row] = nothing, nothing.clone()

@@ -31,7 +31,9 @@ class Attending:
     def row(self, number: int) -> Attending:
         """The call for one row, with as many heads of keys and values as of queries."""
         one = slice(number, number + 1)
-        key, value = (part[one].repeat_interleave(self.query.shape[1] // part.shape[1], 1) for part in (self.key, self.value))
+        many, key, value = self.query.shape[1] // self.key.shape[1], self.key[one], self.value[one]
+        if many > 1:
+            key, value = key.repeat_interleave(many, 1), value.repeat_interleave(many, 1)
         mask = None if self.attn_mask is None else self.attn_mask.expand(len(self.query), -1, -1, -1)[one]
         return replace(self, query=self.query[one], key=key, value=value, attn_mask=mask, enable_gqa=False)
 
@@ -43,6 +45,11 @@ class Attending:
                 logits.masked_fill(~self.seen(), -torch.inf) if self.attn_mask.dtype == torch.bool else logits + self.attn_mask
             )
         return logits.softmax(-1)
+
+    @property
+    def valid(self) -> int:
+        """How many tokens the mask lets any be looked at."""
+        return self.key.shape[2] if self.attn_mask is None else int(self.seen().flatten(0, -2).any(0).sum())
 
     def seen(self) -> Tensor:
         """What the mask lets through, bool, in the mask's shape, or [1, 1, 1, tokens looked at] without one."""

@@ -27,10 +27,11 @@ def test_weights_times_values_are_what_the_heads_give(model, kind):
     branch = branch if branch in layout else "cond"
     found: dict[str, list] = {}
 
-    def at(site, step, weights, values, output, valid):
+    def at(site, step, weights, call, output):
+        values = call.value[0]
         heads = torch.einsum("hij,hjw->ihw", weights.to(values), values).flatten(1)
         found.setdefault(site.path, []).append(
-            (step, heads, output(heads), weights, contribution(output, values), valid, float(values.abs().max()))
+            (step, heads, output(heads), weights, contribution(output, values), call.valid, float(values.abs().max()))
         )
 
     with watching(model, sites, layout[branch][0], at):
@@ -161,9 +162,10 @@ def test_a_muted_word_adds_nothing(model):
     first = sites[0]
     found = []
 
-    def at(site, step, weights, values, output, valid):
+    def at(site, step, weights, call, output):
+        values = call.value[0]
         if step == 0:
-            names = tokens_of(model.pipe, model.adapter, A, site, weights.shape[-1], valid, settings["seconds"])
+            names = tokens_of(model.pipe, model.adapter, A, site, weights.shape[-1], call.valid, settings["seconds"])
             mine = torch.tensor([name == 1 for name in names])
             assert mine.any()
             found.append(
