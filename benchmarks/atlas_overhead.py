@@ -48,7 +48,7 @@ def main() -> None:
             bare_times.append(bare)
             atlas_times.append(atlas)
     print(json.dumps({
-        "units": len(ratios), "sites": chosen.sites, "rows_a_unit": rows, "threads": torch.get_num_threads(), "settings": settings,
+        "units": len(ratios), "sites": chosen.sites, "rows_a_unit": rows, "threads": torch.get_num_threads(), "settings": dict(settings),
         "bare_seconds_median": round(statistics.median(bare_times), 3), "atlas_seconds_median": round(statistics.median(atlas_times), 3),
         "ratio_median": round(statistics.median(ratios), 3), "ratio_min": round(min(ratios), 3), "ratio_max": round(max(ratios), 3),
     }, indent=1))  # fmt: skip
