@@ -66,7 +66,7 @@ print(heads)
 heads.chart()
 
 # %% [markdown]
-# In notebook 3, layer 0 carried genre and percussion. Inside, its heads divide the work: head <!--=heads.genre-->0.3<!--/--> carries genre, head <!--=heads.drums-->0.2<!--/--> drums, head <!--=heads.maracas-->0.0<!--/--> maracas.
+# In notebook 3, layer <!--=atlas.functional-->0<!--/--> carried genre and percussion. Inside, its heads divide the work: head <!--=heads.genre-->0.3<!--/--> carries genre, head <!--=heads.drums-->0.2<!--/--> drums, head <!--=heads.maracas-->0.0<!--/--> maracas.
 #
 # Look first, then check. The head of genre was chosen by two genres, metal and reggae, on the first half of the pairs. The other half of these pairs, and the other two genres, had no say in it:
 
@@ -103,7 +103,7 @@ assert drums.idxmax() == "0.2" and drums["0.2"] > 0.6 and drums["0.3"] < 0.1
 # %% [markdown]
 # Head <!--=heads.genre-->0.3<!--/--> moves metal by <!--=heads.genre.metal-->.51 [.37, .65]<!--/-->, reggae by <!--=heads.genre.reggae-->.56 [.48, .63]<!--/-->, opera by <!--=heads.genre.opera-->.57 [.41, .75]<!--/--> and jazz by <!--=heads.genre.jazz-->.19 [.06, .33]<!--/-->; no other head of its layer moves a genre by more than <!--=heads.genre.rest-->.02<!--/-->. Head <!--=heads.drums-->0.2<!--/-->
 # moves drums by <!--=heads.drums.drums-->.75<!--/-->, head <!--=heads.maracas-->0.0<!--/--> maracas by <!--=heads.maracas.maracas-->.50<!--/-->. The judge, which also heard the clips, agrees (the correlation over all cells is <!--=heads.judge.r-->.95 [.91, .97]<!--/-->). So what looked like one layer that several concepts share is a division of labor inside it. Not everything is as tidy: bongos come with any of three heads of
-# the layer (<!--=heads.bongos-->.62, .59 and .58<!--/-->), more than one of which is not needed, and tempo is spread over all heads of layers 1 and 2.
+# the layer (<!--=heads.bongos-->.62, .59 and .58<!--/-->), more than one of which is not needed, and tempo is spread over all heads of layers <!--=atlas.own.fast-->1 and 2<!--/-->.
 #
 # ## You can hear one head work
 # The reggae song; the same, with one head of forty-eight told that it is metal; the same with all other heads told so; and the metal song.
@@ -149,7 +149,7 @@ print(f"head 0.3 has rank {rank} of 48 for metal; residual {residual['metal']:.2
 assert rank > 1 and residual["metal"] > 0.5 > abs(residual["drums"])
 
 # %% [markdown]
-# A gradient at the start is blind to switches. Head 0.3 changes nothing until it is moved by about half of the way, and then the genre tips over. The column `residual` warns of it: it is what all heads together do beyond the sum of the
+# A gradient at the start is blind to switches. Head <!--=heads.genre-->0.3<!--/--> changes nothing until it is moved by about half of the way, and then the genre tips over. The column `residual` warns of it: it is what all heads together do beyond the sum of the
 # estimates, as a share of the way. `mode="path"` follows the gates of a layer from 0 to 1, at a price, and sees the switch:
 
 # %%
@@ -240,7 +240,7 @@ audioscope.show_clips(
 
 # %% [markdown]
 # ## Exercise: the head of the flute
-# In the shipped map of heads, which head moves *flute* the most when it alone is patched? Answer with its name, such as "3.1".
+# In the shipped map of heads, which head moves *flute* the most when it alone is patched? Answer with its name, as the map shows it.
 
 # %% tags=["answer"]
 flute_head = None  # a name
