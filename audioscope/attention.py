@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
@@ -183,8 +184,8 @@ def attention(
     branch: str = "cond", edits: Edit | Sequence[Edit] = (), **sampling: Unpack[SamplingKeywords],
 ) -> AttentionMap:  # fmt: skip
     """The map behind `Model.attention`, which has its arguments and errors."""
-    axes = tuple(axis for axis in AXES if axis in ((by,) if isinstance(by, str) else tuple(by)))
     asked = (by,) if isinstance(by, str) else tuple(listed("by", by, f"some of {', '.join(AXES)}"))
+    axes = tuple(axis for axis in AXES if axis in asked)
     if wrong := [axis for axis in asked if axis not in AXES]:
         raise ValueError(f"by is {said(wrong[0])}, expected some of {', '.join(AXES)}.")
     if kind not in KINDS:
@@ -201,6 +202,10 @@ def attention(
         raise ValueError(
             f"These sites have {' and '.join(map(str, sorted(heads)))} heads: give sites with as many, or leave 'head' out."
         )
+    if words_edit := next((edit for edit in (*acts, *model.steering) if edit.target != "output"), None):
+        raise ValueError(
+            f"{type(words_edit).__name__} changes which words there are, or what they bring: read the attention without it, or of the other prompt."
+        )
     model.check_prompt(prompt)
     row = Row(prompt, seed_number(seed), acts)
     layout = model.adapter.rows(len(with_sources([row])), how.guidance)
@@ -216,7 +221,10 @@ def attention(
 
     def add(site: Site, step: int, weights: Tensor, call: Attending, output: Any) -> None:
         if site.kind == "cross" and site not in names:
-            names[site] = tokens_of(model.pipe, model.adapter, text, site, weights.shape[-1], call.valid, how.seconds)
+            names[site] = (
+                ["(null condition)"] * weights.shape[-1] if branch != "cond" and model.adapter.packed_by
+                else tokens_of(model.pipe, model.adapter, text, site, weights.shape[-1], call.valid, how.seconds)
+            )  # fmt: skip
         if kind == "values":
             weights = weights.abs() * contribution(output, call.value[0])[:, None, :]
         moments = weights[:, leading:]  # of the music
@@ -227,6 +235,11 @@ def attention(
 
     with watching(model, chosen, layout[branch][0], add):
         model.run([row], decode=False, **how)
+    there = {name for each in names.values() for name in each}
+    if gone := [word for number, word in enumerate(words) if number not in there and names]:
+        warnings.warn(
+            f"{model.name} reads no token of these words here, so they get no attention: {', '.join(gone)}.", stacklevel=3
+        )
     return _gathered(model, row, how, chosen, axes, words, names, sums, {"kind": kind, "branch": branch})
 
 
@@ -243,6 +256,8 @@ def _gathered(
         others = [*(["(memory)"] if leading else []), *(f"{second:.2f} s" for second in seconds)]
     else:
         others = list(dict.fromkeys(name for site in sites for name in names[site] if isinstance(name, str)))
+    keep_moments = max(1, round(frames * min(1.0, how.seconds / span)))  # what is heard of a fixed length
+    seconds = seconds[:keep_moments]
     parts = []
     for site in sites:
         values = sums[site].movedim(2, 3)  # [heads, steps, tokens, moments]
@@ -253,7 +268,7 @@ def _gathered(
         else:
             place = [name if isinstance(name, int) else len(words) + others.index(name) for name in names[site]]
         gathered = torch.zeros(*values.shape[:2], (len(words) if site.kind == "cross" else 0) + len(others), frames)
-        parts.append(gathered.index_add_(2, torch.tensor(place), values))
+        parts.append(gathered.index_add_(2, torch.tensor(place), values)[..., :keep_moments])
     whole = torch.stack(parts) if "layer" in by else torch.stack(parts).mean(0, keepdim=True)
     keep = [whole.shape[axis] for axis, name in enumerate(AXES) if name in by]
     labels = {

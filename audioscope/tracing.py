@@ -181,6 +181,10 @@ def _plan(rows: Sequence[Row], sites: Sites, layout: dict[str, range], steps: in
             pairs = tuple((layout[b][number], None if source is None else layout[b][source]) for b in branches)
             if isinstance(edit, MuteWord):
                 numbers_of(edit.word, WORD.findall(row.prompt))  # raises for a word that the prompt does not have
+                if all(site.stream == "gpt2" for site in sites.select(edit.sites)):
+                    raise ValueError(
+                        "These layers read GPT-2's states, in which no token is a word's: mute the word at the others."
+                    )
             for site in sites.select(edit.sites):
                 if edit.target == "attention" and site.kind not in ("cross", f"cross.{HEADS}"):
                     raise ValueError(
@@ -191,6 +195,11 @@ def _plan(rows: Sequence[Row], sites: Sites, layout: dict[str, range], steps: in
                         f"{type(edit).__name__} needs the text of a cross-attention module, but {site.path} is {said_kind(site.kind)}: use PatchOutput."
                     )
                 plan.setdefault(site, []).append(_Action(edit, pairs, row.prompt))
+    for site, actions in plan.items():
+        muted = {row for a in actions if a.edit.target == "attention" for row, _ in a.pairs}
+        module = [*actions, *(plan.get(sites[site.module], []) if muted else [])]
+        if muted & {row for a in module if a.edit.target == "text" for row, _ in a.pairs}:
+            raise ValueError(f"MuteWord is about the prompt's words, but another edit gives {site.module} another text.")
     return plan
 
 
@@ -384,6 +393,10 @@ def _muting(pipe: Any, adapter: Adapter, plan: dict[Site, list[_Action]], second
                     nothing = torch.zeros(one.query.shape[1], one.key.shape[2], dtype=torch.bool, device=one.key.device)
                     cuts[row] = nothing, nothing.clone()
                 mine = torch.tensor([name in words for name in names], device=one.key.device)
+                if not bool(mine.any()) and site.stream != "gpt2":
+                    raise ValueError(
+                        f"{site.path} has no token of {edit.word!r}: the prompt is too long, and was cut off before it."
+                    )
                 cuts[row][int(edit.renormalize)][slice(None) if site.head is None else site.head, mine] = True
         for row, (silent, hidden) in cuts.items():
             output[row] = call.row(row).without(silent, hidden)()[0]

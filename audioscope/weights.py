@@ -96,13 +96,17 @@ class _Around(TorchFunctionMode):
 @contextmanager
 def around_attention(module: nn.Module, around: Callable[[Attending], Tensor]) -> Iterator[None]:
     """Let `around` see, and answer, each call of torch's attention in a module, in whatever thread it runs."""
-    mode = _Around(around)
+    mode, own, inner = _Around(around), vars(module).get("forward"), module.forward
 
-    def before(module: nn.Module, args: Any) -> None:
-        mode.__enter__()
+    def forward(*args: Any, **kwargs: Any) -> Any:
+        with mode:  # hooks would not leave it after Ctrl-C
+            return inner(*args, **kwargs)
 
-    def after(module: nn.Module, args: Any, output: Any) -> None:
-        mode.__exit__(None, None, None)
-
-    with module.register_forward_pre_hook(before), module.register_forward_hook(after, always_call=True):
+    module.forward = forward
+    try:
         yield
+    finally:
+        if own is None:
+            del module.forward
+        else:
+            module.forward = own

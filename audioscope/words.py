@@ -11,6 +11,7 @@ from audioscope.adapters import Adapter
 from audioscope.errors import UnknownName, index_of, said
 from audioscope.sites import Site
 
+CAPTION, PACKED = "# Caption\n", 256  # of ACE-Step's template: what precedes the prompt, and how many tokens it may have
 WORD = re.compile(r"\w+(?:[-'’]\w+)*")
 
 
@@ -36,9 +37,10 @@ def tokens_of(pipe: Any, adapter: Adapter, prompt: str, site: Site, count: int, 
     whole, start = prompt, 0
     if adapter.packed_by:
         whole = pipe._format_prompt(prompt=prompt, lyrics="", audio_duration=seconds)[0]
-        start = whole.index(prompt)
+        start = whole.index(prompt, max(0, whole.find(CAPTION)))
     spans = [(start + match.start(), start + match.end()) for match in WORD.finditer(prompt)]
-    coded = tokenizer(whole, return_offsets_mapping=True, truncation=True)
+    longest = {"max_length": PACKED} if adapter.packed_by else {}
+    coded = tokenizer(whole, return_offsets_mapping=True, truncation=True, **longest)
     names: list[str | int] = []
     for token, (first, last) in zip(tokenizer.convert_ids_to_tokens(coded.input_ids), coded["offset_mapping"], strict=True):
         word = next((number for number, (one, end) in enumerate(spans) if first < end and last > one), None)

@@ -106,7 +106,7 @@ def looks(pair, seed):
     """How much each layer looks at the words that only the clean prompt has."""
     found = model.attention(pair.clean, seed, by="layer", kind="values")
     others = {word.lower() for word in pair.corrupted.replace(",", " ").split()}
-    return sum(found.of(number) for number, word in enumerate(found.words) if word.lower() not in others).mean(-1)
+    return sum(found.of(number) for number, word in enumerate(found.words) if word.lower() not in {*others, "a", "an"}).mean(-1)
 
 
 looked = pd.DataFrame(
@@ -139,20 +139,20 @@ alt.Chart(agreement.rename("correlation").rename_axis("concept").reset_index(), 
 # ask, and patches to answer.
 #
 # ## Exercise: looking and carrying
-# Take the *violin*. Which layer looks at it most, by `looked`? And which layer carries it most, by `carried`? Answer with the two layers in a tuple, looking first.
+# Take *reggae*. Which layer looks at the word most, by `looked`? And which layer carries it most, by `carried`? Answer with the two layers in a tuple, looking first.
 
 # %% tags=["answer"]
-violin = None  # (layer that looks most, layer that carries most)
+reggae = None  # (layer that looks most, layer that carries most)
 
 # %% jupyter={"source_hidden": true} tags=["check"]
 from audioscope.course import check
 
-truth = int(np.argmax(looked.loc["violin"])), int(carried.loc["violin"].idxmax())
-assert truth[0] != truth[1]
+truth = int(np.argmax(looked.loc["reggae"])), int(carried.loc["reggae"].idxmax())
+assert truth[0] != truth[1] and carried.loc["reggae"].max() > 3 * carried.loc["reggae", truth[0]]  # beyond doubt
 check(
-    violin,
+    reggae,
     lambda pair: tuple(pair) == truth,
-    well=f"Layer {truth[0]} looks at the violin most, and layer {truth[1]} carries it: attention alone would have misled you.",
+    well=f"Layer {truth[0]} looks at the word most, but layer {truth[1]} carries most of reggae ({carried.loc['reggae'].max():.2f}; layer {truth[0]} {carried.loc['reggae', truth[0]]:.2f}).",
     wrong=[
         (lambda pair: tuple(pair) == truth[::-1], "The other way around: looking comes first."),
         (
@@ -161,10 +161,10 @@ check(
         ),
         (
             lambda pair: pair[0] == truth[0],
-            "Right about looking. For carrying, take the row for violin in `carried`, and find the largest impact.",
+            "Right about looking. For carrying, take the row for reggae in `carried`, and find the largest impact.",
         ),
     ],
-    otherwise="Take the rows for violin in `looked` and in `carried`, and find the largest value of each.",
+    otherwise="Take the rows for reggae in `looked` and in `carried`, and find the largest value of each.",
     kind=(tuple, list),
 )
 
@@ -172,7 +172,7 @@ check(
 # <details><summary>Solution</summary>
 #
 # ```python
-# violin = int(np.argmax(looked.loc["violin"])), int(carried.loc["violin"].idxmax())
+# reggae = int(np.argmax(looked.loc["reggae"])), int(carried.loc["reggae"].idxmax())
 # ```
 # </details>
 

@@ -103,7 +103,7 @@ assert drums.idxmax() == "0.2" and drums["0.2"] > 0.6 and drums["0.3"] < 0.1
 # %% [markdown]
 # Head <!--=heads.genre-->0.3<!--/--> moves metal by <!--=heads.genre.metal-->.51 [.37, .65]<!--/-->, reggae by <!--=heads.genre.reggae-->.56 [.48, .63]<!--/-->, opera by <!--=heads.genre.opera-->.57 [.41, .75]<!--/--> and jazz by <!--=heads.genre.jazz-->.19 [.06, .33]<!--/-->; no other head of its layer moves a genre by more than <!--=heads.genre.rest-->.02<!--/-->. Head <!--=heads.drums-->0.2<!--/-->
 # moves drums by <!--=heads.drums.drums-->.75<!--/-->, head <!--=heads.maracas-->0.0<!--/--> maracas by <!--=heads.maracas.maracas-->.50<!--/-->. The judge, which also heard the clips, agrees (the correlation over all cells is <!--=heads.judge.r-->.95 [.91, .97]<!--/-->). So what looked like one layer that several concepts share is a division of labor inside it. Not everything is as tidy: bongos come with any of three heads of
-# the layer (<!--=heads.bongos-->.62, .59 and .58<!--/-->), more than one of which is not needed, and tempo is spread over all heads of layers <!--=atlas.own.fast-->1 and 2<!--/-->.
+# the layer (<!--=heads.bongos-->.62, .59 and .58<!--/-->), each of which is enough for more than half, and tempo is spread over several heads of layers <!--=atlas.own.fast-->1 and 2<!--/-->.
 #
 # ## You can hear one head work
 # The reggae song; the same, with one head of forty-eight told that it is metal; the same with all other heads told so; and the metal song.
@@ -149,13 +149,41 @@ print(f"head 0.3 has rank {rank} of 48 for metal; residual {residual['metal']:.2
 assert rank > 1 and residual["metal"] > 0.5 > abs(residual["drums"])
 
 # %% [markdown]
-# A gradient at the start is blind to switches. Head <!--=heads.genre-->0.3<!--/--> changes nothing until it is moved by about half of the way, and then the genre tips over. The column `residual` warns of it: it is what all heads together do beyond the sum of the
+# A gradient at the start is blind to switches. Head <!--=heads.genre-->0.3<!--/--> changes little until it has been moved by most of the way, and then the genre tips over (the next but one cell shows it). The column `residual` warns of it: it is what all heads together do beyond the sum of the
 # estimates, as a share of the way. `mode="path"` follows the gates of a layer from 0 to 1, at a price, and sees the switch:
 
 # %%
 path = audioscope.screen(model, ["metal"], pairs=4, mode="path", sites=layer.heads)
 print(path.impacts()[["layer", "impact", "residual"]].round(2).to_string(index=False))
 assert path.impacts().nlargest(1, "impact")["layer"].iloc[0] == "0.3"
+
+# %% [markdown]
+# The switch itself: move the head's output by a part of the way, and score the clip, for four pairs.
+
+# %%
+metal = datasets.concepts()["metal"]
+
+
+def moved_by(dose, pair):
+    """The score with head 0.3 moved by a part of the way from its own output to that of the clean run."""
+    seed = metal.seed(pair, 0)
+    _, there = model.generate_with_activations(pair.clean, layer.heads[3], seed=seed, pool=False)
+    step = iter(range(10**6))
+    goal, leading = there[layer.heads[3]], 4
+
+    def mix(own, here):
+        other = goal[next(step) % len(goal)]
+        own[leading:] += dose * (other.to(own) - own[leading:])
+        return own
+
+    clip = model.generate(pair.corrupted, seed=seed, edits=audioscope.Apply(layer.heads[3], mix, branch="cond"))
+    return float(listener(torch.from_numpy(clip.samples)[None], clip.rate)["metal"].iloc[0])
+
+
+doses = np.array([[moved_by(dose, pair) for dose in (0, 0.25, 0.5, 0.75, 1)] for pair in metal.split("localize")[:4]])
+share = ((doses - doses[:, :1]).mean(0) / (doses[:, -1:] - doses[:, :1]).mean()).round(2)
+print(dict(zip((0, 0.25, 0.5, 0.75, 1), share.tolist(), strict=True)))
+assert share[2] < 0.35
 
 # %% [markdown]
 # How far to trust either mode was measured on concepts that had no part in developing it (rank correlation with exact patching of the same pairs, over all cells of a kind):
@@ -170,7 +198,7 @@ print("own layers and heads that are not among the fifth with the largest estima
 assert validation.query("mode == 'quick'")["spearman"].min() > 0.6 and validation.query("mode == 'path'")["spearman"].min() > 0.8
 
 # %% [markdown]
-# (The layers that were missed are switches, again.) So a screen tells where to look, and `audioscope.localize(..., screened=screen)` then patches what it ranks highest, and a random sample of the rest, to be surprised by.
+# So a screen tells where to look, and `audioscope.localize(..., screened=screen)` then patches what it ranks highest, and a random sample of the rest, to be surprised by.
 #
 # ## A circuit is tested by what it does alone, and by what is left without it
 # The heads of *happy* with the largest impact, by the map's pairs: how far do they bring it together, on pairs that the map has never seen? And all other heads without them? And as many heads drawn at random?
@@ -225,8 +253,8 @@ alone, left, chance = results["value"]
 assert 0.4 < alone < 0.6 < left and alone + left > 1 and alone > chance + 0.2 and results["low"][0] > results["high"][2]
 
 # %% [markdown]
-# Four of forty-eight heads bring about half of the way, and four others nearly nothing. But the other forty-four still bring more than half without them: the two parts add up to more than the whole. So these heads are enough for half of *happy*, and
-# no head is necessary for it; others do similar work.
+# Four of forty-eight heads bring about half of the way, and four others nearly nothing. But the other forty-four still bring more than half without them: the two parts add up to more than the whole. So these heads are enough for half of *happy*, but
+# not necessary for the other half: others do similar work.
 #
 # Now listen to it: a sad song, the same with these four heads told to be happy, with all others told so, and the happy song.
 

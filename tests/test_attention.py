@@ -6,7 +6,7 @@ import torch
 from test_inside import A, B, edited, sampled
 
 import audioscope
-from audioscope import AttentionMap, MuteWord, PatchText, Read, Row
+from audioscope import Ablate, AttentionMap, MuteWord, PatchText, Read, Row
 from audioscope.attention import contribution, watching
 from audioscope.words import tokens_of
 
@@ -92,12 +92,14 @@ def test_axes_are_means_of_one_another(tiny):
 
 
 def test_edits_and_branches_are_seen(tiny):
-    """With the other text swapped in, a layer looks as in the other prompt's run in the first step; the other branch sees no words."""
+    """An edit of an earlier layer changes where a later one looks; the other branch sees no words."""
     slow, fast = "a slow song with violin", "a fast song with violin"
-    how = {"sites": 0, "by": "step", "steps": STEPS, "kind": "values"}
-    swapped = tiny.attention(slow, edits=PatchText(0, fast), **how).values[0]
-    np.testing.assert_allclose(swapped, tiny.attention(fast, **how).values[0], atol=1e-5)
-    assert np.abs(swapped - tiny.attention(slow, **how).values[0]).max() > 1e-3
+    how = {"sites": 3, "by": "step", "steps": STEPS, "kind": "values"}
+    edited = tiny.attention(slow, edits=Ablate(0), **how).values[0]
+    assert np.abs(edited - tiny.attention(slow, **how).values[0]).max() > 1e-3
+    for other in (PatchText(0, fast), MuteWord(0, "slow")):
+        with pytest.raises(ValueError, match="read the attention without it"):
+            tiny.attention(slow, edits=other, **how)
     empty = tiny.attention(slow, branch="uncond", **how).values
     assert np.abs(empty - tiny.attention(fast, branch="uncond", **how).values).max() > 0, "the two runs are other music"
 
@@ -203,6 +205,41 @@ def test_two_words_can_be_muted_at_once(tiny):
     assert not any(part._forward_hooks or part._forward_pre_hooks for part in tiny.denoiser.modules())
 
 
+def test_muting_ends_with_the_run_whatever_happens(tiny):
+    """Also after Ctrl-C inside an attention module, after which torch runs no hooks; and beside edits that nnsight does."""
+    prompt = "a slow song with violin"
+    module = tiny.denoiser.transformer_blocks[3].cross_attn.to_out
+
+    def stop(module, args):
+        raise KeyboardInterrupt
+
+    before = tiny.generate(prompt, steps=2).samples
+    for act in (
+        lambda: tiny.generate(prompt, steps=2, edits=MuteWord("cross", "violin")),
+        lambda: tiny.attention(prompt, steps=2),
+    ):
+        with module.register_forward_pre_hook(stop), pytest.raises(KeyboardInterrupt):
+            act()
+        assert np.array_equal(tiny.generate(prompt, steps=2).samples, before)
+    both = tiny.generate(prompt, steps=2, edits=[MuteWord([1, 2], "violin"), Ablate(5)]).samples
+    assert not np.array_equal(both, tiny.generate(prompt, steps=2, edits=Ablate(5)).samples)
+    assert not np.array_equal(both, tiny.generate(prompt, steps=2, edits=MuteWord([1, 2], "violin")).samples)
+    assert np.array_equal(tiny.generate(prompt, steps=2).samples, before)
+
+
+def test_words_beyond_the_end_are_said(tiny, ace_step):
+    """A prompt that is cut off has words that no token stands for."""
+    long = " ".join(["slow"] * 60) + " violin"
+    with pytest.warns(UserWarning, match="no attention: .*violin"):
+        tiny.attention(long, steps=1)
+    with pytest.raises(ValueError, match="was cut off before it"):
+        tiny.generate(long, steps=1, edits=MuteWord("cross", "violin"))
+    with pytest.warns(UserWarning):
+        ace_step.attention("a slow song with violin " * 60, **how(ace_step))
+    assert ace_step.attention("audio", **how(ace_step)).of("audio").sum() > 0
+    assert ace_step.attention("audio", branch="uncond", **{**how(ace_step), "guidance": 3.0}).others == ["(null condition)"]
+
+
 def test_words_that_cannot_be_muted_are_said(tiny):
     for edit, said in (
         (MuteWord("self", "slow"), "needs a cross-attention module or its heads"),
@@ -210,6 +247,8 @@ def test_words_that_cannot_be_muted_are_said(tiny):
     ):  # fmt: skip
         with pytest.raises((ValueError, KeyError), match=said):
             sampled(tiny, edited(edit))
+    with pytest.raises(ValueError, match="gives .* another text"):
+        sampled(tiny, edited(MuteWord("cross.heads", "slow"), PatchText("cross", A)))
 
 
 def test_there_is_a_page_for_every_model(model, tmp_path, monkeypatch):

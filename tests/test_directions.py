@@ -51,10 +51,11 @@ def test_signs_are_counted_over_pairs_and_moments(tiny, outputs):
 
 @pytest.mark.parametrize("made", [probe_vector, sign_vector])
 def test_batches_do_not_matter_and_the_halves_say_how_reliable_it_is(tiny, made):
-    one = made(tiny, "fast", [1, 2], PAIRS, **HOW)
-    other = made(tiny, "fast", [1, 2], PAIRS, batch_size=3, **HOW)
+    how = HOW | ({"dimensions": 40} if made is sign_vector else {})
+    one = made(tiny, "fast", [1, 2], PAIRS, **how)
+    other = made(tiny, "fast", [1, 2], PAIRS, batch_size=3, **how)
     for path, values in one.directions.items():
-        assert torch.nn.functional.cosine_similarity(other.directions[path], values, dim=1).min() > 0.98
+        assert torch.nn.functional.cosine_similarity(other.directions[path], values, dim=1).min() > 0.9
     assert set(one.metadata["halves"]) == set(one.paths) and all(-1 <= each <= 1 for each in one.metadata["halves"].values())
     assert one.metadata["method"] in ("probe", "sign") and "normalize" not in one.metadata
 
@@ -76,7 +77,7 @@ def test_they_steer_like_any_vector(tiny, tmp_path):
 
 def test_bad_input_to_directions(tiny):
     for made, wrong, said in (
-        (probe_vector, {"penalty": 0}, "penalty is 0, expected a positive number"), (sign_vector, {"dimensions": 129}, "from 1 to 128"),
+        (probe_vector, {"penalty": 0}, "penalty is 0, expected a positive number"), (probe_vector, {"penalty": float("inf")}, "penalty is inf"), (sign_vector, {"dimensions": 129}, "from 1 to 128"),
         (sign_vector, {"dimensions": 0}, "from 1 to 128"), (probe_vector, {"pairs": 1}, "pairs is 1"), (sign_vector, {"split": "none"}, "split"),
         (probe_vector, {"branch": "both"}, "a vector belongs to one branch"),
     ):  # fmt: skip

@@ -77,6 +77,9 @@ def test_a_planted_model_is_as_before_afterward(tiny, plan):
 
 
 def test_plans_that_cannot_be_are_refused(tiny, plan):
+    with planted(tiny, plan), pytest.raises(ValueError, match="planted already"), planted(tiny, plan):
+        pass
+    assert "encode_prompt" not in vars(tiny.pipe)
     metal = next(iter(plan))
     twin = replace(metal, name="twin")
     bare = replace(metal, name="bare", pairs=(replace(metal.pairs[0], neutral=""),))

@@ -63,7 +63,14 @@ def main() -> None:
     for name in MAPS:
         changed: dict[str, Any] = {"patch": "output"} if name == "output" else {"when": name}
         changed = {"sites": INSIDE[name]} if name in INSIDE else changed
-        found = localize(model, pairs=12, clips=False, out=chosen.work / f"map-{name}-{model.fingerprint}", **shared, **changed)
+        found = localize(
+            model,
+            pairs=8 if name in INSIDE else 12,
+            clips=False,
+            out=chosen.work / f"map-{name}-{model.fingerprint}",
+            **shared,
+            **changed,
+        )
         print((slim(found) if name in INSIDE else found).save(ROOT / "data" / "maps" / name, shipped=True))
     write_whole(ROOT / "data/results/screening.parquet", screening(model, chosen.work, **shared).to_parquet)
     # what an outside ear hears well enough in rendered music, it hears in the same swaps, and in the steering of the same axes

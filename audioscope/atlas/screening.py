@@ -209,6 +209,9 @@ class Screen:
             raise ValueError(
                 f"The atlas is of direction {atlas.settings['direction']!r}; a screen estimates 'sufficient' patches."
             )
+        for name in ("fingerprint", "scorer", "split", "steps", "guidance", "seconds"):
+            if self.settings.get(name) != atlas.settings.get(name):
+                raise ValueError(f"The screen has {name} {self.settings.get(name)!r}, the atlas {atlas.settings.get(name)!r}.")
         mine, atlas = self._shared(atlas)
         exact = atlas.impacts().query("defined")[["concept", "site", "layer", "impact"]]
         both = exact.merge(mine.impacts()[["concept", "site", "impact"]], on=["concept", "site"], suffixes=("", "_estimated"))

@@ -16,7 +16,12 @@ from audioscope.installed import need
 from audioscope.model import Model
 from audioscope.pages.html import iframe, page, render, save_page, sound
 from audioscope.tracing import Row, SamplingKeywords
+from audioscope.words import WORD
 
+SAID = {
+    "weights": "Mean attention to each word, as a share of each moment's",
+    "values": "Mean attention to each word, times the norm of what it can add",
+}
 CELLS, MOMENTS = 400, 256  # layers by steps, and moments, beyond which a page would be too large
 
 
@@ -27,8 +32,12 @@ def attention_html(
 
     The arguments are those of `Model.attention`, and so are the errors. A word that the prompt has twice is cut out twice.
     """
-    how = dict(model.sampling(**sampling))
-    by = ("layer", "step") if how["steps"] * len(model.sites.select(sites)) <= CELLS else ("layer",)
+    how, chosen = dict(model.sampling(**sampling)), model.sites.select(sites)
+    if other := next((site for site in chosen if site.kind != "cross"), None):
+        raise ValueError(f"{other.path} does not look at words: give cross-attention modules.")
+    if not WORD.findall(prompt):
+        raise ValueError(f"prompt is {prompt!r}, expected words.")
+    by = ("layer", "step") if how["steps"] * len(chosen) <= CELLS else ("layer",)
     attention: AttentionMap = model.attention(prompt, seed, sites, by, kind=kind, **sampling)
     words = dict.fromkeys(attention.words)
     rows = [Row(prompt, seed), *(Row(prompt, seed, (MuteWord(sites, word),)) for word in words)]
@@ -47,7 +56,7 @@ def attention_html(
         "values": base64.b64encode((255 * values.clip(0, 1)).round().astype(np.uint8).tobytes()).decode(),
     }  # fmt: skip
     body = render(
-        "attention.html", title=f"“{prompt}”", moments=values.shape[-1], axes=[
+        "attention.html", said=SAID[kind], title=f"“{prompt}”", moments=values.shape[-1], axes=[
             {"name": axis.capitalize(), "labels": attention.labels[axis]} for axis in attention.by
         ],
         rows=[

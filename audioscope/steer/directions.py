@@ -13,7 +13,7 @@ from torch import Tensor
 from audioscope.atlas.atlas import Atlas
 from audioscope.concepts import Concept, Pairs
 from audioscope.edits import Branch
-from audioscope.errors import whole
+from audioscope.errors import index_of, real, whole
 from audioscope.model import BATCH, Model
 from audioscope.steer.caa import Against, Contrast, contrast
 from audioscope.steer.vectors import SteeringVector
@@ -61,11 +61,11 @@ def probe_vector(
         >>> vector.metadata["method"], len(vector.paths)
         ('probe', 2)
     """
-    if not penalty > 0:
-        raise ValueError(f"penalty is {penalty!r}, expected a positive number.")
+    if (penalty := real("penalty", penalty)) <= 0:
+        raise ValueError(f"penalty is {penalty:g}, expected a positive number.")
     found = contrast(
         model, concept, sites, pairs, against=against, split=split, seeds=seeds, branch=branch, atlas=atlas, batch_size=batch_size,
-        more={"method": "probe", "penalty": float(penalty)}, **sampling,
+        more={"method": "probe", "penalty": penalty}, **sampling,
     )  # fmt: skip
 
     def read(part: Part) -> dict[str, Tensor]:
@@ -102,7 +102,7 @@ def probe_vector(
 
 
 def sign_vector(
-    model: Model, concept: str | Concept | Pairs, sites: Any = "cross", pairs: int | None = None, *, dimensions: int = 256,
+    model: Model, concept: str | Concept | Pairs, sites: Any = "cross", pairs: int | None = None, *, dimensions: int | None = None,
     against: Against | None = None, split: str = "build", seeds: int = 1, branch: Branch = "cond", atlas: Atlas | None = None,
     batch_size: int = BATCH, workers: Workers = None, progress: bool = True, **sampling: Unpack[SamplingKeywords],
 ) -> SteeringVector:  # fmt: skip
@@ -117,7 +117,7 @@ def sign_vector(
         concept: As for `audioscope.caa`.
         sites: Where, as for `audioscope.steer.steering_sites`.
         pairs: How many pairs of the split; None is all.
-        dimensions: How many dimensions are kept, of all sites together.
+        dimensions: How many dimensions are kept, of all sites together; None is 256, or all if there are fewer.
         against: As for `audioscope.caa`.
         split: Which pairs of a concept, see `Concept.split`.
         seeds: Seeds of each pair.
@@ -142,10 +142,16 @@ def sign_vector(
     """
     found = contrast(
         model, concept, sites, pairs, against=against, split=split, seeds=seeds, branch=branch, atlas=atlas, batch_size=batch_size,
-        more={"method": "sign", "dimensions": dimensions}, **sampling,
+        more={"method": "sign", "dimensions": dimensions if index_of(dimensions) is None else index_of(dimensions)}, **sampling,
     )  # fmt: skip
     most = sum(site.width for site in found.sites)
-    dimensions = whole("dimensions", dimensions, 1, most, f", the dimensions of {len(found.sites)} sites")
+    dimensions = whole(
+        "dimensions",
+        min(256, most) if dimensions is None else dimensions,
+        1,
+        most,
+        f", the dimensions of {len(found.sites)} sites",
+    )
 
     def read(part: Part) -> dict[str, Tensor]:
         """Of one batch, at each site: in how large a share of moments each pair's output is more, and less, summed in each half."""

@@ -74,6 +74,8 @@ def planted(model: Model, plan: Mapping[Concept, Sequence[int]]) -> Iterator[Non
     if not model.adapter.is_tiny:
         raise ValueError(f"Truth is planted in tiny and its copies, not in {model.name!r}.")
     texts, pipe = _Texts(_checked(model, plan)), model.pipe
+    if "encode_prompt" in vars(pipe):
+        raise ValueError(f"{model.name!r} is planted already: give all concepts in one plan.")
     encode, before, denoiser = pipe.encode_prompt, {}, model.denoiser
 
     def given(prompts: list[str], device: Any) -> Tensor:

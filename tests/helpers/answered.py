@@ -19,7 +19,7 @@ WRONG = {
     "00_start_here": [["2", "5", "40", "'layer'"]],
     "01_hear_the_model": [["2", "16", "3", "'many'"]],
     "02_look_inside": [["3", "6", "10", "77", "[5, 6]"]],
-    "02b_words_on_the_time_line": [["(9, 0)", "(1, 1)", "(0, 3)", "'violin'"]],
+    "02b_words_on_the_time_line": [["(0, 5)", "(1, 1)", "(5, 3)", "'reggae'"]],
     "03_concept_atlas": [["(2, 0)", "(2, 2)", "(0, 1)", "0"], ["pairs", "atlas", "'piano'"]],
     "03b_from_layer_to_head": [["'9'", "'9.3'", "'3.0'", "9.1", "'many'"]],
     "04_real_models": [["6", "12", "99", "'tempo'"]],
