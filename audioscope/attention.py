@@ -44,7 +44,8 @@ class AttentionMap:
         seed: The seed of the starting noise.
         words: The words of the prompt, in order.
         others: The names of the other tokens, together by kind: padding, ends, duration; of self-attention, moments in s.
-        seconds: The middle of each moment, float32 [moments], in s.
+        seconds: The middle of each moment, float32 [moments], in s. Tokens that are no time (memory) are left out; in AudioLDM2, whose
+            tokens are time by mel bands, neighbors may be bands of one moment.
         by: What is told apart beside words and moments, of "layer", "head" and "step"; the rest is averaged.
         labels: For each of `by`, the names along its axis.
         values: float32 [*by, words and others, moments]. Of kind "weights", the weights of a moment add up to 1 where attention is a

@@ -179,7 +179,7 @@ check(
 # %% [markdown]
 # ## Limits
 # One pair and one seed of each concept were read here. A word's token holds more than the word, since the text encoder mixes them; muting a token therefore removes a part of what the word does, and a part of what its neighbors
-# do. In models that subtract two attentions (Stable Audio 3), weights are signed and do not add up to 1. A model whose attention is computed elsewhere than in torch shows no weights, and says so.
+# do. What the model's memory tokens look at is not shown: a layer may act through them. In models that subtract two attentions (Stable Audio 3), weights are signed and do not add up to 1. A model whose attention is computed elsewhere than in torch shows no weights, and says so.
 #
 # ## Read next
 # - [3. The concept atlas](03_concept_atlas.ipynb): what each layer carries.
