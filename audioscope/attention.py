@@ -171,7 +171,7 @@ class AttentionMap:
         return cls(prompt, seed, words, others, seconds, tuple(by), labels, values, about)
 
     def __repr__(self) -> str:
-        mean = self.values.mean(tuple(range(len(self.by)))).mean(-1) if self.by else self.values.mean(-1)
+        mean = self.values.mean((*range(len(self.by)), -1))
         most = sorted(zip(self.words, mean, strict=False), key=lambda each: -each[1])[:5]
         apart = f", by {' and '.join(self.by)}" if self.by else ""
         return (

@@ -13,7 +13,7 @@ from collections import Counter
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field, fields
-from functools import partial
+from functools import cache, partial
 from itertools import count
 from typing import Any, TypeAlias, TypedDict
 
@@ -378,28 +378,33 @@ def _muting(pipe: Any, adapter: Adapter, plan: dict[Site, list[_Action]], second
             if isinstance(action.edit, MuteWord):
                 modules.setdefault(site.module, []).append((site, action))
 
+    @cache
+    def places(site: Site, prompt: str, word: str | int, count: int, valid: int) -> list[int]:
+        """Which of a site's tokens are the word's; the same in every step."""
+        words = numbers_of(word, WORD.findall(prompt))
+        names = tokens_of(pipe, adapter, prompt, site, count, valid, seconds)
+        found = [place for place, name in enumerate(names) if name in words]
+        if not found and site.stream != "gpt2":
+            raise ValueError(f"{site.path} has no token of {word!r}: the prompt is too long, and was cut off before it.")
+        return found
+
     def cut(mutes: list[tuple[Site, _Action]], call: Attending) -> Tensor:
         output = call()
-        cuts: dict[int, tuple[Tensor, Tensor]] = {}  # by row, the tokens of heads that add nothing, or are hidden
+        cuts: dict[int, tuple[Attending, Tensor, Tensor]] = {}  # by row, the tokens of heads that add nothing, or are hidden
         for site, action in mutes:
             edit = action.edit
             if not isinstance(edit, MuteWord) or not edit.acts_at(now[0]):
                 continue
-            words = numbers_of(edit.word, WORD.findall(action.prompt))
             for row, _ in action.pairs:
-                one = call.row(row)
-                names = tokens_of(pipe, adapter, action.prompt, site, one.key.shape[2], one.valid, seconds)
                 if row not in cuts:
+                    one = call.row(row)
                     nothing = torch.zeros(one.query.shape[1], one.key.shape[2], dtype=torch.bool, device=one.key.device)
-                    cuts[row] = nothing, nothing.clone()
-                mine = torch.tensor([name in words for name in names], device=one.key.device)
-                if not bool(mine.any()) and site.stream != "gpt2":
-                    raise ValueError(
-                        f"{site.path} has no token of {edit.word!r}: the prompt is too long, and was cut off before it."
-                    )
-                cuts[row][int(edit.renormalize)][slice(None) if site.head is None else site.head, mine] = True
-        for row, (silent, hidden) in cuts.items():
-            output[row] = call.row(row).without(silent, hidden)()[0]
+                    cuts[row] = one, nothing, nothing.clone()
+                one, silent, hidden = cuts[row]
+                mine = places(site, action.prompt, edit.word, one.key.shape[2], one.valid)
+                (hidden if edit.renormalize else silent)[slice(None) if site.head is None else site.head, mine] = True
+        for row, (one, silent, hidden) in cuts.items():
+            output[row] = one.without(silent, hidden)()[0]
         return output
 
     with ExitStack() as hooks:

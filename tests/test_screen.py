@@ -222,6 +222,8 @@ def test_a_comparison_is_of_the_same_pairs_and_steps(tiny):
     assert 0 < len(steps) < len(screen.table)
     with pytest.raises(ValueError, match="a screen estimates 'sufficient' patches"):
         screen.compare(audioscope.localize(tiny, ["fast"], 1, direction="necessary", **how))
+    with pytest.raises(ValueError, match=r"made with other settings \(steps; steps: 2 there, 5 now\)"):
+        screen.compare(audioscope.localize(tiny, ["fast"], 1, **{**how, "steps": 2}))
     with pytest.raises(ValueError, match="share no pair"):
         screen.compare(audioscope.localize(tiny, ["slow"], 1, **how))
 

@@ -28,13 +28,14 @@ from audioscope.model import Model
 from audioscope.scoring.scorers import Scorer, noise_like
 from audioscope.sites import Site, named
 from audioscope.stats import ratio_of_means
-from audioscope.store import load_table, results_folder, run_units, save_table
+from audioscope.store import check_same, load_table, results_folder, run_units, save_table
 from audioscope.tracing import Row, Sampling, SamplingKeywords
 from audioscope.views import view
 from audioscope.workers import Workers, checked_workers, spread
 
 Mode = Literal["quick", "path"]
 MODES: tuple[Mode, ...] = ("quick", "path")
+ALIKE = ("fingerprint", "scorer", "split", "steps", "guidance", "seconds")  # settings without which a comparison says nothing
 FORMAT = 1
 NEEDED = (
     "concept",
@@ -209,9 +210,8 @@ class Screen:
             raise ValueError(
                 f"The atlas is of direction {atlas.settings['direction']!r}; a screen estimates 'sufficient' patches."
             )
-        for name in ("fingerprint", "scorer", "split", "steps", "guidance", "seconds"):
-            if self.settings.get(name) != atlas.settings.get(name):
-                raise ValueError(f"The screen has {name} {self.settings.get(name)!r}, the atlas {atlas.settings.get(name)!r}.")
+        there, now = ({name: each.settings.get(name) for name in ALIKE} for each in (atlas, self))
+        check_same("The atlas was made", there, now, "screen as the atlas was made, or the other way around")
         mine, atlas = self._shared(atlas)
         exact = atlas.impacts().query("defined")[["concept", "site", "layer", "impact"]]
         both = exact.merge(mine.impacts()[["concept", "site", "impact"]], on=["concept", "site"], suffixes=("", "_estimated"))

@@ -15,6 +15,7 @@ from audioscope.errors import as_path
 from audioscope.installed import need
 from audioscope.model import Model
 from audioscope.pages.html import iframe, page, render, save_page, sound
+from audioscope.store import batches
 from audioscope.tracing import Row, SamplingKeywords
 from audioscope.words import WORD
 
@@ -22,6 +23,7 @@ SAID = {
     "weights": "Mean attention to each word, as a share of each moment's",
     "values": "Mean attention to each word, times the norm of what it can add",
 }
+TOGETHER = 16  # clips that are generated together
 CELLS, MOMENTS = 400, 256  # layers by steps, and moments, beyond which a page would be too large
 
 
@@ -41,7 +43,7 @@ def attention_html(
     attention: AttentionMap = model.attention(prompt, seed, sites, by, kind=kind, **sampling)
     words = dict.fromkeys(attention.words)
     rows = [Row(prompt, seed), *(Row(prompt, seed, (MuteWord(sites, word),)) for word in words)]
-    clips = [clip for start in range(0, len(rows), 16) for clip in model.clips(rows[start : start + 16], **how)]
+    clips = [clip for part in batches(rows, TOGETHER) for clip in model.clips(part, **how)]
     muted = dict(zip(words, clips[1:], strict=True))
     heard = {word: {"title": f"without “{word}”", **sound(clip)} for word, clip in muted.items()}
     mean = attention.values.mean(tuple(range(len(by))))

@@ -8,7 +8,7 @@ with model.steer(vector, strength=1.5):
 from __future__ import annotations
 
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, Unpack
@@ -121,12 +121,9 @@ class Contrast:
 def contrast(
     model: Model, concept: str | Concept | Pairs, sites: Any, pairs: int | None, *, against: Against | None, split: str, seeds: int,
     branch: Branch, normalize: bool | None = None, shuffle: int | None = None, atlas: Atlas | None = None, batch_size: int = BATCH,
-    more: Mapping[str, Any] | None = None, **sampling: Unpack[SamplingKeywords],
+    **sampling: Unpack[SamplingKeywords],
 ) -> Contrast:  # fmt: skip
-    """Check what a direction is to be made from, before anything is generated. The arguments and errors are those of `caa`.
-
-    more: what else its metadata say.
-    """
+    """Check what a direction is to be made from, before anything is generated. The arguments and errors are those of `caa`."""
     model.check_unsteered("a vector")
     chosen = choose_one(concept)
     bare = not (chosen.opposite or chosen.counterfactual)  # nothing is known of the second prompts but that they are the contrast
@@ -158,7 +155,7 @@ def contrast(
     metadata = {
         "concept": chosen.name, "against": "neutral wording" if against == "neutral" else chosen.opposite or "the second prompts", "branch": branch,
         "sites": [site.path for site in where], "pairs": pairs, "seeds": seeds, "split": split, **({} if normalize is None else {"normalize": normalize}),
-        "shuffle": shuffle, **settings, "prompts": content_hash(texts), "audioscope": __version__, **(more or {}),
+        "shuffle": shuffle, **settings, "prompts": content_hash(texts), "audioscope": __version__,
     }  # fmt: skip
     swapped = np.zeros(len(texts), bool)
     if shuffle is not None:

@@ -13,7 +13,7 @@ from torch import Tensor
 from audioscope.atlas.atlas import Atlas
 from audioscope.concepts import Concept, Pairs
 from audioscope.edits import Branch
-from audioscope.errors import index_of, real, whole
+from audioscope.errors import real, whole
 from audioscope.model import BATCH, Model
 from audioscope.steer.caa import Against, Contrast, contrast
 from audioscope.steer.vectors import SteeringVector
@@ -65,7 +65,7 @@ def probe_vector(
         raise ValueError(f"penalty is {penalty:g}, expected a positive number.")
     found = contrast(
         model, concept, sites, pairs, against=against, split=split, seeds=seeds, branch=branch, atlas=atlas, batch_size=batch_size,
-        more={"method": "probe", "penalty": penalty}, **sampling,
+        **sampling,
     )  # fmt: skip
 
     def read(part: Part) -> dict[str, Tensor]:
@@ -96,9 +96,8 @@ def probe_vector(
         whole_set, *each = (fitted(values, chosen) for chosen in (half >= 0, half == 0, half == 1))
         directions[site.path] = torch.nn.functional.normalize(torch.from_numpy(whole_set).float(), dim=1)
         halves[site.path] = _alike(*map(torch.from_numpy, each))
-    return SteeringVector(
-        directions, norms, parts[0]["sigmas"], model.name, model.fingerprint, found.metadata | {"halves": halves}
-    )
+    metadata = found.metadata | {"method": "probe", "penalty": penalty, "halves": halves}
+    return SteeringVector(directions, norms, parts[0]["sigmas"], model.name, model.fingerprint, metadata)
 
 
 def sign_vector(
@@ -142,16 +141,11 @@ def sign_vector(
     """
     found = contrast(
         model, concept, sites, pairs, against=against, split=split, seeds=seeds, branch=branch, atlas=atlas, batch_size=batch_size,
-        more={"method": "sign", "dimensions": dimensions if index_of(dimensions) is None else index_of(dimensions)}, **sampling,
+        **sampling,
     )  # fmt: skip
     most = sum(site.width for site in found.sites)
-    dimensions = whole(
-        "dimensions",
-        min(256, most) if dimensions is None else dimensions,
-        1,
-        most,
-        f", the dimensions of {len(found.sites)} sites",
-    )
+    dimensions = min(256, most) if dimensions is None else dimensions
+    dimensions = whole("dimensions", dimensions, 1, most, f", the dimensions of {len(found.sites)} sites")
 
     def read(part: Part) -> dict[str, Tensor]:
         """Of one batch, at each site: in how large a share of moments each pair's output is more, and less, summed in each half."""
@@ -173,7 +167,8 @@ def sign_vector(
     norms = {site.path: total(f"norm {site.path}") / len(found.rows) for site in found.sites}
     signed, one, other = (_signed(found, totals, dimensions, chosen) for chosen in ((0, 1), (0,), (1,)))
     halves = {path: _alike(one[path], other[path]) for path in signed}
-    return SteeringVector(signed, norms, parts[0]["sigmas"], model.name, model.fingerprint, found.metadata | {"halves": halves})
+    metadata = found.metadata | {"method": "sign", "dimensions": dimensions, "halves": halves}
+    return SteeringVector(signed, norms, parts[0]["sigmas"], model.name, model.fingerprint, metadata)
 
 
 def _signed(found: Contrast, totals: dict[str, Tensor], dimensions: int, halves: Sequence[int]) -> dict[str, Tensor]:
