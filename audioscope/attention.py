@@ -48,7 +48,7 @@ class AttentionMap:
             tokens are time by mel bands, neighbors may be bands of one moment.
         by: What is told apart beside words and moments, of "layer", "head" and "step"; the rest is averaged.
         labels: For each of `by`, the names along its axis.
-        values: float32 [*by, words and others, moments]. Of kind "weights", the weights of a moment add up to 1 where attention is a
+        values: float32 [axes of `by`, words and others, moments]. Of kind "weights", those of a moment add up to 1 where attention is a
             softmax.
         settings: What decided the numbers.
 
@@ -77,7 +77,7 @@ class AttentionMap:
             word: The word, or its number from 0; of one that the prompt has twice, the sum.
 
         Returns:
-            float32 [*by, moments].
+            float32 [axes of `by`, moments].
 
         Raises:
             UnknownName: The prompt does not have the word (a KeyError that lists the nearest).

@@ -77,6 +77,6 @@ def test_the_atlas_command_ends_in_the_whole_page(capsys, tmp_path, monkeypatch)
     assert str(out / "index.html") in said and str(one) in said and one.stat().st_size <= 12_000_000
     for page in (out / "index.html", one):
         data = json.loads(re.search(r'id="atlas">(.*?)</script>', page.read_text(), re.S)[1])
-        assert [each["model"] for each in data["maps"]] == ["tiny"] * 5 + list(NAMES)
+        assert [each["model"] for each in data["maps"]] == ["tiny"] * (1 + len(datasets.maps())) + list(NAMES)
         assert data["charts"][-1]["map"] is None and [axis["title"] for axis in data["steering"]] == ["slow ↔ fast"]
         assert len(data["saes"]) == 1 and {name[0] for name in data["packs"]} == {"m", "s", "f"}
