@@ -44,13 +44,15 @@ class AttentionMap:
         seed: The seed of the starting noise.
         words: The words of the prompt, in order.
         others: The names of the other tokens, together by kind: padding, ends, duration; of self-attention, moments in s.
-        seconds: The middle of each moment, float32 [moments], in s. Tokens that are no time (memory) are left out; in AudioLDM2, whose
-            tokens are time by mel bands, neighbors may be bands of one moment.
+        seconds: The middle of each moment, float32 [moments], in s. In AudioLDM2, whose tokens are time by mel bands, neighbors may be
+            bands of one moment.
         by: What is told apart beside words and moments, of "layer", "head" and "step"; the rest is averaged.
         labels: For each of `by`, the names along its axis.
         values: float32 [axes of `by`, words and others, moments]. Of kind "weights", those of a moment add up to 1 where attention is a
             softmax.
         settings: What decided the numbers.
+        memory: The same as values of the tokens before those of the music, float32 [axes of `by`, words and others, tokens]; None where
+            there are none.
 
     Example:
         >>> attention = model.attention("a fast song with violin", by="layer", steps=2)
@@ -69,32 +71,43 @@ class AttentionMap:
     labels: dict[str, list[str]]
     values: np.ndarray
     settings: dict[str, Any] = field(default_factory=dict)
+    memory: np.ndarray | None = None
 
-    def of(self, word: str | int) -> np.ndarray:
+    def of(self, word: str | int, memory: bool = False) -> np.ndarray:
         """The attention to one word.
 
         Args:
             word: The word, or its number from 0; of one that the prompt has twice, the sum.
+            memory: Return that of the tokens before those of the music instead.
 
         Returns:
-            float32 [axes of `by`, moments].
+            float32 [axes of `by`, moments], or tokens instead of moments.
 
         Raises:
             UnknownName: The prompt does not have the word (a KeyError that lists the nearest).
+            ValueError: The model has no such tokens.
 
         Example:
-            >>> model.attention("a fast song", steps=1).of("fast").ndim
-            1
+            >>> attention = model.attention("a fast song", steps=1)
+            >>> attention.of("fast").ndim, attention.of("fast", memory=True).shape
+            (1, (4,))
         """
-        rows = numbers_of(word, self.words)
-        return np.asarray(self.values[..., rows, :].sum(-2))
+        if memory and self.memory is None:
+            raise ValueError(
+                f"{self.settings.get('model', 'This model')} has no memory: no tokens come before those of the music."
+            )
+        values = self.values if not memory or self.memory is None else self.memory
+        return np.asarray(values[..., numbers_of(word, self.words), :].sum(-2))
 
-    def to_frame(self) -> pd.DataFrame:
+    def to_frame(self, memory: bool = False) -> pd.DataFrame:
         """The map as a tidy table.
 
+        Args:
+            memory: Whether the tokens before those of the music, which have no time, are there, too.
+
         Returns:
-            A table with one row for each cell, and the columns of `by`, row (from 0), word (or the name of other tokens), second and
-            weight.
+            A table with one row for each cell, and the columns of `by`, row (from 0), word (or the name of other tokens), second (NaN
+            for the memory) and weight.
 
         Example:
             >>> model.attention("a fast song", by="head", sites=2, steps=1).to_frame().columns.tolist()
@@ -102,10 +115,12 @@ class AttentionMap:
         """
         names = [*self.words, *self.others]
         axes = [self.labels[axis] for axis in self.by]
-        index = pd.MultiIndex.from_tuples(
-            list(product(*axes, range(len(names)), self.seconds.tolist())), names=[*self.by, "row", "second"]
-        )
-        table = pd.DataFrame({"weight": self.values.reshape(-1)}, index=index).reset_index()
+        values, seconds = self.values, self.seconds.tolist()
+        if memory and self.memory is not None:
+            values = np.concatenate([values, self.memory], -1)
+            seconds += [float("nan")] * self.memory.shape[-1]
+        table = pd.DataFrame(list(product(*axes, range(len(names)), seconds)), columns=[*self.by, "row", "second"])
+        table["weight"] = values.reshape(-1)
         table.insert(len(self.by) + 1, "word", [names[row] for row in table["row"]])
         return table
 
@@ -139,9 +154,9 @@ class AttentionMap:
         folder.mkdir(parents=True, exist_ok=True)
         about = {
             **self.settings, "prompt": self.prompt, "seed": self.seed, "words": self.words, "others": self.others,
-            "seconds_of_moments": self.seconds.tolist(), "by": list(self.by), "labels": self.labels,
+            "seconds_of_moments": self.seconds.tolist(), "memory": 0 if self.memory is None else self.memory.shape[-1], "by": list(self.by), "labels": self.labels,
         }  # fmt: skip
-        table = self.to_frame().astype({name: "category" for name in (*self.by, "word")})
+        table = self.to_frame(memory=True).astype({name: "category" for name in (*self.by, "word")})
         save_table(table, folder / "attention.parquet", about, folder / "attention.json", FORMAT)
         return folder
 
@@ -165,10 +180,11 @@ class AttentionMap:
         table, about = load_table(folder / "attention.parquet", folder / "attention.json", FORMAT, NEEDED)
         names = ("prompt", "seed", "words", "others", "by", "labels")
         prompt, seed, words, others, by, labels = (about.pop(name) for name in names)
-        seconds = np.array(about.pop("seconds_of_moments"), np.float32)
-        shape = [*(len(labels[axis]) for axis in by), len(words) + len(others), len(seconds)]
+        seconds, leading = np.array(about.pop("seconds_of_moments"), np.float32), about.pop("memory", 0)
+        shape = [*(len(labels[axis]) for axis in by), len(words) + len(others), len(seconds) + leading]
         values = table["weight"].to_numpy(np.float32).reshape(shape)
-        return cls(prompt, seed, words, others, seconds, tuple(by), labels, values, about)
+        memory = values[..., len(seconds) :] if leading else None
+        return cls(prompt, seed, words, others, seconds, tuple(by), labels, values[..., : len(seconds)], about, memory)
 
     def __repr__(self) -> str:
         mean = self.values.mean((*range(len(self.by)), -1))
@@ -218,7 +234,7 @@ def attention(
     words = WORD.findall(text)
     per_head, per_step = "head" in axes, "step" in axes
 
-    leading, share = model.adapter.leading(model.denoiser), 1.0 if per_step else 1.0 / how.steps
+    share = 1.0 if per_step else 1.0 / how.steps
 
     def add(site: Site, step: int, weights: Tensor, call: Attending, output: Any) -> None:
         if site.kind == "cross" and site not in names:
@@ -228,8 +244,7 @@ def attention(
             )  # fmt: skip
         if kind == "values":
             weights = weights.abs() * contribution(output, call.value[0])[:, None, :]
-        moments = weights[:, leading:]  # of the music
-        seen = moments if per_head else moments.mean(0, keepdim=True)
+        seen = weights if per_head else weights.mean(0, keepdim=True)
         if site not in sums:
             sums[site] = torch.zeros(len(seen), how.steps if per_step else 1, *seen.shape[1:])
         sums[site][:, step if per_step else 0].add_(seen.cpu(), alpha=share)
@@ -248,9 +263,9 @@ def _gathered(
     model: Model, row: Row, how: Any, sites: Sequence[Site], by: tuple[str, ...], words: list[str],
     names: dict[Site, list[str | int]], sums: dict[Site, Tensor], more: dict[str, Any],
 ) -> AttentionMap:  # fmt: skip
-    """One map of what was summed at each site [heads, steps, moments, tokens], with moments and words that they share."""
-    frames = min(values.shape[2] for values in sums.values())
+    """One map of what was summed at each site [heads, steps, memory and moments, tokens], with moments and words that they share."""
     leading = model.adapter.leading(model.denoiser)
+    frames = min(values.shape[2] for values in sums.values()) - leading
     span = (model.adapter.max_duration(model.pipe) if model.adapter.fixed_length else None) or how.seconds
     seconds = (np.arange(frames, dtype=np.float32) + 0.5) * (span / frames)
     if sites[0].kind == "self":
@@ -261,15 +276,17 @@ def _gathered(
     seconds = seconds[:keep_moments]
     parts = []
     for site in sites:
-        values = sums[site].movedim(2, 3)  # [heads, steps, tokens, moments]
+        memory, values = sums[site].movedim(2, 3).tensor_split([leading], -1)  # [heads, steps, tokens, moments]
         values = torch.nn.functional.adaptive_avg_pool1d(values.flatten(0, 2), frames).unflatten(0, values.shape[:3])
         if site.kind == "self":
-            moments = values[:, :, leading:].shape[2]
+            moments = values.shape[2] - leading
             place = [0] * leading + [bool(leading) + int(i * frames / moments) for i in range(moments)]
         else:
             place = [name if isinstance(name, int) else len(words) + others.index(name) for name in names[site]]
-        gathered = torch.zeros(*values.shape[:2], (len(words) if site.kind == "cross" else 0) + len(others), frames)
-        parts.append(gathered.index_add_(2, torch.tensor(place), values)[..., :keep_moments])
+        together = torch.cat([memory, values[..., :keep_moments]], -1)
+        rows = (len(words) if site.kind == "cross" else 0) + len(others)
+        gathered = torch.zeros(*values.shape[:2], rows, together.shape[-1])
+        parts.append(gathered.index_add_(2, torch.tensor(place), together))
     whole = torch.stack(parts) if "layer" in by else torch.stack(parts).mean(0, keepdim=True)
     keep = [whole.shape[axis] for axis, name in enumerate(AXES) if name in by]
     labels = {
@@ -283,9 +300,10 @@ def _gathered(
         **dict(how),
         **more,
     }
+    found = whole.reshape(*keep, *whole.shape[3:]).numpy()
     return AttentionMap(
         row.prompt, row.seed, words if sites[0].kind == "cross" else [], others, seconds, by, {axis: labels[axis] for axis in by},
-        whole.reshape(*keep, *whole.shape[3:]).numpy(), settings,
+        found[..., leading:], settings, found[..., :leading] if leading else None,
     )  # fmt: skip
 
 

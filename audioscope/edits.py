@@ -88,6 +88,10 @@ class Edit:
         """What was made from one model and must be checked against it: a vector, an SAE. None if the edit fits any model."""
         return None
 
+    def where(self, sites: Sites) -> tuple[Site, ...]:
+        """The sites at which the edit acts, of a model's sites."""
+        return sites.select(self.sites)
+
     def acts_at(self, step: int) -> bool:
         return self.steps is None or self.steps[0] <= step < self.steps[1]
 

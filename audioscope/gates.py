@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from audioscope.model import Model
-from audioscope.sites import Site
+from audioscope.sites import MEMORY, Site
 from audioscope.tracing import Row, Sampling, called_with, counting, decoded, masking, ready, stops_of
 
 Stop = tuple[str, str]  # a module of the denoiser, and one of its ends
@@ -95,15 +95,21 @@ def _mixing(
     stops = _stops(model, other.sites)
     branches = len(model.adapter.rows(1, sampling.guidance))
 
-    columns: dict[Stop, Tensor] = {}  # which columns of a stop each site has
+    leading = model.adapter.leading(model.denoiser)
+
+    columns: dict[Stop, Tensor] = {}  # which columns of a stop each site has, for the tokens of the memory and for the others
     for stop, there in stops.items():
-        columns[stop] = torch.zeros(len(other.sites), other.steps[stop][0].shape[-1]).to(gates)
+        columns[stop] = torch.zeros(2, len(other.sites), other.steps[stop][0].shape[-1]).to(gates)
         for number, where in there:
-            columns[stop][number, slice(None) if where is None else where] = 1.0
+            memory = other.sites[number].kind.endswith(f".{MEMORY}")
+            columns[stop][0 if memory else slice(None), number, slice(None) if where is None else where] = 1.0
 
     def mix(stop: Stop, step: int, values: Tensor) -> Tensor:
-        share = (gates[:, step] @ columns[stop]).repeat(branches, 1).to(values)
-        return values + share[:, None] * (other.steps[stop][step].to(values) - values)
+        first, share = (gates[:, step] @ columns[stop]).repeat(1, branches, 1).to(values)[:, :, None]
+        share = (
+            torch.cat([first.expand(-1, leading, -1), share.expand(-1, values.shape[1] - leading, -1)], 1) if leading else share
+        )
+        return values + share * (other.steps[stop][step].to(values) - values)
 
     return list(stops), mix
 

@@ -153,7 +153,9 @@ def read_sites(name: str | Path) -> tuple[str, Sites]:
             denoiser = getattr(diffusers, index[prefix][1]).from_config(config)
     except (OSError, KeyError, TypeError, AttributeError, StopIteration, json.JSONDecodeError) as error:
         raise ValueError(f"{source} does not describe a diffusers pipeline with a denoiser ({_first_line(error)}).") from error
-    return pipeline, find_sites(denoiser, prefix, adapter.stream if adapter else None)
+    return pipeline, find_sites(
+        denoiser, prefix, adapter.stream if adapter else None, adapter.leading(denoiser) if adapter else 0
+    )
 
 
 def _source(name: str | Path) -> tuple[Path, bool]:

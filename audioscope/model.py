@@ -164,7 +164,9 @@ class Model:
         self.adapter = adapter or adapter_for(pipe)
         self.adapter.prepare(pipe)
         self.denoiser = getattr(pipe, self.adapter.denoiser)
-        self.sites: Sites = find_sites(self.denoiser, self.adapter.denoiser, self.adapter.stream)
+        self.sites: Sites = find_sites(
+            self.denoiser, self.adapter.denoiser, self.adapter.stream, self.adapter.leading(self.denoiser)
+        )
         self.turn = Turn(name)
         self.origin: Origin | None = None  # how `audioscope.load` made it; another process can then load the same
         self._loaded = self._kinds()

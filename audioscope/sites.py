@@ -21,9 +21,9 @@ SELF_NAMES = ("self_attn", "attn1")
 
 
 FEED_FORWARD_NAMES = ("ff", "mlp")
-HEADS, KEYS, VALUES = "heads", "keys", "values"
+HEADS, KEYS, VALUES, MEMORY = "heads", "keys", "values", "memory"
 KINDS = (
-    "cross", "self", *(f"{kind}.{part}" for kind in ("cross", "self") for part in (HEADS, KEYS, VALUES)), "feed_forward", "block",
+    "cross", "self", *(f"{kind}.{part}" for kind in ("cross", "self") for part in (HEADS, KEYS, VALUES, MEMORY)), "feed_forward", "block",
 )  # fmt: skip
 
 
@@ -40,17 +40,19 @@ def said_kind(kind: str) -> str:
 class Site:
     """One place in a model where a patch, a steering vector or an SAE acts.
 
-    Most sites are whole attention modules. Inside each are its heads, its keys and its values; around it are the feed-forward
-    module and the block, whose output is the residual stream.
+    Most sites are whole attention modules. Inside each are its heads, its keys, its values and, where the model puts tokens before
+    those of the music, what it gives to these: the memory, at which all of them together count as one token. Around it are the
+    feed-forward module and the block, whose output is the residual stream.
 
     Args:
         path: The module path in the pipeline, with the part if it is one: "....cross_attn.heads.3".
-        kind: "cross" or "self"; of a part "cross.heads", "cross.keys", "cross.values" and so on; "feed_forward" or "block".
+        kind: "cross" or "self"; of a part "cross.heads", "cross.keys", "cross.values", "cross.memory" and so on; "feed_forward" or "block".
         layer: The layer, from 0: the place of its attention module among those of its kind, in running order. For a feed-forward
             module or a block, its place among these.
-        width: The width of its output; of a head, the width of its part of the output projection's input.
+        width: The width of its output; of a head, the width of its part of the output projection's input; of a memory, that of all
+            its tokens side by side.
         stream: Which text encoder a cross-attention site reads, if the model has several; otherwise empty.
-        inside: Its keys, its values and its heads.
+        inside: Its keys, its values, its heads and its memory.
 
     Example:
         >>> site = model.sites[3]
@@ -82,6 +84,11 @@ class Site:
         """The values of an attention module, one site; empty elsewhere."""
         return self._inside(VALUES)
 
+    @property
+    def memory(self) -> tuple[Site, ...]:
+        """What an attention module gives to the tokens before those of the music, one site; empty where there are none."""
+        return self._inside(MEMORY)
+
     def _inside(self, part: str) -> tuple[Site, ...]:
         return tuple(site for site in self.inside if site.kind.endswith(part))
 
@@ -104,8 +111,13 @@ class Site:
 
     @property
     def timed(self) -> bool:
-        """Whether its tokens are those of the sound, in time; the keys and values of cross-attention are of the text."""
-        return self.kind not in (f"cross.{KEYS}", f"cross.{VALUES}")
+        """Whether its tokens are those of the sound, in time, after those of the memory."""
+        return not self.of_text and not self.kind.endswith(f".{MEMORY}")
+
+    @property
+    def of_text(self) -> bool:
+        """Whether its tokens are those of the text, as the keys and values of cross-attention are."""
+        return self.kind in (f"cross.{KEYS}", f"cross.{VALUES}")
 
     def to_dict(self) -> dict[str, Any]:
         """The path, kind, layer, width and stream, as the files of an atlas keep them.
@@ -145,7 +157,7 @@ class Sites:
 
     @cached_property
     def every(self) -> tuple[Site, ...]:
-        """All sites in running order: of each block the keys, values, heads and output of its attention modules, then the others."""
+        """All sites in running order: of each block what is inside its attention modules, and their output, then the others."""
         found: list[Site] = []
         for site, following in zip(self.all, (*self.all[1:], None), strict=True):
             found += [*site.inside, site]
@@ -189,8 +201,8 @@ class Sites:
         """The sites that a selection names, always in running order.
 
         Args:
-            which: A kind ("cross", "self", "cross.heads", "cross.keys", "cross.values", the same of "self", "feed_forward",
-                "block"), "all" attention modules, a path, the heads of one as "path.heads", the number of a cross-attention layer,
+            which: A kind ("cross", "self", "cross.heads", "cross.keys", "cross.values", "cross.memory", the same of "self",
+                "feed_forward", "block"), "all" attention modules, a path, the heads of one as "path.heads", the number of a cross-attention layer,
                 a `Site`, or a list of these; None is all attention modules.
 
         Returns:
@@ -266,10 +278,13 @@ def named(table: pd.DataFrame, sites: Sequence[Site]) -> pd.DataFrame:
     return table.assign(layer=pd.Categorical(table["site"].map(labels), order, ordered=True))
 
 
-def find_sites(denoiser: nn.Module, prefix: str, stream: Callable[[str, Any], str] | None = None) -> Sites:
+def find_sites(
+    denoiser: nn.Module, prefix: str, stream: Callable[[str, Any], str] | None = None, leading: int = 0
+) -> Sites:  # fmt: skip
     """Every attention module below `denoiser`, with what is inside and around it; paths begin with the denoiser's name, `prefix`.
 
-    stream: names the text encoder that a site reads, from its path and the denoiser's configuration.
+    stream: names the text encoder that a site reads, from its path and the denoiser's configuration. leading: how many tokens there
+    are before those of the music.
     Raises ValueError if there is none, so that a model without attention is refused rather than analyzed as empty.
     """
     sites: list[Site] = []
@@ -282,7 +297,7 @@ def find_sites(denoiser: nn.Module, prefix: str, stream: Callable[[str, Any], st
         if kind:
             reads = stream(name, denoiser.config) if stream and kind == "cross" else ""
             path, layer, width = f"{prefix}.{name}", counts[kind], output_projection(module).out_features
-            sites.append(Site(path, kind, layer, width, reads, tuple(_inside(path, kind, layer, reads, module))))
+            sites.append(Site(path, kind, layer, width, reads, tuple(_inside(path, kind, layer, reads, module, leading))))
             counts[kind] += 1
             block = _block(name)
             if block and block not in blocks:
@@ -314,14 +329,16 @@ def output_projection(module: Any) -> Any:
     return module.to_out if hasattr(module.to_out, "out_features") else module.to_out[0]
 
 
-def _inside(path: str, kind: str, layer: int, stream: str, module: Any) -> Iterator[Site]:
-    """The keys, the values and the heads of an attention module."""
+def _inside(path: str, kind: str, layer: int, stream: str, module: Any, leading: int) -> Iterator[Site]:
+    """The keys, the values, the heads and the memory of an attention module."""
     for part in (KEYS, VALUES):
         if (columns := _projected(module, part)) is not None:
             yield Site(f"{path}.{part}", f"{kind}.{part}", layer, columns[1].stop - columns[1].start, stream)
     heads = getattr(module, "heads", 0)
     for head in range(heads):
         yield Site(f"{path}.{HEADS}.{head}", f"{kind}.{HEADS}", layer, output_projection(module).in_features // heads, stream)
+    if leading:
+        yield Site(f"{path}.{MEMORY}", f"{kind}.{MEMORY}", layer, leading * output_projection(module).out_features, stream)
 
 
 def _projected(module: Any, part: str) -> tuple[str, slice] | None:
@@ -341,7 +358,10 @@ def _projected(module: Any, part: str) -> tuple[str, slice] | None:
 
 @dataclass(frozen=True)
 class Place:
-    """Where a site's values are in a run: at which end of which module of the denoiser, and in which columns (None is all)."""
+    """Where a site's values are in a run: at which end of which module of the denoiser, and in which columns (None is all).
+
+    A memory is in all columns of the tokens before those of the music.
+    """
 
     module: str
     end: Literal["input", "output"]
@@ -351,7 +371,7 @@ class Place:
 def place(denoiser: nn.Module, site: Site) -> Place:
     """Where the values of a site are."""
     name = site.module.split(".", 1)[1]
-    if site.module == site.path:
+    if site.module == site.path or site.kind.endswith(f".{MEMORY}"):
         return Place(name, "output")
     module: Any = denoiser.get_submodule(name)
     if site.head is not None:  # heads lie side by side where they are projected together

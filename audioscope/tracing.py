@@ -26,7 +26,7 @@ from torch import Tensor
 
 from audioscope.adapters import Adapter
 from audioscope.edits import Copying, Edit, Here, MuteWord, PatchText
-from audioscope.sites import HEADS, KEYS, Place, Site, Sites, place, said_kind
+from audioscope.sites import HEADS, KEYS, MEMORY, Place, Site, Sites, place, said_kind
 from audioscope.weights import Attending, around_attention
 from audioscope.words import WORD, numbers_of, tokens_of
 
@@ -104,7 +104,8 @@ class Read:
     Args:
         sites: The sites, such as `model.sites.select` returns.
         steps: The denoising steps, increasing; None means every step.
-        pool: Whether to average over time tokens. Memory and duration tokens are left out either way.
+        pool: Whether to average over time tokens. Memory and duration tokens are left out either way; they are sites of their own
+            ("cross.memory").
         branch: The guidance branch, "cond" or "uncond".
 
     Example:
@@ -185,7 +186,7 @@ def _plan(rows: Sequence[Row], sites: Sites, layout: dict[str, range], steps: in
                     raise ValueError(
                         "These layers read GPT-2's states, in which no token is a word's: mute the word at the others."
                     )
-            for site in sites.select(edit.sites):
+            for site in edit.where(sites):
                 if edit.target == "attention" and site.kind not in ("cross", f"cross.{HEADS}"):
                     raise ValueError(
                         f"{type(edit).__name__} needs a cross-attention module or its heads, but {site.path} is {said_kind(site.kind)}."
@@ -262,6 +263,21 @@ def _values(module: Any, end: str) -> Tensor:
     return values
 
 
+def part_of(values: Tensor, site: Site, columns: slice | None, leading: int) -> Tensor:
+    """A site's part of the values [rows, tokens, width] at its stop: its columns, or as one token, the memory."""
+    if site.kind.endswith(f".{MEMORY}"):
+        return values[:, :leading].flatten(1)[:, None]
+    return values if columns is None else values[..., columns]
+
+
+def put_part(values: Tensor, site: Site, columns: slice | None, leading: int, part: Tensor) -> None:
+    """Put a site's part into the values at its stop, in place."""
+    if site.kind.endswith(f".{MEMORY}"):
+        values[:, :leading] = part[:, 0].unflatten(1, (leading, -1))
+    else:
+        values[..., columns or slice(None)] = part
+
+
 def _put(module: Any, end: str, values: Tensor) -> None:
     if end == "input":
         args, kwargs = module.inputs
@@ -295,7 +311,7 @@ def run(
     reading: dict[Site, list[tuple[Tensor, Tensor]]] = {} if read is None else {site: [] for site in read.sites}
     if read is not None and read.branch not in layout:
         raise ValueError(f"No {read.branch!r} branch to read at guidance {guidance}: there is only {', '.join(layout)}.")
-    if read is not None and read.pool and (text := [site.path for site in read.sites if not site.timed]):
+    if read is not None and read.pool and (text := [site.path for site in read.sites if site.of_text]):
         raise ValueError(f"{text[0]} has a token for each piece of text, not of time: read it with pool=False.")
     keep = layout[read.branch][: len(rows)] if read is not None else range(0)
     denoiser = getattr(pipe, adapter.denoiser)
@@ -328,16 +344,15 @@ def run(
                 if output := acting(site, step, "output"):
                     values = _values(module, stop.end).clone() if values is None else values
                     here = Here(site, sigma, leading if site.timed else 0, span)
-                    part = values if columns is None else values[..., columns]
-                    part[:] = _changed(part, output, here)
+                    put_part(values, site, columns, leading, _changed(part_of(values, site, columns, leading), output, here))
             if values is not None:
                 _put(module, stop.end, values)
             if read is not None and (read.steps is None or step in read.steps):
                 for site, columns in stop.sites:
                     if site in reading:
                         whole = _values(module, stop.end) if values is None else values
-                        part = whole[keep.start : keep.stop, leading if site.timed else 0 :, columns or slice(None)]
-                        found = part.detach().float()
+                        part = part_of(whole[keep.start : keep.stop], site, columns, leading)
+                        found = part[:, leading if site.timed else 0 :].detach().float()
                         kept = found.mean(1) if read.pool else found.clone()
                         reading[site].append((kept.cpu(), found.norm(dim=-1).mean(1).cpu()))
 

@@ -62,6 +62,7 @@ def heard(clips):
 # ## A steering vector is a difference of means
 # Generate music for fifty prompts that ask for a fast tempo, and for the same fifty prompts asking for a slow one, starting from the same noise.
 # At each site and each noise level, average the output over time and prompts, and subtract: that is Contrastive Activation Addition (CAA).
+# `tiny` has four memory tokens before those of the music, as Stable Audio 3 has; they are no time, and get a direction of their own.
 # Half as many pairs are enough here. The vector acts at tempo's own layers, which the atlas in notebook 3 found.
 
 # %%

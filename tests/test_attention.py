@@ -91,6 +91,27 @@ def test_axes_are_means_of_one_another(tiny):
     np.testing.assert_array_equal(line["weight"], full.of("violin")[3, 1, 2])
 
 
+def test_the_memory_looks_at_words_too(model, tmp_path):
+    """Its tokens are those that come before the music's, as the model computes them; a file keeps them."""
+    site, leading, found = model.sites.cross[1], model.adapter.leading(model.denoiser), []
+    layout = model.adapter.rows(1, how(model)["guidance"])
+    prompt = "a slow song with violin"
+    with watching(model, (site,), layout["cond"][0], lambda site, step, weights, *_: found.append(weights[:, :leading])):
+        attention = model.attention(prompt, sites=site, by=("head", "step"), **how(model))
+    if not leading:
+        assert attention.memory is None and attention.to_frame(memory=True).equals(attention.to_frame())
+        with pytest.raises(ValueError, match="has no memory"):
+            attention.of("violin", memory=True)
+        return
+    assert attention.memory.shape == (*attention.values.shape[:-1], leading)
+    expected = torch.stack([weights.sum(2).float() for weights in found], 1)  # over all that is looked at
+    np.testing.assert_allclose(attention.memory.sum(-2), expected, atol=1e-5)
+    again = AttentionMap.load(attention.save(tmp_path))
+    assert np.array_equal(again.memory, attention.memory) and np.array_equal(again.values, attention.values)
+    line = attention.to_frame(memory=True).query("head == '1' and step == '0' and word == 'violin' and second != second")
+    np.testing.assert_array_equal(line["weight"], attention.of("violin", memory=True)[1, 0])
+
+
 def test_edits_and_branches_are_seen(tiny):
     """An edit of an earlier layer changes where a later one looks; the other branch sees no words."""
     slow, fast = "a slow song with violin", "a fast song with violin"

@@ -27,7 +27,10 @@ def outputs(tiny):
 
 def test_a_probe_is_a_logistic_regression(tiny, outputs):
     vector = probe_vector(tiny, "fast", 1, PAIRS, penalty=0.5, **HOW)
-    (direction,) = vector.directions.values()
+    direction, memory = vector.directions.values()
+    assert memory.shape == (2, 4 * 128) and list(probe_vector(tiny, "fast", 1, 2, memory=False, **HOW).directions) == [
+        *vector.paths
+    ]
     for step in range(2):
         scaler = StandardScaler().fit(means := outputs.mean(2)[:, step].double().numpy())
         probe = LogisticRegression(C=2.0, max_iter=1000).fit(scaler.transform(means), [1, -1] * PAIRS)
@@ -56,7 +59,7 @@ def test_batches_do_not_matter_and_the_halves_say_how_reliable_it_is(tiny, made)
     other = made(tiny, "fast", [1, 2], PAIRS, batch_size=3, **how)
     for path, values in one.directions.items():
         assert torch.nn.functional.cosine_similarity(other.directions[path], values, dim=1).min() > 0.9
-    assert set(one.metadata["halves"]) == set(one.paths) and all(-1 <= each <= 1 for each in one.metadata["halves"].values())
+    assert set(one.metadata["halves"]) == set(one.directions) and all(-1 <= each <= 1 for each in one.metadata["halves"].values())
     assert one.metadata["method"] in ("probe", "sign") and "normalize" not in one.metadata
 
 

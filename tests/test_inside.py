@@ -1,5 +1,7 @@
 """Laws of the sites inside and around attention modules: heads, keys, values, feed-forward modules, blocks."""
 
+from dataclasses import dataclass
+
 import numpy as np
 import pytest
 import torch
@@ -26,8 +28,13 @@ def edited(*edits):
     return Row(B, 0, edits)
 
 
+def kinds(model):
+    """Those that the model has: not all put tokens before the music's."""
+    return [kind for kind in KINDS if not kind.endswith(".memory") or model.adapter.leading(model.denoiser)]
+
+
 def test_every_kind_of_site_is_found(model):
-    for kind in KINDS:
+    for kind in kinds(model):
         sites = model.sites.select(kind)
         assert {site.kind for site in sites} == {kind}
         widths = {
@@ -65,6 +72,38 @@ def test_keys_and_values_of_a_site_are_its_text(model):
         assert off(keys, text, clean - corrupted) > 1e-3
 
 
+@dataclass(frozen=True)
+class PatchMusic(PatchOutput):
+    """The patch of a whole site, but for its memory."""
+
+    def change(self, own, other, here):
+        return torch.cat([own[: here.leading], other[here.leading :]])
+
+
+def test_memory_and_music_are_all_that_a_site_gives(model):
+    leading = model.adapter.leading(model.denoiser)
+    if not leading:
+        assert not any(site.memory for site in model.sites)
+        with pytest.raises(ValueError, match="No sites selected by 'cross.memory'"):
+            model.sites.select("cross.memory")
+        return
+    site = model.sites.cross[1]
+    (memory,) = site.memory
+    assert (memory.width, memory.timed, memory.module) == (leading * site.width, False, site.path)
+    clean, corrupted, whole, both, one, other = sampled(
+        model, Row(A, 0), Row(B, 0), edited(PatchOutput(site, A)), edited(PatchOutput(memory, A), PatchMusic(site, A)),
+        edited(PatchOutput(memory, A)), edited(PatchMusic(site, A)),
+    ).latents  # fmt: skip
+    assert torch.equal(whole, both)
+    assert min(off(each, corrupted, clean - corrupted) for each in (one, other)) > 1e-4
+    seen = sampled(
+        model, Row(B, 0), edited(PatchOutput(memory, A)), edited(Ablate(memory)), read=Read((memory, site), pool=False)
+    ).reads
+    assert not seen[memory.path][2].any() and seen[memory.path].shape[2:] == (1, memory.width)
+    assert torch.equal(seen[site.path][0, 0], seen[site.path][1, 0]), "in the first step, the music's tokens stay"
+    assert not torch.equal(seen[memory.path][0, 0], seen[memory.path][1, 0])
+
+
 def test_a_block_cuts_the_text_in_two(model):
     """What a block gives is all that comes before; the text after it is the rest. A U-Net's skips lead around its blocks."""
     if model.adapter.denoiser == "unet":
@@ -90,7 +129,7 @@ def test_in_the_first_step_one_head_does_not_change_another(model):
 
 
 def test_edits_inside_that_ask_for_nothing_change_no_bit(model):
-    sites = model.sites.select(KINDS)
+    sites = model.sites.select(kinds(model))
     same = Apply(sites, lambda output, here: output)
     plain, itself, kept = sampled(model, Row(B, 0), edited(PatchOutput(sites, B)), edited(same)).latents
     assert torch.equal(plain, itself) and torch.equal(plain, kept)
@@ -99,7 +138,7 @@ def test_edits_inside_that_ask_for_nothing_change_no_bit(model):
 def test_edits_and_reads_of_all_kinds_in_one_run(model):
     """nnsight must be asked in running order, whatever the order of the selection."""
     site = model.sites.cross[0]
-    everything = model.sites.select(KINDS)[::-1]
+    everything = model.sites.select(kinds(model))[::-1]
     edits = (
         PatchText(site, A),
         PatchOutput(site.heads, A),
@@ -198,7 +237,7 @@ def test_text_tokens_are_not_time(tiny):
             sampled(tiny, Row(A, 0), read=Read((site,)))
         with pytest.raises(ValueError, match="it has no stream of activations"):
             audioscope.sae.TokenStream(tiny, site.path)
-        with pytest.raises(ValueError, match="not of time"):
+        with pytest.raises(ValueError, match="belongs to the text"):
             audioscope.caa(tiny, "fast", [site], pairs=2, steps=1, progress=False)
         vector = audioscope.SteeringVector(
             {site.path: torch.ones(1, site.width)}, {site.path: torch.ones(1)}, torch.ones(1), tiny.name, tiny.fingerprint, {}

@@ -42,6 +42,29 @@ def test_gates_at_their_ends_are_the_pipeline(model):
         assert off(mine[0], theirs, expected[0] - expected[1]) < 1e-3
 
 
+def test_a_memory_has_gates_of_its_own(model):
+    """Beside a module's at the same stop: open, they are the patch of the memory alone, or of the whole output."""
+    if not model.adapter.leading(model.denoiser):
+        pytest.skip("this model has no memory")
+    how, site = settings(model), model.sites.cross[1]
+    sites = (*site.memory, site)
+    clean = outputs(model, [Row(A, 0)], sites, how)
+    patches = [PatchOutput(site.memory, A), PatchOutput(site, A)]
+    expected = model.run([Row(B, 0), *(edited(patch) for patch in patches)], decode=False, **how).latents
+    for number in (0, 1):
+        gates = torch.zeros(1, STEPS, 2)
+        gates[:, :, number] = 1.0
+        found = gated(model, [Row(B, 0)], gates, clean, how)[0]
+        scale = expected[2] - expected[0]
+        assert off(found, expected[number + 1], scale) < 1e-4 < off(expected[number + 1], expected[0], scale)
+    part = torch.full((1, STEPS, 2), 0.3)
+    _, slopes = gradients(model, [Row(B, 0)], part, clean, how, projection)
+    moved = [part.clone(), part.clone()]
+    moved[0][0, 1, 0], moved[1][0, 1, 0] = 0.35, 0.25
+    ends = [float(projection(gated(model, [Row(B, 0)], each, clean, how))[0]) for each in moved]
+    assert (ends[0] - ends[1]) / 0.1 == pytest.approx(float(slopes[0, 1, 0]), rel=0.03, abs=0.01 * float(slopes.abs().max()))
+
+
 def test_slopes_are_finite_differences(model):
     """20 random gates, all rows and branches; computed again step by step, the slopes are the same to the bit."""
     how, sites, clean, closed = prepared(model)

@@ -69,7 +69,7 @@ def test_caa_is_the_difference_of_means(model):
     """Against the plain way: all readings kept, then averaged."""
     concept = pairs()
     vector = made(model, normalize=False, batch_size=3)
-    for site in model.sites.cross[:2]:
+    for site in (*model.sites.cross[:2], *model.sites.cross[0].memory):
         means, lengths = {}, []
         for side in ("clean", "neutral"):
             reads = []
@@ -101,6 +101,38 @@ def test_only_time_tokens_are_read_and_steered(model):
     changed = AddVector(vector, 2.0).change(output, None, here)
     assert torch.equal(changed[:leading], output[:leading]) and len(changed) == 9
     assert (changed[leading:] - output[leading:]).norm(dim=1).min() > 1
+
+
+def test_a_vector_has_a_memorys_tokens_apart(model):
+    """Each token of the memory gets its own; the module brings them along, with its music or without."""
+    leading, site = model.adapter.leading(model.denoiser), model.sites.cross[0]
+    vector = made(model)
+    if not leading:
+        assert "memory" not in vector.metadata and list(vector.directions) == list(vector.paths)
+        return
+    (memory,) = site.memory
+    assert vector.metadata["memory"] and vector.paths == tuple(each.path for each in model.sites.cross)
+    assert list(made(model, memory=False).directions) == list(vector.paths)
+    sigma = float(vector.sigmas[0])
+    one, apart, alone = vector.only(site), vector.only(site, memory=False), vector.only(memory)
+    edits = (
+        one.edit(2.0), apart.edit(2.0), alone.edit(2.0), vector.edit(2.0, sites=[0]), vector.edit(2.0, sites=[memory]),
+        one.edit(2.0, seconds=(0, 1e3)),
+    )  # fmt: skip
+    reads = model.run(
+        [Row(A, 0), *(Row(A, 0, (edit,)) for edit in edits)], read=Read((memory, site), steps=(0,), pool=False), **settings(model)
+    ).reads
+    for path, moved in ((site.path, (1, 1, 0, 1, 0, 1)), (memory.path, (1, 0, 1, 1, 1, 0))):
+        bare, *steered = reads[path][:, 0]
+        for values, is_moved in zip(steered, moved, strict=True):
+            expected = bare + is_moved * 2.0 * vector.at(path, sigma)
+            torch.testing.assert_close(values, expected, rtol=1e-3, atol=1e-4)
+    for same in (one * 2 / 2, one + 0 * vector, apart + alone, one.at_levels(one.sigmas)):
+        torch.testing.assert_close(same.directions[memory.path], vector.directions[memory.path], **CLOSE)
+    drawn = vector.random(0)
+    torch.testing.assert_close(drawn.directions[memory.path].norm(dim=1), vector.directions[memory.path].norm(dim=1), **CLOSE)
+    with pytest.raises(ValueError, match="no direction at"):
+        apart.only(memory)
 
 
 def test_strength_0_is_bit_identical_and_nothing_acts_after(model):

@@ -405,7 +405,7 @@ def check_screen(model: Model, sites: Sequence[Site], scorer: Any, run: Sampling
     Raises ValueError if they do not, if the scores have another form, or for sites that cannot have gates.
     """
     differentiable(model)
-    if text := [site for site in sites if not site.timed]:
+    if text := [site for site in sites if site.of_text]:
         raise ValueError(
             f"{text[0].path} belongs to the text, which may be longer in another prompt: screen 'cross.heads' or 'cross'."
         )

@@ -79,7 +79,8 @@ class TokenStream:
         if len(sites) != 1:
             raise ValueError(f"site is {self.site!r}, which names {len(sites)} sites, expected exactly one.")
         if not sites[0].timed:
-            raise ValueError(f"{sites[0].path} has a token for each piece of text, not of time: it has no stream of activations.")
+            of = "for each piece of text" if sites[0].of_text else "for the whole clip"
+            raise ValueError(f"{sites[0].path} has a token {of}, not of time: it has no stream of activations.")
         object.__setattr__(self, "site", sites[0].path)
         object.__setattr__(self, "prompts", tuple(texts("prompts", self.prompts)) or tuple(concept_prompts()))
         for prompt in self.prompts:

@@ -120,7 +120,7 @@ class Contrast:
 
 def contrast(
     model: Model, concept: str | Concept | Pairs, sites: Any, pairs: int | None, *, against: Against | None, split: str, seeds: int,
-    branch: Branch, normalize: bool | None = None, shuffle: int | None = None, atlas: Atlas | None = None, batch_size: int = BATCH,
+    branch: Branch, memory: bool = True, normalize: bool | None = None, shuffle: int | None = None, atlas: Atlas | None = None, batch_size: int = BATCH,
     **sampling: Unpack[SamplingKeywords],
 ) -> Contrast:  # fmt: skip
     """Check what a direction is to be made from, before anything is generated. The arguments and errors are those of `caa`."""
@@ -136,6 +136,9 @@ def contrast(
     if branch not in ("cond", "uncond"):
         raise ValueError(f"branch is {branch!r}, expected 'cond' or 'uncond': a vector belongs to one branch.")
     where = steering_sites(model, chosen, sites, atlas)
+    if other := next((site for site in where if site.of_text), None):
+        raise ValueError(f"{other.path} belongs to the text, not to the sound: steer the module itself.")
+    read = tuple(dict.fromkeys(each for site in where for each in (site, *(site.memory if memory else ()))))
     settings = model.sampling(**sampling)
     there = len(chosen.split(split))
     if there < 2:
@@ -154,7 +157,7 @@ def contrast(
         model.check_prompt(text)
     metadata = {
         "concept": chosen.name, "against": "neutral wording" if against == "neutral" else chosen.opposite or "the second prompts", "branch": branch,
-        "sites": [site.path for site in where], "pairs": pairs, "seeds": seeds, "split": split, **({} if normalize is None else {"normalize": normalize}),
+        "sites": [site.path for site in where], **({"memory": True} if len(read) > len(where) else {}), "pairs": pairs, "seeds": seeds, "split": split, **({} if normalize is None else {"normalize": normalize}),
         "shuffle": shuffle, **settings, "prompts": content_hash(texts), "audioscope": __version__,
     }  # fmt: skip
     swapped = np.zeros(len(texts), bool)
@@ -165,7 +168,7 @@ def contrast(
         for place, (pair, both, swap) in enumerate(zip(found, texts, swapped, strict=True))
         for number in range(seeds) for text, sign in zip(both, (1, -1), strict=True)
     ]  # fmt: skip
-    return Contrast(chosen, where, settings, branch, rows, metadata, batch_size)
+    return Contrast(chosen, read, settings, branch, rows, metadata, batch_size)
 
 
 def caa(
@@ -178,6 +181,7 @@ def caa(
     split: str = "build",
     seeds: int = 1,
     branch: Branch = "cond",
+    memory: bool = True,
     normalize: bool = True,
     shuffle: int | None = None,
     atlas: Atlas | None = None,
@@ -189,9 +193,9 @@ def caa(
 ) -> SteeringVector:
     """Make a steering vector: the mean output of sites over prompts with a concept, minus the mean over prompts without it.
 
-    Contrastive Activation Addition is computed per site and noise level, over time tokens only, with one generation per prompt and
-    seed; both prompts of a pair start from the same noise (TADA, section 3, eq. 6, with each direction normalized to norm 1 as
-    there). Means are accumulated batch by batch, so memory does not grow with the number of prompts.
+    Contrastive Activation Addition is computed per site and noise level, over time tokens, and apart from them for the memory that
+    some models put before these, with one generation per prompt and seed; both prompts of a pair start from the same noise (TADA,
+    section 3, eq. 6, with each direction normalized to norm 1 as there; its model has no memory). Means are accumulated batch by batch, so memory does not grow with the number of prompts.
 
     Args:
         model: The model.
@@ -204,6 +208,7 @@ def caa(
         split: Which pairs of a concept, see `Concept.split`.
         seeds: Seeds of each pair.
         branch: The guidance branch whose outputs are read, "cond" or "uncond".
+        memory: Whether the vector also has what the sites give to the tokens before those of the music, where there are any.
         normalize: Scale directions to norm 1. False keeps the length of each difference, relative to the mean norm of the site's
             output, so that strength 1 adds the mean difference that the prompts make.
         shuffle: A control: exchange the two prompts in half of the pairs, drawn with this seed. None does not.
@@ -229,8 +234,8 @@ def caa(
         {'transformer.transformer_blocks.1.cross_attn': [2, 128], 'transformer.transformer_blocks.2.cross_attn': [2, 128]}
     """
     found = contrast(
-        model, concept, sites, pairs, against=against, split=split, seeds=seeds, branch=branch, normalize=normalize, shuffle=shuffle,
-        atlas=atlas, batch_size=batch_size, **sampling,
+        model, concept, sites, pairs, against=against, split=split, seeds=seeds, branch=branch, memory=memory, normalize=normalize,
+        shuffle=shuffle, atlas=atlas, batch_size=batch_size, **sampling,
     )  # fmt: skip
     if file is not None and (there := kept(file, model, found.metadata)):
         return there

@@ -25,7 +25,7 @@ Part = Sequence[tuple[Row, int, int]]
 
 def probe_vector(
     model: Model, concept: str | Concept | Pairs, sites: Any = "cross", pairs: int | None = None, *, penalty: float = 1.0,
-    against: Against | None = None, split: str = "build", seeds: int = 1, branch: Branch = "cond", atlas: Atlas | None = None,
+    against: Against | None = None, split: str = "build", seeds: int = 1, branch: Branch = "cond", memory: bool = True, atlas: Atlas | None = None,
     batch_size: int = BATCH, workers: Workers = None, progress: bool = True, **sampling: Unpack[SamplingKeywords],
 ) -> SteeringVector:  # fmt: skip
     """Make a steering vector of probes: at each site and noise level, the direction in which a linear classifier tells the concept.
@@ -43,6 +43,7 @@ def probe_vector(
         split: Which pairs of a concept, see `Concept.split`.
         seeds: Seeds of each pair.
         branch: The guidance branch whose outputs are read, "cond" or "uncond".
+        memory: As for `audioscope.caa`.
         atlas: For sites="own" or "functional"; None is the one that ships.
         batch_size: Prompts at a time.
         workers: In how many processes, as for `audioscope.localize`.
@@ -64,7 +65,7 @@ def probe_vector(
     if (penalty := real("penalty", penalty)) <= 0:
         raise ValueError(f"penalty is {penalty:g}, expected a positive number.")
     found = contrast(
-        model, concept, sites, pairs, against=against, split=split, seeds=seeds, branch=branch, atlas=atlas, batch_size=batch_size,
+        model, concept, sites, pairs, against=against, split=split, seeds=seeds, branch=branch, memory=memory, atlas=atlas, batch_size=batch_size,
         **sampling,
     )  # fmt: skip
 
@@ -109,7 +110,7 @@ def sign_vector(
 
     For each dimension of each site, the share of pairs and moments in which the concept's prompt gives more, and less; the larger
     share, with its sign, is the dimension's weight, and of all sites together only the `dimensions` largest are kept at each noise
-    level (TADA, appendix; its unit of strength is not published: here it is that of all vectors, with a mean norm of 1 over sites).
+    level. The memory, in which a clip has one token and not one for each moment, is left out (TADA, appendix; its unit of strength is not published: here it is that of all vectors, with a mean norm of 1 over sites).
 
     Args:
         model: The model.
@@ -140,7 +141,7 @@ def sign_vector(
         [32, 32]
     """
     found = contrast(
-        model, concept, sites, pairs, against=against, split=split, seeds=seeds, branch=branch, atlas=atlas, batch_size=batch_size,
+        model, concept, sites, pairs, against=against, split=split, seeds=seeds, branch=branch, memory=False, atlas=atlas, batch_size=batch_size,
         **sampling,
     )  # fmt: skip
     most = sum(site.width for site in found.sites)

@@ -83,7 +83,7 @@ class SteeringMethod:
 
 
 def _metadata(vector: SteeringVector, **more: Any) -> dict[str, Any]:
-    numbers = b"".join(vector.directions[path].float().numpy().tobytes() for path in vector.paths)
+    numbers = b"".join(vector.directions[path].float().numpy().tobytes() for path in vector.directions)
     about = {name: value for name, value in vector.metadata.items() if name != "halves"}  # a measurement, not a setting
     return {"vector": about, "at": list(vector.paths), "numbers": crc32(numbers), **more}
 

@@ -21,7 +21,7 @@ from audioscope.audio import Clip
 from audioscope.edits import Branch, Edit, Here, Which, span, within
 from audioscope.errors import Damaged, as_path, known_name, listed, real, seed_number
 from audioscope.sharing import as_clips, fetched, model_card, push
-from audioscope.sites import Site, Sites
+from audioscope.sites import MEMORY, Site, Sites
 from audioscope.store import as_json, read_json, write_together
 from audioscope.views import view
 
@@ -60,6 +60,9 @@ class SteeringVector:
     """What to add to the outputs of some sites to get more of a concept (TADA, section 3, eq. 6).
 
     `+ - * /` and unary minus act on what the vector adds; both vectors must come from the same model.
+
+    A site's output has tokens of the music's time, which all get the same, and in some models a memory before them, whose tokens get
+    one each; the memory is a site of its own, "<path>.memory", that goes along with the module.
 
     Args:
         directions: By site path, float32 [levels, width], dimensionless: at strength 1, a direction of norm 1 adds a vector as
@@ -108,20 +111,20 @@ class SteeringVector:
 
     @property
     def paths(self) -> tuple[str, ...]:
-        """The module paths of its sites."""
-        return tuple(self.directions)
+        """The module paths of its sites; the memory of a module counts with it."""
+        return tuple(dict.fromkeys(path.removesuffix(f".{MEMORY}") for path in self.directions))
 
     @cached_property
     def _rising(self) -> tuple[np.ndarray, dict[str, Tensor]]:
         """Noise levels, increasing, and what strength 1 adds at each, in the units of the activations."""
-        scaled = {path: (self.directions[path] * self.norms[path][:, None]).flip(0) for path in self.paths}
+        scaled = {path: (values * self.norms[path][:, None]).flip(0) for path, values in self.directions.items()}
         return self.sigmas.flip(0).numpy(), scaled
 
     def at(self, path: str, sigma: float) -> Tensor:
         """Look up what strength 1 adds at a noise level, linear between the two nearest levels and constant beyond them.
 
         Args:
-            path: The module path of one of its sites.
+            path: The module path of one of its sites, or that of a memory.
             sigma: The noise level.
 
         Returns:
@@ -136,7 +139,7 @@ class SteeringVector:
             >>> vector.at(vector.paths[6], sigma=0.7).shape
             torch.Size([128])
         """
-        known_name("direction at", path, self.paths)
+        known_name("direction at", path, self.directions)
         sigma = real("sigma", sigma)
         sigmas, scaled = self._rising
         place = float(np.interp(sigma, sigmas, np.arange(len(sigmas))))
@@ -167,7 +170,7 @@ class SteeringVector:
                 raise ValueError(
                     f"The vector acts at {path!r}, but {model!r} has no such site; its sites look like {sites.all[0].path!r}."
                 )
-            if not known[path].timed:
+            if known[path].of_text:
                 raise ValueError(
                     f"The vector acts at {path!r}, which belongs to the text, not to the sound: steer the module itself."
                 )
@@ -238,11 +241,12 @@ class SteeringVector:
         """
         return AddVector(self, strength, **keywords)
 
-    def only(self, sites: Iterable[str | Site]) -> SteeringVector:
+    def only(self, sites: Iterable[str | Site], memory: bool = True) -> SteeringVector:
         """Keep the vector at some of its sites.
 
         Args:
             sites: Sites, or their module paths.
+            memory: Whether the memory of modules comes along; the path of a memory, ".../cross_attn.memory", names it alone.
 
         Returns:
             A vector that acts at these sites alone.
@@ -255,15 +259,16 @@ class SteeringVector:
             ('transformer.transformer_blocks.5.cross_attn', 'transformer.transformer_blocks.6.cross_attn')
         """
         several = [sites] if isinstance(sites, str | Site) else listed("sites", sites, "sites or their module paths")
-        paths = [str(site) for site in several]
-        missing = [path for path in paths if path not in self.directions]
+        named = [str(site) for site in several]
+        paths = {*named, *(f"{path}.{MEMORY}" for path in named if memory)} & self.directions.keys()
+        missing = [path for path in named if not paths & {path, f"{path}.{MEMORY}"}]
         if missing or not paths:
             raise ValueError(
                 f"The vector has no direction at {missing or 'an empty list of sites'}: its sites are {', '.join(self.paths)}."
             )
         return replace(
-            self, directions={p: self.directions[p] for p in self.paths if p in paths},
-            norms={p: self.norms[p] for p in self.paths if p in paths},
+            self, directions={p: v for p, v in self.directions.items() if p in paths},
+            norms={p: v for p, v in self.norms.items() if p in paths},
         )  # fmt: skip
 
     def _mapped(self, directions: Mapping[str, Tensor], **metadata: Any) -> SteeringVector:
@@ -326,7 +331,7 @@ class SteeringVector:
         """
         rising = self.sigmas.flip(0).numpy()
         norms = {p: torch.from_numpy(np.interp(sigmas, rising, n.flip(0))).float() for p, n in self.norms.items()}
-        wanted = {p: torch.stack([self.at(p, float(s)) for s in sigmas]) for p in self.paths}
+        wanted = {p: torch.stack([self.at(p, float(s)) for s in sigmas]) for p in self.directions}
         directions = {p: v / norms[p].clamp_min(1e-12)[:, None] for p, v in wanted.items()}
         return replace(self, directions=directions, norms=norms, sigmas=sigmas.float().clone())
 
@@ -430,14 +435,14 @@ class SteeringVector:
         file = as_path(file)
         file.parent.mkdir(parents=True, exist_ok=True)
         tensors = {"sigmas": self.sigmas.contiguous()}
-        for path in self.paths:
-            tensors[f"{path}/directions"] = self.directions[path].contiguous()
+        for path, values in self.directions.items():
+            tensors[f"{path}/directions"] = values.contiguous()
             tensors[f"{path}/norms"] = self.norms[path].contiguous()
         about = {
             "format": FORMAT,
             "model": self.model,
             "fingerprint": self.fingerprint,
-            "sites": list(self.paths),
+            "sites": list(self.directions),
             "metadata": dict(self.metadata),
         }
         numbers, rest = vector_files(file)
@@ -605,8 +610,9 @@ class SteeringVector:
 
     def __repr__(self) -> str:
         versus = f" against {self.metadata['against']}" if self.metadata.get("against") else ""
+        memory = " with memory" if any(path.endswith(f".{MEMORY}") for path in self.directions) else ""
         return (
-            f"SteeringVector({self.metadata.get('concept', '?')}{versus}, {self.model}: {len(self.paths)} sites, {len(self.sigmas)} noise "
+            f"SteeringVector({self.metadata.get('concept', '?')}{versus}, {self.model}: {len(self.paths)} sites{memory}, {len(self.sigmas)} noise "
             f"levels from {self.sigmas[0]:.3g} to {self.sigmas[-1]:.3g}, reliability "
             f"{'not measured' if self.reliability is None else f'{self.reliability:.2f}'})"
         )
@@ -621,14 +627,14 @@ class SteeringVector:
 class AddVector(Edit):
     """Steer: add `strength` times a steering vector to the outputs of its sites, at every time token (TADA, section 3).
 
-    Tokens that do not represent time (memory, duration) are left unchanged.
+    Tokens that do not represent time (memory, duration) get what the vector has for them, if it has been made with memory.
 
     Args:
         vector: What is added.
         strength: In units of the mean norm of a site's output; negative values steer away.
         mode: "add"; "keep_norm" restores each token's original norm; "project_out" subtracts `strength` times each token's
             component along the vector.
-        seconds: Only tokens between these two times, in s; None means all.
+        seconds: Only tokens between these two times, in s, and no memory; None means all.
         sites: Some of the vector's sites, in any form that `Model.sites.select` takes; None means all of them.
         branch: The part of classifier-free guidance to change: "cond", which guidance amplifies, "uncond", or "both".
         steps: Half-open window of denoising steps (first, last + 1); None means every step.
@@ -674,6 +680,10 @@ class AddVector(Edit):
         self.vector.check(model, fingerprint, sites)
         self.vector.only(sites.select(self.sites))  # raises for a site that the vector does not have
 
+    def where(self, sites: Sites) -> tuple[Site, ...]:
+        has = self.vector.only(sites.select(self.sites)).directions
+        return tuple(site for site in sites.every if site.path in has)
+
     def failed(self, sigmas: Sequence[float]) -> list[float]:
         return self.vector.failed(sigmas)
 
@@ -682,6 +692,8 @@ class AddVector(Edit):
         return self.strength == 0
 
     def change(self, own: Tensor, other: Tensor | None, here: Here) -> Tensor:
+        if self.seconds is not None and not here.site.timed:
+            return own
         step = self.vector.at(here.site.path, here.sigma).to(own.device)
         old = own[here.leading :].float()
         if self.mode == "project_out":
