@@ -103,7 +103,7 @@ def test_only_time_tokens_are_read_and_steered(model):
     assert (changed[leading:] - output[leading:]).norm(dim=1).min() > 1
 
 
-def test_a_vector_has_a_memorys_tokens_apart(model):
+def test_a_vector_has_a_memorys_tokens_apart(model, tmp_path):
     """Each token of the memory gets its own; the module brings them along, with its music or without."""
     leading, site = model.adapter.leading(model.denoiser), model.sites.cross[0]
     vector = made(model)
@@ -129,6 +129,11 @@ def test_a_vector_has_a_memorys_tokens_apart(model):
             torch.testing.assert_close(values, expected, rtol=1e-3, atol=1e-4)
     for same in (one * 2 / 2, one + 0 * vector, apart + alone, one.at_levels(one.sigmas)):
         torch.testing.assert_close(same.directions[memory.path], vector.directions[memory.path], **CLOSE)
+    halved = vector.half()
+    assert torch.equal(
+        SteeringVector.load(halved.save(tmp_path / "half")).directions[memory.path], halved.directions[memory.path]
+    )
+    assert (tmp_path / "half.safetensors").stat().st_size < 0.75 * vector.save(tmp_path / "whole").stat().st_size
     drawn = vector.random(0)
     torch.testing.assert_close(drawn.directions[memory.path].norm(dim=1), vector.directions[memory.path].norm(dim=1), **CLOSE)
     with pytest.raises(ValueError, match="no direction at"):

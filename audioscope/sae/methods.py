@@ -65,7 +65,7 @@ def feature_methods(
     steps: int | None = None,
     **keywords: Any,
 ) -> list[SteeringMethod]:
-    """Make the methods of a sweep that compares vectors of features, in one setting, with CAA at the same sites.
+    """Make the methods of a sweep that compares vectors of features, in one setting, with CAA at the same sites and tokens.
 
     Random features (`audioscope.sae.random_features_method`) and PCI, which rewrites the prompt for the last steps, are the
     controls. `audioscope.sae.tuned_methods` tunes features and CAA instead.
@@ -92,6 +92,6 @@ def feature_methods(
     where = SAE_UNTUNED.sites
     vector = reduce(add, (sae.vector(concept.name, features, **keywords) for sae in chosen))
     return [
-        vector_method(vector, where, SAE_UNTUNED.method), vector_method(everywhere.only(vector.paths), where),
+        vector_method(vector, where, SAE_UNTUNED.method), vector_method(everywhere.only(vector.paths, memory=False), where),
         random_features_method(chosen, concept, where, features, **keywords), prompt_switch_method(model.sampling(steps=steps).steps),
     ]  # fmt: skip

@@ -197,7 +197,7 @@ def tuned_methods(
     built = min(pairs, len(concept.split("build")))
     scored = score_contrast(model, saes, concept, built, **shared, **sampling)
     sites = model.sites.select([str(sae.metadata["site"]) for sae in saes])
-    vector = caa(model, concept, sites, built, normalize=False, file=folder / "vector", **shared, **sampling)
+    vector = caa(model, concept, sites, built, normalize=False, memory=False, file=folder / "vector", **shared, **sampling)
     tried = {SAE_TUNED.method: feature_choices(concept, scored), CAA_TUNED.method: caa_choices(vector, sites)}
     methods = [choice.method for choices in tried.values() for choice in choices]
     rewritten = prompt_switch_method(model.sampling(**sampling).steps)

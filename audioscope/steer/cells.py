@@ -30,6 +30,10 @@ OWN = Cell("caa", "own", "localized: its own layers", "#e69f00", (1, 0), "square
 SHARED = Cell("caa", "shared", "localized: shared layers", "#d55e00", (1, 0), "circle")
 ALL = Cell("caa", "all", "everywhere", "#0072b2", (1, 0), "diamond")
 NATURAL = Cell("caa", "all, natural lengths", "everywhere, in natural lengths", "#56b4e9", (6, 3), "triangle-up")
+OWN_NATURAL = Cell("caa", "own, natural lengths", "localized: its own layers, in natural lengths", "#f0b84c", (6, 3), "square")
+# without the memory, tokens that some models put before those of the music
+OWN_MUSIC = Cell("caa", "own, music alone", "localized, without the memory", "#8f5f00", (2, 2), "square")
+ALL_MUSIC = Cell("caa", "all, music alone", "everywhere, without the memory", "#003f66", (2, 2), "diamond")
 RANDOM_SETS = "random layers"  # the sites of each set, before its number
 RANDOM_LAYERS = tuple(
     Cell("caa", f"{RANDOM_SETS} {number}", f"{RANDOM_SETS}, set {number}", "#8a8580", dash, "triangle-down")
@@ -51,7 +55,7 @@ RANDOM_FEATURES = Cell("random features", "tuned", "random features", "#8a8580",
 CELLS = {
     str(cell): cell
     for cell in (
-        OWN, SHARED, ALL, NATURAL, *RANDOM_LAYERS, RANDOM_DIRECTION, FIXED_DIRECTION, SHUFFLED_LABELS, REWRITTEN,
+        OWN, SHARED, ALL, OWN_NATURAL, NATURAL, OWN_MUSIC, ALL_MUSIC, *RANDOM_LAYERS, RANDOM_DIRECTION, FIXED_DIRECTION, SHUFFLED_LABELS, REWRITTEN,
         SAE_TUNED, CAA_TUNED, SAE_UNTUNED, CAA_UNTUNED, RANDOM_FEATURES,
     )
 }  # fmt: skip
@@ -60,6 +64,7 @@ PAIRS = tuple(  # the question for every axis: is the first better than the seco
     (str(one), str(other))
     for one, other in (
         (OWN, ALL), (SHARED, ALL), (OWN, ANY_RANDOM_LAYERS), (ALL, ANY_RANDOM_LAYERS), (NATURAL, ALL), (OWN, NATURAL),
+        (OWN_NATURAL, NATURAL), (OWN_NATURAL, OWN), (OWN, OWN_MUSIC), (ALL, ALL_MUSIC), (OWN_MUSIC, ALL_MUSIC),
         (OWN, RANDOM_DIRECTION), (ALL, RANDOM_DIRECTION), (ANY_RANDOM_LAYERS, RANDOM_DIRECTION), (OWN, FIXED_DIRECTION),
         (OWN, SHUFFLED_LABELS), (OWN, REWRITTEN), (ALL, REWRITTEN), (NATURAL, REWRITTEN),
     )

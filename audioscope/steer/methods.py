@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from itertools import product
 from typing import Any
 from zlib import crc32
 
@@ -18,9 +19,12 @@ from audioscope.sites import Site
 from audioscope.steer.caa import steering_sites
 from audioscope.steer.cells import (
     ALL,
+    ALL_MUSIC,
     FIXED_DIRECTION,
     NATURAL,
     OWN,
+    OWN_MUSIC,
+    OWN_NATURAL,
     RANDOM_DIRECTION,
     RANDOM_SETS,
     REWRITTEN,
@@ -240,8 +244,9 @@ def method_again(cell: str, metadata: Mapping[str, Any], vector: SteeringVector)
     if "numbers" not in metadata or not metadata.get("at") or not set(metadata["at"]) <= set(vector.paths):
         return None
     drawn = metadata["vector"].get("random")
-    for each in (vector, vector.unit()):
-        made = each.only(metadata["at"]) if drawn is None else each.only(metadata["at"]).random(drawn)
+    for each, memory in product((vector, vector.unit()), (True, False)):
+        made = each.only(metadata["at"], memory=memory)
+        made = made if drawn is None else made.random(drawn)
         if _metadata(made)["numbers"] == metadata["numbers"]:
             if cell.startswith(RANDOM_DIRECTION.method):
                 return random_direction_method(made, sites)
@@ -263,10 +268,10 @@ def standard_methods(
 ) -> list[SteeringMethod]:
     """Make the methods of a fair comparison, with their positive and negative controls.
 
-    They are the vector at the shared functional layers, at the concept's own layers, at all layers, at all layers in natural
-    lengths, and at three random sets of as many layers as its own; the prompt rewritten late (PCI), which must pass any
-    criterion of steering; and those that must fail it: a random direction redrawn for each prompt and seed, a fixed random
-    direction, and shuffled labels.
+    They are the vector at the shared functional layers, and at the concept's own layers and at all layers, each also in natural
+    lengths and, if the vector has a memory, without it; at three random sets of as many layers as its own; the prompt rewritten
+    late (PCI), which must pass any criterion of steering; and those that must fail it: a random direction redrawn for each prompt
+    and seed, a fixed random direction, and shuffled labels.
 
     Args:
         model: The model to steer.
@@ -287,7 +292,7 @@ def standard_methods(
         >>> fast = audioscope.datasets.concepts()["fast"]
         >>> methods = audioscope.steer.standard_methods(model, fast, audioscope.datasets.vector("fast"))
         >>> [method.cell for method in methods][:4]
-        ['caa shared', 'caa own', 'caa all', 'caa all, natural lengths']
+        ['caa shared', 'caa own', 'caa all', 'caa own, natural lengths']
     """
     shared, own = (steering_sites(model, concept, which, atlas) for which in ("functional", "own"))
     unit, seed = vector.unit(), crc32(concept.name.encode())
@@ -295,8 +300,10 @@ def standard_methods(
         random_direction_method(unit.only(own), RANDOM_DIRECTION.sites), _of(FIXED_DIRECTION, unit.only(own).random(seed)),
         *([_of(SHUFFLED_LABELS, shuffled.unit().only(own))] if shuffled is not None else []),
     ]  # fmt: skip
+    music = unit.only(unit.paths, memory=False)
+    without = [_of(OWN_MUSIC, music.only(own)), _of(ALL_MUSIC, music)] if len(music.directions) < len(unit.directions) else []
     return [
         _of(SHARED, unit.only(shared)), _of(OWN, unit.only(own)), _of(ALL, unit),
-        _of(NATURAL, vector), *random_layers_methods(unit, own, seed=seed), *controls,
+        _of(OWN_NATURAL, vector.only(own)), _of(NATURAL, vector), *without, *random_layers_methods(unit, own, seed=seed), *controls,
         prompt_switch_method(model.sampling(steps=steps).steps),
     ]  # fmt: skip

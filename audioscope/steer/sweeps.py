@@ -409,7 +409,7 @@ def steering_sweep(
                 workers=workers,
                 progress=progress,
                 **sampling,
-            )
+            ).half()
             for name, shuffle in (("vector", None), ("shuffled", 0))
         )
         chosen_methods = standard_methods(model, chosen, vector, shuffled, atlas, bench.run.steps)

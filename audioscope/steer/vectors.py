@@ -361,6 +361,19 @@ class SteeringVector:
             clean[path] = mine
         return self._mapped(clean, orthogonal_to=other.metadata.get("concept", "?"))
 
+    def half(self) -> SteeringVector:
+        """Round the directions to half precision, as which `save` then writes them: files of half the size, which lose nothing more.
+
+        Returns:
+            A vector that steers alike.
+
+        Example:
+            >>> vector = audioscope.datasets.vector("fast")
+            >>> round(float(vector.half().cosines(vector)["cosine"].min()), 4)
+            1.0
+        """
+        return self._mapped({p: v.half().float() for p, v in self.directions.items()})
+
     def unit(self) -> SteeringVector:
         """Scale each direction to norm 1: strength 1 pushes every site by the mean norm of its output, as in the paper.
 
@@ -419,7 +432,7 @@ class SteeringVector:
         ], columns=["site", "sigma", "cosine"])  # fmt: skip
 
     def save(self, file: str | Path) -> Path:
-        """Write the numbers to file.safetensors and the rest to file.json.
+        """Write the numbers to file.safetensors, in half precision if that keeps them all, and the rest to file.json.
 
         Args:
             file: Where to write, with or without one of the two suffixes.
@@ -436,7 +449,8 @@ class SteeringVector:
         file.parent.mkdir(parents=True, exist_ok=True)
         tensors = {"sigmas": self.sigmas.contiguous()}
         for path, values in self.directions.items():
-            tensors[f"{path}/directions"] = values.contiguous()
+            half = values.half()
+            tensors[f"{path}/directions"] = (half if torch.equal(half.float(), values) else values).contiguous()
             tensors[f"{path}/norms"] = self.norms[path].contiguous()
         about = {
             "format": FORMAT,
