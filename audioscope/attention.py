@@ -18,6 +18,7 @@ from torch import Tensor, nn
 
 from audioscope.edits import Edit, Which, as_edits
 from audioscope.errors import as_path, listed, said, seed_number
+from audioscope.gates import pulls, sound_of
 from audioscope.model import Model
 from audioscope.sites import Site, labels_of, output_projection
 from audioscope.store import load_table, save_table
@@ -26,8 +27,8 @@ from audioscope.views import view
 from audioscope.weights import Attending, around_attention
 from audioscope.words import WORD, numbers_of, tokens_of
 
-Kind = Literal["weights", "values"]
-KINDS: tuple[Kind, ...] = ("weights", "values")
+Kind = Literal["weights", "values", "score"]
+KINDS: tuple[Kind, ...] = ("weights", "values", "score")
 AXES = ("layer", "head", "step")
 FORMAT = 1
 NEEDED = ("row", "word", "second", "weight")
@@ -46,10 +47,10 @@ class AttentionMap:
         others: The names of the other tokens, together by kind: padding, ends, duration; of self-attention, moments in s.
         seconds: The middle of each moment, float32 [moments], in s. In AudioLDM2, whose tokens are time by mel bands, neighbors may be
             bands of one moment.
-        by: What is told apart beside words and moments, of "layer", "head" and "step"; the rest is averaged.
+        by: What is told apart beside words and moments, of "layer", "head" and "step"; the rest is averaged, or of kind "score" summed.
         labels: For each of `by`, the names along its axis.
         values: float32 [axes of `by`, words and others, moments]. Of kind "weights", those of a moment add up to 1 where attention is a
-            softmax.
+            softmax. Of kind "score", each is what the word brings to the score there, in its units and to first order.
         settings: What decided the numbers.
         memory: The same as values of the tokens before those of the music, float32 [axes of `by`, words and others, tokens]; None where
             there are none.
@@ -198,7 +199,8 @@ class AttentionMap:
 
 def attention(
     model: Model, prompt: str, seed: int = 0, sites: Which = "cross", by: str | Sequence[str] = (), *, kind: Kind = "weights",
-    branch: str = "cond", edits: Edit | Sequence[Edit] = (), **sampling: Unpack[SamplingKeywords],
+    branch: str = "cond", edits: Edit | Sequence[Edit] = (), concept: str | None = None, scorer: Any = None,
+    **sampling: Unpack[SamplingKeywords],
 ) -> AttentionMap:  # fmt: skip
     """The map behind `Model.attention`, which has its arguments and errors."""
     asked = (by,) if isinstance(by, str) else tuple(listed("by", by, f"some of {', '.join(AXES)}"))
@@ -206,7 +208,11 @@ def attention(
     if wrong := [axis for axis in asked if axis not in AXES]:
         raise ValueError(f"by is {said(wrong[0])}, expected some of {', '.join(AXES)}.")
     if kind not in KINDS:
-        raise ValueError(f"kind is {said(kind)}, expected 'weights' or 'values'.")
+        raise ValueError(f"kind is {said(kind)}, expected 'weights', 'values' or 'score'.")
+    if (kind == "score") != (concept is not None) or (scorer is not None and kind != "score"):
+        raise ValueError(
+            f"kind={kind!r} with concept={concept!r}: kind='score' needs a concept, and only it takes one, or a scorer."
+        )
     chosen, how, acts = model.sites.select(sites), model.sampling(**sampling), as_edits(edits)
     if other := next((site for site in chosen if site.kind not in ("cross", "self")), None):
         raise ValueError(f"{other.path} is no attention module: give 'cross', 'self', a layer or a module path.")
@@ -228,13 +234,24 @@ def attention(
     layout = model.adapter.rows(len(with_sources([row])), how.guidance)
     if branch not in layout:
         raise ValueError(f"branch is {said(branch)}, expected one of {', '.join(layout)} at guidance {how.guidance:g}.")
+    slopes: dict[Site, Tensor] = {}
+    if kind == "score":
+        if acts or model.steering:
+            raise ValueError("kind='score' follows the score back through a run without edits: leave them out.")
+        column, judge = view("Model.attention, score")(model, chosen, concept, scorer, how)
+
+        def score(latents: Tensor) -> Tensor:
+            found: Tensor = judge.scores(sound_of(model, latents, how), model.rate)[:, column]
+            return found
+
+        slopes = pulls(model, row, chosen, how, score)
     sums: dict[Site, Tensor] = {}
     names: dict[Site, list[str | int]] = {}  # of cross-attention
     text = prompt if branch == "cond" else how.negative_prompt or ""  # what this branch reads
     words = WORD.findall(text)
     per_head, per_step = "head" in axes, "step" in axes
 
-    share = 1.0 if per_step else 1.0 / how.steps
+    share = 1.0 if per_step or kind == "score" else 1.0 / how.steps
 
     def add(site: Site, step: int, weights: Tensor, call: Attending, output: Any) -> None:
         if site.kind == "cross" and site not in names:
@@ -244,7 +261,10 @@ def attention(
             )  # fmt: skip
         if kind == "values":
             weights = weights.abs() * contribution(output, call.value[0])[:, None, :]
-        seen = weights if per_head else weights.mean(0, keepdim=True)
+        if kind == "score":
+            pull = slopes[site][step, layout[branch][0]].to(weights)
+            weights = weights * torch.einsum("to,hwo->htw", pull, brought(output, call.value[0]).to(weights))
+        seen = weights if per_head else weights.sum(0, keepdim=True) / (1 if kind == "score" else len(weights))
         if site not in sums:
             sums[site] = torch.zeros(len(seen), how.steps if per_step else 1, *seen.shape[1:])
         sums[site][:, step if per_step else 0].add_(seen.cpu(), alpha=share)
@@ -256,7 +276,8 @@ def attention(
         warnings.warn(
             f"{model.name} reads no token of these words here, so they get no attention: {', '.join(gone)}.", stacklevel=3
         )
-    return _gathered(model, row, how, chosen, axes, words, names, sums, {"kind": kind, "branch": branch})
+    more = {"kind": kind, "branch": branch, **({"concept": concept, "scorer": judge.name} if kind == "score" else {})}
+    return _gathered(model, row, how, chosen, axes, words, names, sums, more)
 
 
 def _gathered(
@@ -277,7 +298,8 @@ def _gathered(
     parts = []
     for site in sites:
         memory, values = sums[site].movedim(2, 3).tensor_split([leading], -1)  # [heads, steps, tokens, moments]
-        values = torch.nn.functional.adaptive_avg_pool1d(values.flatten(0, 2), frames).unflatten(0, values.shape[:3])
+        total = values.shape[-1] / frames if more["kind"] == "score" else 1.0  # a sum over finer moments, not their mean
+        values = total * torch.nn.functional.adaptive_avg_pool1d(values.flatten(0, 2), frames).unflatten(0, values.shape[:3])
         if site.kind == "self":
             moments = values.shape[2] - leading
             place = [0] * leading + [bool(leading) + int(i * frames / moments) for i in range(moments)]
@@ -287,7 +309,9 @@ def _gathered(
         rows = (len(words) if site.kind == "cross" else 0) + len(others)
         gathered = torch.zeros(*values.shape[:2], rows, together.shape[-1])
         parts.append(gathered.index_add_(2, torch.tensor(place), together))
-    whole = torch.stack(parts) if "layer" in by else torch.stack(parts).mean(0, keepdim=True)
+    whole = torch.stack(parts)
+    if "layer" not in by:
+        whole = whole.sum(0, keepdim=True) / (1 if more["kind"] == "score" else len(parts))
     keep = [whole.shape[axis] for axis, name in enumerate(AXES) if name in by]
     labels = {
         "layer": [*labels_of(sites).values()], "head": [str(i) for i in range(whole.shape[1])],
@@ -307,13 +331,18 @@ def _gathered(
     )  # fmt: skip
 
 
-def contribution(output: Any, values: Tensor) -> Tensor:
-    """The norm of what each token of each head would add to the module's output, if it had all attention: [heads, tokens].
+def brought(output: Any, values: Tensor) -> Tensor:
+    """What each token of each head would add to the module's output, if it had all attention: [heads, tokens, width of the output].
 
     output: the output projection. values: [heads, tokens, width].
     """
     weight = output.weight.to(values).unflatten(1, (values.shape[0], -1))  # [width of the output, heads, width]
-    return torch.einsum("htw,ohw->hto", values, weight).norm(dim=-1)
+    return torch.einsum("htw,ohw->hto", values, weight)
+
+
+def contribution(output: Any, values: Tensor) -> Tensor:
+    """The norms of `brought`: [heads, tokens]."""
+    return brought(output, values).norm(dim=-1)
 
 
 @contextmanager

@@ -84,6 +84,29 @@ def gradients(
     return scores.detach(), slopes
 
 
+def pulls(
+    model: Model, row: Row, sites: Sequence[Site], sampling: Sampling, score: Callable[[Tensor], Tensor], recompute: bool = False
+) -> dict[Site, Tensor]:
+    """By site, the derivative of a run's score by what whole modules give, [steps, stacked rows, tokens, width].
+
+    score, recompute: as for `gradients`. Raises ValueError for a row with edits.
+    """
+    if row.edits:
+        raise ValueError("A row whose score is followed back must have no edits.")
+    stops, added = _stops(model, sites), dict[tuple[Stop, int], Tensor]()
+
+    def add(stop: Stop, step: int, values: Tensor) -> Tensor:
+        nothing = added.setdefault((stop, step), torch.zeros_like(values, requires_grad=True))
+        return values + nothing
+
+    with torch.enable_grad(), _running(model, [row], sampling, list(stops), add, recompute) as latents:
+        slopes = torch.autograd.grad(score(latents).sum(), list(added.values()))
+    by_stop: dict[Stop, list[Tensor]] = {stop: [] for stop in stops}
+    for (stop, _), slope in zip(added, slopes, strict=True):
+        by_stop[stop].append(slope)
+    return {sites[number]: torch.stack(by_stop[stop]) for stop, there in stops.items() for number, _ in there}
+
+
 def _mixing(
     model: Model, rows: Sequence[Row], gates: Tensor, other: Outputs, sampling: Sampling
 ) -> tuple[list[Stop], Callable[[Stop, int, Tensor], Tensor]]:

@@ -599,7 +599,7 @@ class Model:
 
     def attention(
         self, prompt: str, seed: int = 0, sites: Which = "cross", by: str | Sequence[str] = (), *, kind: str = "weights",
-        branch: str = "cond", edits: Edit | Sequence[Edit] = (), **sampling: Unpack[SamplingKeywords],
+        branch: str = "cond", edits: Edit | Sequence[Edit] = (), concept: str | None = None, scorer: Any = None, **sampling: Unpack[SamplingKeywords],
     ) -> Any:  # fmt: skip
         """Read where in time the attention of a generation looks at which word of the prompt.
 
@@ -611,23 +611,28 @@ class Model:
             seed: The seed of the starting noise.
             sites: Cross-attention modules, as `Sites.select` takes them; or self-attention modules, which look at moments, not words.
             by: What to tell apart beside words and moments, of "layer", "head" and "step"; the rest is averaged.
-            kind: "weights", or "values" for the weights times the norm of what a token adds to the module's output.
+            kind: "weights"; "values" for the weights times the norm of what a token adds to the module's output; or "score" for what it
+                brings to a concept's score, to first order: the same times the score's slope there, signed, and summed, not averaged.
             branch: The guidance branch to read, "cond" or "uncond".
-            edits: Act on the generation.
+            edits: Act on the generation; not of kind "score".
+            concept: Of kind "score": the concept.
+            scorer: What scores it, with `scores` through which gradients reach the audio; None is the listener for `tiny`.
             **sampling: `steps`, `guidance`, `seconds`, `negative_prompt`; the model's defaults if omitted.
 
         Returns:
             An `audioscope.AttentionMap`.
 
         Raises:
-            ValueError: Input is out of range, or a module does not show its weights.
+            ValueError: Input is out of range, the scorer does not know the concept or lets no gradient through, or a module does not
+                show its weights.
             UnknownName: The model does not have a site.
 
         Example:
             >>> model.attention("a fast song with violin", sites=9, by="head", steps=2).values.shape[:2]  # heads; words and others
             (4, 8)
         """
-        return view("Model.attention")(self, prompt, seed, sites, by, kind=kind, branch=branch, edits=edits, **sampling)
+        more = {"branch": branch, "edits": edits, "concept": concept, "scorer": scorer}
+        return view("Model.attention")(self, prompt, seed, sites, by, kind=kind, **more, **sampling)
 
     @overload
     def activations(self, prompts: str, sites: Which = ..., **keywords: Any) -> Activations: ...

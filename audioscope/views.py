@@ -13,6 +13,7 @@ from typing import Any
 DOORS = {
     "MelCodec": "audioscope.tiny.codec:MelCodec",
     "Model.attention": "audioscope.attention:attention",
+    "Model.attention, score": "audioscope.atlas.screening:followed",
     "AttentionMap.chart": "audioscope.atlas.charts:attention_heatmap",
     "Model.play": "audioscope.widgets.playground:Playground",
     "Atlas.chart": "audioscope.atlas.charts:heatmap",

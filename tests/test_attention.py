@@ -1,13 +1,15 @@
 """Attention maps: they are what the model computes, on all adapters, and the generation is not changed by looking."""
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 from test_inside import A, B, edited, sampled
 
 import audioscope
-from audioscope import Ablate, AttentionMap, MuteWord, PatchText, Read, Row
+from audioscope import Ablate, Apply, AttentionMap, MuteWord, PatchText, Read, Row
 from audioscope.attention import contribution, watching
+from audioscope.sites import output_projection
 from audioscope.words import tokens_of
 
 STEPS = 3
@@ -110,6 +112,56 @@ def test_the_memory_looks_at_words_too(model, tmp_path):
     assert np.array_equal(again.memory, attention.memory) and np.array_equal(again.values, attention.values)
     line = attention.to_frame(memory=True).query("head == '1' and step == '0' and word == 'violin' and second != second")
     np.testing.assert_array_equal(line["weight"], attention.of("violin", memory=True)[1, 0])
+
+
+class Loud:
+    """A score that lets gradients through, of any audio: what a fixed random wave has in common with it."""
+
+    name, concepts, units, fingerprint = "loud", ("loud",), "dB", "loud"
+
+    def scores(self, audio, rate):
+        wave = torch.randn(audio.shape[1:], generator=torch.Generator().manual_seed(0))
+        return (audio * wave).flatten(1).sum(1, keepdim=True)
+
+    def __call__(self, audio, rate):
+        return pd.DataFrame(self.scores(audio, rate).detach().numpy(), columns=["loud"])
+
+
+@pytest.mark.parametrize("kind", ["cross", "self"])
+def test_what_words_bring_to_a_score_adds_up(model, kind, monkeypatch):
+    """To the slope of the score by the scale of the module's output, by finite differences, less what its bias brings.
+
+    The latents are scored: an untrained decoder clips.
+    """
+    monkeypatch.setattr("audioscope.attention.sound_of", lambda model, latents, how: latents.float())
+    site, prompt, far, settings = model.sites.select(kind)[1], "a slow song with violin", 0.02, how(model)
+    found = model.attention(prompt, sites=site, by=("head", "step"), kind="score", concept="loud", scorer=Loud(), **settings)
+    total = found.values.sum() + (0.0 if found.memory is None else found.memory.sum())
+    assert (found.values < 0).any() and (found.values > 0).any() and found.settings["scorer"] == "loud"
+    summed = model.attention(prompt, sites=site, kind="score", concept="loud", scorer=Loud(), **settings)
+    np.testing.assert_allclose(summed.values, found.values.sum((0, 1)), rtol=1e-3, atol=1e-4 * np.abs(found.values).max())
+    bias = getattr(output_projection(model.denoiser.get_submodule(site.path.partition(".")[2])), "bias", None)
+    fixed = 0.0 if bias is None else bias.detach()
+
+    def scaled(amount):
+        return Apply(site, lambda output, here: output + amount * (output - fixed), branch="cond")
+
+    run = model.run([Row(prompt, 0, (scaled(sign * far),)) for sign in (1, -1)], decode=False, **settings)
+    up, down = Loud().scores(run.latents.float(), model.rate)[:, 0].tolist()
+    assert float(total) == pytest.approx((up - down) / (2 * far), rel=0.05, abs=1e-3 * float(np.abs(found.values).sum()))
+
+
+def test_a_score_is_followed_back_or_said_why_not(tiny):
+    found = tiny.attention("a slow song with violin", kind="score", concept="violin", steps=STEPS)
+    assert found.of("violin").sum() > 5 * abs(found.of("with").sum()), "the word brings the concept"
+    for wrong, said in (
+        ({"kind": "score"}, "needs a concept"), ({"concept": "violin"}, "only it takes one"), ({"scorer": Loud()}, "only it takes one"),
+        ({"kind": "score", "concept": "tuba"}, "cannot score 'tuba'"),
+        ({"kind": "score", "concept": "violin", "edits": Ablate(0)}, "without edits"),
+        ({"kind": "score", "concept": "fast", "scorer": audioscope.scoring.MeasureScorer()}, "no `scores`"),
+    ):  # fmt: skip
+        with pytest.raises(ValueError, match=said):
+            tiny.attention("a slow song with violin", steps=1, **wrong)
 
 
 def test_edits_and_branches_are_seen(tiny):

@@ -25,7 +25,7 @@ from audioscope.edits import Which
 from audioscope.errors import as_path, whole
 from audioscope.gates import Outputs, differentiable, gated, gradients, outputs, sound_of
 from audioscope.model import Model
-from audioscope.scoring.scorers import Scorer, noise_like
+from audioscope.scoring.scorers import Scorer, check_scores, completed, default_scorer, noise_like
 from audioscope.sites import Site, named
 from audioscope.stats import ratio_of_means
 from audioscope.store import check_same, load_table, results_folder, run_units, save_table
@@ -422,6 +422,17 @@ def check_screen(model: Model, sites: Sequence[Site], scorer: Any, run: Sampling
             )
         if not values.requires_grad or torch.autograd.grad(values.sum(), noise, allow_unused=True)[0] is None:
             raise ValueError(f"No gradient reaches the audio from `scores` of the {scorer.name}: {fit}")
+
+
+def followed(model: Model, sites: Sequence[Site], concept: str, scorer: Any, run: Sampling) -> tuple[int, Any]:
+    """Whose score of a concept can be followed back to the outputs of sites, and in which column it is.
+
+    Raises ValueError if no gradient goes through, or if the scorer does not know the concept.
+    """
+    chosen = default_scorer(model) if scorer is None else completed(scorer)
+    check_scores(chosen, concept)
+    check_screen(model, sites, chosen, run)
+    return list(chosen.concepts).index(concept), chosen
 
 
 def screen_pair(
