@@ -5,7 +5,7 @@ from __future__ import annotations
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from itertools import product
 from pathlib import Path
@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from audioscope.edits import Edit, Which, as_edits
-from audioscope.errors import as_path, listed, said, seed_number
+from audioscope.errors import as_path, index_of, known_name, listed, said, seed_number
 from audioscope.gates import pulls, sound_of
 from audioscope.model import Model
 from audioscope.sites import Site, labels_of, output_projection
@@ -99,6 +99,54 @@ class AttentionMap:
             )
         values = self.values if not memory or self.memory is None else self.memory
         return np.asarray(values[..., numbers_of(word, self.words), :].sum(-2))
+
+    def at(self, **place: str | int) -> AttentionMap:
+        """The map at one layer, head or step, or at several of these.
+
+        Args:
+            **place: `layer`, `head` and `step` of those that the map tells apart: a label, such as "3", or the number of one.
+
+        Returns:
+            A map that no longer tells them apart.
+
+        Raises:
+            UnknownName: The map does not tell this apart, or has no such label (a KeyError that lists the nearest).
+
+        Example:
+            >>> attention = model.attention("a fast song", by=("layer", "head"), steps=1)
+            >>> attention.at(layer=9).by, attention.at(layer=9, head=3).by
+            (('head',), ())
+        """
+        values, memory, by = self.values, self.memory, self.by
+        for axis, wanted in place.items():
+            known_name("axis", axis, by)
+            number = index_of(wanted)
+            label = str(wanted) if number is None else str(number)
+            known_name(axis, label, self.labels[axis])
+            where = by.index(axis)
+            values = values.take(self.labels[axis].index(label), where)
+            memory = None if memory is None else memory.take(self.labels[axis].index(label), where)
+            by = tuple(each for each in by if each != axis)
+        labels = {axis: self.labels[axis] for axis in by}
+        return replace(self, by=by, labels=labels, values=values, memory=memory, settings={**self.settings, **place})
+
+    def play(self, model: Any = None) -> Any:
+        """Open the map as a widget for JupyterLab: choose a layer, head and step, and hear the clip without a word there.
+
+        Args:
+            model: The model that it was made with; None is `tiny`, if it was made with that.
+
+        Returns:
+            The widget.
+
+        Raises:
+            ValueError: The model has other weights, or the map has no words.
+
+        Example:
+            >>> model.attention("a fast song", by=("layer", "head"), steps=2).play(model)
+            AttentionExplorer('a fast song', seed 0)
+        """
+        return view("AttentionMap.play")(self, model)
 
     def to_frame(self, memory: bool = False) -> pd.DataFrame:
         """The map as a tidy table.

@@ -15,6 +15,7 @@ DOORS = {
     "Model.attention": "audioscope.attention:attention",
     "Model.attention, score": "audioscope.atlas.screening:followed",
     "AttentionMap.chart": "audioscope.atlas.charts:attention_heatmap",
+    "AttentionMap.play": "audioscope.widgets.attention:AttentionExplorer",
     "Model.play": "audioscope.widgets.playground:Playground",
     "Atlas.chart": "audioscope.atlas.charts:heatmap",
     "Screen.chart": "audioscope.atlas.charts:screen_heatmap",

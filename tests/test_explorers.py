@@ -19,7 +19,7 @@ from helpers.browsing import LIMIT
 from helpers.tones import EVIL, SECONDS, atlas_of_tones, site, steering_of_tones
 
 import audioscope
-from audioscope import AddVector, PatchText, SAEEdit
+from audioscope import AddVector, MuteWord, PatchText, SAEEdit
 from audioscope.concepts import choose
 from audioscope.pages.html import sound
 from audioscope.steer.caa import steering_sites
@@ -35,7 +35,7 @@ PROMPT = "a fast techno song with drums"
 def impatient():
     """New explorers wait for nothing, as if the machine were slow: what a test needs, it waits for."""
     with pytest.MonkeyPatch.context() as patch:
-        for kind in ("atlas", "sae", "steering"):
+        for kind in ("atlas", "attention", "sae", "steering"):
             patch.setattr(f"audioscope.widgets.{kind}.PATIENCE", 0.0)
         yield
 
@@ -652,3 +652,50 @@ def test_controls_have_labels(tiny, playground):
     controls += [explorer.concept, explorer.site, explorer.pair, explorer.clean, explorer.corrupted]
     assert all(control.description for control in controls)
     assert explorer.sounds.label and playground.sounds.label
+
+
+# --- attention
+
+
+def test_a_word_is_heard_cut_out_where_it_is_chosen(tiny):
+    """The picture is that of the chosen layer, head and step, and the clip that of the edit there, to the bit."""
+    how = {"steps": 3}
+    found = tiny.attention(PROMPT, 2, by=("layer", "head", "step"), kind="values", **how)
+    explorer = found.play(tiny).wait()
+    assert sounds_of(explorer.sounds) == heard_as(*together(tiny, (PROMPT, 2), **how))
+    drums = found.words.index("drums")
+    explorer.word.value = drums
+    explorer.wait()
+    assert sounds_of(explorer.sounds) == heard_as(*together(tiny, (PROMPT, 2), (PROMPT, 2, MuteWord("cross", drums)), **how))
+    explorer.layer.value, explorer.head.value, explorer.step.value = "0", "2", "1"
+    explorer.wait()
+    muted = (PROMPT, 2, MuteWord(tiny.sites[0].heads[2], drums))
+    assert sounds_of(explorer.sounds) == heard_as(*together(tiny, (PROMPT, 2), muted, **how))
+    assert "without “drums” at head 2 of layer 0" in explorer.sounds.sounds[1]["name"] + explorer.sounds.message
+    np.testing.assert_array_equal(found.at(layer=0, head="2", step=1).values, found.values[0, 2, 1])
+    assert "layer 0, head 2, step 1" in html.unescape(explorer.still().data)
+    explorer.prompt.value = "a slow song with flute and flute"
+    explorer.wait()
+    assert explorer.attention.prompt == explorer.prompt.value and explorer.word.value == -1
+    assert [name for name, _ in explorer.word.options[-3:]] == ["flute (4)", "and", "flute (6)"]
+    assert sounds_of(explorer.sounds) == heard_as(*together(tiny, (explorer.prompt.value, 2), **how))
+    explorer.prompt.value = ""
+    explorer.wait()
+    assert explorer.sounds.failed and explorer.attention.prompt == "a slow song with flute and flute"
+    explorer.close()
+
+
+def test_what_cannot_be_played_is_said(tiny, stable_audio_3):
+    found = tiny.attention(PROMPT, steps=1)
+    with pytest.raises(ValueError, match="was made with weights"):
+        found.play(stable_audio_3)
+    with pytest.raises(ValueError, match="has no words"):
+        tiny.attention(PROMPT, sites="self", steps=1).play(tiny)
+    explorer = found.play(tiny).wait()
+    assert explorer.layer.disabled and explorer.head.disabled and not explorer.prompt.disabled
+    assert tiny.attention(PROMPT, steps=1, kind="score", concept="drums").play(tiny).prompt.disabled
+    for wrong in ({"layer": 3}, {"tone": "a"}):
+        with pytest.raises(KeyError, match="Available"):
+            found.at(**wrong)
+    with pytest.raises(KeyError, match="No layer '12'"):
+        tiny.attention(PROMPT, by="layer", steps=1).at(layer=12)

@@ -444,7 +444,7 @@ def screen_heatmap(cells: pd.DataFrame, concept: str) -> alt.Chart:
 def attention_heatmap(attention: AttentionMap) -> alt.Chart:
     """Draw where in time a generation looks at which word; `AttentionMap.chart` calls it.
 
-    Other tokens (padding, ends, duration) have rows below the words. What the map tells apart is averaged. Colors end at the largest
+    Other tokens (padding, ends, duration) have rows below the words. What the map tells apart is averaged, or of kind "score" summed. Colors end at the largest
     weight of a word, since the other tokens often get most of the attention.
 
     Args:
@@ -458,7 +458,8 @@ def attention_heatmap(attention: AttentionMap) -> alt.Chart:
         >>> audioscope.atlas.attention_heatmap(attention).to_dict()["description"].startswith("Heatmap of attention, 5 words")
         True
     """
-    values = attention.values.mean(tuple(range(len(attention.by))))
+    signed, axes = attention.settings.get("kind") == "score", tuple(range(len(attention.by)))
+    values = attention.values.sum(axes) if signed else attention.values.mean(axes)
     names = [*attention.words, *attention.others]
     places = [f"{row:03d}" for row in range(len(names))]
     drawn = pd.DataFrame([
@@ -467,7 +468,9 @@ def attention_heatmap(attention: AttentionMap) -> alt.Chart:
         for second, value in zip(attention.seconds, line, strict=True)
     ])  # fmt: skip
     words = values[: len(attention.words)] if attention.words else values
-    top = int(words.mean(1).argmax())
+    top, most = int(words.mean(1).argmax()), float(np.abs(words).max())
+    scale = alt.Scale(domain=[-most if signed else 0, most], clamp=True, scheme="purpleorange" if signed else "viridis")
+    unit = f"brought to {attention.settings['concept']}" if signed else "attention"
     width = float(attention.seconds[1] - attention.seconds[0]) if len(attention.seconds) > 1 else 2 * float(attention.seconds[0])
     drawn = drawn.assign(start=(drawn["second"] - width / 2).round(3), end=(drawn["second"] + width / 2).round(3))
     return (
@@ -476,12 +479,12 @@ def attention_heatmap(attention: AttentionMap) -> alt.Chart:
         .encode(
             x=alt.X("start:Q", title="time (s)", scale=alt.Scale(nice=False), axis=alt.Axis(tickCount=8)), x2="end:Q",
             y=alt.Y("place:N", sort=places, title=None, axis=alt.Axis(labelExpr=f"{json.dumps(dict(zip(places, names, strict=True)))}[datum.value]")),
-            color=alt.Color("weight:Q", title="attention", scale=alt.Scale(domain=[0, float(words.max())], clamp=True, scheme="viridis")),
-            tooltip=[alt.Tooltip("word:N"), alt.Tooltip("second:Q", title="at (s)", format=".2f"), alt.Tooltip("weight:Q", title="attention", format=".4f")],
+            color=alt.Color("weight:Q", title=unit, scale=scale),
+            tooltip=[alt.Tooltip("word:N"), alt.Tooltip("second:Q", title="at (s)", format=".2f"), alt.Tooltip("weight:Q", title=unit, format=".4f")],
         )
         .properties(
             width=520, height=alt.Step(ROW),
-            title=alt.TitleParams("Where in time the model looks at which word", subtitle=[attention.prompt]),
+            title=alt.TitleParams("What each look brings to the score" if signed else "Where in time the model looks at which word", subtitle=[attention.prompt]),
             description=f"Heatmap of attention, {len(attention.words)} words and {len(attention.others)} other tokens by {len(attention.seconds)} "
             f"moments, of the prompt: {attention.prompt}. Most: {names[top]}, {float(words[top].mean()):.3f} on average.",
         )
