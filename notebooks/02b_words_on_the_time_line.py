@@ -78,6 +78,13 @@ added.chart()
 show_attention(model, prompt)
 
 # %% [markdown]
+# That page was made in advance. This widget cuts a word out at one layer, or at one head of it, as you ask:
+
+# %%
+told_apart = model.attention(prompt, by=("layer", "head", "step"), kind="values")
+told_apart.play(model)
+
+# %% [markdown]
 # In code, this is an edit. Muted in all layers, the word is nearly gone from the prompt; nearly, because the text encoder has told the other tokens of it.
 
 # %%
