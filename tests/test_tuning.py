@@ -120,10 +120,10 @@ def test_the_best_on_the_selection_split_is_taken(tiny, saes, tmp_path, monkeypa
 
 
 def test_prompts_that_were_seen_are_left_out(tiny):
-    from audioscope.steer.sweeps import _bench
+    from audioscope.steer.sweeps import bench_of
 
     concept = audioscope.datasets.concepts()["violin"]
-    bench = _bench(tiny, concept, None, None, 16, None, {"steps": 1, "guidance": None, "seconds": None})
+    bench = bench_of(tiny, concept, None, None, 16, None, {"steps": 1, "guidance": None, "seconds": None})
     first, second, third = (pair.neutral for pair in bench.pairs("test", 3))
     assert [pair.neutral for pair in bench.pairs("test", 2, [first])] == [second, third]
     seen = set(audioscope.datasets.concept_prompts())

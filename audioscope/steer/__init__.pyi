@@ -12,6 +12,8 @@ from .curves import smoothness as smoothness
 from .curves import steering_auc as steering_auc
 from .directions import probe_vector as probe_vector
 from .directions import sign_vector as sign_vector
+from .even import EvenStrengths as EvenStrengths
+from .even import even_strengths as even_strengths
 from .exchange import read_pack as read_pack
 from .exchange import tada_vector as tada_vector
 from .exchange import write_pack as write_pack

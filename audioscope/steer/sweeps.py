@@ -121,7 +121,7 @@ class _Bench:
         return found
 
 
-def _bench(
+def bench_of(
     model: Model,
     concept: str | Concept | Pairs,
     scorer: Scorer | None,
@@ -220,8 +220,8 @@ def calibrate(
         >>> found["side"].tolist(), found.columns.tolist()
         ([1, -1], ['cell', 'side', 'strength', 'budget', 'distance', 'reached'])
     """
-    bench = _bench(model, concept, scorer, price, batch_size, workers, sampling)
-    grid, methods = _checked_grid(grid), _checked_methods(methods)
+    bench = bench_of(model, concept, scorer, price, batch_size, workers, sampling)
+    grid, methods = _checked_grid(grid), checked_methods(methods)
     if budget is not None and not real("budget", budget) > 0:
         raise ValueError(f"budget is {budget}, expected a distance above 0, or None for the distance of rewriting the prompt.")
     sides = (1, -1) if bench.concept.opposite else (1,)
@@ -255,7 +255,7 @@ def _checked_grid(grid: Any) -> list[float]:
     return found
 
 
-def _checked_methods(methods: Any) -> list[SteeringMethod]:
+def checked_methods(methods: Any) -> list[SteeringMethod]:
     """Ways to steer, as a list: one or several, or a vector. Raises for what is none."""
     if isinstance(methods, SteeringVector):
         return [vector_method(methods, "vector's")]
@@ -375,7 +375,7 @@ def steering_sweep(
         >>> sweep.table[["cell", "strength"]].values.tolist()
         [["caa vector's", 0.0], ["caa vector's", -2.0], ["caa vector's", 2.0]]
     """
-    bench = _bench(model, concept, scorer, price, batch_size, workers, sampling, also)
+    bench = bench_of(model, concept, scorer, price, batch_size, workers, sampling, also)
     chosen = bench.concept
     without = set(texts("without", without))
     grid = _checked_grid(grid)
@@ -383,7 +383,7 @@ def steering_sweep(
         given = strengths.items() if isinstance(strengths, Mapping) else [("", strengths)]
         values = {name: [real("strengths", value) for value in one_or_more(each)] for name, each in given}
         strengths = values if isinstance(strengths, Mapping) else values[""]
-    chosen_methods = None if methods is None else _checked_methods(methods)
+    chosen_methods = None if methods is None else checked_methods(methods)
     if atlas is not None and not isinstance(atlas, Atlas):
         raise ValueError(f"atlas is {said(atlas)}, expected an Atlas, or None for the one that ships.")
     pairs = bench.pairs(split, prompts, without)
