@@ -334,6 +334,20 @@ def span(seconds: object) -> tuple[float, float] | None:
     return ends[0], ends[1]
 
 
+def curve_of(points: object) -> tuple[tuple[float, float], ...] | None:
+    """Points of a curve over time, (second, share), in rising order, or None. Raises ValueError for anything else."""
+    if points is None:
+        return None
+    expected = "points such as [(0, 0), (4, 1)]: (second, share of the strength), the seconds rising from 0 or later, or None"
+    pairs = [listed("curve", pair, expected) for pair in listed("curve", points, expected)]
+    if not pairs or any(len(pair) != 2 for pair in pairs):
+        raise ValueError(f"curve is {said(points)}, expected {expected}.")
+    found = tuple((real("curve", second), real("curve", share)) for second, share in pairs)
+    if found[0][0] < 0 or any(one[0] >= other[0] for one, other in zip(found, found[1:], strict=False)):
+        raise ValueError(f"curve is {said(points)}, expected {expected}.")
+    return found
+
+
 def within(seconds: tuple[float, float] | None, new: Tensor, old: Tensor, here: Here) -> Tensor:
     """The new tokens [tokens, width] inside a span of time, the old ones outside it."""
     if seconds is None:

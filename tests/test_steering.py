@@ -229,6 +229,30 @@ def test_the_envelope_keeps_to_its_seconds(tiny):
     assert torch.equal(moved, (times >= 2) & (times < 4))
 
 
+def test_a_curve_is_the_strength_over_time(tiny):
+    """Linear between its points, constant beyond them; a flat one is the strength, and the memory has no time."""
+    site = tiny.sites.cross[1]
+    vector = made(tiny, [site.path])
+    read = Read((site, *site.memory), steps=(0,), pool=False)
+    curves = ([(1, 0), (3, 2)], [(0, 1)], [(0, 1), (9, 1)])
+    rows = [Row(A, 0), *(Row(A, 0, (AddVector(vector, 1.5, curve=curve),)) for curve in curves)]
+    rows.append(Row(A, 0, (AddVector(vector.only(site, memory=False), 1.5),)))
+    run = tiny.run(rows, read=read, **settings(tiny))
+    bare, rising, *flat, plain = run.reads[site.path][:, 0]
+    times = (torch.arange(64) + 0.5) * 4.096 / 64
+    expected = 1.5 * (times - 1).clamp(0, 2)[:, None] * vector.at(site.path, float(run.sigmas[0]))
+    torch.testing.assert_close(rising - bare, expected, rtol=1e-3, atol=1e-4)
+    for each in flat:
+        torch.testing.assert_close(each, plain, **CLOSE)
+    memory = run.reads[site.memory[0].path][:, 0]
+    assert all(torch.equal(each, memory[0]) for each in memory)
+    edit = AddVector(vector, 1.0, curve=np.array([[0.0, 1.0], [2.0, 0.0]]), mode="keep_norm")
+    assert edit.curve == ((0.0, 1.0), (2.0, 0.0)) and len(tiny.generate(A, edits=edit, steps=1).samples)
+    for wrong in ([], [(0, 1), (0, 2)], [(-1, 1)], [(0, float("nan"))], [(0, 1, 2)], 3, "up"):
+        with pytest.raises(ValueError, match="curve"):
+            AddVector(vector, 1.0, curve=wrong)
+
+
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
 def test_half_precision_keeps_its_kind(tiny, dtype):
     site = tiny.sites.cross[1]

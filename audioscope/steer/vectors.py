@@ -18,7 +18,7 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from audioscope.audio import Clip
-from audioscope.edits import Branch, Edit, Here, Which, span, within
+from audioscope.edits import Branch, Edit, Here, Which, curve_of, span, within
 from audioscope.errors import Damaged, as_path, known_name, listed, real, seed_number
 from audioscope.sharing import as_clips, fetched, model_card, push
 from audioscope.sites import MEMORY, Site, Sites
@@ -649,18 +649,21 @@ class AddVector(Edit):
         mode: "add"; "keep_norm" restores each token's original norm; "project_out" subtracts `strength` times each token's
             component along the vector.
         seconds: Only tokens between these two times, in s, and no memory; None means all.
+        curve: The share of the strength over time, as points (second, share): linear between them, constant before the first and after
+            the last, and no memory; None is 1 everywhere.
         sites: Some of the vector's sites, in any form that `Model.sites.select` takes; None means all of them.
         branch: The part of classifier-free guidance to change: "cond", which guidance amplifies, "uncond", or "both".
         steps: Half-open window of denoising steps (first, last + 1); None means every step.
 
     Raises:
         TypeError: `vector` is not a steering vector.
-        ValueError: The strength is not below 1e6 in magnitude, the mode or branch is unknown, or `steps` or `seconds` is not such
-            a window.
+        ValueError: The strength is not below 1e6 in magnitude, the mode or branch is unknown, or `steps`, `seconds` or `curve`
+            is no such window or curve.
 
     Example:
         >>> vector = audioscope.datasets.vector("fast")
         >>> second_half = audioscope.AddVector(vector, 1.5, seconds=(2.0, 4.0))
+        >>> faster_and_faster = audioscope.AddVector(vector, 1.5, curve=[(0.0, 0.0), (4.0, 1.0)])
         >>> clip = model.generate("a song with violin", edits=second_half, steps=2)
     """
 
@@ -670,6 +673,7 @@ class AddVector(Edit):
     strength: float = 1.0
     mode: Mode = field(default="add", kw_only=True)
     seconds: tuple[float, float] | None = field(default=None, kw_only=True)
+    curve: Sequence[tuple[float, float]] | None = field(default=None, kw_only=True)
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -683,6 +687,7 @@ class AddVector(Edit):
         if self.mode not in ("add", "keep_norm", "project_out"):
             raise ValueError(f"mode is {self.mode!r}, expected 'add', 'keep_norm' or 'project_out'.")
         object.__setattr__(self, "seconds", span(self.seconds))
+        object.__setattr__(self, "curve", curve_of(self.curve))
         if self.sites is None:
             object.__setattr__(self, "sites", self.vector.paths)
 
@@ -706,15 +711,21 @@ class AddVector(Edit):
         return self.strength == 0
 
     def change(self, own: Tensor, other: Tensor | None, here: Here) -> Tensor:
-        if self.seconds is not None and not here.site.timed:
+        if not here.site.timed and (self.seconds is not None or self.curve is not None):
             return own
         step = self.vector.at(here.site.path, here.sigma).to(own.device)
         old = own[here.leading :].float()
+        strength: float | Tensor = self.strength
+        if self.curve is not None:
+            middle = (np.arange(len(old)) + 0.5) * (here.seconds / len(old))
+            points = np.array(self.curve)
+            share = np.interp(middle, points[:, 0], points[:, 1])
+            strength = strength * torch.from_numpy(share).to(old)[:, None]
         if self.mode == "project_out":
             unit = torch.nn.functional.normalize(step, dim=0)
-            new = old - self.strength * (old @ unit)[:, None] * unit
+            new = old - strength * (old @ unit)[:, None] * unit
         else:
-            new = old + self.strength * step
+            new = old + strength * step
             if self.mode == "keep_norm":
                 new = new * (old.norm(dim=1) / new.norm(dim=1).clamp_min(1e-12))[:, None]
         return torch.cat([own[: here.leading], within(self.seconds, new, old, here).to(own.dtype)])
