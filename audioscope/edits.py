@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
+from itertools import pairwise
 from typing import ClassVar, Literal
 
 import torch
@@ -343,7 +344,7 @@ def curve_of(points: object) -> tuple[tuple[float, float], ...] | None:
     if not pairs or any(len(pair) != 2 for pair in pairs):
         raise ValueError(f"curve is {said(points)}, expected {expected}.")
     found = tuple((real("curve", second), real("curve", share)) for second, share in pairs)
-    if found[0][0] < 0 or any(one[0] >= other[0] for one, other in zip(found, found[1:], strict=False)):
+    if found[0][0] < 0 or any(one[0] >= other[0] for one, other in pairwise(found)):
         raise ValueError(f"curve is {said(points)}, expected {expected}.")
     return found
 

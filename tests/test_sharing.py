@@ -74,7 +74,7 @@ def test_a_vector_says_how_reliable_it_is(hub, tiny):
     ]
     assert vector.metadata["halves"][SITE] == pytest.approx(float(torch.cosine_similarity(*halves)), abs=1e-3)
     vector.push_to_hub("me/fast")
-    assert f"cosine {vector.metadata['halves'][SITE]:.2f}" in front(hub, "me/fast").text
+    assert f"cosine {vector.reliability:.2f}" in front(hub, "me/fast").text
 
 
 def test_an_sae_travels(hub):

@@ -201,7 +201,7 @@ class Screen:
             ValueError: They share no pair, or no site of a concept with a defined impact, or the atlas patched the other way.
 
         Example:
-            >>> how = {"pairs": 4, "sites": [1, 2, 3], "steps": 5, "progress": False}
+            >>> how = {"pairs": 4, "sites": [1, 2, 3], "steps": 2, "progress": False}
             >>> screen, atlas = audioscope.screen(model, ["fast"], **how), audioscope.localize(model, ["fast"], **how)
             >>> screen.compare(atlas)["cells"].tolist()
             [3, 3]

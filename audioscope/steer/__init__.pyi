@@ -27,6 +27,7 @@ from .methods import vector_method as vector_method
 from .results import Difference as Difference
 from .results import SteeringSweep as SteeringSweep
 from .results import Track as Track
+from .several import interference as interference
 from .sweeps import calibrate as calibrate
 from .sweeps import merge as merge
 from .sweeps import steering_sweep as steering_sweep

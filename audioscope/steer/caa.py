@@ -230,7 +230,7 @@ def caa(
     Example:
         >>> pairs = [("a fast song", "a slow song"), ("a fast jazz song", "a slow jazz song")]
         >>> vector = audioscope.caa(model, pairs, sites=[1, 2], steps=2, progress=False)
-        >>> {path: list(direction.shape) for path, direction in vector.directions.items()}
+        >>> {path: list(vector.directions[path].shape) for path in vector.paths}
         {'transformer.transformer_blocks.1.cross_attn': [2, 128], 'transformer.transformer_blocks.2.cross_attn': [2, 128]}
     """
     found = contrast(

@@ -39,7 +39,7 @@ class EvenStrengths:
         >>> table = pd.DataFrame({"strength": [-1.0, 0.0, 1.0], "step": [float("nan"), 0.2, 0.25], "score": [-3.0, 0.0, 4.0]})
         >>> found = audioscope.steer.EvenStrengths((-1.0, 0.0, 1.0), table, before=0.4)
         >>> found.even, round(found.variation, 2)
-        (True, 0.11)
+        (True, 0.16)
     """
 
     strengths: tuple[float, ...]

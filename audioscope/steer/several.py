@@ -1,0 +1,110 @@
+"""Several vectors at once: which pairs of them leave each other's gain."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from itertools import combinations
+from typing import Any, Unpack
+
+import numpy as np
+import pandas as pd
+from tqdm.auto import tqdm
+
+from audioscope.concepts import choose
+from audioscope.errors import real, said, whole
+from audioscope.model import Model
+from audioscope.scoring.scorers import Scorer, check_scores, scores_of
+from audioscope.stats import Ratio, ratio_of_means
+from audioscope.steer.results import between_ends
+from audioscope.steer.sweeps import BATCH, bench_of
+from audioscope.steer.vectors import AddVector, SteeringVector
+from audioscope.tracing import Row, SamplingKeywords
+
+KEEP = 0.5  # the least share of its gain that a vector keeps beside another
+
+
+def interference(
+    model: Model, vectors: Mapping[str, SteeringVector], strengths: float | Mapping[str, float] = 1.0, *, prompts: int = 8,
+    split: str = "select", scorer: Scorer | None = None, price: Scorer | None = None, batch_size: int = BATCH, progress: bool = True,
+    **sampling: Unpack[SamplingKeywords],
+) -> pd.DataFrame:  # fmt: skip
+    """Measure, for each two of several vectors, what is left of each one's gain when both steer, and what both cost.
+
+    Each prompt, which names neither concept's class, is generated unsteered, with one vector, with the other, and with both.
+
+    Args:
+        model: The model to steer.
+        vectors: Vectors by the concepts that they steer toward, at least two.
+        strengths: How strong each is, one number or one by concept.
+        prompts: How many neutral prompts for each two.
+        split: Which of them, see `Concept.split`.
+        scorer, price: As for `steering_sweep`.
+        batch_size: Rows at a time.
+        progress: Whether to show a progress bar.
+        **sampling: `steps`, `guidance`, `seconds`, `negative_prompt`; the model's defaults if omitted.
+
+    Returns:
+        One row per two vectors with the columns one, other, gain_one and gain_other (alone, in the scorer's units), kept_one and
+        kept_other (the share of the gain that is left with both), each with _low and _high (95 %; NaN, as the share, where the gain
+        alone may be 0), distance_one, distance_other and distance (with both), prompts, and fit: whether both keep at least half of
+        their gain and cost together no more than both alone.
+
+    Raises:
+        ValueError: Input is out of range, or the scorer does not know a concept.
+        UnknownName: There is no such concept (a KeyError that lists the nearest).
+
+    Example:
+        >>> vectors = {name: audioscope.datasets.vector(name).unit() for name in ("fast", "happy")}
+        >>> table = audioscope.steer.interference(model, vectors, 0.7, prompts=2, steps=2, progress=False)
+        >>> table[["one", "other", "prompts"]].values.tolist()
+        [['fast', 'happy', 2]]
+    """
+    if not isinstance(vectors, Mapping) or len(vectors) < 2:
+        raise ValueError(f"vectors is {said(vectors)}, expected at least two vectors by concept.")
+    names = list(vectors)
+    if missing := [name for name in names if isinstance(strengths, Mapping) and name not in strengths]:
+        raise ValueError(f"strengths has none for {', '.join(missing)}.")
+    sizes = {name: real("strengths", strengths[name] if isinstance(strengths, Mapping) else strengths) for name in names}
+    edits = {name: AddVector(vectors[name], sizes[name]) for name in names}
+    model.check_edits(edits.values())
+    concepts = {concept.name: concept for concept in choose(names)}
+    benches = {name: bench_of(model, concepts[name], scorer, price, batch_size, None, sampling) for name in names}
+    scorer_of_all = benches[names[0]].scorer
+    count = whole("prompts", prompts, 2)
+    units = {}
+    for one, other in combinations(names, 2):
+        named = {concepts[other].name, concepts[other].opposite} - {""}
+        free = [
+            pair.neutral for pair in concepts[one].neutral_pairs(split) if named & set(pair.neutral.replace(",", " ").split())
+        ]
+        units[one, other] = benches[one].pairs(split, count, without=free)
+        check_scores(scorer_of_all, other)
+    bar = tqdm(total=sum(map(len, units.values())), desc="interference", disable=not progress)
+    lines = []
+    for (one, other), pairs in units.items():
+        found = []
+        for pair in pairs:
+            seed = concepts[one].seed(pair)
+            both = ((), (edits[one],), (edits[other],), (edits[one], edits[other]))
+            audio, finite = benches[one].sound([Row(pair.neutral, seed, chosen) for chosen in both])
+            scores = scores_of(scorer_of_all, audio, model.rate).add_prefix("scored ")
+            values = [between_ends(scores, "scored ", name, concepts[name].opposite) for name in (one, other)]
+            values.append(benches[one].distances(benches[one].price, audio, finite))
+            found.append(np.where(finite & finite[0], np.array(values), np.nan))
+            bar.update()
+        first, second, far = np.array(found).transpose(1, 0, 2)  # each [prompts, unsteered, one, other, both]
+        first, second = first - first[:, :1], second - second[:, :1]
+        kept = ratio_of_means(first[:, 3], first[:, 1]), ratio_of_means(second[:, 3], second[:, 2])
+        _, cost_one, cost_other, cost = np.nanmean(far, 0)
+        fit = all(each.defined and each.value >= KEEP for each in kept) and cost <= cost_one + cost_other
+        lines.append({
+            "one": one, "other": other, "gain_one": float(np.nanmean(first[:, 1])), "gain_other": float(np.nanmean(second[:, 2])),
+            **_columns("kept_one", kept[0]), **_columns("kept_other", kept[1]), "distance_one": cost_one, "distance_other": cost_other,
+            "distance": cost, "prompts": len(pairs), "fit": bool(fit),
+        })  # fmt: skip
+    bar.close()
+    return pd.DataFrame(lines)
+
+
+def _columns(name: str, ratio: Ratio) -> dict[str, Any]:
+    return {name: ratio.value, f"{name}_low": ratio.low, f"{name}_high": ratio.high}
