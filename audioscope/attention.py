@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from audioscope.edits import Edit, Which, as_edits
-from audioscope.errors import as_path, index_of, known_name, listed, said, seed_number
+from audioscope.errors import UnknownName, as_path, index_of, known_name, listed, said, seed_number
 from audioscope.gates import pulls, sound_of
 from audioscope.model import Model
 from audioscope.sites import Site, labels_of, output_projection
@@ -30,7 +30,7 @@ from audioscope.words import WORD, numbers_of, tokens_of
 Kind = Literal["weights", "values", "score"]
 KINDS: tuple[Kind, ...] = ("weights", "values", "score")
 AXES = ("layer", "head", "step")
-FORMAT = 1
+FORMAT = 2  # since maps may have a memory
 NEEDED = ("row", "word", "second", "weight")
 
 
@@ -95,7 +95,7 @@ class AttentionMap:
         """
         if memory and self.memory is None:
             raise ValueError(
-                f"{self.settings.get('model', 'This model')} has no memory: no tokens come before those of the music."
+                "This map has no memory: no tokens of the model come before the music's, or it was made before maps had one."
             )
         values = self.values if not memory or self.memory is None else self.memory
         return np.asarray(values[..., numbers_of(word, self.words), :].sum(-2))
@@ -119,7 +119,10 @@ class AttentionMap:
         """
         values, memory, by = self.values, self.memory, self.by
         for axis, wanted in place.items():
-            known_name("axis", axis, by)
+            if axis not in by:
+                raise UnknownName(
+                    f"The map does not tell {axis!r} apart; it tells {', '.join(by) or 'none'}: read it with by={axis!r}."
+                )
             number = index_of(wanted)
             label = str(wanted) if number is None else str(number)
             known_name(axis, label, self.labels[axis])
@@ -128,7 +131,17 @@ class AttentionMap:
             memory = None if memory is None else memory.take(self.labels[axis].index(label), where)
             by = tuple(each for each in by if each != axis)
         labels = {axis: self.labels[axis] for axis in by}
-        return replace(self, by=by, labels=labels, values=values, memory=memory, settings={**self.settings, **place})
+        return replace(
+            self,
+            by=by,
+            labels=labels,
+            values=values,
+            memory=memory,
+            settings={
+                **self.settings,
+                "at": {**self.settings.get("at", {}), **{axis: str(each) for axis, each in place.items()}},
+            },
+        )
 
     def play(self, model: Any = None) -> Any:
         """Open the map as a widget for JupyterLab: choose a layer, head and step, and hear the clip without a word there.
@@ -140,7 +153,7 @@ class AttentionMap:
             The widget.
 
         Raises:
-            ValueError: The model has other weights, or the map has no words.
+            ValueError: The model has other weights, or the map is not of words, of the prompt's branch, of the bare model, or whole (`at`).
 
         Example:
             >>> model.attention("a fast song", by=("layer", "head"), steps=2).play(model)
@@ -236,7 +249,8 @@ class AttentionMap:
         return cls(prompt, seed, words, others, seconds, tuple(by), labels, values[..., : len(seconds)], about, memory)
 
     def __repr__(self) -> str:
-        mean = self.values.mean((*range(len(self.by)), -1))
+        axes = tuple(range(len(self.by)))
+        mean = (self.values.sum(axes) if self.settings.get("kind") == "score" else self.values.mean(axes)).mean(-1)
         most = sorted(zip(self.words, mean, strict=False), key=lambda each: -each[1])[:5]
         apart = f", by {' and '.join(self.by)}" if self.by else ""
         return (
@@ -324,7 +338,8 @@ def attention(
         warnings.warn(
             f"{model.name} reads no token of these words here, so they get no attention: {', '.join(gone)}.", stacklevel=3
         )
-    more = {"kind": kind, "branch": branch, **({"concept": concept, "scorer": judge.name} if kind == "score" else {})}
+    edited = {"edited": True} if acts or model.steering else {}
+    more = {"kind": kind, "branch": branch, **edited, **({"concept": concept, "scorer": judge.name} if kind == "score" else {})}
     return _gathered(model, row, how, chosen, axes, words, names, sums, more)
 
 

@@ -125,13 +125,13 @@ def _mixing(
         columns[stop] = torch.zeros(2, len(other.sites), other.steps[stop][0].shape[-1]).to(gates)
         for number, where in there:
             memory = other.sites[number].kind.endswith(f".{MEMORY}")
-            columns[stop][0 if memory else slice(None), number, slice(None) if where is None else where] = 1.0
+            columns[stop][0 if memory else 1, number, slice(None) if where is None else where] = 1.0
 
     def mix(stop: Stop, step: int, values: Tensor) -> Tensor:
         first, share = (gates[:, step] @ columns[stop]).repeat(1, branches, 1).to(values)[:, :, None]
-        share = (
-            torch.cat([first.expand(-1, leading, -1), share.expand(-1, values.shape[1] - leading, -1)], 1) if leading else share
-        )
+        if leading:  # a memory may be opened by itself and with its module, and goes no further than all the way
+            first = (share + first - share * first).expand(-1, leading, -1)
+            share = torch.cat([first, share.expand(-1, values.shape[1] - leading, -1)], 1)
         return values + share * (other.steps[stop][step].to(values) - values)
 
     return list(stops), mix

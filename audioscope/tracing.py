@@ -14,7 +14,8 @@ from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field, fields
 from functools import cache, partial
-from itertools import count
+from itertools import count, groupby
+from operator import itemgetter
 from typing import Any, TypeAlias, TypedDict
 
 THEIRS = "nnsight" in sys.modules
@@ -25,7 +26,7 @@ from nnsight import _c
 from torch import Tensor
 
 from audioscope.adapters import Adapter
-from audioscope.edits import Copying, Edit, Here, MuteWord, PatchText
+from audioscope.edits import Ablate, Copying, Edit, Here, MuteWord, PatchText
 from audioscope.sites import HEADS, KEYS, MEMORY, Place, Site, Sites, place, said_kind
 from audioscope.weights import Attending, around_attention
 from audioscope.words import WORD, numbers_of, tokens_of
@@ -147,6 +148,7 @@ class _Action:
     edit: Edit
     pairs: tuple[tuple[int, int | None], ...]
     prompt: str  # of the row
+    order: int  # among the edits of the row
 
 
 def with_sources(rows: Sequence[Row]) -> list[Row]:
@@ -168,7 +170,7 @@ def _plan(rows: Sequence[Row], sites: Sites, layout: dict[str, range], steps: in
     """Which actions happen at which site, in the order in which each row lists its edits."""
     plan: dict[Site, list[_Action]] = {}
     for number, row in enumerate(rows):
-        for edit in row.edits:
+        for order, edit in enumerate(row.edits):
             if edit.idle:
                 continue
             source = _source(rows, row, edit) if isinstance(edit, Copying) else None
@@ -187,6 +189,8 @@ def _plan(rows: Sequence[Row], sites: Sites, layout: dict[str, range], steps: in
                         "These layers read GPT-2's states, in which no token is a word's: mute the word at the others."
                     )
             for site in edit.where(sites):
+                if isinstance(edit, Ablate) and edit.to == "mean" and site.kind.endswith(f".{MEMORY}"):
+                    raise ValueError(f"{site.path} is one token, its own mean: ablate it to 'zero'.")
                 if edit.target == "attention" and site.kind not in ("cross", f"cross.{HEADS}"):
                     raise ValueError(
                         f"{type(edit).__name__} needs a cross-attention module or its heads, but {site.path} is {said_kind(site.kind)}."
@@ -195,7 +199,7 @@ def _plan(rows: Sequence[Row], sites: Sites, layout: dict[str, range], steps: in
                     raise ValueError(
                         f"{type(edit).__name__} needs the text of a cross-attention module, but {site.path} is {said_kind(site.kind)}: use PatchOutput."
                     )
-                plan.setdefault(site, []).append(_Action(edit, pairs, row.prompt))
+                plan.setdefault(site, []).append(_Action(edit, pairs, row.prompt, order))
     for site, actions in plan.items():
         muted = {row for a in actions if a.edit.target == "attention" for row, _ in a.pairs}
         module = [*actions, *(plan.get(sites[site.module], []) if muted else [])]
@@ -340,11 +344,15 @@ def run(
                     module.inputs = _swap_text(module.inputs, adapter.text, text, Here(site, sigma, leading, span), keys)
                 continue
             values: Tensor | None = None
-            for site, columns in stop.sites:
-                if output := acting(site, step, "output"):
-                    values = _values(module, stop.end).clone() if values is None else values
-                    here = Here(site, sigma, leading if site.timed else 0, span)
-                    put_part(values, site, columns, leading, _changed(part_of(values, site, columns, leading), output, here))
+            each = [(a.order, number, a) for number, (site, _) in enumerate(stop.sites) for a in acting(site, step, "output")]
+            for (_, number), group in groupby(
+                sorted(each, key=itemgetter(0, 1)), itemgetter(0, 1)
+            ):  # in the order of the rows' edits
+                site, columns = stop.sites[number]
+                values = _values(module, stop.end).clone() if values is None else values
+                here = Here(site, sigma, leading if site.timed else 0, span)
+                part = _changed(part_of(values, site, columns, leading), [action for *_, action in group], here)
+                put_part(values, site, columns, leading, part)
             if values is not None:
                 _put(module, stop.end, values)
             if read is not None and (read.steps is None or step in read.steps):

@@ -19,7 +19,7 @@ from helpers.browsing import LIMIT
 from helpers.tones import EVIL, SECONDS, atlas_of_tones, site, steering_of_tones
 
 import audioscope
-from audioscope import AddVector, MuteWord, PatchText, SAEEdit
+from audioscope import Ablate, AddVector, MuteWord, PatchText, SAEEdit
 from audioscope.concepts import choose
 from audioscope.pages.html import sound
 from audioscope.steer.caa import steering_sites
@@ -669,9 +669,9 @@ def test_a_word_is_heard_cut_out_where_it_is_chosen(tiny):
     assert sounds_of(explorer.sounds) == heard_as(*together(tiny, (PROMPT, 2), (PROMPT, 2, MuteWord("cross", drums)), **how))
     explorer.layer.value, explorer.head.value, explorer.step.value = "0", "2", "1"
     explorer.wait()
-    muted = (PROMPT, 2, MuteWord(tiny.sites[0].heads[2], drums))
+    muted = (PROMPT, 2, MuteWord(tiny.sites[0].heads[2], drums, steps=(1, 2)))
     assert sounds_of(explorer.sounds) == heard_as(*together(tiny, (PROMPT, 2), muted, **how))
-    assert "without “drums” at head 2 of layer 0" in explorer.sounds.sounds[1]["name"] + explorer.sounds.message
+    assert "without “drums” at head 2 of layer 0 in step 1" in explorer.sounds.sounds[1]["name"] + explorer.sounds.message
     np.testing.assert_array_equal(found.at(layer=0, head="2", step=1).values, found.values[0, 2, 1])
     assert "layer 0, head 2, step 1" in html.unescape(explorer.still().data)
     explorer.prompt.value = "a slow song with flute and flute"
@@ -695,7 +695,14 @@ def test_what_cannot_be_played_is_said(tiny, stable_audio_3):
     assert explorer.layer.disabled and explorer.head.disabled and not explorer.prompt.disabled
     assert tiny.attention(PROMPT, steps=1, kind="score", concept="drums").play(tiny).prompt.disabled
     for wrong in ({"layer": 3}, {"tone": "a"}):
-        with pytest.raises(KeyError, match="Available"):
+        with pytest.raises(KeyError, match="does not tell"):
             found.at(**wrong)
+    by_layer = {"by": "layer", "steps": 1}
+    for other in (
+        tiny.attention(PROMPT, **by_layer).at(layer=3), tiny.attention(PROMPT, **by_layer, edits=Ablate(0)),
+        tiny.attention(PROMPT, **by_layer, branch="uncond", negative_prompt="a slow song"),
+    ):  # fmt: skip
+        with pytest.raises(ValueError, match="Only a whole map"):
+            other.play(tiny)
     with pytest.raises(KeyError, match="No layer '12'"):
         tiny.attention(PROMPT, by="layer", steps=1).at(layer=12)

@@ -104,6 +104,21 @@ def test_memory_and_music_are_all_that_a_site_gives(model):
     assert not torch.equal(seen[memory.path][0, 0], seen[memory.path][1, 0])
 
 
+def test_edits_of_a_site_and_its_memory_act_in_the_rows_order(model):
+    """They meet at one place: what is patched and then steered keeps the steering, and the other way around it does not."""
+    if not model.adapter.leading(model.denoiser):
+        pytest.skip("this model has no memory")
+    site, memory = model.sites.cross[1], model.sites.cross[1].memory[0]
+    more, patch = Apply(memory, lambda output, here: output + 1), PatchOutput(site, A)
+    reads = sampled(
+        model, Row(A, 0), edited(patch, more), edited(more, patch), read=Read((memory,), steps=(0,), pool=False), steps=1
+    ).reads[memory.path]
+    torch.testing.assert_close(reads[1], reads[0] + 1)
+    assert torch.equal(reads[2], reads[0])
+    with pytest.raises(ValueError, match="one token, its own mean"):
+        sampled(model, edited(Ablate(memory, to="mean")))
+
+
 def test_a_block_cuts_the_text_in_two(model):
     """What a block gives is all that comes before; the text after it is the rest. A U-Net's skips lead around its blocks."""
     if model.adapter.denoiser == "unet":

@@ -57,6 +57,8 @@ def test_a_memory_has_gates_of_its_own(model):
         found = gated(model, [Row(B, 0)], gates, clean, how)[0]
         scale = expected[2] - expected[0]
         assert off(found, expected[number + 1], scale) < 1e-4 < off(expected[number + 1], expected[0], scale)
+    both = gated(model, [Row(B, 0)], torch.ones(1, STEPS, 2), clean, how)[0]
+    assert off(both, expected[2], scale) < 1e-4, "together they go no further than the whole output"
     part = torch.full((1, STEPS, 2), 0.3)
     _, slopes = gradients(model, [Row(B, 0)], part, clean, how, projection)
     moved = [part.clone(), part.clone()]

@@ -138,6 +138,9 @@ def test_a_vector_has_a_memorys_tokens_apart(model, tmp_path):
     torch.testing.assert_close(drawn.directions[memory.path].norm(dim=1), vector.directions[memory.path].norm(dim=1), **CLOSE)
     with pytest.raises(ValueError, match="no direction at"):
         apart.only(memory)
+    assert "memory" not in apart.metadata and alone.metadata["memory"]
+    with pytest.raises(ValueError, match="the memory alone, which has none"):
+        model.run([Row(A, 0, (alone.edit(1.0, seconds=(0, 1)),))], **settings(model))
 
 
 def test_strength_0_is_bit_identical_and_nothing_acts_after(model):

@@ -34,6 +34,8 @@ def attention_html(
 
     The arguments are those of `Model.attention`, and so are the errors. A word that the prompt has twice is cut out twice.
     """
+    if kind not in SAID:
+        raise ValueError(f"kind is {kind!r}, expected {' or '.join(map(repr, SAID))}, which a page can show.")
     how, chosen = dict(model.sampling(**sampling)), model.sites.select(sites)
     if other := next((site for site in chosen if site.kind != "cross"), None):
         raise ValueError(f"{other.path} does not look at words: give cross-attention modules.")
@@ -85,7 +87,7 @@ def attention_page(
         file: The file.
         seed: The seed of the starting noise.
         sites: The cross-attention modules that are shown, and in which words are cut out.
-        kind: As for `Model.attention`.
+        kind: "weights" or "values", as for `Model.attention`.
         **sampling: `steps`, `guidance`, `seconds`, `negative_prompt`; the model's defaults if omitted.
 
     Returns:
@@ -116,7 +118,7 @@ def show_attention(
         prompt: The text.
         seed: The seed of the starting noise.
         sites: The cross-attention modules that are shown, and in which words are cut out.
-        kind: As for `Model.attention`.
+        kind: "weights" or "values", as for `Model.attention`.
         **sampling: `steps`, `guidance`, `seconds`, `negative_prompt`; the model's defaults if omitted.
 
     Returns:

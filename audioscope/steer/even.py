@@ -139,7 +139,7 @@ def even_strengths(
     strengths = equal
     for _ in range(ROUNDS):
         steps, _scores = walked(halves[0], strengths)
-        tried[_variation(steps)] = strengths
+        tried.setdefault(_variation(steps), strengths)
         way = np.concatenate([[0.0], steps.cumsum()])
         strengths = np.interp(np.linspace(0, way[-1], count), way, strengths)
         strengths[[0, -1]] = low, high

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import warnings
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -294,6 +295,12 @@ def write_pack(
     file = as_path(file)
     if file.suffix != ".safetensors":
         raise ValueError(f"file is {str(file)!r}, expected a name that ends in .safetensors.")
+    if missing := [path for path in vector.paths if path not in vector.directions]:
+        raise ValueError(
+            f"The vector acts on the memory of {missing[0]} alone, which a pack does not have: make one with the music, too."
+        )
+    if any(path not in vector.paths for path in vector.directions):
+        warnings.warn("A pack has no place for what the vector does to the memory: it is left out.", stacklevel=2)
     site = model.sites[vector.paths[0]]
     hook = next((name for name, kind in HOOKS.items() if kind == site.kind), None)
     if len(vector.paths) != 1 or hook is None:

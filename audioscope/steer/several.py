@@ -30,7 +30,8 @@ def interference(
 ) -> pd.DataFrame:  # fmt: skip
     """Measure, for each two of several vectors, what is left of each one's gain when both steer, and what both cost.
 
-    Each prompt, which names neither concept's class, is generated unsteered, with one vector, with the other, and with both.
+    Each prompt is generated unsteered, with one vector, with the other, and with both. Half of the prompts are neutral in one concept,
+    half in the other; they may name what the other stands against, since no shipped prompt is neutral in everything.
 
     Args:
         model: The model to steer.
@@ -46,8 +47,8 @@ def interference(
     Returns:
         One row per two vectors with the columns one, other, gain_one and gain_other (alone, in the scorer's units), kept_one and
         kept_other (the share of the gain that is left with both), each with _low and _high (95 %; NaN, as the share, where the gain
-        alone may be 0), distance_one, distance_other and distance (with both), prompts, and fit: whether both keep at least half of
-        their gain and cost together no more than both alone.
+        alone may be 0, or goes against the strength), distance_one, distance_other and distance (with both), prompts, and fit: whether
+        both keep at least half of their gain and cost together no more than both alone; missing where a share is unknown.
 
     Raises:
         ValueError: Input is out of range, or the scorer does not know a concept.
@@ -73,18 +74,15 @@ def interference(
     count = whole("prompts", prompts, 2)
     units = {}
     for one, other in combinations(names, 2):
-        named = {concepts[other].name, concepts[other].opposite} - {""}
-        free = [
-            pair.neutral for pair in concepts[one].neutral_pairs(split) if named & set(pair.neutral.replace(",", " ").split())
-        ]
-        units[one, other] = benches[one].pairs(split, count, without=free)
+        halves = (one, count - count // 2), (other, count // 2)
+        units[one, other] = [(name, pair) for name, part in halves for pair in benches[name].pairs(split, part)]
         check_scores(scorer_of_all, other)
     bar = tqdm(total=sum(map(len, units.values())), desc="interference", disable=not progress)
     lines = []
     for (one, other), pairs in units.items():
         found = []
-        for pair in pairs:
-            seed = concepts[one].seed(pair)
+        for name, pair in pairs:
+            seed = concepts[name].seed(pair)
             both = ((), (edits[one],), (edits[other],), (edits[one], edits[other]))
             audio, finite = benches[one].sound([Row(pair.neutral, seed, chosen) for chosen in both])
             scores = scores_of(scorer_of_all, audio, model.rate).add_prefix("scored ")
@@ -94,16 +92,21 @@ def interference(
             bar.update()
         first, second, far = np.array(found).transpose(1, 0, 2)  # each [prompts, unsteered, one, other, both]
         first, second = first - first[:, :1], second - second[:, :1]
-        kept = ratio_of_means(first[:, 3], first[:, 1]), ratio_of_means(second[:, 3], second[:, 2])
+        signs = np.sign(sizes[one]), np.sign(sizes[other])  # steering away has a gain below 0
+        kept = (
+            ratio_of_means(signs[0] * first[:, 3], signs[0] * first[:, 1]),
+            ratio_of_means(signs[1] * second[:, 3], signs[1] * second[:, 2]),
+        )
         _, cost_one, cost_other, cost = np.nanmean(far, 0)
-        fit = all(each.defined and each.value >= KEEP for each in kept) and cost <= cost_one + cost_other
+        fit = min(each.value for each in kept) >= KEEP and cost <= cost_one + cost_other
+        known = all(each.defined for each in kept)
         lines.append({
             "one": one, "other": other, "gain_one": float(np.nanmean(first[:, 1])), "gain_other": float(np.nanmean(second[:, 2])),
             **_columns("kept_one", kept[0]), **_columns("kept_other", kept[1]), "distance_one": cost_one, "distance_other": cost_other,
-            "distance": cost, "prompts": len(pairs), "fit": bool(fit),
+            "distance": cost, "prompts": len(pairs), "fit": bool(fit) if known else pd.NA,
         })  # fmt: skip
     bar.close()
-    return pd.DataFrame(lines)
+    return pd.DataFrame(lines).astype({"fit": "boolean"})
 
 
 def _columns(name: str, ratio: Ratio) -> dict[str, Any]:

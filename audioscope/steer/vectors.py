@@ -266,9 +266,12 @@ class SteeringVector:
             raise ValueError(
                 f"The vector has no direction at {missing or 'an empty list of sites'}: its sites are {', '.join(self.paths)}."
             )
+        metadata = dict(self.metadata)
+        if not any(path.endswith(f".{MEMORY}") for path in paths):
+            metadata.pop("memory", None)
         return replace(
             self, directions={p: v for p, v in self.directions.items() if p in paths},
-            norms={p: v for p, v in self.norms.items() if p in paths},
+            norms={p: v for p, v in self.norms.items() if p in paths}, metadata=metadata,
         )  # fmt: skip
 
     def _mapped(self, directions: Mapping[str, Tensor], **metadata: Any) -> SteeringVector:
@@ -646,8 +649,8 @@ class AddVector(Edit):
     Args:
         vector: What is added.
         strength: In units of the mean norm of a site's output; negative values steer away.
-        mode: "add"; "keep_norm" restores each token's original norm; "project_out" subtracts `strength` times each token's
-            component along the vector.
+        mode: "add"; "keep_norm" restores each token's original norm, and that of the memory as a whole; "project_out" subtracts
+            `strength` times each token's component along the vector.
         seconds: Only tokens between these two times, in s, and no memory; None means all.
         curve: The share of the strength over time, as points (second, share): linear between them, constant before the first and after
             the last, and no memory; None is 1 everywhere.
@@ -701,7 +704,11 @@ class AddVector(Edit):
 
     def where(self, sites: Sites) -> tuple[Site, ...]:
         has = self.vector.only(sites.select(self.sites)).directions
-        return tuple(site for site in sites.every if site.path in has)
+        timeless = self.seconds is None and self.curve is None
+        there = tuple(site for site in sites.every if site.path in has and (timeless or site.timed))
+        if not there:
+            raise ValueError("seconds and curve are about time, and this vector acts on the memory alone, which has none.")
+        return there
 
     def failed(self, sigmas: Sequence[float]) -> list[float]:
         return self.vector.failed(sigmas)

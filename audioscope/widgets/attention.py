@@ -40,6 +40,10 @@ class AttentionExplorer(Explorer):
         self.model = model_like(found.settings["fingerprint"], model, "The attention map")
         if not found.words:
             raise ValueError("This map has no words to cut out: give one of cross-attention, of a prompt with words.")
+        if found.settings.get("branch", "cond") != "cond" or found.settings.get("edited") or found.settings.get("at"):
+            raise ValueError(
+                "Only a whole map of the prompt's own branch, made without edits, can be played: read it so, and choose layer, head and step here."
+            )
         self._ear = ListenerCaption(self.model)
         self.prompt = labelled(widgets.Text, "Prompt", "98%", value=found.prompt, continuous_update=False)
         self.prompt.disabled = self.model is None or found.settings["kind"] == "score"
@@ -57,8 +61,7 @@ class AttentionExplorer(Explorer):
         self._listed()
         self.live.wait(PATIENCE)
         self.on(self._asked, self.prompt)
-        self.on(self._drawn, self.step)
-        self.on(self._moved, self.layer, self.head)
+        self.on(self._moved, self.layer, self.head, self.step)
         self.on(self._hear, self.word)
 
     def _place(self) -> dict[str, str]:
@@ -121,12 +124,14 @@ class AttentionExplorer(Explorer):
         chosen = self._place()
         where = "head " + chosen["head"] + " of " if "head" in chosen else ""
         where += f"layer {chosen['layer']}" if "layer" in chosen else "all layers"
+        where += f" in step {chosen['step']}" if "step" in chosen else ""
+        window = (int(chosen["step"]), int(chosen["step"]) + 1) if "step" in chosen else None
 
         def made(step: Step) -> tuple[list[dict[str, Any]], str]:
             rows = [Row(found.prompt, found.seed)]
             names = ["as it is"]
             if number >= 0:
-                rows.append(Row(found.prompt, found.seed, (MuteWord(sites, number),)))
+                rows.append(Row(found.prompt, found.seed, (MuteWord(sites, number, steps=window),)))
                 names.append(f"without “{found.words[number]}” at {where}")
             clips = live_clips(model, rows, Sampling.of(found.settings), step)
             sounds = [heard(clip, name, score) for clip, name, score in zip(clips, names, self._ear(clips), strict=True)]
