@@ -206,7 +206,7 @@ def test_self_attention_looks_at_moments(tiny):
 def test_what_cannot_be_mapped_is_said(tiny):
     for change, said in (
         ({"sites": "all"}, "mixes cross-attention"), ({"sites": "cross.heads"}, "is no attention module"), ({"by": "word"}, "expected some of"),
-        ({"kind": "truth"}, "'weights' or 'values'"), ({"branch": "both"}, "expected one of"), ({"prompt": ""}, "expected a text"),
+        ({"kind": "truth"}, "'weights', 'values' or 'score'"), ({"branch": "both"}, "expected one of"), ({"prompt": ""}, "expected a text"),
     ):  # fmt: skip
         with pytest.raises(ValueError, match=said):
             tiny.attention(**{"prompt": "a song", "steps": 1, **change})
