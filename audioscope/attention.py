@@ -300,7 +300,7 @@ def attention(
     if kind == "score":
         if acts or model.steering:
             raise ValueError("kind='score' follows the score back through a run without edits: leave them out.")
-        column, judge = view("Model.attention, score")(model, chosen, concept, scorer, how)
+        column, judge = view("followed")(model, chosen, concept, scorer, how)
 
         def score(latents: Tensor) -> Tensor:
             found: Tensor = judge.scores(sound_of(model, latents, how), model.rate)[:, column]
