@@ -117,31 +117,20 @@ class AttentionMap:
             >>> attention.at(layer=9).by, attention.at(layer=9, head=3).by
             (('head',), ())
         """
-        values, memory, by = self.values, self.memory, self.by
+        values, memory, by, chosen = self.values, self.memory, self.by, dict(self.settings.get("at", {}))
         for axis, wanted in place.items():
             if axis not in by:
                 raise UnknownName(
                     f"The map does not tell {axis!r} apart; it tells {', '.join(by) or 'none'}: read it with by={axis!r}."
                 )
             number = index_of(wanted)
-            label = str(wanted) if number is None else str(number)
-            known_name(axis, label, self.labels[axis])
-            where = by.index(axis)
-            values = values.take(self.labels[axis].index(label), where)
-            memory = None if memory is None else memory.take(self.labels[axis].index(label), where)
+            chosen[axis] = known_name(axis, str(wanted) if number is None else str(number), self.labels[axis])
+            one, where = self.labels[axis].index(chosen[axis]), by.index(axis)
+            values, memory = values.take(one, where), None if memory is None else memory.take(one, where)
             by = tuple(each for each in by if each != axis)
         labels = {axis: self.labels[axis] for axis in by}
-        return replace(
-            self,
-            by=by,
-            labels=labels,
-            values=values,
-            memory=memory,
-            settings={
-                **self.settings,
-                "at": {**self.settings.get("at", {}), **{axis: str(each) for axis, each in place.items()}},
-            },
-        )
+        settings = {**self.settings, "at": chosen}
+        return replace(self, by=by, labels=labels, values=values, memory=memory, settings=settings)
 
     def play(self, model: Any = None) -> Any:
         """Open the map as a widget for JupyterLab: choose a layer, head and step, and hear the clip without a word there.
@@ -249,14 +238,19 @@ class AttentionMap:
         return cls(prompt, seed, words, others, seconds, tuple(by), labels, values[..., : len(seconds)], about, memory)
 
     def __repr__(self) -> str:
-        axes = tuple(range(len(self.by)))
-        mean = (self.values.sum(axes) if self.settings.get("kind") == "score" else self.values.mean(axes)).mean(-1)
+        mean = over_all(self).mean(-1)
         most = sorted(zip(self.words, mean, strict=False), key=lambda each: -each[1])[:5]
         apart = f", by {' and '.join(self.by)}" if self.by else ""
         return (
             f"AttentionMap({self.prompt!r}, seed={self.seed}: {len(self.words)} words x {len(self.seconds)} moments{apart}, "
             f"{self.settings.get('kind', 'weights')})\n  most: {', '.join(f'{word} {value:.3f}' for word, value in most)}"
         )
+
+
+def over_all(found: AttentionMap) -> np.ndarray:
+    """A map's values over all that it tells apart, [words and others, moments]: their mean, or of kind "score" their sum."""
+    axes = tuple(range(len(found.by)))
+    return np.asarray(found.values.sum(axes) if found.settings.get("kind") == "score" else found.values.mean(axes))
 
 
 def attention(

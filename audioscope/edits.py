@@ -90,7 +90,7 @@ class Edit:
         return None
 
     def where(self, sites: Sites) -> tuple[Site, ...]:
-        """The sites at which the edit acts, of a model's sites."""
+        """The sites at which the edit acts, of a model's sites. Raises ValueError for one at which it cannot act."""
         return sites.select(self.sites)
 
     def acts_at(self, step: int) -> bool:
@@ -181,6 +181,12 @@ class Ablate(Edit):
         super().__post_init__()
         if self.to not in ("zero", "mean"):
             raise ValueError(f"to is {self.to!r}, expected 'zero' or 'mean'.")
+
+    def where(self, sites: Sites) -> tuple[Site, ...]:
+        chosen = super().where(sites)
+        if self.to == "mean" and (memory := next((site for site in chosen if site.is_memory), None)):
+            raise ValueError(f"{memory.path} is one token, its own mean: ablate it to 'zero'.")
+        return chosen
 
     def change(self, own: Tensor, other: Tensor | None, here: Here) -> Tensor:
         return own.new_zeros(own.shape) if self.to == "zero" else own.mean(0, keepdim=True).expand_as(own)
@@ -349,10 +355,15 @@ def curve_of(points: object) -> tuple[tuple[float, float], ...] | None:
     return found
 
 
+def middles(tokens: Tensor, here: Here) -> Tensor:
+    """The time in the middle of each of a site's tokens [tokens, width] of the music, in s."""
+    return (torch.arange(len(tokens), device=tokens.device) + 0.5) * (here.seconds / len(tokens))
+
+
 def within(seconds: tuple[float, float] | None, new: Tensor, old: Tensor, here: Here) -> Tensor:
     """The new tokens [tokens, width] inside a span of time, the old ones outside it."""
     if seconds is None:
         return new
-    middle = (torch.arange(len(old), device=old.device) + 0.5) * (here.seconds / len(old))
+    middle = middles(old, here)
     inside = (middle >= seconds[0]) & (middle < seconds[1])
     return torch.where(inside[:, None], new, old)

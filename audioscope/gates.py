@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from audioscope.model import Model
-from audioscope.sites import MEMORY, Site
+from audioscope.sites import Site
 from audioscope.tracing import Row, Sampling, called_with, counting, decoded, masking, ready, stops_of
 
 Stop = tuple[str, str]  # a module of the denoiser, and one of its ends
@@ -124,7 +124,7 @@ def _mixing(
     for stop, there in stops.items():
         columns[stop] = torch.zeros(2, len(other.sites), other.steps[stop][0].shape[-1]).to(gates)
         for number, where in there:
-            memory = other.sites[number].kind.endswith(f".{MEMORY}")
+            memory = other.sites[number].is_memory
             columns[stop][0 if memory else 1, number, slice(None) if where is None else where] = 1.0
 
     def mix(stop: Stop, step: int, values: Tensor) -> Tensor:

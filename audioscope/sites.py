@@ -112,7 +112,12 @@ class Site:
     @property
     def timed(self) -> bool:
         """Whether its tokens are those of the sound, in time, after those of the memory."""
-        return not self.of_text and not self.kind.endswith(f".{MEMORY}")
+        return not self.of_text and not self.is_memory
+
+    @property
+    def is_memory(self) -> bool:
+        """Whether it is what an attention module gives to the tokens before those of the music."""
+        return self.kind.endswith(f".{MEMORY}")
 
     @property
     def of_text(self) -> bool:
@@ -202,8 +207,8 @@ class Sites:
 
         Args:
             which: A kind ("cross", "self", "cross.heads", "cross.keys", "cross.values", "cross.memory", the same of "self",
-                "feed_forward", "block"), "all" attention modules, a path, the heads of one as "path.heads", the number of a cross-attention layer,
-                a `Site`, or a list of these; None is all attention modules.
+                "feed_forward", "block"), "all" attention modules, a path, the heads of one as "path.heads", the number of a
+                cross-attention layer, a `Site`, or a list of these; None is all attention modules.
 
         Returns:
             The sites.
@@ -371,7 +376,7 @@ class Place:
 def place(denoiser: nn.Module, site: Site) -> Place:
     """Where the values of a site are."""
     name = site.module.split(".", 1)[1]
-    if site.module == site.path or site.kind.endswith(f".{MEMORY}"):
+    if site.module == site.path or site.is_memory:
         return Place(name, "output")
     module: Any = denoiser.get_submodule(name)
     if site.head is not None:  # heads lie side by side where they are projected together

@@ -26,8 +26,8 @@ from nnsight import _c
 from torch import Tensor
 
 from audioscope.adapters import Adapter
-from audioscope.edits import Ablate, Copying, Edit, Here, MuteWord, PatchText
-from audioscope.sites import HEADS, KEYS, MEMORY, Place, Site, Sites, place, said_kind
+from audioscope.edits import Copying, Edit, Here, MuteWord, PatchText
+from audioscope.sites import HEADS, KEYS, Place, Site, Sites, place, said_kind
 from audioscope.weights import Attending, around_attention
 from audioscope.words import WORD, numbers_of, tokens_of
 
@@ -189,8 +189,6 @@ def _plan(rows: Sequence[Row], sites: Sites, layout: dict[str, range], steps: in
                         "These layers read GPT-2's states, in which no token is a word's: mute the word at the others."
                     )
             for site in edit.where(sites):
-                if isinstance(edit, Ablate) and edit.to == "mean" and site.kind.endswith(f".{MEMORY}"):
-                    raise ValueError(f"{site.path} is one token, its own mean: ablate it to 'zero'.")
                 if edit.target == "attention" and site.kind not in ("cross", f"cross.{HEADS}"):
                     raise ValueError(
                         f"{type(edit).__name__} needs a cross-attention module or its heads, but {site.path} is {said_kind(site.kind)}."
@@ -269,14 +267,14 @@ def _values(module: Any, end: str) -> Tensor:
 
 def part_of(values: Tensor, site: Site, columns: slice | None, leading: int) -> Tensor:
     """A site's part of the values [rows, tokens, width] at its stop: its columns, or as one token, the memory."""
-    if site.kind.endswith(f".{MEMORY}"):
+    if site.is_memory:
         return values[:, :leading].flatten(1)[:, None]
     return values if columns is None else values[..., columns]
 
 
 def put_part(values: Tensor, site: Site, columns: slice | None, leading: int, part: Tensor) -> None:
     """Put a site's part into the values at its stop, in place."""
-    if site.kind.endswith(f".{MEMORY}"):
+    if site.is_memory:
         values[:, :leading] = part[:, 0].unflatten(1, (leading, -1))
     else:
         values[..., columns or slice(None)] = part

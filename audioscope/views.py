@@ -1,6 +1,7 @@
 """Doors: a result opens its chart, page, widget or file by name, since those import the result and not vice versa.
 
-The codec of `tiny` is behind a door, too: a model folder refers to it by name. So is `followed`, which lets an attention map follow a score back.
+The codec of `tiny` is behind a door, too: a model folder refers to it by name. So is
+`followed`, which lets an attention map follow a score back.
 
 This table is the only way up in the package: nothing else refers to a higher layer. Each key is the method that opens the door.
 """

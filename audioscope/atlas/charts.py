@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import altair as alt
 import numpy as np
@@ -13,11 +13,9 @@ from scipy.cluster.hierarchy import leaves_list, linkage
 
 from audioscope.atlas.atlas import THRESHOLD, Atlas, ends
 from audioscope.atlas.robustness import CENSORED
+from audioscope.attention import AttentionMap, over_all
 from audioscope.errors import said
 from audioscope.theme import chart_theme, reading, rows
-
-if TYPE_CHECKING:
-    from audioscope.attention import AttentionMap
 
 ROW = 24  # height of a heatmap row, px
 STRIP = 120  # height of the strip of layer means, px
@@ -444,8 +442,8 @@ def screen_heatmap(cells: pd.DataFrame, concept: str) -> alt.Chart:
 def attention_heatmap(attention: AttentionMap) -> alt.Chart:
     """Draw where in time a generation looks at which word; `AttentionMap.chart` calls it.
 
-    Other tokens (padding, ends, duration) have rows below the words. What the map tells apart is averaged, or of kind "score" summed. Colors end at the largest
-    weight of a word, since the other tokens often get most of the attention.
+    Other tokens (padding, ends, duration) have rows below the words. What the map tells apart is averaged, or of kind "score" summed.
+    Colors end at the largest weight of a word, since the other tokens often get most of the attention.
 
     Args:
         attention: The map.
@@ -458,8 +456,7 @@ def attention_heatmap(attention: AttentionMap) -> alt.Chart:
         >>> audioscope.atlas.attention_heatmap(attention).to_dict()["description"].startswith("Heatmap of attention, 5 words")
         True
     """
-    signed, axes = attention.settings.get("kind") == "score", tuple(range(len(attention.by)))
-    values = attention.values.sum(axes) if signed else attention.values.mean(axes)
+    signed, values = attention.settings.get("kind") == "score", over_all(attention)
     names = [*attention.words, *attention.others]
     places = [f"{row:03d}" for row in range(len(names))]
     drawn = pd.DataFrame([

@@ -195,7 +195,8 @@ def caa(
 
     Contrastive Activation Addition is computed per site and noise level, over time tokens, and apart from them for the memory that
     some models put before these, with one generation per prompt and seed; both prompts of a pair start from the same noise (TADA,
-    section 3, eq. 6, with each direction normalized to norm 1 as there; its model has no memory). Means are accumulated batch by batch, so memory does not grow with the number of prompts.
+    section 3, eq. 6, with each direction normalized to norm 1 as there; its model has no memory). Means are accumulated batch by
+    batch, so what is kept does not grow with the number of prompts.
 
     Args:
         model: The model.

@@ -110,7 +110,8 @@ def sign_vector(
 
     For each dimension of each site, the share of pairs and moments in which the concept's prompt gives more, and less; the larger
     share, with its sign, is the dimension's weight, and of all sites together only the `dimensions` largest are kept at each noise
-    level. The memory, in which a clip has one token and not one for each moment, is left out (TADA, appendix; its unit of strength is not published: here it is that of all vectors, with a mean norm of 1 over sites).
+    level. The memory, in which a clip has one token and not one for each moment, is left out (TADA, appendix; its unit of strength is
+    not published: here it is that of all vectors, with a mean norm of 1 over sites).
 
     Args:
         model: The model.

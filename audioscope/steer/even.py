@@ -14,8 +14,9 @@ from tqdm.auto import tqdm
 from audioscope.concepts import Concept, Pair, Pairs
 from audioscope.errors import real, whole
 from audioscope.model import Model
-from audioscope.scoring.scorers import Scorer, feature_distance
+from audioscope.scoring.scorers import Scorer, feature_distance, scores_of
 from audioscope.steer.methods import SteeringMethod
+from audioscope.steer.results import between_ends
 from audioscope.steer.sweeps import BATCH, bench_of, checked_methods
 from audioscope.steer.vectors import SteeringVector
 from audioscope.tracing import Row, SamplingKeywords
@@ -118,6 +119,7 @@ def even_strengths(
     bench = bench_of(model, concept, scorer, price, batch_size, None, sampling)
     pairs = bench.pairs(split, whole("prompts", prompts, 2))
     halves = pairs[: len(pairs) // 2], pairs[len(pairs) // 2 :]
+    ends = bench.concept.name, bench.concept.opposite
     equal = np.linspace(low, high, count)
     bar = tqdm(total=ROUNDS * len(halves[0]) + 2 * len(halves[1]), desc="even strengths", disable=not progress)
 
@@ -129,9 +131,9 @@ def even_strengths(
             audio, finite = bench.sound([Row(pair.neutral, seed, chosen.on(pair, float(s), seed)) for s in strengths])
             if not finite.all():
                 raise FloatingPointError(f"{model.name} produced NaN or infinity between strengths {low:g} and {high:g}.")
-            layers = [values.mean(-1) for values in bench.price.layers(audio, model.rate)]
+            layers = bench.features(bench.price, audio)
             steps.append(feature_distance([x[1:] for x in layers], [x[:-1] for x in layers]).cpu().numpy())
-            scores.append(bench.heard(audio, finite)["score"].to_numpy())
+            scores.append(between_ends(scores_of(bench.scorer, audio, model.rate), "", *ends))
             bar.update()
         return np.mean(steps, 0), np.mean(scores, 0)
 

@@ -20,7 +20,7 @@ from audioscope.model import Model
 from audioscope.pickles import read_pickle
 from audioscope.sharing import fetched
 from audioscope.sites import Site
-from audioscope.steer.vectors import SteeringVector
+from audioscope.steer.vectors import SteeringVector, has_memory
 from audioscope.store import read_json, write_whole
 from audioscope.tracing import Row
 
@@ -299,7 +299,7 @@ def write_pack(
         raise ValueError(
             f"The vector acts on the memory of {missing[0]} alone, which a pack does not have: make one with the music, too."
         )
-    if any(path not in vector.paths for path in vector.directions):
+    if has_memory(vector.directions):
         warnings.warn("A pack has no place for what the vector does to the memory: it is left out.", stacklevel=2)
     site = model.sites[vector.paths[0]]
     hook = next((name for name, kind in HOOKS.items() if kind == site.kind), None)

@@ -33,7 +33,7 @@ from audioscope.steer.cells import (
     TEXT_BLEND,
     Cell,
 )
-from audioscope.steer.vectors import AddVector, SteeringVector
+from audioscope.steer.vectors import AddVector, SteeringVector, has_memory
 from audioscope.store import seed_of
 
 
@@ -301,7 +301,7 @@ def standard_methods(
         *([_of(SHUFFLED_LABELS, shuffled.unit().only(own))] if shuffled is not None else []),
     ]  # fmt: skip
     music = unit.only(unit.paths, memory=False)
-    without = [_of(OWN_MUSIC, music.only(own)), _of(ALL_MUSIC, music)] if len(music.directions) < len(unit.directions) else []
+    without = [_of(OWN_MUSIC, music.only(own)), _of(ALL_MUSIC, music)] if has_memory(unit.directions) else []
     return [
         _of(SHARED, unit.only(shared)), _of(OWN, unit.only(own)), _of(ALL, unit),
         _of(OWN_NATURAL, vector.only(own)), _of(NATURAL, vector), *without, *random_layers_methods(unit, own, seed=seed), *controls,

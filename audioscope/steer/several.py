@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from itertools import combinations
 from typing import Any, Unpack
 
@@ -69,14 +70,16 @@ def interference(
     edits = {name: AddVector(vectors[name], sizes[name]) for name in names}
     model.check_edits(edits.values())
     concepts = {concept.name: concept for concept in choose(names)}
-    benches = {name: bench_of(model, concepts[name], scorer, price, batch_size, None, sampling) for name in names}
-    scorer_of_all = benches[names[0]].scorer
+    first_bench = bench_of(model, concepts[names[0]], scorer, price, batch_size, None, sampling)
+    benches = {name: replace(first_bench, concept=concepts[name]) for name in names}
+    for bench in benches.values():
+        for end in bench.ends:
+            check_scores(bench.scorer, end)
     count = whole("prompts", prompts, 2)
     units = {}
     for one, other in combinations(names, 2):
         halves = (one, count - count // 2), (other, count // 2)
         units[one, other] = [(name, pair) for name, part in halves for pair in benches[name].pairs(split, part)]
-        check_scores(scorer_of_all, other)
     bar = tqdm(total=sum(map(len, units.values())), desc="interference", disable=not progress)
     lines = []
     for (one, other), pairs in units.items():
@@ -84,10 +87,10 @@ def interference(
         for name, pair in pairs:
             seed = concepts[name].seed(pair)
             both = ((), (edits[one],), (edits[other],), (edits[one], edits[other]))
-            audio, finite = benches[one].sound([Row(pair.neutral, seed, chosen) for chosen in both])
-            scores = scores_of(scorer_of_all, audio, model.rate).add_prefix("scored ")
-            values = [between_ends(scores, "scored ", name, concepts[name].opposite) for name in (one, other)]
-            values.append(benches[one].distances(benches[one].price, audio, finite))
+            audio, finite = first_bench.sound([Row(pair.neutral, seed, chosen) for chosen in both])
+            scores = scores_of(first_bench.scorer, audio, model.rate)
+            values = [between_ends(scores, "", end, concepts[end].opposite) for end in (one, other)]
+            values.append(first_bench.distances(first_bench.price, audio, finite))
             found.append(np.where(finite & finite[0], np.array(values), np.nan))
             bar.update()
         first, second, far = np.array(found).transpose(1, 0, 2)  # each [prompts, unsteered, one, other, both]

@@ -91,12 +91,13 @@ class _Bench:
         audio, finite = silence(self.model, len(rows), self.run)
         return audio, finite.numpy()
 
-    def distances(self, scorer: Any, audio: Tensor, finite: np.ndarray) -> np.ndarray:
-        """How different each clip sounds from the first, to a scorer's network, [clips]; NaN where either is not finite.
+    def features(self, scorer: Any, audio: Tensor) -> list[Tensor]:
+        """A network's layers, from which distances are computed, with their last axis averaged: time, or CLAP's 10 s windows."""
+        return [values.mean(-1) for values in scorer.layers(audio, self.model.rate)]
 
-        The last axis of the network's layers is averaged first: time for the listener and the judge, 10 s windows for CLAP.
-        """
-        layers = [values.mean(-1) for values in scorer.layers(audio, self.model.rate)]
+    def distances(self, scorer: Any, audio: Tensor, finite: np.ndarray) -> np.ndarray:
+        """How different each clip sounds from the first, to a scorer's network, [clips]; NaN where either is not finite."""
+        layers = self.features(scorer, audio)
         far = feature_distance(layers, [values[:1].expand_as(values) for values in layers]).cpu().numpy()
         return np.where(finite & finite[0], far, np.nan)
 

@@ -18,7 +18,7 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from audioscope.audio import Clip
-from audioscope.edits import Branch, Edit, Here, Which, curve_of, span, within
+from audioscope.edits import Branch, Edit, Here, Which, curve_of, middles, span, within
 from audioscope.errors import Damaged, as_path, known_name, listed, real, seed_number
 from audioscope.sharing import as_clips, fetched, model_card, push
 from audioscope.sites import MEMORY, Site, Sites
@@ -37,6 +37,11 @@ def vector_files(file: str | Path) -> tuple[Path, Path]:
     file = as_path(file)
     stem = file.stem if file.suffix in (".safetensors", ".json") else file.name
     return file.with_name(f"{stem}.safetensors"), file.with_name(f"{stem}.json")
+
+
+def has_memory(paths: Iterable[str]) -> bool:
+    """Whether the path of a memory is among those of a vector."""
+    return any(path.endswith(f".{MEMORY}") for path in paths)
 
 
 def _is_vector(file: Path) -> bool:
@@ -266,9 +271,7 @@ class SteeringVector:
             raise ValueError(
                 f"The vector has no direction at {missing or 'an empty list of sites'}: its sites are {', '.join(self.paths)}."
             )
-        metadata = dict(self.metadata)
-        if not any(path.endswith(f".{MEMORY}") for path in paths):
-            metadata.pop("memory", None)
+        metadata = {name: value for name, value in self.metadata.items() if name != "memory" or has_memory(paths)}
         return replace(
             self, directions={p: v for p, v in self.directions.items() if p in paths},
             norms={p: v for p, v in self.norms.items() if p in paths}, metadata=metadata,
@@ -627,7 +630,7 @@ class SteeringVector:
 
     def __repr__(self) -> str:
         versus = f" against {self.metadata['against']}" if self.metadata.get("against") else ""
-        memory = " with memory" if any(path.endswith(f".{MEMORY}") for path in self.directions) else ""
+        memory = " with memory" if has_memory(self.directions) else ""
         return (
             f"SteeringVector({self.metadata.get('concept', '?')}{versus}, {self.model}: {len(self.paths)} sites{memory}, {len(self.sigmas)} noise "
             f"levels from {self.sigmas[0]:.3g} to {self.sigmas[-1]:.3g}, reliability "
@@ -700,7 +703,7 @@ class AddVector(Edit):
 
     def check(self, model: str, fingerprint: str, sites: Sites) -> None:
         self.vector.check(model, fingerprint, sites)
-        self.vector.only(sites.select(self.sites))  # raises for a site that the vector does not have
+        self.where(sites)  # raises for a site that the vector does not have
 
     def where(self, sites: Sites) -> tuple[Site, ...]:
         has = self.vector.only(sites.select(self.sites)).directions
@@ -718,15 +721,12 @@ class AddVector(Edit):
         return self.strength == 0
 
     def change(self, own: Tensor, other: Tensor | None, here: Here) -> Tensor:
-        if not here.site.timed and (self.seconds is not None or self.curve is not None):
-            return own
         step = self.vector.at(here.site.path, here.sigma).to(own.device)
         old = own[here.leading :].float()
         strength: float | Tensor = self.strength
         if self.curve is not None:
-            middle = (np.arange(len(old)) + 0.5) * (here.seconds / len(old))
             points = np.array(self.curve)
-            share = np.interp(middle, points[:, 0], points[:, 1])
+            share = np.interp(middles(old, here).cpu(), points[:, 0], points[:, 1])
             strength = strength * torch.from_numpy(share).to(old)[:, None]
         if self.mode == "project_out":
             unit = torch.nn.functional.normalize(step, dim=0)
