@@ -175,8 +175,21 @@ class AttentionMap:
         table.insert(len(self.by) + 1, "word", [names[row] for row in table["row"]])
         return table
 
+    def overall(self) -> np.ndarray:
+        """Bring together all that the map tells apart: the mean over layers, heads and steps, or of kind "score" the sum.
+
+        Returns:
+            An array [words and others, moments].
+
+        Example:
+            >>> model.attention("a fast song", by="layer", steps=1).overall().shape[0]
+            6
+        """
+        axes = tuple(range(len(self.by)))
+        return np.asarray(self.values.sum(axes) if self.settings.get("kind") == "score" else self.values.mean(axes))
+
     def chart(self) -> Any:
-        """The map as an Altair chart, words by time; averaged over all that is told apart.
+        """The map as an Altair chart, words by time, as `overall` brings them together.
 
         Returns:
             An Altair chart, as `audioscope.atlas.attention_heatmap` draws it.
@@ -238,19 +251,13 @@ class AttentionMap:
         return cls(prompt, seed, words, others, seconds, tuple(by), labels, values[..., : len(seconds)], about, memory)
 
     def __repr__(self) -> str:
-        mean = over_all(self).mean(-1)
+        mean = self.overall().mean(-1)
         most = sorted(zip(self.words, mean, strict=False), key=lambda each: -each[1])[:5]
         apart = f", by {' and '.join(self.by)}" if self.by else ""
         return (
             f"AttentionMap({self.prompt!r}, seed={self.seed}: {len(self.words)} words x {len(self.seconds)} moments{apart}, "
             f"{self.settings.get('kind', 'weights')})\n  most: {', '.join(f'{word} {value:.3f}' for word, value in most)}"
         )
-
-
-def over_all(found: AttentionMap) -> np.ndarray:
-    """A map's values over all that it tells apart, [words and others, moments]: their mean, or of kind "score" their sum."""
-    axes = tuple(range(len(found.by)))
-    return np.asarray(found.values.sum(axes) if found.settings.get("kind") == "score" else found.values.mean(axes))
 
 
 def attention(

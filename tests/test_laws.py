@@ -122,7 +122,7 @@ def test_7_nothing_acts_or_stays_after_a_run_or_an_exception(model, monkeypatch)
 def test_the_mask_travels_with_the_text():
     """No pipeline here hands a mask to its sites, but others do: the row's mask is swapped like its states."""
     states, mask = torch.randn(4, 5, 8), torch.tensor([[1, 1, 1, 1, 1], [1, 1, 0, 0, 0]]).repeat(2, 1)
-    actions = [tracing._Action(PatchText("cross", A), ((1, 0), (3, 2)), A)]
+    actions = [tracing._Action(PatchText("cross", A), ((1, 0), (3, 2)), A, 0)]
     call = ((), {"encoder_hidden_states": states, "attention_mask": mask, "other": states})
     _, swapped = tracing._swap_text(call, ("encoder_hidden_states", "attention_mask"), actions, None)
     for row, source in ((0, 0), (1, 0), (2, 2), (3, 2)):

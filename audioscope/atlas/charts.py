@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import altair as alt
 import numpy as np
@@ -13,9 +13,11 @@ from scipy.cluster.hierarchy import leaves_list, linkage
 
 from audioscope.atlas.atlas import THRESHOLD, Atlas, ends
 from audioscope.atlas.robustness import CENSORED
-from audioscope.attention import AttentionMap, over_all
 from audioscope.errors import said
 from audioscope.theme import chart_theme, reading, rows
+
+if TYPE_CHECKING:
+    from audioscope.attention import AttentionMap
 
 ROW = 24  # height of a heatmap row, px
 STRIP = 120  # height of the strip of layer means, px
@@ -456,7 +458,7 @@ def attention_heatmap(attention: AttentionMap) -> alt.Chart:
         >>> audioscope.atlas.attention_heatmap(attention).to_dict()["description"].startswith("Heatmap of attention, 5 words")
         True
     """
-    signed, values = attention.settings.get("kind") == "score", over_all(attention)
+    signed, values = attention.settings.get("kind") == "score", attention.overall()
     names = [*attention.words, *attention.others]
     places = [f"{row:03d}" for row in range(len(names))]
     drawn = pd.DataFrame([
