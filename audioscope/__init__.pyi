@@ -17,11 +17,13 @@ from .concepts import Concept as Concept
 from .concepts import Pair as Pair
 from .concepts import load_concepts as load_concepts
 from .edits import Ablate as Ablate
+from .edits import AddText as AddText
 from .edits import Apply as Apply
 from .edits import BlendText as BlendText
 from .edits import MuteWord as MuteWord
 from .edits import PatchOutput as PatchOutput
 from .edits import PatchText as PatchText
+from .edits import SlidePrediction as SlidePrediction
 from .installed import __version__ as __version__
 from .laws import check_model as check_model
 from .loading import load as load

@@ -6,7 +6,7 @@ that row carries the other prompt, unedited, from the same seed.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import pairwise
 from typing import ClassVar, Literal
@@ -19,7 +19,7 @@ from audioscope.sites import Site, Sites
 
 Which = str | int | Site | Iterable[str | int | Site] | None
 Branch = Literal["both", "cond", "uncond"]
-Target = Literal["text", "output", "attention"]
+Target = Literal["text", "output", "attention", "prediction"]
 
 
 @dataclass(frozen=True)
@@ -27,13 +27,15 @@ class Here:
     """Where and when an edit acts: the site, the noise level, and how its tokens map to time.
 
     The first `leading` tokens are not time (memory, duration); the others cover `seconds` evenly and in order (AudioLDM2's tokens
-    are time by mel bands, so a token's time falls within the frame that its bands share).
+    are time by mel bands, so a token's time falls within the frame that its bands share). `words` are the places of the tokens of
+    words in a text, for edits that act on these.
     """
 
     site: Site
     sigma: float
     leading: int
     seconds: float
+    words: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -49,6 +51,7 @@ class Edit:
     steps: tuple[int, int] | None = None
     branch: Branch = "both"
     target: ClassVar[Target] = "output"
+    of_words: ClassVar[bool] = False  # whether it acts on tokens of words of the row's own prompt, or of its `word` alone
 
     def __post_init__(self) -> None:
         if self.branch not in ("both", "cond", "uncond"):
@@ -85,6 +88,11 @@ class Edit:
         return []
 
     @property
+    def texts(self) -> tuple[str, ...]:
+        """The other prompts that the edit needs; by default, none."""
+        return ()
+
+    @property
     def made_for(self) -> object:
         """What was made from one model and must be checked against it: a vector, an SAE. None if the edit fits any model."""
         return None
@@ -102,6 +110,10 @@ class Copying(Edit):
     """The base of edits that need another row: their prompt, unedited, from the row's seed."""
 
     prompt: str
+
+    @property
+    def texts(self) -> tuple[str, ...]:
+        return (self.prompt,)
 
     def change(self, own: Tensor, other: Tensor | None, here: Here) -> Tensor:
         assert other is not None
@@ -218,6 +230,7 @@ class MuteWord(Edit):
     renormalize: bool = field(default=False, kw_only=True)
     branch: Branch = field(default="cond", kw_only=True)
     target: ClassVar[Target] = "attention"
+    of_words: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -262,6 +275,114 @@ class BlendText(Copying):
     def mask(self, own: Tensor, other: Tensor | None) -> Tensor:
         assert other is not None  # the larger value lets a token through: 1 over 0, True over False, a bias of 0 over -10,000
         return own | other if own.dtype == torch.bool else torch.maximum(own, other)
+
+
+@dataclass(frozen=True, eq=False)
+class AddText(Edit):
+    """Add to the text states of a prompt's words, and to no other tokens: steering by token embeddings.
+
+    Args:
+        sites: Cross-attention sites, which alone have text: "cross", a module path, the number of a layer, a Site, or a list of these;
+            others raise ValueError when the run begins.
+        directions: What is added, by module path, float [width of the text].
+        strength: How many times it is added; at 0 nothing changes.
+        word: The only word to which it is added, or its number from 0; None is all words of the prompt.
+        steps: Half-open window of denoising steps (first, last + 1); None means every step.
+        branch: "cond", the part of classifier-free guidance that has the prompt.
+
+    Raises:
+        ValueError: The branch is another one, `strength` is no number, `steps` is not such a window, or (when the run begins) a site
+            has no direction, or its text another width.
+        UnknownName: The prompt does not have the word (when the run begins).
+
+    Example:
+        >>> import torch
+        >>> nothing = audioscope.AddText(0, {model.sites[0].path: torch.zeros(128)}, word="violin")
+        >>> clip = model.generate("a song with violin", edits=nothing, steps=2)
+    """
+
+    directions: Mapping[str, Tensor]
+    strength: float = 1.0
+    word: str | int | None = field(default=None, kw_only=True)
+    branch: Branch = field(default="cond", kw_only=True)
+    target: ClassVar[Target] = "text"
+    of_words: ClassVar[bool] = True
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        real("strength", self.strength)
+        if self.branch != "cond":
+            raise ValueError(f"branch is {self.branch!r}, expected 'cond', which alone has the prompt's words.")
+
+    @property
+    def idle(self) -> bool:
+        return self.strength == 0
+
+    def where(self, sites: Sites) -> tuple[Site, ...]:
+        chosen = super().where(sites)
+        if lacking := next((site.path for site in chosen if site.path not in self.directions), None):
+            raise ValueError(f"directions has nothing for {lacking}, only for {', '.join(self.directions) or 'no site'}.")
+        return chosen
+
+    def change(self, own: Tensor, other: Tensor | None, here: Here) -> Tensor:
+        direction = self.directions[here.site.path].to(own)
+        if direction.shape != own.shape[1:]:
+            raise ValueError(f"The direction for {here.site.path} is {list(direction.shape)}, expected {list(own.shape[1:])}.")
+        new = own.clone()
+        new[list(here.words)] += self.strength * direction
+        return new
+
+    def mask(self, own: Tensor, other: Tensor | None) -> Tensor:
+        return own
+
+
+@dataclass(frozen=True)
+class SlidePrediction(Edit):
+    """Move what the denoiser predicts by the difference that two other prompts make, at each step and from the row's own latents.
+
+    To the prediction of the row, `amount * (toward - away)` is added, where both are what the denoiser predicts from the same latents
+    if the sites read `prompt`, or `away`, in place of the row's own. This is FreeSliders (arXiv 2511.00103, which has Concept Sliders'
+    formula without their training); with guidance, it is added to the part that has the prompt, so the guided prediction moves by
+    guidance times as much. At amount 1, away from the row's own prompt, the row is that of `PatchText(sites, prompt,
+    branch="cond")`. It takes two more rows of
+    the batch for each row, and edits of the row do not act in these.
+
+    Args:
+        sites: The cross-attention sites that read the other prompts: "cross" for all, a module path, the number of a layer, a Site, or a
+            list of these; others raise ValueError when the run begins.
+        prompt: The prompt to move toward.
+        away: The prompt to move away from.
+        amount: How far to move; negative is the other way, and at 0 nothing changes.
+        steps: Half-open window of denoising steps (first, last + 1); None means every step. FreeSliders leaves out the first ones.
+        branch: "cond", the part of classifier-free guidance that has the prompt.
+
+    Raises:
+        ValueError: The branch is another one, `amount` is no number, or `steps` is not such a window.
+
+    Example:
+        >>> slide = audioscope.SlidePrediction("cross", "a fast song", away="a slow song", amount=0.5)
+        >>> clip = model.generate("a song with violin", edits=slide, steps=2)
+    """
+
+    prompt: str
+    away: str
+    amount: float = 1.0
+    branch: Branch = field(default="cond", kw_only=True)
+    target: ClassVar[Target] = "prediction"
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        real("amount", self.amount)
+        if self.branch != "cond":
+            raise ValueError(f"branch is {self.branch!r}, expected 'cond', which alone has the prompt.")
+
+    @property
+    def texts(self) -> tuple[str, ...]:
+        return (self.prompt, self.away)
+
+    @property
+    def idle(self) -> bool:
+        return self.amount == 0
 
 
 @dataclass(frozen=True)

@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from audioscope import tracing
 from audioscope.adapters import Adapter, adapter_for
 from audioscope.audio import Clip
-from audioscope.edits import Copying, Edit, Which, as_edits
+from audioscope.edits import Edit, Which, as_edits
 from audioscope.errors import index_of, one_or_more, real, said, seed_number, whole
 from audioscope.sites import Site, Sites, find_sites
 from audioscope.store import batches, content_hash, describe, fingerprint
@@ -741,7 +741,7 @@ class Model:
     def _texts(self, prompts: Any, edits: Iterable[Edit]) -> list[str]:
         """One prompt or several, as a list; they and those of edits are checked."""
         texts = one_or_more(prompts)
-        whole_list = [*texts, *(edit.prompt for edit in edits if isinstance(edit, Copying))]
+        whole_list = [*texts, *(text for edit in edits for text in edit.texts)]
         for text in dict.fromkeys(whole_list) if all(isinstance(text, str) for text in whole_list) else whole_list:
             self.check_prompt(text)
         return texts

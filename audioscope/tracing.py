@@ -12,7 +12,7 @@ import threading
 from collections import Counter
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, fields, replace
 from functools import cache, partial
 from itertools import count, groupby
 from operator import itemgetter
@@ -26,9 +26,9 @@ from nnsight import _c
 from torch import Tensor
 
 from audioscope.adapters import Adapter
-from audioscope.edits import Copying, Edit, Here, MuteWord, PatchText
+from audioscope.edits import AddText, Copying, Edit, Here, MuteWord, PatchText, SlidePrediction
 from audioscope.sites import HEADS, KEYS, Place, Site, Sites, place, said_kind
-from audioscope.weights import Attending, around_attention
+from audioscope.weights import CLOSED, Attending, around_attention
 from audioscope.words import WORD, numbers_of, tokens_of
 
 # nnsight adds a `save` method to every Python object, which breaks torchsde (Stable Audio's scheduler). It goes for good, unless
@@ -40,6 +40,7 @@ if MOUNTED and not THEIRS:
 Args: TypeAlias = tuple[Any, ...]
 Keywords: TypeAlias = dict[str, Any]
 Call: TypeAlias = tuple[Args, Keywords]  # how a module was called
+Finder: TypeAlias = Callable[[Site, str, str | int | None, int, int], tuple[int, ...]]  # places, of a prompt's word among tokens
 DECODED = 2**20  # samples to decode at once
 
 
@@ -151,14 +152,38 @@ class _Action:
     order: int  # among the edits of the row
 
 
+@dataclass(frozen=True)
+class _Slide:
+    """A row of the batch whose prediction is moved, and the rows that predict from its latents, toward and away."""
+
+    edit: SlidePrediction
+    row: int
+    toward: int
+    away: int
+
+
 def with_sources(rows: Sequence[Row]) -> list[Row]:
-    """The rows, followed by the unedited rows that their patches copy from and that are missing among them."""
+    """The rows, followed by those that predict from their latents, and the unedited rows that patches copy from and that are missing."""
     packed = list(rows)
-    for row in rows:
-        for edit in row.edits:
-            if isinstance(edit, Copying) and _source(packed, row, edit) is None:
-                packed.append(Row(edit.prompt, row.seed))
+    for slide in _slides(rows):
+        row, edit = rows[slide.row], slide.edit
+        packed += [Row(row.prompt, row.seed, (PatchText(edit.sites, text, steps=edit.steps),)) for text in edit.texts]
+    for row in tuple(packed):
+        for each in row.edits:
+            if isinstance(each, Copying) and _source(packed, row, each) is None:
+                packed.append(Row(each.prompt, row.seed))
     return packed
+
+
+def _slides(rows: Sequence[Row]) -> list[_Slide]:
+    """The predictions that are moved; two rows for each follow the others in the batch."""
+    found = [
+        (edit, number)
+        for number, row in enumerate(rows)
+        for edit in row.edits
+        if isinstance(edit, SlidePrediction) and not edit.idle
+    ]
+    return [_Slide(edit, row, len(rows) + 2 * place, len(rows) + 2 * place + 1) for place, (edit, row) in enumerate(found)]
 
 
 def _source(rows: Sequence[Row], row: Row, edit: Copying) -> int | None:
@@ -182,52 +207,92 @@ def _plan(rows: Sequence[Row], sites: Sites, layout: dict[str, range], steps: in
             if edit.steps is not None and edit.steps[1] > steps:
                 raise ValueError(f"An edit's window is steps {edit.steps}, but the run has {steps} steps.")
             pairs = tuple((layout[b][number], None if source is None else layout[b][source]) for b in branches)
-            if isinstance(edit, MuteWord):
-                numbers_of(edit.word, WORD.findall(row.prompt))  # raises for a word that the prompt does not have
+            if isinstance(edit, MuteWord | AddText):
+                if edit.word is not None:
+                    numbers_of(edit.word, WORD.findall(row.prompt))  # raises for a word that the prompt does not have
                 if all(site.stream == "gpt2" for site in sites.select(edit.sites)):
-                    raise ValueError(
-                        "These layers read GPT-2's states, in which no token is a word's: mute the word at the others."
-                    )
+                    raise ValueError("These layers read GPT-2's states, in which no token is a word's: name the others.")
             for site in edit.where(sites):
                 if edit.target == "attention" and site.kind not in ("cross", f"cross.{HEADS}"):
                     raise ValueError(
                         f"{type(edit).__name__} needs a cross-attention module or its heads, but {site.path} is {said_kind(site.kind)}."
                     )
-                if edit.target == "text" and site.kind != "cross":
+                if edit.target in ("text", "prediction") and site.kind != "cross":
+                    hint = ": use PatchOutput" if edit.target == "text" else ""
                     raise ValueError(
-                        f"{type(edit).__name__} needs the text of a cross-attention module, but {site.path} is {said_kind(site.kind)}: use PatchOutput."
+                        f"{type(edit).__name__} needs the text of a cross-attention module, but {site.path} is {said_kind(site.kind)}{hint}."
                     )
                 plan.setdefault(site, []).append(_Action(edit, pairs, row.prompt, order))
     for site, actions in plan.items():
-        muted = {row for a in actions if a.edit.target == "attention" for row, _ in a.pairs}
-        module = [*actions, *(plan.get(sites[site.module], []) if muted else [])]
-        if muted & {row for a in module if a.edit.target == "text" for row, _ in a.pairs}:
-            raise ValueError(f"MuteWord is about the prompt's words, but another edit gives {site.module} another text.")
+        worded = {row: a.edit for a in actions if a.edit.of_words for row, _ in a.pairs}
+        module = [*actions, *(plan.get(sites[site.module], []) if worded else [])]
+        copied = {row for a in module if a.edit.target == "text" and isinstance(a.edit, Copying) for row, _ in a.pairs}
+        if both := next((edit for row, edit in worded.items() if row in copied), None):
+            raise ValueError(
+                f"{type(both).__name__} is about the prompt's words, but another edit gives {site.module} another text."
+            )
     return plan
 
 
-def _changed(values: Tensor, actions: list[_Action], here: Here, masks: bool = False) -> Tensor:
+def _changed(
+    values: Tensor,
+    actions: list[_Action],
+    here: Here,
+    masks: bool = False,
+    words: Callable[[_Action, int], tuple[int, ...]] | None = None,
+) -> Tensor:
     """A copy of `values` [stacked rows, ...] with the actions applied: sites share their text tensor, so never in place."""
     values = values.clone()
     for action in actions:
         for row, source in action.pairs:
             own, other = values[row], None if source is None else values[source]
-            values[row] = action.edit.mask(own, other) if masks else action.edit.change(own, other, here)
+            at = replace(here, words=words(action, row)) if words is not None and action.edit.of_words else here
+            values[row] = action.edit.mask(own, other) if masks else action.edit.change(own, other, at)
     return values
 
 
-def _swap_text(call: Call, names: tuple[str, ...], actions: list[_Action], here: Here, masks: Sequence[_Action] = ()) -> Call:
+def _swap_text(
+    call: Call,
+    names: tuple[str, ...],
+    actions: list[_Action],
+    here: Here,
+    masks: Sequence[_Action] = (),
+    finder: Finder | None = None,
+) -> Call:
     """A site's call with the text of the edited rows changed: states under the first name, masks under the others.
 
-    masks: actions that bring their masks alone; the keys that other masks belong to come later.
+    masks: actions that bring their masks alone; the keys that other masks belong to come later. finder: finds tokens of words.
     """
     args, kwargs = call
     given = [name for name in names if isinstance(kwargs.get(name), Tensor)]
     if not given:
         raise RuntimeError(f"The site was called with {sorted(kwargs)}, but none of {names} is a tensor: the adapter is wrong.")
-    states = {name: _changed(kwargs[name], actions, here) for name in given if name == names[0]}
+
+    def words(action: _Action, row: int) -> tuple[int, ...]:
+        assert finder is not None and isinstance(action.edit, AddText)  # alone of the edits of words, it changes a text
+        count, mask = kwargs[given[0]].shape[1], kwargs[given[1]][row].flatten() if len(given) > 1 else None
+        valid = count if mask is None else int(mask.sum() if mask.dtype == torch.bool else (mask > CLOSED).sum())
+        return finder(here.site, action.prompt, action.edit.word, count, valid)
+
+    states = {name: _changed(kwargs[name], actions, here, words=words) for name in given if name == names[0]}
     others = {name: _changed(kwargs[name], [*actions, *masks], here, masks=True) for name in given if name != names[0]}
     return args, {**kwargs, **states, **others}
+
+
+def _finder(pipe: Any, adapter: Adapter, seconds: float) -> Finder:
+    """A function that finds the tokens of a word, or of all words, in a site's text; they are the same in every step."""
+
+    @cache
+    def places(site: Site, prompt: str, word: str | int | None, count: int, valid: int) -> tuple[int, ...]:
+        words = WORD.findall(prompt)
+        wanted = range(len(words)) if word is None else numbers_of(word, words)
+        names = tokens_of(pipe, adapter, prompt, site, count, valid, seconds)
+        found = tuple(place for place, name in enumerate(names) if name in wanted)
+        if not found and site.stream != "gpt2":
+            raise ValueError(f"{site.path} has no token of {word!r}: the prompt is too long, and was cut off before it.")
+        return found
+
+    return places
 
 
 @dataclass
@@ -323,6 +388,7 @@ def run(
         call["latents"] = latents
     span = (adapter.max_duration(pipe) if adapter.fixed_length else None) or sampling.seconds
 
+    finder = _finder(pipe, adapter, sampling.seconds)
     # A mask belongs to the keys: those of another prompt come with its mask.
     masked = {site.module: site for site in plan if site.kind == f"cross.{KEYS}"}
     texts = {site.path for site in plan if any(a.edit.target == "text" for a in plan[site])} | set(masked)
@@ -339,7 +405,7 @@ def run(
                 site = stop.sites[0][0]
                 keys = [a for a in acting(masked.get(site.path), step, "output") if isinstance(a.edit, Copying)]
                 if (text := acting(site, step, "text")) or keys:
-                    module.inputs = _swap_text(module.inputs, adapter.text, text, Here(site, sigma, leading, span), keys)
+                    module.inputs = _swap_text(module.inputs, adapter.text, text, Here(site, sigma, leading, span), keys, finder)
                 continue
             values: Tensor | None = None
             each = [(a.order, number, a) for number, (site, _) in enumerate(stop.sites) for a in acting(site, step, "output")]
@@ -370,8 +436,9 @@ def run(
         if on_step is not None:
             on_step(step)
 
-    muted = _muting(pipe, adapter, plan, sampling.seconds, now)
-    with ready(pipe), masking(pipe, adapter, sites), counting(denoiser, pipe.scheduler, steps, stepped), muted:
+    muted = _muting(denoiser, plan, finder, now)
+    slid = _sliding(denoiser, layout, _slides(rows), now)
+    with ready(pipe), masking(pipe, adapter, sites), counting(denoiser, pipe.scheduler, steps, stepped), muted, slid:
         latents = _traced(pipe, denoiser, [stop.module for stop in stops], call, steps, visit) if stops else pipe(**call)[0]
     latents = latents[: len(rows)]
     if on_step is not None:
@@ -390,24 +457,46 @@ def run(
 
 
 @contextmanager
-def _muting(pipe: Any, adapter: Adapter, plan: dict[Site, list[_Action]], seconds: float, now: list[int]) -> Iterator[None]:
+def _sliding(denoiser: Any, layout: dict[str, range], slides: Sequence[_Slide], now: list[int]) -> Iterator[None]:
+    """Give the rows of slides the latents of the row that they follow, and move its prediction; `now` holds the denoising step."""
+
+    def follow(module: Any, args: Args, kwargs: Keywords) -> Call:
+        name = next((name for name in ("hidden_states", "sample") if name in kwargs), None)
+        given = args[0] if name is None else kwargs[name]
+        whose = torch.arange(len(given))
+        for slide in slides:
+            for rows in layout.values():
+                whose[[rows[slide.toward], rows[slide.away]]] = rows[slide.row]
+        latents = given[whose]
+        return ((latents, *args[1:]), kwargs) if name is None else (args, {**kwargs, name: latents})
+
+    def move(module: Any, args: Args, output: Any) -> Any:
+        acting, rows = [slide for slide in slides if slide.edit.acts_at(now[0])], layout["cond"]
+        if not acting:
+            return output
+        found = output if isinstance(output, Tensor) else output[0]
+        moved = found.clone()
+        for slide in acting:
+            moved[rows[slide.row]] += slide.edit.amount * (found[rows[slide.toward]] - found[rows[slide.away]])
+        if isinstance(output, Tensor):
+            return moved
+        return (moved, *output[1:]) if isinstance(output, tuple) else type(output)(moved, *output.to_tuple()[1:])
+
+    if not slides:
+        yield
+        return
+    with denoiser.register_forward_pre_hook(follow, with_kwargs=True), denoiser.register_forward_hook(move):
+        yield
+
+
+@contextmanager
+def _muting(denoiser: Any, plan: dict[Site, list[_Action]], finder: Finder, now: list[int]) -> Iterator[None]:
     """Cut words out of attention, where edits ask for it; `now` holds the denoising step."""
-    denoiser = getattr(pipe, adapter.denoiser)
     modules: dict[str, list[tuple[Site, _Action]]] = {}
     for site, actions in plan.items():
         for action in actions:
             if isinstance(action.edit, MuteWord):
                 modules.setdefault(site.module, []).append((site, action))
-
-    @cache
-    def places(site: Site, prompt: str, word: str | int, count: int, valid: int) -> list[int]:
-        """Which of a site's tokens are the word's; the same in every step."""
-        words = numbers_of(word, WORD.findall(prompt))
-        names = tokens_of(pipe, adapter, prompt, site, count, valid, seconds)
-        found = [place for place, name in enumerate(names) if name in words]
-        if not found and site.stream != "gpt2":
-            raise ValueError(f"{site.path} has no token of {word!r}: the prompt is too long, and was cut off before it.")
-        return found
 
     def cut(mutes: list[tuple[Site, _Action]], call: Attending) -> Tensor:
         output = call()
@@ -422,7 +511,7 @@ def _muting(pipe: Any, adapter: Adapter, plan: dict[Site, list[_Action]], second
                     nothing = torch.zeros(one.query.shape[1], one.key.shape[2], dtype=torch.bool, device=one.key.device)
                     cuts[row] = one, nothing, nothing.clone()
                 one, silent, hidden = cuts[row]
-                mine = places(site, action.prompt, edit.word, one.key.shape[2], one.valid)
+                mine = list(finder(site, action.prompt, edit.word, one.key.shape[2], one.valid))
                 (hidden if edit.renormalize else silent)[slice(None) if site.head is None else site.head, mine] = True
         for row, (one, silent, hidden) in cuts.items():
             output[row] = one.without(silent, hidden)()[0]

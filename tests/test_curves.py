@@ -16,10 +16,10 @@ from audioscope.cli.main import main
 from audioscope.pages.slider import slider_page
 from audioscope.stats import interval, pseudo_values
 from audioscope.steer import curves
-from audioscope.steer.benchmark import axes
 from audioscope.steer.charts import steering_chart
 from audioscope.steer.curves import smoothness, within
 from audioscope.steer.results import Track
+from audioscope.steer.tables import axes
 
 
 def steering_auc(table):

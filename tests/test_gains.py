@@ -8,8 +8,8 @@ import pytest
 from scipy.stats import wilcoxon
 
 from audioscope.stats import chance_of, interval
-from audioscope.steer.benchmark import compared, counts, over_axes, steerable, sweep_views
 from audioscope.steer.results import SteeringSweep
+from audioscope.steer.tables import compared, counts, over_axes, steerable, sweep_views
 
 ALPHAS = (0.0, 0.5, 1.0, 1.5, 2.0)
 BUDGET = 0.4  # of rewriting the prompt

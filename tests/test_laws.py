@@ -2,13 +2,14 @@
 
 import gc
 import weakref
+from dataclasses import replace
 
 import pytest
 import torch
 from helpers.pipelines import PROMPTS
 
 from audioscope import tracing
-from audioscope.edits import Ablate, PatchOutput, PatchText
+from audioscope.edits import Ablate, PatchOutput, PatchText, SlidePrediction
 from audioscope.tracing import Read, Row
 
 A, B = PROMPTS
@@ -117,6 +118,32 @@ def test_7_nothing_acts_or_stays_after_a_run_or_an_exception(model, monkeypatch)
         model.run([Row(A, 0, (Ablate("cross"),))], **settings(model))
     assert len(seen) == 3
     nothing_is_left()
+
+
+@pytest.mark.parametrize("guidance", [1.0, 3.0])
+def test_8_a_prediction_slid_from_its_own_prompt_is_a_patch(model, guidance):
+    """At amount 1 and away from the row's own prompt, of the other prompt's text at these sites, and everywhere so of its run."""
+    site = model.sites.cross[1]
+    slides = [SlidePrediction(where, A, B) for where in ("cross", site)]
+    none = [SlidePrediction("cross", A, B, 0.0), SlidePrediction(site, A, A, 2.0)]
+    patches = [PatchText(where, A, branch="cond") for where in ("cross", site)]
+    rows = [Row(B, 0), *(Row(B, 0, (edit,)) for edit in [*patches, *slides, *none])]
+    own, clean, patched, everywhere, here, *untouched = model.run(rows, **settings(model, guidance)).latents
+    torch.testing.assert_close(everywhere, clean, **CLOSE)
+    torch.testing.assert_close(here, patched, **CLOSE)
+    for each in untouched:
+        torch.testing.assert_close(each, own, **CLOSE)
+    assert not torch.allclose(patched, own, rtol=1e-4, atol=1e-5), "the site must do something for the law to say anything"
+
+
+def test_9_a_slide_acts_in_its_window_whatever_its_neighbors(model):
+    slide = SlidePrediction("cross", A, B, 3.0, steps=(1, 3))
+    base, late, whole = model.run(
+        [Row(A_TOO, 0), Row(A_TOO, 0, (slide,)), Row(A_TOO, 0, (replace(slide, steps=None),))], **settings(model)
+    ).latents
+    assert not torch.allclose(late, whole, rtol=1e-4, atol=1e-5) and not torch.allclose(late, base, rtol=1e-4, atol=1e-5)
+    alone = model.run([Row(A_TOO, 0, (slide,))], **settings(model)).latents[0]
+    torch.testing.assert_close(late, alone, rtol=1e-5, atol=1e-5)
 
 
 def test_the_mask_travels_with_the_text():

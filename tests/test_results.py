@@ -7,7 +7,7 @@ import pytest
 import audioscope
 from audioscope import datasets
 from audioscope.steer import SteeringSweep
-from audioscope.steer.benchmark import PAIRS, axes, compared, counts, sweep_views, write_results
+from audioscope.steer.tables import PAIRS, axes, compared, counts, sweep_views, write_results
 
 CELLS = [
     "caa shared", "caa own", "caa all", "caa all, natural lengths", "caa random layers 1", "caa random layers 2", "caa random layers 3",

@@ -15,7 +15,7 @@ from audioscope.sae.evaluation import evaluate_sae
 from audioscope.sae.pipeline import auroc_table, strongest_sites
 from audioscope.sae.tuning import REACHED
 from audioscope.stats import auroc_interval
-from audioscope.steer.benchmark import FEATURE_PAIRS, axes
+from audioscope.steer.tables import FEATURE_PAIRS, axes
 
 BLOCKS = "transformer.transformer_blocks"
 STRONGEST = [f"{BLOCKS}.0.cross_attn", f"{BLOCKS}.6.cross_attn"]

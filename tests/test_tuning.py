@@ -9,10 +9,10 @@ import torch
 import audioscope
 from audioscope import SteeringVector
 from audioscope.sae.tuning import WIDER, caa_choices, feature_choices, mean_length, score_contrast, tuned_methods
-from audioscope.steer.benchmark import FEATURE_PAIRS
 from audioscope.steer.methods import vector_method
 from audioscope.steer.results import SteeringSweep
 from audioscope.steer.sweeps import calibrate
+from audioscope.steer.tables import FEATURE_PAIRS
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*(gate|evaluation)")
 BLOCKS = "transformer.transformer_blocks"

@@ -25,8 +25,8 @@ from audioscope.sae.features import Negatives
 from audioscope.sae.pipeline import auroc_table
 from audioscope.scoring.outside_ears import LEAST
 from audioscope.stats import mean_with_interval
-from audioscope.steer.benchmark import counts, over_axes
 from audioscope.steer.cells import SHUFFLED_LABELS
+from audioscope.steer.tables import counts, over_axes
 from audioscope.store import data_folder
 from audioscope.tiny.music import GROUPS
 

@@ -31,7 +31,7 @@ from audioscope.sae.tuning import steer_all_features
 from audioscope.scoring import Musicnn, listener_scorer, on_recordings, outside, real_leads, trusted
 from audioscope.scoring.outside_ears import measured_ceilings
 from audioscope.scoring.scorers import TAGS
-from audioscope.steer.benchmark import axes, steer_all
+from audioscope.steer.tables import axes, steer_all
 from audioscope.steer.vectors import SteeringVector
 from audioscope.store import write_whole
 from audioscope.tiny.evaluate import as_table, evaluate

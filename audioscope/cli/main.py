@@ -370,10 +370,10 @@ def _steer(options: argparse.Namespace) -> None:
     from audioscope.concepts import choose, load_concepts
     from audioscope.merging import checked_part
     from audioscope.pages.slider import slider_page
-    from audioscope.steer.benchmark import steer_all
     from audioscope.steer.caa import caa
     from audioscope.steer.methods import vector_method
     from audioscope.steer.sweeps import steering_sweep
+    from audioscope.steer.tables import steer_all
     from audioscope.steer.vectors import SteeringVector
     from audioscope.workers import checked_workers
 

@@ -25,12 +25,12 @@ from audioscope.sae.methods import random_features_method
 from audioscope.sae.sae import SAE
 from audioscope.scoring.scorers import Scorer
 from audioscope.sites import Site
-from audioscope.steer.benchmark import steer_all
 from audioscope.steer.caa import caa
 from audioscope.steer.cells import CAA_TUNED, RANDOM_FEATURES, SAE_TUNED, SAE_UNTUNED
 from audioscope.steer.methods import SteeringMethod, prompt_switch_method, vector_method
 from audioscope.steer.results import SteeringSweep
 from audioscope.steer.sweeps import BATCH, GRID, calibrate
+from audioscope.steer.tables import steer_all
 from audioscope.steer.vectors import SteeringVector
 from audioscope.store import write_whole
 from audioscope.tracing import SamplingKeywords

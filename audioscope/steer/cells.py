@@ -43,7 +43,7 @@ ANY_RANDOM_LAYERS = f"caa {RANDOM_SETS}"  # the three sets together, see `Steeri
 RANDOM_DIRECTION = Cell("random direction", "own", "random direction", "#8a8580", (1, 3), "cross")
 FIXED_DIRECTION = Cell("fixed direction", "own", "one random direction", "#5b5651", (1, 2), "cross")
 SHUFFLED_LABELS = Cell("shuffled labels", "own", "shuffled labels", "#5b5651", (4, 4), "stroke")
-TEXT_BLEND = "text blend"
+TEXT_BLEND, FREE_SLIDERS, TOKENS = "text blend", "free sliders", "token embeddings"
 # its largest distance is the budget of all cells
 REWRITTEN = Cell("pci", "all", "the prompt rewritten", "#009e73", (8, 3), "triangle-right")
 SAE_TUNED = Cell("sae", "tuned", "features, tuned", "#cc79a7", (1, 0), "triangle-left")

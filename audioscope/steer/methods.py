@@ -5,22 +5,23 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import product
-from typing import Any
+from typing import Any, get_args
 from zlib import crc32
 
 import numpy as np
 
 from audioscope.atlas.atlas import Atlas
 from audioscope.concepts import Concept, Pair
-from audioscope.edits import BlendText, Edit, PatchText
-from audioscope.errors import plain_name, whole
+from audioscope.edits import BlendText, Edit, PatchText, SlidePrediction
+from audioscope.errors import index_of, one_or_more, plain_name, said, whole
 from audioscope.model import Model
 from audioscope.sites import Site
-from audioscope.steer.caa import steering_sites
+from audioscope.steer.caa import Against, steering_sites
 from audioscope.steer.cells import (
     ALL,
     ALL_MUSIC,
     FIXED_DIRECTION,
+    FREE_SLIDERS,
     NATURAL,
     OWN,
     OWN_MUSIC,
@@ -186,7 +187,7 @@ def random_direction_method(vector: SteeringVector, sites: str, **keywords: Any)
     )
 
 
-def prompt_switch_method(steps: int) -> SteeringMethod:
+def prompt_switch_method(steps: int, sites: Any = "cross", where: str = REWRITTEN.sites) -> SteeringMethod:
     """Switch to the concept's prompt for the last `strength` of the steps: prompt-conditioned intervention (PCI).
 
     The run starts with the neutral prompt; a negative strength switches to the opposite's prompt. At strength 1 the prompt is
@@ -194,9 +195,11 @@ def prompt_switch_method(steps: int) -> SteeringMethod:
 
     Args:
         steps: Denoising steps of the runs to come.
+        sites: Which cross-attention layers read the other prompt, as for `audioscope.PatchText`.
+        where: The same in words, such as "own", for the label.
 
     Returns:
-        The method "pci" at all cross-attention sites, with strengths from -1 to 1.
+        The method "pci" at these sites, with strengths from -1 to 1.
 
     Example:
         >>> pair = audioscope.datasets.concepts()["fast"].split("test")[0]
@@ -209,16 +212,20 @@ def prompt_switch_method(steps: int) -> SteeringMethod:
 
     def edits(pair: Pair, strength: float, seed: int) -> list[Edit]:
         last = round(abs(strength) * steps)
-        return [PatchText("cross", pair.clean if strength > 0 else pair.corrupted, steps=(steps - last, steps))] if last else []
+        return [PatchText(sites, _toward(pair, strength), steps=(steps - last, steps))] if last else []
 
-    return SteeringMethod(REWRITTEN.method, REWRITTEN.sites, edits, {"steps": steps}, largest=1.0)
+    return SteeringMethod(REWRITTEN.method, where, edits, {"steps": steps, **_at(sites)}, largest=1.0)
 
 
-def blend_text_method() -> SteeringMethod:
+def blend_text_method(sites: Any = "cross", where: str = "all") -> SteeringMethod:
     """Move the neutral prompt's text states toward those of the concept, or of its opposite: text-embedding interpolation.
 
+    Args:
+        sites: Which cross-attention layers read the blend, as for `audioscope.BlendText`.
+        where: The same in words, such as "own", for the label.
+
     Returns:
-        The method "text blend" at all cross-attention sites; at strength 1 the text is that of the other prompt.
+        The method "text blend" at these sites; at strength 1 the text is that of the other prompt.
 
     Example:
         >>> pair = audioscope.datasets.concepts()["fast"].split("test")[0]
@@ -226,10 +233,57 @@ def blend_text_method() -> SteeringMethod:
         >>> edit.amount, edit.prompt == pair.corrupted
         (0.5, True)
     """
-    return SteeringMethod(
-        TEXT_BLEND,
-        "all",
-        lambda pair, strength, seed: [BlendText("cross", pair.clean if strength > 0 else pair.corrupted, abs(strength))],
+
+    def edits(pair: Pair, strength: float, seed: int) -> list[Edit]:
+        return [BlendText(sites, _toward(pair, strength), abs(strength))]
+
+    return SteeringMethod(TEXT_BLEND, where, edits, _at(sites))
+
+
+def free_sliders_method(
+    sites: Any = "cross", where: str = "all", *, against: Against = "opposite", steps: tuple[int, int] | None = None
+) -> SteeringMethod:
+    """Add to each prediction the difference that the concept's prompt makes beside another: FreeSliders.
+
+    Nothing is trained or stored: each step takes two more predictions, with two prompts of the pair, from where the steered run has got
+    to. Strength is that of `audioscope.SlidePrediction`, so guidance multiplies it (arXiv 2511.00103).
+
+    Args:
+        sites: Which cross-attention layers read the two prompts; the others read the neutral one.
+        where: The same in words, such as "own", for the label.
+        against: "opposite" (the pair's second prompt) or "neutral" (the prompt that is steered), for concepts without an opposite.
+        steps: Half-open window of denoising steps; None means every step. The paper leaves out the first ones.
+
+    Returns:
+        The method "free sliders" at these sites.
+
+    Example:
+        >>> pair = audioscope.datasets.concepts()["fast"].split("test")[0]
+        >>> (edit,) = audioscope.steer.free_sliders_method().on(pair, 0.5, seed=0)
+        >>> edit.prompt == pair.clean, edit.away == pair.corrupted, edit.amount
+        (True, True, 0.5)
+    """
+
+    def edits(pair: Pair, strength: float, seed: int) -> list[Edit]:
+        away = pair.corrupted if against == "opposite" else pair.neutral
+        return [SlidePrediction(sites, pair.clean, away, strength, steps=steps)]
+
+    if against not in get_args(Against):
+        raise ValueError(f"against is {said(against)}, expected 'opposite' or 'neutral'.")
+    return SteeringMethod(FREE_SLIDERS, where, edits, {"steps": steps, "against": against, **_at(sites)})
+
+
+def _toward(pair: Pair, strength: float) -> str:
+    """The prompt toward which a strength moves a neutral one."""
+    return pair.clean if strength > 0 else pair.corrupted
+
+
+def _at(sites: Any) -> dict[str, Any]:
+    """What a method's metadata say of layers; nothing for all of them."""
+    return (
+        {}
+        if sites == "cross"
+        else {"at": [str(site) if index_of(site) is None else index_of(site) for site in one_or_more(sites)]}
     )
 
 
@@ -240,7 +294,7 @@ def method_again(cell: str, metadata: Mapping[str, Any], vector: SteeringVector)
     """
     method, _, sites = cell.partition(" ")
     if method == REWRITTEN.method:
-        return prompt_switch_method(metadata["steps"])
+        return prompt_switch_method(metadata["steps"], metadata.get("at", "cross"), sites)
     if "numbers" not in metadata or not metadata.get("at") or not set(metadata["at"]) <= set(vector.paths):
         return None
     drawn = metadata["vector"].get("random")

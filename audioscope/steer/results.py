@@ -328,6 +328,19 @@ class SteeringSweep:
         """
         return self._areas[["auc", "reached"]].copy()
 
+    def contributions(self) -> pd.DataFrame:
+        """Tell what each prompt contributes to the AUC of each cell: pseudo-values of the jackknife, from which intervals come.
+
+        Returns:
+            One row per prompt and one column per cell; a column's mean is about the cell's AUC.
+
+        Example:
+            >>> found = audioscope.datasets.steering("fast").contributions()
+            >>> int((found["caa own"] > 0).sum()), len(found)
+            (12, 12)
+        """
+        return self._pseudo.copy()
+
     def _aucs(self, table: pd.DataFrame) -> pd.DataFrame:
         if table.empty:
             raise ValueError("The table of this sweep is empty: there is nothing to summarize.")

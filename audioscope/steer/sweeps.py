@@ -303,7 +303,7 @@ def strengths_from(calibration: pd.DataFrame, steps: int) -> dict[str, list[floa
     result = {}
     for name, rows in calibration.groupby("cell", sort=False):
         shares: tuple[float, ...] = BOTH_SHARES if len(rows) > 1 else SHARES
-        if name == str(REWRITTEN):
+        if str(name).partition(" ")[0] == REWRITTEN.method:
             shares = tuple(max(1, round(steps * i / len(shares))) / steps for i in range(1, len(shares) + 1))
         result[str(name)] = sorted({0.0, *(float(s) * share for s in rows["strength"] for share in shares)})
     return result

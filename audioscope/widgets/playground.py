@@ -12,8 +12,8 @@ from audioscope import datasets
 from audioscope.concepts import choose
 from audioscope.errors import seed_number
 from audioscope.model import Model
-from audioscope.steer.benchmark import axes
 from audioscope.steer.caa import steering_sites
+from audioscope.steer.tables import axes
 from audioscope.steer.vectors import SteeringVector
 from audioscope.tracing import Row, SamplingKeywords
 from audioscope.widgets.base import FLOW, Explorer, ListenerCaption, heard, labelled, live_clips, minus, unknown_said

@@ -1,0 +1,104 @@
+"""A foreign way to steer, on the protocol of all others, in one row."""
+
+from types import SimpleNamespace
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from audioscope import PatchText, datasets
+from audioscope.stats import holm
+from audioscope.steer import axes, benchmark, counts, over_axes
+from audioscope.steer.protocol import exchanged, price, random_layers, scored
+
+QUICK = {"prompts": 2, "seeds": 1, "strengths": [-1.0, 1.0], "steps": 2, "progress": False, "draws": 1}
+
+
+def test_the_row_of_caa_is_what_the_shipped_tables_say():
+    table, sweeps = datasets.steering_table(), {axis: datasets.steering(axis) for axis in axes()}
+    row = scored(sweeps, table, "caa").iloc[0]
+    own = table[(table["method"] == "caa") & (table["sites"] == "own")]
+    pairs = pd.read_parquet(datasets.data_folder() / "results" / "steering_pairs.parquet")
+    found = [over_axes(pairs, "caa own", other) for other in ("shuffled labels own", "caa all", "caa random layers")]
+    known = counts(table).set_index("cell").loc["caa own"]
+    assert row["axes"] == 18 and row["steers"] == known["steers"]
+    assert row["gain"] == pytest.approx(own["auc"].mean(), abs=1e-4) and row["gain_low"] < row["gain"] < row["gain_high"]
+    assert row["specificity"] == pytest.approx(own["specificity"].mean()) and 0 < row["price"] < 1
+    assert row["localization"] == pytest.approx(found[1]["mean_difference"], abs=1e-4)
+    assert row["localization_high"] == pytest.approx(found[1]["high"], abs=1e-4)
+    p = holm(np.array([each["rank_p"] for each in found]))
+    assert row[["gain_p", "localization_p", "choice_p"]].tolist() == pytest.approx(p.tolist())
+    one = scored({"fast": sweeps["fast"]}, table[table["concept"] == "fast"], "caa").iloc[0]
+    assert one["gain_low"] == pytest.approx(own.set_index("concept").loc["fast", "auc_low"], abs=1e-3)
+    assert one["localization_low"] < one["localization"] < one["localization_high"]
+
+
+def sweep_of(**scores):
+    """A sweep of which only the points are asked: score by strength, at a distance that is the strength's size."""
+    lines = [(cell, s, abs(s), score) for cell, each in scores.items() for s, score in each.items()]
+    return SimpleNamespace(points=lambda: pd.DataFrame(lines, columns=["cell", "strength", "distance", "score"]))
+
+
+@pytest.mark.parametrize("scores, expected", [
+    ({0: 0, 1: 8}, 0.5), ({0: 0, 0.25: 8, 1: 8}, 0.125), ({0: 0, 1: 3}, 1.0), ({0: 0, 1: -8}, 1.0), ({0: 0, 3: 8}, 1.0),
+    ({0: 0, 1: 8, -1: -8}, 0.5), ({0: 0, 1: 8, -1: 0}, 0.75), ({0: 0, 0.5: -4, 1: 8}, 0.5 + 0.5 * 8 / 12),
+])  # fmt: skip
+def test_the_price_is_where_half_of_the_gain_is(scores, expected):
+    pci = {0: 0, 0.5: 1, 1: 8} | ({-0.5: -1, -1: -8} if -1 in scores else {})
+    assert price(sweep_of(**{"pci all": pci, "mine own": scores}), "mine own") == pytest.approx(expected)
+    assert np.isnan(price(sweep_of(**{"pci all": {0: 0, 1: -1}, "mine own": {0: 0, 1: 1}}), "mine own"))
+
+
+@pytest.mark.parametrize("name", ["fast", "violin"])
+def test_shuffled_labels_are_half_of_the_pairs_that_vectors_are_made_from(name):
+    concept = datasets.concepts()[name]
+    changed = exchanged(concept)
+    build, there = concept.split("build"), changed.split("build")
+    other = [not concept.opposite or one.clean == two.corrupted for one, two in zip(build, there, strict=True) if one != two]
+    assert len(other) == len(build) // 2 and all(other)
+    if not concept.opposite:
+        assert all(
+            (two.clean, two.neutral) == (one.neutral, one.clean) for one, two in zip(build, there, strict=True) if one != two
+        )
+    assert all(concept.split(part) == changed.split(part) for part in ("localize", "select", "test"))
+
+
+def test_random_layers_are_others_as_long_as_there_are_enough(tiny):
+    cross = tiny.sites.select("cross")
+    own = tiny.sites.select([1, 2])
+    sets = random_layers(cross, own, 3, 0)
+    assert sets == random_layers(cross, own, 3, 0) != random_layers(cross, own, 3, 1)
+    assert all(len(each) == 2 and not set(each) & set(own) and list(each) == sorted(each, key=cross.index) for each in sets)
+    assert len(random_layers(cross, cross[:9], 1, 0)[0]) == 9
+
+
+@pytest.mark.slow
+def test_a_method_that_ignores_its_layers_gains_nothing_by_localizing(tiny, tmp_path):
+    def rewriting(model, concept, sites):
+        return lambda pair, strength, seed: [PatchText("cross", pair.clean if strength > 0 else pair.corrupted)]
+
+    row = benchmark(tiny, rewriting, ["fast"], name="rewriting", out=tmp_path, **QUICK)
+    assert row.index.tolist() == ["rewriting"] and row["axes"].item() == 1
+    assert row["localization"].item() == row["choice"].item() == 0 and row["gain"].item() > 0
+    assert row["localization_p"].item() == 1
+    again = benchmark(tiny, rewriting, ["fast"], name="rewriting", out=tmp_path, **QUICK)
+    pd.testing.assert_frame_equal(row, again)
+
+    def another(model, concept, sites):
+        return lambda pair, strength, seed: [PatchText([0], pair.clean if strength > 0 else pair.corrupted)]
+
+    with pytest.raises(ValueError, match="another|differ|holds"):
+        benchmark(tiny, another, ["fast"], name="rewriting", out=tmp_path, **QUICK)
+
+
+def test_what_is_no_method_is_refused(tiny, tmp_path):
+    with pytest.raises(TypeError, match="expected a function of"):
+        benchmark(tiny, "caa", ["fast"], out=tmp_path)
+    with pytest.raises(ValueError, match="one of the controls"):
+        benchmark(tiny, lambda *_: None, ["fast"], name="random thing", out=tmp_path)
+    with pytest.raises(TypeError, match="expected a SteeringVector or a function"):
+        benchmark(tiny, lambda *_: 3, ["fast"], out=tmp_path)
+    with pytest.raises(KeyError, match="tuba"):
+        benchmark(tiny, lambda *_: 3, ["tuba"], out=tmp_path)
+    with pytest.raises(ValueError, match="draws"):
+        benchmark(tiny, lambda *_: 3, ["fast"], draws=0, out=tmp_path)
