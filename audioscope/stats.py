@@ -58,6 +58,17 @@ def mean_with_interval(values: ArrayLike) -> tuple[float, float, float]:
     return float(known.mean()), *interval(known)
 
 
+def rank_correlation(one: ArrayLike, other: ArrayLike) -> tuple[float, float, float]:
+    """Spearman's correlation of two columns with its 95 % interval, by Fisher's z with Bonett and Wright's error; NaN below 4 rows."""
+    known = pd.DataFrame({"one": np.asarray(one, float), "other": np.asarray(other, float)}).dropna()
+    if len(known) < 4:
+        return np.nan, np.nan, np.nan
+    rho = float(stats.spearmanr(known["one"], known["other"]).statistic)
+    half = float(norm.ppf(0.975)) * np.sqrt((1 + rho**2 / 2) / (len(known) - 3))
+    center = np.arctanh(np.clip(rho, -1 + 1e-12, 1 - 1e-12))
+    return rho, float(np.tanh(center - half)), float(np.tanh(center + half))
+
+
 # The weight of each pseudo-pair, in pairs. A clipped score or a probability hides most shifts, so pairs that all stay at 0 say
 # little about the next one: with a weight of 1, n zeros give an upper end of about 3 / n, the rule of three. Other scores show
 # the shift of every pair: a weight of a hundredth, a spread of a tenth of the swing in one pair, only keeps the width from

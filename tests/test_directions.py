@@ -78,6 +78,16 @@ def test_they_steer_like_any_vector(tiny, tmp_path):
         assert np.array_equal(tiny.generate(prompt, seed=0, steps=2).samples, plain.samples)
 
 
+@pytest.mark.parametrize("make, changed", [(probe_vector, {"penalty": 2.0}), (sign_vector, {"dimensions": 16})])
+def test_a_stored_direction_is_read_again_if_it_is_the_one_asked_for(tiny, tmp_path, monkeypatch, make, changed):
+    made = make(tiny, "fast", [1, 2], PAIRS, file=tmp_path / "vector", **HOW)
+    with pytest.raises(ValueError, match="holds a vector"):
+        make(tiny, "fast", [1, 2], PAIRS, file=tmp_path / "vector", **changed, **HOW)
+    monkeypatch.setattr("audioscope.steer.directions.collect", lambda *_, **__: pytest.fail("it was made again"))
+    again = make(tiny, "fast", [1, 2], PAIRS, file=tmp_path / "vector", **HOW)
+    assert all(torch.equal(made.directions[path], again.directions[path]) for path in made.directions)
+
+
 def test_bad_input_to_directions(tiny):
     for made, wrong, said in (
         (probe_vector, {"penalty": 0}, "penalty is 0, expected a positive number"), (probe_vector, {"penalty": float("inf")}, "penalty is inf"), (sign_vector, {"dimensions": 129}, "from 1 to 128"),

@@ -11,12 +11,16 @@ from audioscope import AddText, MuteWord, PatchText, Row, datasets, tracing
 from audioscope.edits import Edit
 from audioscope.steer import (
     blend_text_method,
+    compared,
     free_sliders_method,
+    further_methods,
     prompt_switch_method,
+    steering_sites,
     steering_sweep,
     strengths_from,
     token_method,
 )
+from audioscope.steer.cells import LOCALIZED
 from audioscope.steer.methods import method_again
 
 PROMPT = "a slow song with violin and drums"
@@ -144,12 +148,18 @@ def test_a_prompt_switched_at_some_layers_is_a_patch_of_these(tiny):
 
 
 @pytest.mark.slow
-def test_all_of_them_run_on_one_protocol(tiny):
-    methods = [
-        free_sliders_method(), token_method(tiny, "fast", pairs=4), prompt_switch_method(3, [1, 2], "own"), blend_text_method([1], "own"),
-    ]  # fmt: skip
+def test_all_of_them_run_on_one_protocol(tiny, tmp_path):
+    concept = datasets.concepts()["fast"]
+    methods = further_methods(tiny, concept, tmp_path, pairs=4, steps=3, progress=False)
+    own = {site.path for site in steering_sites(tiny, concept, "own")}
+    for method in methods:
+        for edit in method.on(concept.split("test")[0], 1.0, 0):
+            paths = {site.path for site in edit.where(tiny.sites) if not site.is_memory}
+            assert paths == own if method.sites == "own" else len(paths) == 12
+        assert method.on(concept.split("test")[0], 0.0, 0) == ()
     cells = {method.cell: [-1.0, 1.0] for method in methods}
     sweep = steering_sweep(tiny, "fast", methods, cells, prompts=1, seeds=1, steps=3, progress=False)
     assert sorted(sweep.cells) == sorted(cells) and not sweep.table["failed"].any()
     moved = sweep.table[sweep.table["strength"] != 0]
     assert (moved["distance"] > 0).all()
+    assert set(LOCALIZED) <= {(row.one, row.other) for row in compared(sweep).itertuples()}

@@ -31,6 +31,9 @@ from audioscope.sae.tuning import steer_all_features
 from audioscope.scoring import Musicnn, listener_scorer, on_recordings, outside, real_leads, trusted
 from audioscope.scoring.outside_ears import measured_ceilings
 from audioscope.scoring.scorers import TAGS
+from audioscope.steer.further import further_methods
+from audioscope.steer.localizing import localization_benefits, published_benefits, steer_planted
+from audioscope.steer.results import SteeringSweep
 from audioscope.steer.tables import axes, steer_all
 from audioscope.steer.vectors import SteeringVector
 from audioscope.store import write_whole
@@ -87,7 +90,18 @@ def main() -> None:
     steering = steer_all(model, ROOT / "data" / "results", sweeps, **shared)
     for axis in axes():
         SteeringVector.load(sweeps / axis / "vector").save(ROOT / "data" / "results" / "vectors" / axis)
-    # of the clipped map's two strongest layers; on the raw one, layers 8 and 6 come after layer 0 with no sure order
+    steer_all(
+        model,
+        ROOT / "data" / "results",
+        chosen.work / f"further-{model.fingerprint}",
+        methods=lambda concept, folder: further_methods(model, concept, folder, **shared),
+        name="further",
+        **shared,
+    )
+    benefits = [SteeringSweep.load(sweeps / axis) for axis in axes()]
+    pays = pd.concat([localization_benefits(benefits, atlas), planted_benefits(model, atlas, chosen.work), published_benefits()])
+    write_whole(ROOT / "data" / "results" / "localizing.parquet", pays.reset_index(drop=True).to_parquet)
+    # of the map's two strongest layers
     strongest = [f"transformer.transformer_blocks.{layer}.cross_attn" for layer in (0, 6)]
     # and of self-attention in the same blocks, where the sound speaks to itself, for the harder half of the comparison
     sites = [*strongest, *(path.replace("cross_attn", "self_attn") for path in strongest)]
@@ -102,6 +116,17 @@ def main() -> None:
         **shared,
     )
     print(steering[["concept", "method", "sites", "auc", "auc_low", "auc_high", "spearman", "steerable"]].to_string(index=False))
+
+
+def planted_benefits(model: Model, atlas: Atlas, work: Path) -> pd.DataFrame:
+    """What localizing brings on each axis when it is planted in its strongest layer, and in its two strongest."""
+    found, lines = atlas.impacts("clipped").query("defined"), []
+    for axis in axes():
+        layers = found[found["concept"] == axis].nlargest(2, "impact")["layer"].tolist()
+        for count in range(1, len(layers) + 1):
+            folder = work / f"planted-{model.fingerprint}" / f"{axis}-{count}"
+            lines.append(steer_planted(model, axis, sorted(layers[:count]), folder, seeds=1))
+    return pd.concat(lines)
 
 
 def slim(atlas: Atlas) -> Atlas:

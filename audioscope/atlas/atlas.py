@@ -432,6 +432,7 @@ class Atlas:
 
     # how far the atlas can be trusted: functions of `audioscope.atlas.robustness`
     share_of_draws = robustness.share_of_draws
+    concentration = robustness.concentration
     additivity = robustness.additivity
     false_cells = robustness.false_cells
     agreement = robustness.agreement

@@ -140,6 +140,32 @@ def additivity(atlas: Atlas, scale: Scale | None = None) -> pd.DataFrame:
     return pd.DataFrame(lines, columns=["concept", "sum_of_single", "low", "high", "censored", "all_together"])
 
 
+def concentration(atlas: Atlas, scale: Scale | None = None) -> pd.Series[float]:
+    """How concentrated each concept is: the share of its strongest site in all positive impacts, 1 if one site carries everything.
+
+    Noise counts as impact, too, and spreads: a concept without any true impact has the largest of its sites' noise over their sum.
+
+    Args:
+        atlas: The atlas; for a method, it is the object itself.
+        scale: One of `Atlas.scales`; None is "raw".
+
+    Returns:
+        The share of each defined concept, by its name.
+
+    Raises:
+        ValueError: The atlas does not have this scale.
+
+    Example:
+        >>> shares = audioscope.datasets.atlas().concentration()
+        >>> bool(shares["metal"] > shares["drums"])
+        True
+    """
+    found = atlas.impacts(scale).query("defined")
+    positive = found.assign(impact=found["impact"].clip(lower=0.0)).groupby("concept", sort=False)["impact"]
+    shares: pd.Series[float] = (positive.max() / positive.sum()).rename("concentration")
+    return shares
+
+
 def false_cells(atlas: Atlas, scale: Scale | None = None) -> dict[str, float]:
     """How many cells would lie beyond their control if no layer carried anything.
 

@@ -1,5 +1,6 @@
 from .caa import steering_sites as steering_sites
 from .charts import axes_chart as axes_chart
+from .charts import localization_chart as localization_chart
 from .charts import steering_chart as steering_chart
 from .curves import smoothness as smoothness
 from .curves import steering_auc as steering_auc
@@ -10,6 +11,10 @@ from .even import even_strengths as even_strengths
 from .exchange import read_pack as read_pack
 from .exchange import tada_vector as tada_vector
 from .exchange import write_pack as write_pack
+from .further import further_methods as further_methods
+from .localizing import localization_benefits as localization_benefits
+from .localizing import published_benefits as published_benefits
+from .localizing import steer_planted as steer_planted
 from .methods import SteeringMethod as SteeringMethod
 from .methods import blend_text_method as blend_text_method
 from .methods import free_sliders_method as free_sliders_method

@@ -43,7 +43,7 @@ ANY_RANDOM_LAYERS = f"caa {RANDOM_SETS}"  # the three sets together, see `Steeri
 RANDOM_DIRECTION = Cell("random direction", "own", "random direction", "#8a8580", (1, 3), "cross")
 FIXED_DIRECTION = Cell("fixed direction", "own", "one random direction", "#5b5651", (1, 2), "cross")
 SHUFFLED_LABELS = Cell("shuffled labels", "own", "shuffled labels", "#5b5651", (4, 4), "stroke")
-TEXT_BLEND, FREE_SLIDERS, TOKENS = "text blend", "free sliders", "token embeddings"
+TEXT_BLEND, FREE_SLIDERS, TOKENS, PROBE, AUSTEER = "text blend", "free sliders", "token embeddings", "probe", "austeer"
 # its largest distance is the budget of all cells
 REWRITTEN = Cell("pci", "all", "the prompt rewritten", "#009e73", (8, 3), "triangle-right")
 SAE_TUNED = Cell("sae", "tuned", "features, tuned", "#cc79a7", (1, 0), "triangle-left")
@@ -76,6 +76,10 @@ FEATURE_PAIRS = tuple(  # and for features, with each method tuned on the select
         (SAE_TUNED, SAE_UNTUNED), (CAA_TUNED, CAA_UNTUNED), (SAE_TUNED, REWRITTEN), (CAA_TUNED, REWRITTEN),
     )
 )  # fmt: skip
+LOCALIZED = tuple(
+    (f"{method} {OWN.sites}", f"{method} {ALL.sites}")
+    for method in (PROBE, AUSTEER, TOKENS, FREE_SLIDERS, TEXT_BLEND, REWRITTEN.method)
+)
 
 
 def label_of(name: str) -> str:

@@ -13,6 +13,7 @@ import pandas as pd
 from audioscope.steer.cells import ALL, CELLS, OWN, RANDOM_DIRECTION, REWRITTEN
 from audioscope.theme import chart_theme, reading, rows
 
+MODELS = (("#0072b2", "circle"), ("#d55e00", "diamond"), ("#009e73", "square"), ("#cc79a7", "triangle-up"), ("#5b5651", "cross"))
 OTHERS = (("#cc79a7", [2, 2], "triangle-left"), ("#5b5651", [9, 2, 2, 2], "wedge"))
 
 
@@ -174,6 +175,61 @@ def axes_chart(
                 "How well each axis is steered", subtitle=["AUC of score over distance, 95 % intervals with prompts as units."]
             ),
             description=f"AUC of steering on {shown['concept'].nunique()} axes by {', '.join(cells)}, with intervals.",
+        )
+        .configure(**chart_theme())
+    )
+
+
+def localization_chart(table: pd.DataFrame) -> alt.LayerChart:
+    """Chart what localizing brings over how concentrated a concept is, one mark per axis; each model has a color and a shape.
+
+    Args:
+        table: Rows of `localization_benefits`, `published_benefits` or `steer_planted`, of one model or several.
+
+    Returns:
+        An Altair chart.
+
+    Raises:
+        ValueError: No row has both numbers.
+
+    Example:
+        >>> chart = audioscope.steer.localization_chart(audioscope.steer.published_benefits())
+        >>> chart.description
+        'Benefit of localizing over concentration on 5 axes of ace-step: 5 above 0.'
+    """
+    shown = table.dropna(subset=["concentration", "benefit"])
+    if shown.empty:
+        raise ValueError("No row of the table has a concentration and a benefit, so there is nothing to draw.")
+    models = shown["model"].drop_duplicates().tolist()
+    colors, shapes = zip(*(MODELS * len(models))[: len(models)], strict=True)
+    legend = alt.Legend(orient="bottom", columns=4)
+    color = alt.Color("model:N", scale=alt.Scale(domain=models, range=list(colors)), sort=models, legend=legend)
+    shape = alt.Shape("model:N", scale=alt.Scale(domain=models, range=list(shapes)), sort=models, legend=legend)
+    shown = shown.assign(reading=[reading(*row) for row in zip(shown["benefit"], shown["low"], shown["high"], strict=True)])
+    base = alt.Chart(rows(shown)).encode(
+        x=alt.X("concentration:Q", title="share of the impact in the strongest layer", scale=alt.Scale(domain=(0, 1))),
+        color=color,
+        tooltip=[
+            "model:N",
+            "axis:N",
+            "layers:Q",
+            alt.Tooltip("concentration:Q", format=".2f"),
+            alt.Tooltip("reading:N", title="benefit"),
+        ],
+    )
+    bars = base.mark_rule(aria=False).encode(
+        y=alt.Y("low:Q", title="own layers minus all layers, in AUC of rewriting"), y2="high:Q"
+    )
+    marks = base.mark_point(filled=True, size=70, opacity=1, aria=False).encode(y="benefit:Q", shape=shape)
+    zero = alt.Chart(shown.head(1)).mark_rule(style="threshold", aria=False).encode(y=alt.datum(0))
+    above = int((shown["benefit"] > 0).sum())
+    return (
+        alt.layer(zero, bars, marks, width=440, height=300)
+        .properties(
+            title=alt.TitleParams(
+                "Does localizing pay?", subtitle=["Above 0: its own layers steer better than all. 95 % intervals where known."]
+            ),
+            description=f"Benefit of localizing over concentration on {len(shown)} axes of {', '.join(models)}: {above} above 0.",
         )
         .configure(**chart_theme())
     )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any, Unpack
 
 import numpy as np
@@ -15,7 +16,7 @@ from audioscope.concepts import Concept, Pairs
 from audioscope.edits import Branch
 from audioscope.errors import real, whole
 from audioscope.model import BATCH, Model
-from audioscope.steer.caa import Against, Contrast, contrast
+from audioscope.steer.caa import Against, Contrast, contrast, kept
 from audioscope.steer.vectors import SteeringVector
 from audioscope.tracing import Row, SamplingKeywords
 from audioscope.workers import Workers, collect
@@ -26,7 +27,8 @@ Part = Sequence[tuple[Row, int, int]]
 def probe_vector(
     model: Model, concept: str | Concept | Pairs, sites: Any = "cross", pairs: int | None = None, *, penalty: float = 1.0,
     against: Against | None = None, split: str = "build", seeds: int = 1, branch: Branch = "cond", memory: bool = True, atlas: Atlas | None = None,
-    batch_size: int = BATCH, workers: Workers = None, progress: bool = True, **sampling: Unpack[SamplingKeywords],
+    batch_size: int = BATCH, file: str | Path | None = None, workers: Workers = None, progress: bool = True,
+    **sampling: Unpack[SamplingKeywords],
 ) -> SteeringVector:  # fmt: skip
     """Make a steering vector of probes: at each site and noise level, the direction in which a linear classifier tells the concept.
 
@@ -46,6 +48,7 @@ def probe_vector(
         memory: As for `audioscope.caa`.
         atlas: For sites="own" or "functional"; None is the one that ships.
         batch_size: Prompts at a time.
+        file: As for `audioscope.caa`.
         workers: In how many processes, as for `audioscope.localize`.
         progress: Whether to show a progress bar.
         **sampling: `steps`, `guidance`, `seconds`, `negative_prompt`; the model's defaults if omitted.
@@ -68,6 +71,10 @@ def probe_vector(
         model, concept, sites, pairs, against=against, split=split, seeds=seeds, branch=branch, memory=memory, atlas=atlas, batch_size=batch_size,
         **sampling,
     )  # fmt: skip
+
+    metadata = found.metadata | {"method": "probe", "penalty": penalty}
+    if file is not None and (there := kept(file, model, metadata)):
+        return there
 
     def read(part: Part) -> dict[str, Tensor]:
         """Of one batch, at each site: the clips' means [rows, steps, width] and norms [rows, steps]."""
@@ -97,14 +104,15 @@ def probe_vector(
         whole_set, *each = (fitted(values, chosen) for chosen in (half >= 0, half == 0, half == 1))
         directions[site.path] = torch.nn.functional.normalize(torch.from_numpy(whole_set).float(), dim=1)
         halves[site.path] = _alike(*map(torch.from_numpy, each))
-    metadata = found.metadata | {"method": "probe", "penalty": penalty, "halves": halves}
-    return SteeringVector(directions, norms, parts[0]["sigmas"], model.name, model.fingerprint, metadata)
+    vector = SteeringVector(directions, norms, parts[0]["sigmas"], model.name, model.fingerprint, metadata | {"halves": halves})
+    return _kept_in(file, vector)
 
 
 def sign_vector(
     model: Model, concept: str | Concept | Pairs, sites: Any = "cross", pairs: int | None = None, *, dimensions: int | None = None,
     against: Against | None = None, split: str = "build", seeds: int = 1, branch: Branch = "cond", atlas: Atlas | None = None,
-    batch_size: int = BATCH, workers: Workers = None, progress: bool = True, **sampling: Unpack[SamplingKeywords],
+    batch_size: int = BATCH, file: str | Path | None = None, workers: Workers = None, progress: bool = True,
+    **sampling: Unpack[SamplingKeywords],
 ) -> SteeringVector:  # fmt: skip
     """Make a steering vector of the dimensions whose change agrees in sign over pairs and moments, as AUSteer does.
 
@@ -125,6 +133,7 @@ def sign_vector(
         branch: The guidance branch whose outputs are read, "cond" or "uncond".
         atlas: For sites="own" or "functional"; None is the one that ships.
         batch_size: Prompts at a time.
+        file: As for `audioscope.caa`.
         workers: In how many processes, as for `audioscope.localize`.
         progress: Whether to show a progress bar.
         **sampling: `steps`, `guidance`, `seconds`, `negative_prompt`; the model's defaults if omitted.
@@ -149,6 +158,10 @@ def sign_vector(
     dimensions = min(256, most) if dimensions is None else dimensions
     dimensions = whole("dimensions", dimensions, 1, most, f", the dimensions of {len(found.sites)} sites")
 
+    metadata = found.metadata | {"method": "sign", "dimensions": dimensions}
+    if file is not None and (there := kept(file, model, metadata)):
+        return there
+
     def read(part: Part) -> dict[str, Tensor]:
         """Of one batch, at each site: in how large a share of moments each pair's output is more, and less, summed in each half."""
         run = found.run(model, part, pool=False)
@@ -169,8 +182,14 @@ def sign_vector(
     norms = {site.path: total(f"norm {site.path}") / len(found.rows) for site in found.sites}
     signed, one, other = (_signed(found, totals, dimensions, chosen) for chosen in ((0, 1), (0,), (1,)))
     halves = {path: _alike(one[path], other[path]) for path in signed}
-    metadata = found.metadata | {"method": "sign", "dimensions": dimensions, "halves": halves}
-    return SteeringVector(signed, norms, parts[0]["sigmas"], model.name, model.fingerprint, metadata)
+    vector = SteeringVector(signed, norms, parts[0]["sigmas"], model.name, model.fingerprint, metadata | {"halves": halves})
+    return _kept_in(file, vector)
+
+
+def _kept_in(file: str | Path | None, vector: SteeringVector) -> SteeringVector:
+    if file is not None:
+        vector.save(file)
+    return vector
 
 
 def _signed(found: Contrast, totals: dict[str, Tensor], dimensions: int, halves: Sequence[int]) -> dict[str, Tensor]:

@@ -15,7 +15,7 @@ from audioscope.concepts import Concept, choose, shipped_concepts
 from audioscope.errors import as_path
 from audioscope.model import Model
 from audioscope.stats import holm, mean_with_interval, sign_test
-from audioscope.steer.cells import FEATURE_PAIRS, PAIRS
+from audioscope.steer.cells import FEATURE_PAIRS, LOCALIZED, PAIRS
 from audioscope.steer.methods import SteeringMethod
 from audioscope.steer.results import FLOOR, SURE, SteeringSweep
 from audioscope.steer.sweeps import steering_sweep
@@ -166,7 +166,7 @@ def sweep_views(sweep: SteeringSweep) -> dict[str, SteeringSweep]:
     return found | {name: sweep.heard_by(name) for name in sweep.scorers[1:]}
 
 
-def compared(sweep: SteeringSweep, asked: Iterable[tuple[str, str]] = PAIRS + FEATURE_PAIRS) -> pd.DataFrame:
+def compared(sweep: SteeringSweep, asked: Iterable[tuple[str, str]] = PAIRS + FEATURE_PAIRS + LOCALIZED) -> pd.DataFrame:
     """Tell which of two cells has the larger area, for each of the requested pairs of which the sweep has both.
 
     Args:

@@ -1,0 +1,134 @@
+"""When localizing pays: what steering at the right layers brings over steering everywhere, beside how concentrated the concept is."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from audioscope.atlas.atlas import Atlas
+from audioscope.atlas.localization import localize
+from audioscope.atlas.published import published
+from audioscope.concepts import choose_one
+from audioscope.errors import as_path
+from audioscope.model import Model
+from audioscope.steer.caa import caa
+from audioscope.steer.cells import ALL, OWN, REWRITTEN
+from audioscope.steer.methods import prompt_switch_method, vector_method
+from audioscope.steer.results import SteeringSweep
+from audioscope.steer.sweeps import steering_sweep
+from audioscope.store import data_folder
+from audioscope.tiny.planting import planted
+
+COLUMNS = ("model", "axis", "layers", "concentration", "benefit", "low", "high")
+ENDS = {  # of the paper's axes, the concepts whose impacts it publishes
+    "mood": ("happy", "sad"), "tempo": ("fast", "slow"), "vocal_gender": ("female", "male"), "violin": ("violin",), "rock_genre": ("jazz",),
+}  # fmt: skip
+
+
+def localization_benefits(sweeps: Sequence[SteeringSweep], atlas: Atlas) -> pd.DataFrame:
+    """Tell, for each axis, what steering at its own layers brings over all layers, and how concentrated its concept is.
+
+    Args:
+        sweeps: Finished sweeps with the cells "caa own", "caa all" and "pci all".
+        atlas: An atlas of the same model, which has the axes' concepts.
+
+    Returns:
+        One row per axis, with these columns.
+
+        - model, axis, layers: the model's name, the axis, and how many layers the first of the two acts at.
+        - concentration: `Atlas.concentration`, mean over the two ends of the axis.
+        - benefit, low, high: the AUC at its own layers minus that at all, as a share of the AUC of rewriting the prompt, with its 95 %
+          interval (prompts as units); NaN if rewriting does not move the score.
+
+    Raises:
+        ValueError: A sweep lacks one of the cells, or belongs to another model than the atlas.
+
+    Example:
+        >>> atlas, sweeps = audioscope.datasets.atlas(), [audioscope.datasets.steering(axis) for axis in ("fast", "metal")]
+        >>> found = audioscope.steer.localization_benefits(sweeps, atlas)
+        >>> found["axis"].tolist(), bool(found["concentration"].between(0, 1).all())
+        (['fast', 'metal'], True)
+    """
+    shares, lines = atlas.concentration(), []
+    for sweep in sweeps:
+        if sweep.settings["fingerprint"] != atlas.settings.get("fingerprint"):
+            raise ValueError(f"The sweep of {sweep.concept!r} and the atlas belong to models with other weights.")
+        concentration = float(shares.reindex(sweep.ends).mean())
+        layers = len(sweep.settings["methods"][str(OWN)]["at"]) if str(OWN) in sweep.settings.get("methods", {}) else 0
+        lines.append((sweep.settings["model"], sweep.concept, layers, concentration, *_benefit(sweep)))
+    return pd.DataFrame(lines, columns=list(COLUMNS))
+
+
+def _benefit(sweep: SteeringSweep) -> tuple[float, float, float]:
+    found, rewritten = sweep.compare(str(OWN), str(ALL)), float(sweep.areas()["auc"][str(REWRITTEN)])
+    if rewritten <= 0:
+        return np.nan, np.nan, np.nan
+    return found.more / rewritten, found.low / rewritten, found.high / rewritten
+
+
+def published_benefits() -> pd.DataFrame:
+    """Give the same for ACE-Step, as TADA publishes it: five of nine axes have impacts, too; there are no intervals.
+
+    Returns:
+        Rows as of `localization_benefits`, with layers 2.
+
+    Example:
+        >>> found = audioscope.steer.published_benefits().set_index("axis")
+        >>> found.index.tolist(), float(found["benefit"]["violin"].round(2))
+        (['mood', 'tempo', 'vocal_gender', 'violin', 'rock_genre'], 0.72)
+    """
+    areas = pd.read_csv(data_folder() / "published" / "tada_steering.csv").set_index("axis")
+    shares, lines = published("ace-step").concentration(), []
+    for axis, ends in ENDS.items():
+        benefit = (areas["caa_loc"][axis] - areas["caa_all"][axis]) / areas["pci_all"][axis]
+        lines.append(("ace-step", axis, 2, float(shares[list(ends)].mean()), benefit, np.nan, np.nan))
+    return pd.DataFrame(lines, columns=list(COLUMNS))
+
+
+def steer_planted(
+    model: Model, concept: str, layers: Sequence[int], out: str | Path, pairs: int = 8, prompts: int = 12, **keywords: Any
+) -> pd.DataFrame:
+    """Plant a concept in some layers of `tiny`, steer it there and everywhere, and tell what the right layers bring.
+
+    The concept's words reach these layers only (`audioscope.tiny.planted`), so they are its own layers for certain: vector, atlas and
+    sweep are made while it is planted.
+
+    Args:
+        model: The model `tiny`, or a fine-tuned copy.
+        concept: The name of a shipped concept.
+        layers: The numbers of the layers.
+        out: Folder for the results, resumed if it exists; use another for each plan.
+        pairs: The number of pairs for the atlas, which tells the concentration.
+        prompts: The number of test prompts.
+        **keywords: Those of `steering_sweep`, such as `seeds` or `steps`.
+
+    Returns:
+        One row as of `localization_benefits`, whose model is named "planted in n".
+
+    Raises:
+        ValueError: The model is another one, or a layer does not exist.
+
+    Example:
+        >>> quick = {"pairs": 4, "prompts": 2, "seeds": 1, "steps": 3, "grid": [1.0, 4.0], "progress": False}
+        >>> row = audioscope.steer.steer_planted(model, "metal", [0], "planted", **quick)
+        >>> row["model"].item(), row["layers"].item()
+        ('planted in 1', 1)
+    """
+    chosen, folder = choose_one(concept), as_path(out)
+    how = {name: keywords[name] for name in ("steps", "guidance", "seconds", "negative_prompt", "progress") if name in keywords}
+    with planted(model, {chosen: list(layers)}):
+        ends = [chosen.name, *([chosen.opposite] if chosen.opposite else [])]
+        atlas = localize(model, ends[:1], pairs=pairs, clips=False, out=folder / "atlas", **how)
+        built = min(50, len(chosen.split("build")))
+        vector = caa(model, chosen, "cross", built, normalize=False, file=folder / "vector", **how).unit()
+        own = vector.only([site.path for site in model.sites.select(list(layers))])
+        methods = [
+            vector_method(own, OWN.sites), vector_method(vector, ALL.sites), prompt_switch_method(model.sampling(steps=how.get("steps")).steps),
+        ]  # fmt: skip
+        sweep = steering_sweep(model, chosen, methods, prompts=prompts, out=folder / "sweep", **keywords)
+    name = f"planted in {len(layers)}"
+    return localization_benefits([sweep], atlas).assign(model=name)

@@ -1,0 +1,74 @@
+"""When localizing pays: its benefit beside how concentrated a concept is, for tiny, planted truth and the paper."""
+
+from dataclasses import replace
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from audioscope import datasets
+from audioscope.stats import rank_correlation
+from audioscope.steer import localization_benefits, localization_chart, published_benefits, steer_planted
+
+
+def test_the_benefit_is_the_difference_of_areas_as_a_share_of_rewriting():
+    names, atlas, table = ["fast", "metal", "bongos"], datasets.atlas(), datasets.steering_table()
+    found = localization_benefits([datasets.steering(name) for name in names], atlas).set_index("axis")
+    pairs = pd.read_parquet(datasets.data_folder() / "results" / "steering_pairs.parquet")
+    pairs = pairs[(pairs["one"] == "caa own") & (pairs["other"] == "caa all")].set_index("concept")
+    rewritten = table[table["method"] == "pci"].set_index("concept")["auc"]
+    for name in names:
+        row = found.loc[name]
+        for ours, theirs in (("benefit", "more"), ("low", "low"), ("high", "high")):
+            assert row[ours] == pytest.approx(pairs.loc[name, theirs] / rewritten[name], abs=2e-3)
+    shares, impacts = atlas.concentration(), atlas.impacts().query("defined").set_index("concept")["impact"].clip(lower=0)
+    assert found.loc["fast", "concentration"] == pytest.approx((shares["fast"] + shares["slow"]) / 2)
+    assert shares["metal"] == pytest.approx(impacts["metal"].max() / impacts["metal"].sum())
+    assert found.loc["fast", "layers"] == len(atlas.own_layers("fast"))
+
+
+def test_the_paper_s_five_axes():
+    found = published_benefits().set_index("axis")
+    assert found.loc["tempo", "benefit"] == pytest.approx((0.105 - 0.084) / 0.063)
+    impacts = datasets.published("ace-step").impacts().set_index("concept")["impact"]
+    assert found.loc["violin", "concentration"] == pytest.approx(impacts["violin"].max() / impacts["violin"].sum())
+    assert found[["low", "high"]].isna().all().all() and "5 above 0" in localization_chart(published_benefits()).description
+
+
+def test_what_does_not_belong_together_is_refused():
+    sweep, atlas = datasets.steering("fast"), datasets.atlas()
+    other = replace(sweep, settings={**sweep.settings, "fingerprint": "other"})
+    with pytest.raises(ValueError, match="other weights"):
+        localization_benefits([other], atlas)
+    with pytest.raises(ValueError, match="No cell 'caa own'"):
+        localization_benefits([replace(sweep, table=sweep.table[sweep.table["cell"] != "caa own"])], atlas)
+    with pytest.raises(ValueError, match="nothing to draw"):
+        localization_chart(published_benefits()[:0])
+
+
+@pytest.mark.parametrize("rho", [0.0, 0.5, 0.8])
+def test_the_interval_of_a_rank_correlation_covers_it(rho):
+    """18 axes, as in our tables; of a normal pair with correlation r, Spearman's is 6 / pi asin(r / 2)."""
+    rng, truth = np.random.default_rng(0), 6 / np.pi * np.arcsin(rho / 2)
+    inside = 0
+    for _ in range(1000):
+        one, noise = rng.standard_normal((2, 18))
+        value, low, high = rank_correlation(one, rho * one + np.sqrt(1 - rho**2) * noise)
+        inside += low <= truth <= high
+        assert low <= value <= high
+    assert 0.93 <= inside / 1000 <= 0.98
+    assert np.isnan(rank_correlation([1, 2, 3, np.nan], [1, 2, 3, 4])).all()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("layers", [[0], [0, 6]])
+def test_a_planted_concept_is_as_concentrated_as_it_was_planted(tiny, tmp_path, layers):
+    quick = {"pairs": 4, "prompts": 1, "seeds": 1, "steps": 3, "grid": [2.0], "progress": False}
+    row = steer_planted(tiny, "metal", layers, tmp_path, **quick)
+    assert row["model"].item() == f"planted in {len(layers)}" and row["layers"].item() == len(layers)
+    share = row["concentration"].item()
+    assert share == pytest.approx(1, abs=1e-3) if len(layers) == 1 else 0.5 <= share < 1
+    again = steer_planted(tiny, "metal", layers, tmp_path, **quick)
+    pd.testing.assert_frame_equal(row, again)
+    with pytest.raises(ValueError, match="layer"):
+        steer_planted(tiny, "metal", [12], tmp_path / "other", **quick)
