@@ -64,6 +64,25 @@ def test_another_plan_is_not_found(tiny, plan):
         assert not mine["defined"].all() or mine["impact"].abs().max() < 1e-3
 
 
+@pytest.mark.parametrize("needs", ["all", "any"])
+def test_what_one_kind_of_patch_misses_the_other_finds(tiny, needs):
+    """AND: no layer is sufficient, each is necessary. OR: each is sufficient, none is necessary."""
+    impacts = datasets.atlas().impacts().query("defined and layer > 5").sort_values("impact")
+    name, last = impacts.iloc[-1][["concept", "layer"]]
+    concept = replace(datasets.concepts()[name], pairs=tuple(datasets.concepts()[name].split("localize")[:4]))
+    layers, seen = [2, int(last)], {}
+    for direction in ("sufficient", "necessary"):
+        with planted(tiny, {concept: layers}, needs):
+            atlas = audioscope.localize(tiny, [concept], sites=[*layers, 5], direction=direction, **HOW)
+        table = atlas.impacts()
+        assert table["defined"].all()
+        seen[direction] = {int(row.layer): row.impact for row in table.itertuples()}
+    found, missed = ("necessary", "sufficient") if needs == "all" else ("sufficient", "necessary")
+    for layer in (*layers, 5):
+        assert seen[found][layer] == pytest.approx(float(layer in layers), abs=1e-3)
+        assert seen[missed][layer] == pytest.approx(0, abs=1e-3)
+
+
 def test_a_planted_model_is_as_before_afterward(tiny, plan):
     prompt = next(iter(plan)).pairs[0].clean
     before, parts = tiny.generate(prompt, steps=2), tiny.parts()
@@ -89,6 +108,12 @@ def test_plans_that_cannot_be_are_refused(tiny, plan):
     ):  # fmt: skip
         with pytest.raises(ValueError, match=said), planted(tiny, wrong):
             pass
+    with pytest.raises(ValueError, match="needs is 'both'"), planted(tiny, {metal: [0]}, "both"):
+        pass
+    pair = metal.pairs[0]
+    other_end = replace(metal, name="end", pairs=(replace(pair, clean=pair.corrupted, corrupted=pair.clean),))
+    with pytest.raises(ValueError, match="plan one end"), planted(tiny, {metal: [0], other_end: [0]}, "all"):
+        pass
     with (
         pytest.raises(ValueError, match="planted in tiny and its copies"),
         planted(audioscope.Model(build_stable_audio(), "other"), {metal: [0]}),

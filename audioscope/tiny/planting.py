@@ -5,24 +5,41 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Literal, get_args
 
 import torch
 from torch import Tensor
 
 from audioscope.concepts import Concept
-from audioscope.errors import whole
+from audioscope.errors import said, whole
 from audioscope.model import Model
 
 SAME = 1e-4  # largest difference of two encodings of one text
+Needs = Literal["each", "all", "any"]
+
+
+@dataclass(frozen=True)
+class _Plan:
+    """Where one pair's words reach: both prompts, the neutral one in their place, the layers, and which of these must be given the clean one."""
+
+    clean: str
+    corrupted: str
+    neutral: str
+    layers: frozenset[int]
+    needs: Needs
+
+    @property
+    def texts(self) -> tuple[str, str, str]:
+        return self.clean, self.corrupted, self.neutral
 
 
 @dataclass
 class _Texts:
     """What the layers are given for the texts of the current call, and what other layers than theirs read in their place."""
 
-    plan: Mapping[str, tuple[frozenset[int], str]]  # the layers that may see a text, and the neutral one that others see
-    known: list[tuple[frozenset[int], Tensor, Tensor]] = field(default_factory=list)
+    plans: Mapping[str, Sequence[_Plan]]  # by clean or corrupted text
+    known: list[tuple[_Plan, Tensor, Tensor, Tensor]] = field(default_factory=list)  # each with its texts, as the layers get them
+    given: dict[tuple[_Plan, int], tuple[Tensor, Tensor]] = field(default_factory=dict)  # by layer: rows that got either text
 
 
 @dataclass
@@ -37,31 +54,52 @@ class Planted:
     texts: _Texts
 
     def __call__(self, attn: Any, hidden_states: Tensor, context: Tensor, context_mask: Tensor | None = None) -> Tensor:
-        context = context.clone()
-        for layers, own, neutral in self.texts.known:
-            if self.layer not in layers:
-                there = (context[:, : len(own)] - own).abs().amax((1, 2)) < SAME
-                context[there, : len(own)] = neutral
+        arrived, context = context, context.clone()
+        for plan, clean, corrupted, neutral in self.texts.known:
+            with_it, without = (self._is(arrived, text) for text in (clean, corrupted))
+            if self.layer not in plan.layers:
+                context[with_it | without, : len(neutral)] = neutral
+            elif plan.needs != "each":
+                self.texts.given[plan, self.layer] = with_it, without
+                if self.layer < max(plan.layers):
+                    context[with_it | without, : len(neutral)] = neutral
+                else:
+                    gave, other = (
+                        torch.stack(rows) for rows in zip(*(self.texts.given[plan, n] for n in plan.layers), strict=True)
+                    )
+                    acts = gave.all(0) if plan.needs == "all" else gave.any(0)
+                    context[acts, : len(clean)] = clean
+                    context[~acts & (gave | other).any(0), : len(corrupted)] = corrupted
         return self.inner(attn, hidden_states, context=context, context_mask=context_mask)
+
+    @staticmethod
+    def _is(context: Tensor, text: Tensor) -> Tensor:
+        """Which rows were given a text."""
+        return (context[:, : len(text)] - text).abs().amax((1, 2)) < SAME
 
 
 @contextmanager
-def planted(model: Model, plan: Mapping[Concept, Sequence[int]]) -> Iterator[None]:
+def planted(model: Model, plan: Mapping[Concept, Sequence[int]], needs: Needs = "each") -> Iterator[None]:
     """Let the words of each concept reach only some layers of `tiny`, while this block lasts.
 
     Every other layer reads the neutral prompt of the pair, encoded anew: hiding tokens would not do, since the encoder has told the
     others of them. Of the concept's pairs, the right map is then known: nothing outside these layers.
 
+    With "all" or "any", the last of a concept's layers reads the clean prompt only if all, or any, of its layers are given it, and the
+    corrupted one otherwise; the earlier ones pass nothing on. So neither kind of patch alone finds an AND and an OR: if all are needed,
+    no single layer is sufficient and each is necessary; if any will do, each is sufficient and none is necessary.
+
     Args:
         model: The model `tiny`, or a fine-tuned copy.
         plan: The layers of each concept; its pairs need neutral prompts.
+        needs: "each" (each layer reads what it is given), "all" or "any".
 
     Yields:
         Nothing.
 
     Raises:
-        ValueError: The model is another one, a layer does not exist, a pair has no neutral prompt, or two concepts with other layers
-            share a prompt.
+        ValueError: The model is another one, `needs` is unknown, a layer does not exist, a pair has no neutral prompt, or two concepts
+            with other layers (or of which one's clean prompt is another's corrupted one, unless each layer is for itself) share a prompt.
 
     Example:
         >>> metal = audioscope.datasets.concepts()["metal"]
@@ -73,7 +111,9 @@ def planted(model: Model, plan: Mapping[Concept, Sequence[int]]) -> Iterator[Non
     """
     if not model.adapter.is_tiny:
         raise ValueError(f"Truth is planted in tiny and its copies, not in {model.name!r}.")
-    texts, pipe = _Texts(_checked(model, plan)), model.pipe
+    if needs not in get_args(Needs):
+        raise ValueError(f"needs is {said(needs)}, expected one of {', '.join(get_args(Needs))}.")
+    texts, pipe = _Texts(_checked(model, plan, needs)), model.pipe
     if "encode_prompt" in vars(pipe):
         raise ValueError(f"{model.name!r} is planted already: give all concepts in one plan.")
     encode, before, denoiser = pipe.encode_prompt, {}, model.denoiser
@@ -87,9 +127,9 @@ def planted(model: Model, plan: Mapping[Concept, Sequence[int]]) -> Iterator[Non
 
     def encode_prompt(prompt: Any, device: Any, count: int, *args: Any, **kwargs: Any) -> Any:
         asked = dict.fromkeys([prompt] if isinstance(prompt, str) else prompt or ())
-        if hidden := [text for text in asked if text in texts.plan]:
-            layers, neutral = zip(*(texts.plan[text] for text in hidden), strict=True)
-            texts.known = list(zip(layers, given(hidden, device), given(list(neutral), device), strict=True))
+        if plans := list(dict.fromkeys(each for text in asked for each in texts.plans.get(text, ()))):
+            states = given([text for each in plans for text in each.texts], device).unflatten(0, (len(plans), 3))
+            texts.known = [(each, *trio) for each, trio in zip(plans, states, strict=True)]
         return encode(prompt, device, count, *args, **kwargs)
 
     modules = {site.layer: model.denoiser.get_submodule(site.path.partition(".")[2]) for site in model.sites.cross}
@@ -105,15 +145,22 @@ def planted(model: Model, plan: Mapping[Concept, Sequence[int]]) -> Iterator[Non
             module.processor = before[layer]
 
 
-def _checked(model: Model, plan: Mapping[Concept, Sequence[int]]) -> dict[str, tuple[frozenset[int], str]]:
-    """By text, the layers that may see it and the neutral text that others see. Raises ValueError for plans that cannot be."""
-    found: dict[str, tuple[frozenset[int], str]] = {}
+def _checked(model: Model, plan: Mapping[Concept, Sequence[int]], needs: Needs) -> dict[str, list[_Plan]]:
+    """By text, the pairs that have it. Raises ValueError for plans that cannot be."""
+    found: dict[str, list[_Plan]] = {}
     for concept, layers in plan.items():
         mine = frozenset(whole(f"a layer of {concept.name!r}", layer, 0, len(model.sites.cross) - 1) for layer in layers)
         for pair in concept.pairs:
             if not pair.neutral:
                 raise ValueError(f"Pair {pair.index} of {concept.name!r} has no neutral prompt, which other layers would read.")
+            each = _Plan(pair.clean, pair.corrupted, pair.neutral, mine, needs)
             for text in (pair.clean, pair.corrupted):
-                if found.setdefault(text, (mine, pair.neutral)) != (mine, pair.neutral):
+                before = found.setdefault(text, [])
+                if any((one.layers, one.neutral) != (mine, pair.neutral) for one in before):
                     raise ValueError(f"{text!r} belongs to two concepts that are planted in other layers.")
+                if needs != "each" and any((one.clean == text) != (pair.clean == text) for one in before):
+                    raise ValueError(
+                        f"{text!r} is clean in one pair and corrupted in another, so {needs!r} has no meaning: plan one end."
+                    )
+                before.append(each)
     return found
