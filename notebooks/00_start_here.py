@@ -141,6 +141,7 @@ check(
 # | take a layer apart into features | [6. Train an SAE](06_train_an_sae.ipynb) | 30 |
 # | steer with features | [7. Steer with features](07_steer_with_features.ipynb) | 30 |
 # | do all of this with your own music or prompts | [8. Your own music](08_your_own_music.ipynb) | 25 |
+# | test the tools where the truth is known | [9. Known answers](09_known_answers.ipynb) | 30 |
 
 # %%
 import diffusers

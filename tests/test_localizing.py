@@ -64,11 +64,12 @@ def test_the_interval_of_a_rank_correlation_covers_it(rho):
 @pytest.mark.parametrize("layers", [[0], [0, 6]])
 def test_a_planted_concept_is_as_concentrated_as_it_was_planted(tiny, tmp_path, layers):
     quick = {"pairs": 4, "prompts": 1, "seeds": 1, "steps": 3, "grid": [2.0], "progress": False}
-    row = steer_planted(tiny, "metal", layers, tmp_path, **quick)
-    assert row["model"].item() == f"planted in {len(layers)}" and row["layers"].item() == len(layers)
-    share = row["concentration"].item()
+    rows = steer_planted(tiny, "metal", layers, tmp_path, **quick)
+    assert set(rows["model"]) == {f"planted in {len(layers)}"} and set(rows["layers"]) == {len(layers)}
+    assert rows["lengths"].tolist() == ["unit", "natural"]
+    (share,) = set(rows["concentration"])
     assert share == pytest.approx(1, abs=1e-3) if len(layers) == 1 else 0.5 <= share < 1
     again = steer_planted(tiny, "metal", layers, tmp_path, **quick)
-    pd.testing.assert_frame_equal(row, again)
+    pd.testing.assert_frame_equal(rows, again)
     with pytest.raises(ValueError, match="layer"):
         steer_planted(tiny, "metal", [12], tmp_path / "other", **quick)

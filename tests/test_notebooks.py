@@ -24,6 +24,7 @@ NAMES = (
     "06_train_an_sae",
     "07_steer_with_features",
     "08_your_own_music",
+    "09_known_answers",
 )
 
 

@@ -200,6 +200,8 @@ def localization_chart(table: pd.DataFrame) -> alt.LayerChart:
     shown = table.dropna(subset=["concentration", "benefit"])
     if shown.empty:
         raise ValueError("No row of the table has a concentration and a benefit, so there is nothing to draw.")
+    if shown["lengths"].nunique() > 1:
+        shown = shown.assign(model=shown["model"] + ", " + shown["lengths"] + " lengths")
     models = shown["model"].drop_duplicates().tolist()
     colors, shapes = zip(*(MODELS * len(models))[: len(models)], strict=True)
     legend = alt.Legend(orient="bottom", columns=4)
@@ -213,6 +215,7 @@ def localization_chart(table: pd.DataFrame) -> alt.LayerChart:
             "model:N",
             "axis:N",
             "layers:Q",
+            "lengths:N",
             alt.Tooltip("concentration:Q", format=".2f"),
             alt.Tooltip("reading:N", title="benefit"),
         ],

@@ -16,14 +16,15 @@ from audioscope.concepts import choose_one
 from audioscope.errors import as_path
 from audioscope.model import Model
 from audioscope.steer.caa import caa
-from audioscope.steer.cells import ALL, OWN, REWRITTEN
+from audioscope.steer.cells import ALL, NATURAL, OWN, OWN_NATURAL, REWRITTEN, Cell
 from audioscope.steer.methods import prompt_switch_method, vector_method
 from audioscope.steer.results import SteeringSweep
 from audioscope.steer.sweeps import steering_sweep
 from audioscope.store import data_folder
 from audioscope.tiny.planting import planted
 
-COLUMNS = ("model", "axis", "layers", "concentration", "benefit", "low", "high")
+COLUMNS = ("model", "axis", "lengths", "layers", "concentration", "benefit", "low", "high")
+LENGTHS = {"unit": (OWN, ALL), "natural": (OWN_NATURAL, NATURAL)}  # of the directions at the sites
 ENDS = {  # of the paper's axes, the concepts whose impacts it publishes
     "mood": ("happy", "sad"), "tempo": ("fast", "slow"), "vocal_gender": ("female", "male"), "violin": ("violin",), "rock_genre": ("jazz",),
 }  # fmt: skip
@@ -33,19 +34,22 @@ def localization_benefits(sweeps: Sequence[SteeringSweep], atlas: Atlas) -> pd.D
     """Tell, for each axis, what steering at its own layers brings over all layers, and how concentrated its concept is.
 
     Args:
-        sweeps: Finished sweeps with the cells "caa own", "caa all" and "pci all".
+        sweeps: Finished sweeps with the cells "caa own", "caa all" and "pci all"; those that have both in natural lengths, too, are
+            compared in these as well.
         atlas: An atlas of the same model, which has the axes' concepts.
 
     Returns:
-        One row per axis, with these columns.
+        One row per axis and kind of lengths, with these columns.
 
         - model, axis, layers: the model's name, the axis, and how many layers the first of the two acts at.
+        - lengths: "unit" if the vector has norm 1 at every site, as in the paper; "natural" if it is as long at each site as the
+          difference that it was made from, and so adds nothing where the concept makes no difference.
         - concentration: `Atlas.concentration`, mean over the two ends of the axis.
         - benefit, low, high: the AUC at its own layers minus that at all, as a share of the AUC of rewriting the prompt, with its 95 %
           interval (prompts as units); NaN if rewriting does not move the score.
 
     Raises:
-        ValueError: A sweep lacks one of the cells, or belongs to another model than the atlas.
+        ValueError: A sweep lacks one of the first cells, or belongs to another model than the atlas.
 
     Example:
         >>> atlas, sweeps = audioscope.datasets.atlas(), [audioscope.datasets.steering(axis) for axis in ("fast", "metal")]
@@ -59,12 +63,15 @@ def localization_benefits(sweeps: Sequence[SteeringSweep], atlas: Atlas) -> pd.D
             raise ValueError(f"The sweep of {sweep.concept!r} and the atlas belong to models with other weights.")
         concentration = float(shares.reindex(sweep.ends).mean())
         layers = len(sweep.settings["methods"][str(OWN)]["at"]) if str(OWN) in sweep.settings.get("methods", {}) else 0
-        lines.append((sweep.settings["model"], sweep.concept, layers, concentration, *_benefit(sweep)))
+        for lengths, (own, everywhere) in LENGTHS.items():
+            if lengths == "unit" or {str(own), str(everywhere)} <= set(sweep.cells):
+                found = _benefit(sweep, own, everywhere)
+                lines.append((sweep.settings["model"], sweep.concept, lengths, layers, concentration, *found))
     return pd.DataFrame(lines, columns=list(COLUMNS))
 
 
-def _benefit(sweep: SteeringSweep) -> tuple[float, float, float]:
-    found, rewritten = sweep.compare(str(OWN), str(ALL)), float(sweep.areas()["auc"][str(REWRITTEN)])
+def _benefit(sweep: SteeringSweep, own: Cell, everywhere: Cell) -> tuple[float, float, float]:
+    found, rewritten = sweep.compare(str(own), str(everywhere)), float(sweep.areas()["auc"][str(REWRITTEN)])
     if rewritten <= 0:
         return np.nan, np.nan, np.nan
     return found.more / rewritten, found.low / rewritten, found.high / rewritten
@@ -74,7 +81,7 @@ def published_benefits() -> pd.DataFrame:
     """Give the same for ACE-Step, as TADA publishes it: five of nine axes have impacts, too; there are no intervals.
 
     Returns:
-        Rows as of `localization_benefits`, with layers 2.
+        Rows as of `localization_benefits`, with layers 2 and unit lengths.
 
     Example:
         >>> found = audioscope.steer.published_benefits().set_index("axis")
@@ -85,7 +92,7 @@ def published_benefits() -> pd.DataFrame:
     shares, lines = published("ace-step").concentration(), []
     for axis, ends in ENDS.items():
         benefit = (areas["caa_loc"][axis] - areas["caa_all"][axis]) / areas["pci_all"][axis]
-        lines.append(("ace-step", axis, 2, float(shares[list(ends)].mean()), benefit, np.nan, np.nan))
+        lines.append(("ace-step", axis, "unit", 2, float(shares[list(ends)].mean()), benefit, np.nan, np.nan))
     return pd.DataFrame(lines, columns=list(COLUMNS))
 
 
@@ -107,16 +114,16 @@ def steer_planted(
         **keywords: Those of `steering_sweep`, such as `seeds` or `steps`.
 
     Returns:
-        One row as of `localization_benefits`, whose model is named "planted in n".
+        Two rows as of `localization_benefits`, one for each kind of lengths, whose model is named "planted in n".
 
     Raises:
         ValueError: The model is another one, or a layer does not exist.
 
     Example:
-        >>> quick = {"pairs": 4, "prompts": 2, "seeds": 1, "steps": 3, "grid": [1.0, 4.0], "progress": False}
-        >>> row = audioscope.steer.steer_planted(model, "metal", [0], "planted", **quick)
-        >>> row["model"].item(), row["layers"].item()
-        ('planted in 1', 1)
+        >>> quick = {"pairs": 4, "prompts": 1, "seeds": 1, "steps": 3, "grid": [2.0], "progress": False}
+        >>> rows = audioscope.steer.steer_planted(model, "metal", [0], "planted", **quick)
+        >>> rows[["model", "lengths", "layers"]].values.tolist()
+        [['planted in 1', 'unit', 1], ['planted in 1', 'natural', 1]]
     """
     chosen, folder = choose_one(concept), as_path(out)
     how = {name: keywords[name] for name in ("steps", "guidance", "seconds", "negative_prompt", "progress") if name in keywords}
@@ -124,10 +131,11 @@ def steer_planted(
         ends = [chosen.name, *([chosen.opposite] if chosen.opposite else [])]
         atlas = localize(model, ends[:1], pairs=pairs, clips=False, out=folder / "atlas", **how)
         built = min(50, len(chosen.split("build")))
-        vector = caa(model, chosen, "cross", built, normalize=False, file=folder / "vector", **how).unit()
-        own = vector.only([site.path for site in model.sites.select(list(layers))])
+        natural = caa(model, chosen, "cross", built, normalize=False, file=folder / "vector", **how)
+        there, unit = [site.path for site in model.sites.select(list(layers))], natural.unit()
         methods = [
-            vector_method(own, OWN.sites), vector_method(vector, ALL.sites), prompt_switch_method(model.sampling(steps=how.get("steps")).steps),
+            vector_method(unit.only(there), OWN.sites), vector_method(unit, ALL.sites),
+            vector_method(natural.only(there), OWN_NATURAL.sites), vector_method(natural, NATURAL.sites), prompt_switch_method(model.sampling(steps=how.get("steps")).steps),
         ]  # fmt: skip
         sweep = steering_sweep(model, chosen, methods, prompts=prompts, out=folder / "sweep", **keywords)
     name = f"planted in {len(layers)}"

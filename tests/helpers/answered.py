@@ -27,6 +27,7 @@ WRONG = {
     "06_train_an_sae": [["'first'", "3"]],
     "07_steer_with_features": [["0", "150", "3", "happy"]],
     "08_your_own_music": [["'saxophone'", "0"]],
+    "09_known_answers": [["'sufficient'", "'all'", "'both'", "2"]],
 }
 SOLUTION = re.compile(r"<details><summary>Solution</summary>\s*```python\n(.*?)```\s*</details>", re.DOTALL)
 # A verdict begins with one of these; each kind of wrong answer has a reason of its own.
