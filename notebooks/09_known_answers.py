@@ -126,7 +126,7 @@ assert table[other].abs().max() < 1e-3  # and a layer that has nothing to do wit
 # The sufficient patch (one layer gets the clean words) misses an AND; the necessary patch (one layer gets the corrupted words) finds it: take the words from either layer, and the concept is gone. With an OR it is the other way round: either layer alone
 # brings the concept, and neither is needed. So a layer that one kind of patch does not name may still matter: run both, as the shipped maps do for the concepts of `tiny`.
 #
-# ## When localizing pays
+# ## In one song with a planted layer, steering there beats steering everywhere
 # The paper's second claim is that steering works better at the right layers than everywhere. If the claim is about concepts that *sit* in few layers, it should hold most where we know that they do. Steer the planted concept with the same vector, at its layer
 # and at all layers, there with norm 1 at every layer, as in the paper, and in natural lengths, which add nothing where the concept makes no difference, at strengths that sound as far from the unsteered song as rewriting its prompt does (`calibrate`, as in notebook 5).
 
@@ -154,6 +154,9 @@ scores = judge(torch.stack([torch.from_numpy(clip.samples) for clip in clips]), 
 scores.index = ["neutral prompt", "at its layer", "everywhere", "everywhere, in natural lengths", "the prompt rewritten"]
 print(f"log-odds of {name}:", scores.round(1).to_string(), sep="\n")
 assert scores["at its layer"] > scores["neutral prompt"] + 1  # the vector works where the concept was planted
+assert (
+    scores["at its layer"] > scores[["everywhere", "everywhere, in natural lengths"]].max() + 1
+)  # and better than elsewhere, too
 
 # %% [markdown]
 # One song proves nothing. The shipped sweeps have all axes at equal price, with intervals: below, each mark is an axis, with how concentrated its concept is, and what localizing brings, as a share of what rewriting the prompt reaches. The paper publishes both for
