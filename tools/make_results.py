@@ -16,6 +16,7 @@ import numpy as np
 import pandas as pd
 
 from audioscope.atlas.atlas import Atlas, score_column
+from audioscope.atlas.bench import KINDS, known_answers
 from audioscope.atlas.localization import localize
 from audioscope.atlas.screening import Screen, screen
 from audioscope.atlas.steps import patch_steps
@@ -101,6 +102,7 @@ def main() -> None:
     benefits = [SteeringSweep.load(sweeps / axis) for axis in axes()]
     pays = pd.concat([localization_benefits(benefits, atlas), planted_benefits(model, atlas, chosen.work), published_benefits()])
     write_whole(ROOT / "data" / "results" / "localizing.parquet", pays.reset_index(drop=True).to_parquet)
+    write_whole(ROOT / "data" / "results" / "known_answers.parquet", bench(model, atlas, chosen.work).to_parquet)
     # of the map's two strongest layers
     strongest = [f"transformer.transformer_blocks.{layer}.cross_attn" for layer in (0, 6)]
     # and of self-attention in the same blocks, where the sound speaks to itself, for the harder half of the comparison
@@ -116,6 +118,23 @@ def main() -> None:
         **shared,
     )
     print(steering[["concept", "method", "sites", "auc", "auc_low", "auc_high", "spearman", "steerable"]].to_string(index=False))
+
+
+def bench(model: Model, atlas: Atlas, work: Path) -> pd.DataFrame:
+    """Known answers: the six concepts that one layer moves most, each planted there; and with two layers that need or replace each other."""
+    found, concepts = atlas.impacts().query("defined"), {concept.name: concept for concept in choose(None)}
+    best = found.loc[found.groupby("concept")["impact"].idxmax()].nlargest(6, "impact")
+    lines = [known_answers(model, {concepts[row.concept]: [int(row.layer)]}, out=work / f"known-{model.fingerprint}" / row.concept)
+             for row in best.itertuples()]  # fmt: skip
+    late = found[found["layer"] > 5]
+    late = late.loc[late.groupby("concept")["impact"].idxmax()].nlargest(3, "impact")
+    for needs in ("all", "any"):
+        for row in late.itertuples():
+            folder = work / f"known-{model.fingerprint}" / f"{row.concept}-{needs}"
+            lines.append(
+                known_answers(model, {concepts[row.concept]: [2, int(row.layer)]}, [4, 12], KINDS, needs=needs, out=folder)
+            )
+    return pd.concat(lines, ignore_index=True)
 
 
 def planted_benefits(model: Model, atlas: Atlas, work: Path) -> pd.DataFrame:

@@ -1,5 +1,7 @@
 from .atlas import SCALES as SCALES
 from .atlas import Atlas as Atlas
+from .bench import known_answers as known_answers
+from .bench import precision_recall as precision_recall
 from .charts import agreement_heatmap as agreement_heatmap
 from .charts import attention_heatmap as attention_heatmap
 from .charts import heatmap as heatmap

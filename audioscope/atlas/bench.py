@@ -1,0 +1,148 @@
+"""The bench: how well atlases and screens find what was planted, by precision and recall."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from scipy.stats import binomtest
+
+from audioscope.atlas.atlas import Atlas, Scale
+from audioscope.atlas.localization import localize
+from audioscope.atlas.screening import screen
+from audioscope.concepts import Concept
+from audioscope.errors import as_path, listed, whole
+from audioscope.model import Model
+from audioscope.tiny.planting import Needs, planted
+
+KINDS = tuple(f"{patch} {direction}" for patch in ("text", "output") for direction in ("sufficient", "necessary"))
+SCALED: tuple[Scale, ...] = ("raw", "clipped")
+SCREEN = "screen"  # of the outputs' gates; it has no rule of its own, so that as many sites are taken as were planted
+
+
+def known_answers(
+    model: Model,
+    plan: Mapping[Concept, Sequence[int]],
+    pairs: Sequence[int] = (4, 8, 12, 34),
+    kinds: Sequence[str] = (*KINDS, SCREEN),
+    *,
+    needs: Needs = "each",
+    out: str | Path | None = None,
+    **keywords: Any,
+) -> pd.DataFrame:
+    """Plant concepts in layers of `tiny`, and tell which layers each kind of atlas, with how many pairs, says are their own.
+
+    Args:
+        model: The model `tiny`, or a fine-tuned copy.
+        plan: The layers of each concept, as for `audioscope.tiny.planted`; only pairs of split "localize" are used.
+        pairs: Numbers of pairs; atlases of fewer are made of the first pairs of the largest.
+        kinds: Kinds of atlases: "text sufficient", "text necessary", "output sufficient", "output necessary", and "screen", of which the
+            sites with the largest estimates count as found, as many as were planted, at no more than 12 pairs.
+        needs: How layers of one concept work together, as for `audioscope.tiny.planted`.
+        out: Folder for the atlases, resumed if it exists; use another for each plan. None is a temporary one.
+        **keywords: Those of `audioscope.localize`, such as `steps` or `progress`.
+
+    Returns:
+        One row for each concept, kind, scale and number of pairs, with the columns concept, kind, needs, scale ("raw", "clipped"), pairs,
+        defined (whether the atlas has an impact at all), planted, found and right (numbers of layers, and of those in both), and layers
+        (those found).
+
+    Raises:
+        ValueError: A plan that cannot be, an unknown kind, or fewer pairs than asked for.
+
+    Example:
+        >>> metal = audioscope.datasets.concepts()["metal"]
+        >>> quick = {"sites": [0, 5], "steps": 2, "progress": False}
+        >>> table = audioscope.atlas.known_answers(model, {metal: [0]}, [4], ["text sufficient"], **quick)
+        >>> table[["scale", "planted"]].values.tolist()
+        [['raw', 1], ['clipped', 1]]
+    """
+    counts = sorted({whole("pairs", each, 4) for each in listed("pairs", pairs, "numbers of pairs")})
+    kinds = listed("kinds", kinds, f"some of {', '.join((*KINDS, SCREEN))}")
+    if unknown := [kind for kind in kinds if kind not in (*KINDS, SCREEN)]:
+        raise ValueError(f"kinds contains {unknown[0]!r}, expected some of {', '.join((*KINDS, SCREEN))}.")
+    most, few = counts[-1], {}
+    for concept, layers in plan.items():
+        there = concept.split("localize")
+        if len(there) < most:
+            raise ValueError(f"{concept.name!r} has {len(there)} pairs in split 'localize', fewer than {most}.")
+        mine = [whole(f"a layer of {concept.name!r}", layer, 0, len(model.sites.cross) - 1) for layer in layers]
+        few[replace(concept, pairs=tuple(there[:most]))] = mine
+    answers = {concept.name: {model.sites.cross[layer].path for layer in layers} for concept, layers in few.items()}
+    lines: list[dict[str, Any]] = []
+
+    def judged(kind: str, scale: str, count: int, concept: str, found: Sequence[str], defined: bool) -> None:
+        right = answers[concept] & set(found)
+        lines.append({
+            "concept": concept, "kind": kind, "needs": needs, "scale": scale, "pairs": count, "defined": defined,
+            "planted": len(answers[concept]), "found": len(found), "right": len(right), "layers": [model.sites[path].layer for path in found],
+        })  # fmt: skip
+
+    for kind in kinds:
+        folder = None if out is None else as_path(out) / kind.replace(" ", "-")
+        with planted(model, few, needs):
+            if kind == SCREEN:
+                for count in [each for each in counts if each <= 12]:
+                    part = None if folder is None else folder / str(count)
+                    estimates = screen(model, list(few), count, out=part, **{"sites": "cross", **keywords}).impacts()
+                    for name in answers:
+                        mine = estimates[estimates["concept"] == name].nlargest(len(answers[name]), "impact")
+                        judged(kind, "raw", count, name, mine["site"].tolist(), bool(mine["impact"].notna().all()))
+                continue
+            patch, direction = kind.split(" ")
+            atlas = localize(
+                model, list(few), most, patch=patch, direction=direction, clips=False, out=folder, **keywords
+            )  # fmt: skip
+        for count in counts:
+            first = (
+                atlas.table.groupby("concept", observed=True)["pair"].transform(lambda pair: pair.rank(method="dense")) <= count
+            )
+            part_of = Atlas(atlas.table[first], atlas.settings, atlas.folder)
+            for scale in SCALED:
+                if scale not in part_of.scales:
+                    continue
+                defined = part_of.impacts(scale).groupby("concept")["defined"].all()
+                for name in answers:
+                    judged(kind, scale, count, name, part_of.own_layers(name, scale), bool(defined[name]))
+    return pd.DataFrame(lines)
+
+
+def precision_recall(table: pd.DataFrame, by: Sequence[str] = ("kind", "needs", "scale", "pairs")) -> pd.DataFrame:
+    """Summarize known answers: how many of the layers found are right, and how many of those planted are found.
+
+    Args:
+        table: Rows of `known_answers`.
+        by: Columns to tell apart.
+
+    Returns:
+        One row for each, with the columns of `by`, concepts and undefined (how many; those without an impact count neither way),
+        precision and recall with exact 95 % intervals (Clopper-Pearson; precision_low and so on), f1, and false_discovery (1 - precision).
+        Precision is NaN if nothing was found.
+
+    Example:
+        >>> import pandas as pd
+        >>> found = {"kind": "text sufficient", "pairs": 4, "defined": [True, True], "planted": 1, "found": [1, 2], "right": [1, 1]}
+        >>> table = audioscope.atlas.precision_recall(pd.DataFrame(found), by=["kind", "pairs"])
+        >>> table[["precision", "recall", "f1"]].round(2).values.tolist()
+        [[0.67, 1.0, 0.8]]
+    """
+    lines = []
+    for names, rows in table.groupby(list(by), sort=False, observed=True):
+        known = rows[rows["defined"]]
+        found, right, there = (int(known[name].sum()) for name in ("found", "right", "planted"))
+        precision, recall = (right / whole_count if whole_count else np.nan for whole_count in (found, there))
+        line = dict(zip(by, names, strict=True)) | {"concepts": len(rows), "undefined": int((~rows["defined"]).sum())}
+        for name, value, count in (("precision", precision, found), ("recall", recall, there)):
+            bounds = binomtest(right, count).proportion_ci() if count else None
+            line |= {
+                name: value,
+                f"{name}_low": bounds.low if bounds else np.nan,
+                f"{name}_high": bounds.high if bounds else np.nan,
+            }
+        f1 = 2 * right / (found + there) if found + there else np.nan
+        lines.append(line | {"f1": f1, "false_discovery": 1 - precision})
+    return pd.DataFrame(lines)
