@@ -168,12 +168,10 @@ paper = audioscope.steer.published_benefits()
 audioscope.steer.localization_chart(pd.concat([benefits, paper]))
 
 # %%
-from audioscope.stats import rank_correlation
-
-rho, low, high = rank_correlation(benefits["concentration"], benefits["benefit"])
-print(f"tiny, {len(benefits)} axes: rank correlation of concentration and benefit {rho:.2f} [{low:.2f}, {high:.2f}]")
-print(f"ACE-Step, {len(paper)} axes: {rank_correlation(paper['concentration'], paper['benefit'])[0]:.2f}")
-assert low <= rho <= high and paper["benefit"].min() > 0
+by_model = audioscope.steer.benefit_by_concentration(pd.concat([benefits, paper])).set_index("model")
+print(by_model.round(2).to_string())
+assert by_model["better"]["ace-step"] == by_model["axes"]["ace-step"] == 5
+assert by_model["better"]["tiny"] < by_model["axes"]["tiny"] / 2 and by_model["low"]["tiny"] < 0
 
 # %% [markdown]
 # In ACE-Step, as the paper measured it, localizing pays on all five axes. In `tiny` it does on few, and the more concentrated concepts do not gain more. What the interval leaves open, more axes would have to decide.

@@ -8,7 +8,13 @@ import pytest
 
 from audioscope import datasets
 from audioscope.stats import rank_correlation
-from audioscope.steer import localization_benefits, localization_chart, published_benefits, steer_planted
+from audioscope.steer import (
+    benefit_by_concentration,
+    localization_benefits,
+    localization_chart,
+    published_benefits,
+    steer_planted,
+)
 
 
 def test_the_benefit_is_the_difference_of_areas_as_a_share_of_rewriting():
@@ -33,6 +39,17 @@ def test_the_paper_s_five_axes():
     impacts = datasets.published("ace-step").impacts().set_index("concept")["impact"]
     assert found.loc["violin", "concentration"] == pytest.approx(impacts["violin"].max() / impacts["violin"].sum())
     assert found[["low", "high"]].isna().all().all() and "5 above 0" in localization_chart(published_benefits()).description
+
+
+def test_whether_concentration_pays_is_a_rank_correlation_per_model():
+    paper = published_benefits()
+    table = pd.concat([paper, paper.assign(model="upside down", benefit=-paper["benefit"]), paper[:3].assign(model="few")])
+    found = benefit_by_concentration(table).set_index("model")
+    assert found["spearman"]["ace-step"] == pytest.approx(paper["concentration"].corr(paper["benefit"], "spearman"))
+    assert (
+        found["spearman"]["upside down"] == pytest.approx(-found["spearman"]["ace-step"]) and found["better"]["upside down"] == 0
+    )
+    assert np.isnan(found["spearman"]["few"]) and found["axes"].tolist() == [5, 5, 3]
 
 
 def test_what_does_not_belong_together_is_refused():

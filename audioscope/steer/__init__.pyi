@@ -12,6 +12,7 @@ from .exchange import read_pack as read_pack
 from .exchange import tada_vector as tada_vector
 from .exchange import write_pack as write_pack
 from .further import further_methods as further_methods
+from .localizing import benefit_by_concentration as benefit_by_concentration
 from .localizing import localization_benefits as localization_benefits
 from .localizing import published_benefits as published_benefits
 from .localizing import steer_planted as steer_planted

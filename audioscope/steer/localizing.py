@@ -15,6 +15,7 @@ from audioscope.atlas.published import published
 from audioscope.concepts import choose_one
 from audioscope.errors import as_path
 from audioscope.model import Model
+from audioscope.stats import rank_correlation
 from audioscope.steer.caa import caa
 from audioscope.steer.cells import ALL, NATURAL, OWN, OWN_NATURAL, REWRITTEN, Cell
 from audioscope.steer.methods import prompt_switch_method, vector_method
@@ -94,6 +95,28 @@ def published_benefits() -> pd.DataFrame:
         benefit = (areas["caa_loc"][axis] - areas["caa_all"][axis]) / areas["pci_all"][axis]
         lines.append(("ace-step", axis, "unit", 2, float(shares[list(ends)].mean()), benefit, np.nan, np.nan))
     return pd.DataFrame(lines, columns=list(COLUMNS))
+
+
+def benefit_by_concentration(table: pd.DataFrame) -> pd.DataFrame:
+    """Tell whether localizing brings more where a concept is more concentrated: the rank correlation over the axes of each model.
+
+    Args:
+        table: Rows of `localization_benefits`, `published_benefits` or `steer_planted`.
+
+    Returns:
+        One row per model and kind of lengths, with the columns model, lengths, axes (how many have both numbers), better (on how many the
+        benefit is above 0), spearman, low and high (its 95 % interval; NaN for fewer than 4 axes).
+
+    Example:
+        >>> found = audioscope.steer.benefit_by_concentration(audioscope.steer.published_benefits())
+        >>> found[["model", "axes", "better"]].values.tolist()
+        [['ace-step', 5, 5]]
+    """
+    lines = []
+    for (model, lengths), rows in table.dropna(subset=["concentration", "benefit"]).groupby(["model", "lengths"], sort=False):
+        better = int((rows["benefit"] > 0).sum())
+        lines.append((model, lengths, len(rows), better, *rank_correlation(rows["concentration"], rows["benefit"])))
+    return pd.DataFrame(lines, columns=["model", "lengths", "axes", "better", "spearman", "low", "high"])
 
 
 def steer_planted(
