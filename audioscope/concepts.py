@@ -9,7 +9,7 @@ import json
 import re
 import warnings
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from difflib import get_close_matches
 from functools import lru_cache
 from pathlib import Path
@@ -20,7 +20,7 @@ import numpy as np
 import pandas as pd
 import yaml
 
-from audioscope.errors import UnknownName, as_path, listed, plain_name, whole
+from audioscope.errors import UnknownName, as_path, listed, plain_name, said, whole
 from audioscope.store import data_folder, seed_of
 
 SPLITS = ("localize", "build", "select", "test")
@@ -182,6 +182,48 @@ def shipped_concepts() -> dict[str, Concept]:
     return concepts
 
 
+def more_pairs(concept: str, count: int) -> Concept:
+    """A shipped concept with more pairs to make vectors from, drawn from the same grammar; what is tested stays unseen.
+
+    Split "build" begins with the shipped pairs. No prompt of the others, with or without the concept, occurs in a split of any concept
+    of the 21, and none of their neutral prompts among those that this concept selects or is tested on.
+
+    Args:
+        concept: The name of a shipped concept.
+        count: How many pairs split "build" is to have, at least as many as ship and at most 5,000.
+
+    Returns:
+        The concept; the other splits are those that ship.
+
+    Raises:
+        UnknownName: There is no such concept (a KeyError that lists the nearest).
+        ValueError: There are fewer pairs than ship, or more than the grammar gives.
+
+    Example:
+        >>> many = audioscope.datasets.more_pairs("fast", 200)
+        >>> len(many.split("build")), many.split("test") == audioscope.datasets.concepts()["fast"].split("test")
+        (200, True)
+    """
+    chosen, plan = choose_one(concept), _plan()
+    if chosen != shipped_concepts().get(chosen.name):
+        raise ValueError(f"concept is {said(concept)}, expected the name of a shipped concept, whose grammar is known.")
+    there = chosen.split("build")
+    count = whole("count", count, len(there), MOST)
+    taken = {text for each in shipped_concepts().values() for pair in each.pairs for text in (pair.clean, pair.corrupted)}
+    taken |= {pair.neutral for split in ("select", "test") for pair in chosen.split(split)}
+    sentences, found, waited = _sentences(chosen.name, chosen.counterfactual, plan, chosen.changes), list[Pair](), 0
+    while len(there) + len(found) < count:
+        clean, corrupted, neutral = next(sentences)
+        waited += 1
+        if waited > PATIENCE:
+            raise ValueError(f"count is {count}, but the grammar gives about {len(there) + len(found)} pairs of {chosen.name!r}.")
+        if not {clean, corrupted, neutral} & taken:
+            found.append(Pair(len(chosen.pairs) + len(found), "build", clean, corrupted, neutral))
+            taken |= {clean, corrupted}
+            waited = 0
+    return replace(chosen, pairs=(*chosen.pairs, *found))
+
+
 def _sentences(name: str, other: str, plan: dict[str, Any], changes: frozenset[str]) -> Iterator[tuple[str, str, str]]:
     """Yield random sentences without end: each with the concept, its counterfactual, and neither in the same position."""
     rng = np.random.default_rng(crc32(name.encode()))
@@ -211,6 +253,8 @@ def _say(sentence: str, adjectives: list[str], items: list[str]) -> str:
     return "an " + text[2:] if text.startswith("a ") and text[2] in "aeiou" else text
 
 
+MOST = 5000  # pairs to draw of one concept: beyond, they differ in little
+PATIENCE = 5000  # sentences drawn in vain, before the grammar counts as exhausted
 COLUMNS = "concept, clean, corrupted, and optionally neutral, split, group, opposite"
 FILES = (".csv", ".json")
 
@@ -313,10 +357,10 @@ def _pair(name: str, number: int, row: Mapping[str, Any]) -> Pair:
 
 def _only(name: str, rows: pd.DataFrame, column: str) -> str:
     """What the rows of a concept agree on; empty if they say nothing."""
-    said = sorted(set(map(str, rows.get(column, []))) - {""})
-    if len(said) > 1:
-        raise ValueError(f"The rows of {name!r} disagree on its {column}: {', '.join(said)}.")
-    return said[0] if said else ""
+    values = sorted(set(map(str, rows.get(column, []))) - {""})
+    if len(values) > 1:
+        raise ValueError(f"The rows of {name!r} disagree on its {column}: {', '.join(values)}.")
+    return values[0] if values else ""
 
 
 def choose(which: Concepts) -> list[Concept]:

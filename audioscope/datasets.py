@@ -15,7 +15,7 @@ import pandas as pd
 from audioscope.atlas.atlas import Atlas
 from audioscope.atlas.published import published
 from audioscope.atlas.windows import WINDOWS
-from audioscope.concepts import concept_prompts, some_prompts
+from audioscope.concepts import concept_prompts, more_pairs, some_prompts
 from audioscope.concepts import shipped_concepts as concepts
 from audioscope.errors import known_name
 from audioscope.model import Model
@@ -26,7 +26,7 @@ from audioscope.steer.vectors import SteeringVector
 from audioscope.store import data_folder
 
 __all__ = [
-    "atlas", "concept_prompts", "concepts", "data_folder", "fingerprint", "is_shipped", "maps", "outside", "published", "sae", "saes",
+    "atlas", "concept_prompts", "concepts", "data_folder", "fingerprint", "is_shipped", "maps", "more_pairs", "outside", "published", "sae", "saes",
     "screening", "some_prompts", "steering", "steering_table", "steps", "vector",
 ]  # fmt: skip
 INSIDE = {"heads": "cross.heads", "feed_forward": "feed_forward", "block": "block"}  # maps of other sites, by name

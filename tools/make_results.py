@@ -21,7 +21,7 @@ from audioscope.atlas.localization import localize
 from audioscope.atlas.screening import Screen, screen
 from audioscope.atlas.steps import patch_steps
 from audioscope.atlas.windows import WINDOWS
-from audioscope.concepts import choose
+from audioscope.concepts import Concept, choose, more_pairs
 from audioscope.datasets import INSIDE, MAPS
 from audioscope.loading import load
 from audioscope.model import Model
@@ -32,8 +32,10 @@ from audioscope.sae.tuning import steer_all_features
 from audioscope.scoring import Musicnn, listener_scorer, on_recordings, outside, real_leads, trusted
 from audioscope.scoring.outside_ears import measured_ceilings
 from audioscope.scoring.scorers import TAGS
+from audioscope.steer.caa import caa, steering_sites
 from audioscope.steer.further import further_methods
 from audioscope.steer.localizing import localization_benefits, published_benefits, steer_planted
+from audioscope.steer.methods import SteeringMethod, prompt_switch_method, random_direction_method, vector_method
 from audioscope.steer.results import SteeringSweep
 from audioscope.steer.tables import axes, steer_all
 from audioscope.steer.vectors import SteeringVector
@@ -99,6 +101,11 @@ def main() -> None:
         name="further",
         **shared,
     )
+    few = sorted(np.random.default_rng(25).choice(axes(), 6, replace=False), key=axes().index)
+    steer_all(
+        model, ROOT / "data" / "results", chosen.work / f"pairs-{model.fingerprint}", few,
+        methods=lambda concept, folder: of_pairs(model, concept, folder, **shared), name="pairs", **shared,
+    )  # fmt: skip
     benefits = [SteeringSweep.load(sweeps / axis) for axis in axes()]
     pays = pd.concat([localization_benefits(benefits, atlas), planted_benefits(model, atlas, chosen.work), published_benefits()])
     write_whole(ROOT / "data" / "results" / "localizing.parquet", pays.reset_index(drop=True).to_parquet)
@@ -118,6 +125,15 @@ def main() -> None:
         **shared,
     )
     print(steering[["concept", "method", "sites", "auc", "auc_low", "auc_high", "spearman", "steerable"]].to_string(index=False))
+
+
+def of_pairs(model: Model, concept: Concept, folder: Path, **shared: Any) -> list[SteeringMethod]:
+    """CAA at its own layers, from 20 to 800 pairs: those beyond the shipped ones are drawn from the same grammar."""
+    many, own, methods = more_pairs(concept.name, 800), steering_sites(model, concept, "own"), list[SteeringMethod]()
+    for count in (20, 50, 200, 800):
+        vector = caa(model, many, own, count, file=folder / f"{count}-pairs", progress=False, **shared)
+        methods.append(vector_method(vector, f"own, {count} pairs"))
+    return [*methods, random_direction_method(vector, "own"), prompt_switch_method(model.sampling().steps)]
 
 
 def bench(model: Model, atlas: Atlas, work: Path) -> pd.DataFrame:
