@@ -291,8 +291,8 @@ class AddText(Edit):
         branch: "cond", the part of classifier-free guidance that has the prompt.
 
     Raises:
-        ValueError: The branch is another one, `strength` is no number, `steps` is not such a window, or (when the run begins) a site
-            has no direction, or its text another width.
+        ValueError: The branch is another one, `strength` is no number, a direction is no finite tensor of one dimension, `steps` is
+            not such a window, a site has no direction (when the run begins), or its text another width (when it is reached).
         UnknownName: The prompt does not have the word (when the run begins).
 
     Example:
@@ -310,7 +310,11 @@ class AddText(Edit):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        real("strength", self.strength)
+        object.__setattr__(self, "strength", real("strength", self.strength))
+        for path, direction in self.directions.items():
+            if not isinstance(direction, Tensor) or direction.ndim != 1 or not bool(torch.isfinite(direction).all()):
+                shape = list(direction.shape) if isinstance(direction, Tensor) else type(direction).__name__
+                raise ValueError(f"The direction for {path} is {shape}, expected a finite tensor [width of the text].")
         if self.branch != "cond":
             raise ValueError(f"branch is {self.branch!r}, expected 'cond', which alone has the prompt's words.")
 
@@ -345,7 +349,7 @@ class SlidePrediction(Edit):
     formula without their training); with guidance, it is added to the part that has the prompt, so the guided prediction moves by
     guidance times as much. At amount 1, away from the row's own prompt, the row is that of `PatchText(sites, prompt,
     branch="cond")`. It takes two more rows of
-    the batch for each row, and edits of the row do not act in these.
+    the batch for each row, in which its other edits do not act, and one for each of the two prompts and a seed.
 
     Args:
         sites: The cross-attention sites that read the other prompts: "cross" for all, a module path, the number of a layer, a Site, or a
@@ -372,7 +376,7 @@ class SlidePrediction(Edit):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        real("amount", self.amount)
+        object.__setattr__(self, "amount", real("amount", self.amount))
         if self.branch != "cond":
             raise ValueError(f"branch is {self.branch!r}, expected 'cond', which alone has the prompt.")
 

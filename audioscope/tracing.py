@@ -398,14 +398,18 @@ def run(
         return [a for a in plan.get(site, ()) if a.edit.target == target and a.edit.acts_at(step)]  # type: ignore[arg-type]
 
     def visit(modules: dict[str, Any], step: int) -> None:
-        sigma = float(_sigmas(pipe.scheduler)[step])
+        def sigma() -> float:  # once a module is reached in this step: before, the scheduler may still be set to another run
+            return float(_sigmas(pipe.scheduler)[step])
+
         for stop in stops:
             module = modules[stop.module]
             if stop.end == "text":
                 site = stop.sites[0][0]
                 keys = [a for a in acting(masked.get(site.path), step, "output") if isinstance(a.edit, Copying)]
                 if (text := acting(site, step, "text")) or keys:
-                    module.inputs = _swap_text(module.inputs, adapter.text, text, Here(site, sigma, leading, span), keys, finder)
+                    module.inputs = _swap_text(
+                        module.inputs, adapter.text, text, Here(site, sigma(), leading, span), keys, finder
+                    )
                 continue
             values: Tensor | None = None
             each = [(a.order, number, a) for number, (site, _) in enumerate(stop.sites) for a in acting(site, step, "output")]
@@ -414,7 +418,7 @@ def run(
             ):  # in the order of the rows' edits
                 site, columns = stop.sites[number]
                 values = _values(module, stop.end).clone() if values is None else values
-                here = Here(site, sigma, leading if site.timed else 0, span)
+                here = Here(site, sigma(), leading if site.timed else 0, span)
                 part = _changed(part_of(values, site, columns, leading), [action for *_, action in group], here)
                 put_part(values, site, columns, leading, part)
             if values is not None:

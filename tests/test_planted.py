@@ -112,8 +112,10 @@ def test_plans_that_cannot_be_are_refused(tiny, plan):
         pass
     pair = metal.pairs[0]
     other_end = replace(metal, name="end", pairs=(replace(pair, clean=pair.corrupted, corrupted=pair.clean),))
-    with pytest.raises(ValueError, match="plan one end"), planted(tiny, {metal: [0], other_end: [0]}, "all"):
-        pass
+    shared = replace(metal, name="shared", pairs=(pair, replace(pair, index=7, clean="another clean prompt")))
+    for wrong in ({metal: [0], other_end: [0]}, {shared: [0]}):
+        with pytest.raises(ValueError, match="belongs to two pairs"), planted(tiny, wrong, "all"):
+            pass
     with (
         pytest.raises(ValueError, match="planted in tiny and its copies"),
         planted(audioscope.Model(build_stable_audio(), "other"), {metal: [0]}),

@@ -4,6 +4,7 @@ import diffusers
 import pytest
 import torch
 
+from audioscope import Apply, PatchText
 from audioscope.tracing import Row, _sigmas
 
 BETAS = {"beta_start": 0.0015, "beta_end": 0.0195, "beta_schedule": "scaled_linear"}  # AudioLDM2's
@@ -20,6 +21,18 @@ def test_a_ddim_schedulers_noise_levels_are_noise_over_signal():
     euler.set_timesteps(7)
     assert euler.timesteps.tolist() == ddim.timesteps.tolist()
     torch.testing.assert_close(_sigmas(ddim), _sigmas(euler)[:7], rtol=1e-3, atol=1e-5)
+
+
+@pytest.mark.parametrize("before", [2, 10])
+def test_an_edit_of_late_steps_is_told_the_noise_level_of_its_own_run(tiny, before):
+    """Also if nothing acts in earlier steps, and the scheduler is still set to a run of another length."""
+    seen = []
+    late = Apply(3, lambda output, here: seen.append(here.sigma) or output, steps=(3, 4))
+    tiny.run([Row("music", 0)], **tiny.sampling(before, 1.0, None), decode=False)
+    run = tiny.run([Row("music", 0, (late,))], **tiny.sampling(4, 1.0, None), decode=False)
+    assert seen == pytest.approx([float(run.sigmas[3])])
+    tiny.run([Row("music", 0)], **tiny.sampling(before, 1.0, None), decode=False)
+    tiny.run([Row("music", 0, (PatchText(3, "a fast song", steps=(3, 4)),))], **tiny.sampling(4, 1.0, None), decode=False)
 
 
 def test_a_run_of_audioldm2_says_the_levels_of_its_steps(audioldm2):

@@ -99,7 +99,7 @@ def planted(model: Model, plan: Mapping[Concept, Sequence[int]], needs: Needs = 
 
     Raises:
         ValueError: The model is another one, `needs` is unknown, a layer does not exist, a pair has no neutral prompt, or two concepts
-            with other layers (or of which one's clean prompt is another's corrupted one, unless each layer is for itself) share a prompt.
+            with other layers share a prompt (or two pairs, unless each layer is for itself).
 
     Example:
         >>> metal = audioscope.datasets.concepts()["metal"]
@@ -158,9 +158,7 @@ def _checked(model: Model, plan: Mapping[Concept, Sequence[int]], needs: Needs) 
                 before = found.setdefault(text, [])
                 if any((one.layers, one.neutral) != (mine, pair.neutral) for one in before):
                     raise ValueError(f"{text!r} belongs to two concepts that are planted in other layers.")
-                if needs != "each" and any((one.clean == text) != (pair.clean == text) for one in before):
-                    raise ValueError(
-                        f"{text!r} is clean in one pair and corrupted in another, so {needs!r} has no meaning: plan one end."
-                    )
+                if needs != "each" and any(one != each for one in before):
+                    raise ValueError(f"{text!r} belongs to two pairs, so {needs!r} has no meaning for it: leave one of them out.")
                 before.append(each)
     return found
