@@ -6,7 +6,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from audioscope import PatchText, datasets
+from audioscope import Apply, PatchText, datasets
 from audioscope.stats import holm
 from audioscope.steer import axes, benchmark, counts, over_axes
 from audioscope.steer.protocol import exchanged, price, random_layers, scored
@@ -56,6 +56,9 @@ def test_shuffled_labels_are_half_of_the_pairs_that_vectors_are_made_from(name):
     build, there = concept.split("build"), changed.split("build")
     other = [not concept.opposite or one.clean == two.corrupted for one, two in zip(build, there, strict=True) if one != two]
     assert len(other) == len(build) // 2 and all(other)
+    same = [one == two for one, two in zip(build, there, strict=True)]
+    assert all(sum(same[:even]) == even // 2 for even in range(0, len(same) + 1, 2)), "a method may use the first few pairs"
+    assert 5 < sum(same[::2]) < 20, "drawn by lot"
     if not concept.opposite:
         assert all(
             (two.clean, two.neutral) == (one.neutral, one.clean) for one, two in zip(build, there, strict=True) if one != two
@@ -73,22 +76,29 @@ def test_random_layers_are_others_as_long_as_there_are_enough(tiny):
 
 
 @pytest.mark.slow
-def test_a_method_that_ignores_its_layers_gains_nothing_by_localizing(tiny, tmp_path):
+def test_a_method_of_prompts_resumes_only_as_itself_and_where_it_may_act(tiny, tmp_path):
     def rewriting(model, concept, sites):
-        return lambda pair, strength, seed: [PatchText("cross", pair.clean if strength > 0 else pair.corrupted)]
+        return lambda pair, strength, seed: [PatchText(sites, pair.clean if strength > 0 else pair.corrupted)]
 
     row = benchmark(tiny, rewriting, ["fast"], name="rewriting", out=tmp_path, **QUICK)
     assert row.index.tolist() == ["rewriting"] and row["axes"].item() == 1
-    assert row["localization"].item() == row["choice"].item() == 0 and row["gain"].item() > 0
-    assert row["localization_p"].item() == 1
+    assert row["localization"].item() < 0, "at all layers it is the prompt rewritten"
+    assert row["gain_p"].item() < 1, "it makes nothing of its pairs: the random direction is the control"
     again = benchmark(tiny, rewriting, ["fast"], name="rewriting", out=tmp_path, **QUICK)
     pd.testing.assert_frame_equal(row, again)
 
-    def another(model, concept, sites):
-        return lambda pair, strength, seed: [PatchText([0], pair.clean if strength > 0 else pair.corrupted)]
+    def scaled(by):
+        return lambda model, concept, sites: lambda pair, strength, seed: [Apply(sites, lambda output, here: by * output)]
 
+    benchmark(tiny, scaled(0.5), ["fast"], name="scaled", out=tmp_path / "other", **QUICK)
     with pytest.raises(ValueError, match="another|differ|holds"):
-        benchmark(tiny, another, ["fast"], name="rewriting", out=tmp_path, **QUICK)
+        benchmark(tiny, scaled(-5.0), ["fast"], name="scaled", out=tmp_path / "other", **QUICK)
+
+    def elsewhere(model, concept, sites):
+        return lambda pair, strength, seed: [PatchText("cross", pair.clean)]
+
+    with pytest.raises(ValueError, match="acts at .* which is not among"):
+        benchmark(tiny, elsewhere, ["fast"], out=tmp_path / "third", **QUICK)
 
 
 def test_what_is_no_method_is_refused(tiny, tmp_path):
@@ -98,6 +108,12 @@ def test_what_is_no_method_is_refused(tiny, tmp_path):
         benchmark(tiny, lambda *_: None, ["fast"], name="random thing", out=tmp_path)
     with pytest.raises(TypeError, match="expected a SteeringVector or a function"):
         benchmark(tiny, lambda *_: 3, ["fast"], out=tmp_path)
+    with pytest.raises(ValueError, match="one of the controls"):
+        benchmark(tiny, lambda *_: None, "fast", name="pci mine", out=tmp_path)
+    with pytest.raises(TypeError, match="no argument 'prompt'"):
+        benchmark(tiny, lambda *_: None, "fast", prompt=3, out=tmp_path)
+    with pytest.raises(KeyError, match="tuba"):
+        benchmark(tiny, lambda *_: pytest.fail("work before the check"), ["fast", "tuba"], out=tmp_path)
     with pytest.raises(KeyError, match="tuba"):
         benchmark(tiny, lambda *_: 3, ["tuba"], out=tmp_path)
     with pytest.raises(ValueError, match="draws"):

@@ -2,19 +2,20 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
+from inspect import signature
 from pathlib import Path
 from typing import Any, TypeAlias
+from zlib import crc32
 
 import numpy as np
 import pandas as pd
 
 from audioscope.atlas.atlas import Atlas
-from audioscope.concepts import Concept, Pair
+from audioscope.concepts import Concept, Pair, choose
 from audioscope.edits import Edit
-from audioscope.errors import as_path, plain_name, said, whole
+from audioscope.errors import as_path, one_or_more, plain_name, said, whole
 from audioscope.model import Model
 from audioscope.sites import Site
 from audioscope.stats import holm, mean_with_interval
@@ -22,9 +23,11 @@ from audioscope.steer.caa import caa, steering_sites
 from audioscope.steer.cells import RANDOM_DIRECTION, RANDOM_SETS, REWRITTEN, SHUFFLED_LABELS
 from audioscope.steer.methods import SteeringMethod, prompt_switch_method, random_direction_method, vector_method
 from audioscope.steer.results import SteeringSweep
-from audioscope.steer.tables import compared, over_axes, steer_all, steerable
+from audioscope.steer.sweeps import steering_sweep
+from audioscope.steer.tables import axes, compared, over_axes, steer_all, steerable
 from audioscope.steer.vectors import SteeringVector
-from audioscope.store import content_hash
+from audioscope.store import safe_name
+from audioscope.tracing import Row, Sampling, SamplingKeywords
 
 Edits: TypeAlias = Callable[[Pair, float, int], Sequence[Edit]]
 Maker: TypeAlias = Callable[[Model, Concept, tuple[Site, ...]], SteeringVector | Edits]
@@ -41,26 +44,27 @@ def benchmark(
     name: str = "mine",
     draws: int = 2,
     atlas: Atlas | None = None,
-    out: str | Path = "runs/benchmark",
+    out: str | Path | None = None,
     **keywords: Any,
 ) -> pd.DataFrame:
     """Measure your own way to steer on the protocol that all methods here are measured on: every axis, at equal price, with controls.
 
-    On each axis the method is made five times or more, always from pairs of split "build": at the concept's own layers and at all
-    cross-attention layers; at `draws` random sets of as many layers as its own; and at its own layers from pairs of which half are
-    exchanged (shuffled labels). A random direction and the rewritten prompt stand beside them. Strengths are calibrated on split
+    On each axis the method is made four times or more, always from pairs of split "build": at the concept's own layers and at all
+    cross-attention layers; at `draws` random sets of as many layers as its own; and at its own layers from pairs of which one in each
+    two is exchanged (shuffled labels). A random direction and the rewritten prompt stand beside them. Strengths are calibrated on split
     "select" to the distance of rewriting, and all that is reported comes from split "test". Resumes where it was interrupted.
 
     Args:
         model: The model to steer.
         method: Makes the method, from the model, a concept and the sites at which it may act. It returns a steering vector, or a function
-            of (pair, strength, seed) that returns the edits of a run of `pair.neutral`, none of which may act at strength 0.
+            of (pair, strength, seed) that returns the edits of a run of `pair.neutral`, none of which may act at strength 0. Neither may
+            act elsewhere: what cannot be localized is for `steering_sweep`.
         concepts: Names of axes; None means all (`axes`).
         prompts: The number of test prompts for each axis.
         name: The method's name.
         draws: How many random sets of layers.
         atlas: Tells which layers are a concept's own; None is the one that ships.
-        out: Folder for the results, as `steer_all` writes them, and the sweeps.
+        out: Folder for the results, as `steer_all` writes them, and the sweeps; None is "runs/benchmark" and the name.
         **keywords: Those of `steering_sweep`, such as `seeds`, `workers` or `steps`.
 
     Returns:
@@ -68,7 +72,8 @@ def benchmark(
         and of those that it steers (`steerable`); of each measure there are the mean over axes, and its 95 % interval with axes as units (of one
         axis, with prompts as units, where known; columns ending in _low and _high).
 
-        - gain: the AUC at its own layers; gain_p is against shuffled labels.
+        - gain: the AUC at its own layers; gain_p is against shuffled labels, or against the random direction for a method that makes
+          nothing of its pairs, and so is the same with these.
         - price: the distance at which it has half of the gain of rewriting the prompt, as a share of the distance of rewriting; 1 if it
           does not get there.
         - specificity, smoothness: as in `SteeringSweep.summary`.
@@ -80,7 +85,7 @@ def benchmark(
 
     Raises:
         TypeError: `method` is not a function, or makes neither a vector nor a function.
-        ValueError: Input is out of range, such as a name that a control has.
+        ValueError: Input is out of range, such as a name that a control has, or the method acts at other sites than it may.
         UnknownName: A concept does not exist (a KeyError that lists the nearest).
 
     Example:
@@ -94,23 +99,29 @@ def benchmark(
     if not callable(method):
         raise TypeError(f"method is {said(method)}, expected a function of (model, concept, sites).")
     plain_name("The name of a method", name)
-    if name in (REWRITTEN.method, SHUFFLED_LABELS.method) or name.split(" ")[0] == "random":
-        raise ValueError(f"name is {name!r}, which one of the controls has: choose another.")
-    draws, out = whole("draws", draws, 1), as_path(out)
-    steps = model.sampling(steps=keywords.get("steps")).steps
+    if name.split(" ")[0] in (REWRITTEN.method, "random") or name == SHUFFLED_LABELS.method:
+        raise ValueError(f"name is {name!r}, which begins like one of the controls: choose another.")
+    if unknown := set(keywords) - {*signature(steering_sweep).parameters, *SamplingKeywords.__annotations__}:
+        raise TypeError(f"benchmark has no argument {unknown.pop()!r}: expected those of steering_sweep.")
+    chosen = axes() if concepts is None else [concept.name for concept in choose(one_or_more(concepts))]
+    draws, prompts = whole("draws", draws, 1), whole("prompts", prompts, 1)
+    out = Path("runs/benchmark") / safe_name(name) if out is None else as_path(out)
+    how = model.sampling(**{each: keywords.get(each) for each in SamplingKeywords.__annotations__})
 
     def methods(concept: Concept, folder: Path) -> list[SteeringMethod]:
         own, everywhere = (steering_sites(model, concept, which, atlas) for which in ("own", "cross"))
-        beside = random_layers(everywhere, own, draws, int(content_hash(concept.name)[:8], 16))
-        made = [
-            _made(method, model, concept, where, name, said_where) for where, said_where in ((own, "own"), (everywhere, "all"))
+        beside = random_layers(everywhere, own, draws, crc32(concept.name.encode()))
+        places = [
+            (name, "own", own),
+            (name, "all", everywhere),
+            *((name, f"{RANDOM_SETS} {n}", each) for n, each in enumerate(beside, 1)),
         ]
-        made += [_made(method, model, concept, each, name, f"{RANDOM_SETS} {n}") for n, each in enumerate(beside, 1)]
-        made.append(_made(method, model, exchanged(concept), own, SHUFFLED_LABELS.method, SHUFFLED_LABELS.sites))
-        chance = caa(model, concept, own, 2, steps=keywords.get("steps"), seconds=keywords.get("seconds"), progress=False)
-        return [*made, random_direction_method(chance.unit(), RANDOM_DIRECTION.sites), prompt_switch_method(steps)]
+        made = [_made(method, model, concept, sites, label, where, how) for label, where, sites in places]
+        made.append(_made(method, model, exchanged(concept), own, SHUFFLED_LABELS.method, SHUFFLED_LABELS.sites, how))
+        chance = caa(model, concept, own, 2, progress=False, **how)
+        return [*made, random_direction_method(chance.unit(), RANDOM_DIRECTION.sites), prompt_switch_method(how.steps)]
 
-    table = steer_all(model, out, out / "sweeps", concepts, prompts, methods=methods, name="benchmark", **keywords)
+    table = steer_all(model, out, out / "sweeps", chosen, prompts, methods=methods, name="benchmark", **keywords)
     sweeps = {axis: SteeringSweep.load(out / "sweeps" / axis) for axis in dict.fromkeys(table["concept"])}
     return scored(sweeps, table, name)
 
@@ -118,7 +129,9 @@ def benchmark(
 def scored(sweeps: dict[str, SteeringSweep], table: pd.DataFrame, name: str) -> pd.DataFrame:
     """The row of `benchmark`, from finished sweeps by axis and their table."""
     own, everywhere, beside = f"{name} own", f"{name} all", f"{name} {RANDOM_SETS}"
-    beaten = (str(SHUFFLED_LABELS), everywhere, beside)
+    areas = [sweep.areas()["auc"] for sweep in sweeps.values()]
+    same = all(abs(area[own] - area[str(SHUFFLED_LABELS)]) < 1e-9 for area in areas)
+    beaten = (str(RANDOM_DIRECTION if same else SHUFFLED_LABELS), everywhere, beside)
     pairs = pd.concat([compared(sweep, [(own, other) for other in beaten]) for sweep in sweeps.values()], ignore_index=True)
     mine = steerable(table).query("cell == @own").set_index("concept")
     each = {
@@ -164,20 +177,21 @@ def price(sweep: SteeringSweep, cell: str) -> float:
 
 
 def random_layers(everywhere: Sequence[Site], own: Sequence[Site], draws: int, seed: int) -> list[tuple[Site, ...]]:
-    """Sets of as many layers as its own, drawn among the others as long as there are enough, in running order."""
-    rng, others = np.random.default_rng(seed), [site for site in everywhere if site not in own]
-    sets = []
+    """Sets of as many layers as its own, in running order, drawn among the others as long as there are enough, and different ones first."""
+    rng, others, left, sets = np.random.default_rng(seed), [site for site in everywhere if site not in own], list[Site](), []
     for _ in range(draws):
-        drawn = [others[place] for place in rng.permutation(len(others))][: len(own)]
+        if len(left) < min(len(own), len(others)):
+            left += [others[place] for place in rng.permutation(len(others))]
+        drawn, left = list(dict.fromkeys(left))[: len(own)], left[len(own) :]
         drawn += [own[place] for place in rng.permutation(len(own))][: len(own) - len(drawn)]
         sets.append(tuple(site for site in everywhere if site in drawn))
     return sets
 
 
-def exchanged(concept: Concept, seed: int = 0) -> Concept:
-    """The concept with the two prompts exchanged in half of the pairs that vectors are made from: shuffled labels."""
-    build = concept.split("build")
-    chosen = {build[place].index for place in np.random.default_rng(seed).permutation(len(build))[: len(build) // 2]}
+def exchanged(concept: Concept) -> Concept:
+    """The concept with the two prompts exchanged in one of each two pairs that vectors are made from, drawn by lot: shuffled labels."""
+    build, rng = concept.split("build"), np.random.default_rng(crc32(concept.name.encode()))
+    chosen = {two[int(rng.integers(2))].index for two in zip(build[::2], build[1::2], strict=False)}
 
     def swapped(pair: Pair) -> Pair:
         if pair.index not in chosen:
@@ -189,12 +203,23 @@ def exchanged(concept: Concept, seed: int = 0) -> Concept:
     return replace(concept, pairs=tuple(swapped(pair) for pair in concept.pairs))
 
 
-def _made(method: Maker, model: Model, concept: Concept, sites: tuple[Site, ...], name: str, where: str) -> SteeringMethod:
+def _made(
+    method: Maker, model: Model, concept: Concept, sites: tuple[Site, ...], name: str, where: str, how: Sampling
+) -> SteeringMethod:
+    """The method at some sites, with what it does to a test prompt among its metadata: a sweep resumes only if that is the same."""
     made = method(model, concept, sites)
     if isinstance(made, SteeringVector):
-        return vector_method(made, where, name)
-    if not callable(made):
+        found = vector_method(made, where, name)
+    elif callable(made):
+        found = SteeringMethod(name, where, made, {"at": [site.path for site in sites]})
+    else:
         raise TypeError(f"The method made {said(made)}, expected a SteeringVector or a function of (pair, strength, seed).")
-    pair = concept.split("test")[0]
-    said_edits = re.sub(r" at 0x[0-9a-f]+", "", repr(list(made(pair, 1.0, 0))))  # a sweep resumes only if the method is the same
-    return SteeringMethod(name, where, made, {"at": [site.path for site in sites], "edits": content_hash(said_edits)})
+    pair, may = concept.split("test")[0], {site.path for site in sites}
+    rows = [Row(pair.neutral, 0), *(Row(pair.neutral, 0, found.on(pair, strength, 0)) for strength in (1.0, -1.0))]
+    for edit in (*rows[1].edits, *rows[2].edits):
+        if other := next((site for site in edit.where(model.sites) if site.path not in may and site.module not in may), None):
+            raise ValueError(
+                f"The method {name!r} acts at {other.path}, which is not among the {len(sites)} sites that it was given."
+            )
+    plain, *steered = model.run(rows, decode=False, **how).latents.float()
+    return replace(found, metadata={**found.metadata, "moves": [f"{float((each - plain).norm()):.3g}" for each in steered]})
