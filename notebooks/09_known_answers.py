@@ -164,6 +164,7 @@ assert (
 
 # %%
 benefits = audioscope.steer.localization_benefits([datasets.steering(axis) for axis in audioscope.steer.axes()], shipped)
+benefits = benefits.query("lengths == 'unit'")  # as the paper's
 paper = audioscope.steer.published_benefits()
 audioscope.steer.localization_chart(pd.concat([benefits, paper]))
 

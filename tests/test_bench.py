@@ -45,7 +45,10 @@ def test_text_patches_find_exactly_what_was_planted(tiny, tmp_path):
     assert (seen["right"] == 1).all() and (seen["found"] == 1).all() and seen["layers"].map(lambda each: each == [layer]).all()
     again = known_answers(tiny, {concept: [layer]}, [4, 6], kinds, out=tmp_path, sites=sites, **HOW)
     pd.testing.assert_frame_equal(table, again)
-    summary = precision_recall(table, ["kind"])
+    summary = precision_recall(table, ["kind", "scale", "pairs"])
+    summary = summary[summary["undefined"] == 0]
+    with pytest.raises(ValueError, match="occurs twice"):
+        precision_recall(table, ["kind"])
     assert (summary[["precision", "recall"]] == 1).all().all()
 
 
@@ -65,7 +68,9 @@ def test_what_cannot_be_asked_is_refused(tiny):
     concept, layer = best()
     for keywords, said in (
         ({"kinds": ["text"]}, "kinds contains 'text'"), ({"pairs": [3]}, "pairs"), ({"pairs": [4000]}, "fewer than 4000"),
-        ({"needs": "both"}, "needs is 'both'"),
+        ({"needs": "both", "kinds": ["text sufficient"]}, "needs is 'both'"), ({"needs": "all"}, "the last layer's alone matters"),
+        ({"sites": [(layer + 1) % 12]}, "leaves out"), ({"kinds": ["screen"], "when": "early"}, "no argument 'when'"),
+        ({"kinds": ["screen"], "pairs": [34]}, "for screens one up to 12"),
     ):  # fmt: skip
         with pytest.raises(ValueError, match=said):
             known_answers(tiny, {concept: [layer]}, **{"pairs": [4], **keywords, **HOW})

@@ -59,6 +59,8 @@ def test_what_does_not_belong_together_is_refused():
         localization_benefits([other], atlas)
     with pytest.raises(ValueError, match="No cell 'caa own'"):
         localization_benefits([replace(sweep, table=sweep.table[sweep.table["cell"] != "caa own"])], atlas)
+    with pytest.raises(ValueError, match="No cell 'pci all'"):
+        localization_benefits([replace(sweep, table=sweep.table[sweep.table["cell"] != "pci all"])], atlas)
     with pytest.raises(ValueError, match="nothing to draw"):
         localization_chart(published_benefits()[:0])
 
@@ -90,3 +92,8 @@ def test_a_planted_concept_is_as_concentrated_as_it_was_planted(tiny, tmp_path, 
     pd.testing.assert_frame_equal(rows, again)
     with pytest.raises(ValueError, match="layer"):
         steer_planted(tiny, "metal", [12], tmp_path / "other", **quick)
+    with pytest.raises(ValueError, match="layers is empty"):
+        steer_planted(tiny, "metal", [], tmp_path / "other", **quick)
+    with pytest.raises(ValueError, match="prompts is 4000"):
+        steer_planted(tiny, "metal", [0], tmp_path / "other", **{**quick, "prompts": 4000})
+    assert not (tmp_path / "other").exists()

@@ -132,6 +132,8 @@ def test_sliders_at_strength_1_beside_the_neutral_prompt_are_the_rewritten_promp
     assert methods[0].on(pair, 0.0, 0) == ()
     with pytest.raises(ValueError, match="against"):
         free_sliders_method(against="both")
+    with pytest.raises(ValueError, match="'metal' has no opposite, which 'free sliders all' moves away from"):
+        steering_sweep(tiny, "metal", [free_sliders_method()], [1.0], prompts=1, progress=False)
 
 
 def test_a_prompt_switched_at_some_layers_is_a_patch_of_these(tiny):

@@ -16,7 +16,7 @@ import numpy as np
 import pandas as pd
 
 from audioscope.atlas.atlas import Atlas, score_column
-from audioscope.atlas.bench import KINDS, known_answers
+from audioscope.atlas.bench import known_answers
 from audioscope.atlas.localization import localize
 from audioscope.atlas.screening import Screen, screen
 from audioscope.atlas.steps import patch_steps
@@ -43,6 +43,7 @@ from audioscope.store import write_whole
 from audioscope.tiny.evaluate import as_table, evaluate
 
 ROOT = Path(__file__).resolve().parent.parent
+TEXT = ("text sufficient", "text necessary")
 DEVELOPMENT = ("fast", "metal", "flute", "female")  # concepts that the screen was developed on
 
 
@@ -148,7 +149,7 @@ def bench(model: Model, atlas: Atlas, work: Path) -> pd.DataFrame:
         for row in late.itertuples():
             folder = work / f"known-{model.fingerprint}" / f"{row.concept}-{needs}"
             lines.append(
-                known_answers(model, {concepts[row.concept]: [2, int(row.layer)]}, [4, 12], KINDS, needs=needs, out=folder)
+                known_answers(model, {concepts[row.concept]: [2, int(row.layer)]}, [4, 12], TEXT, needs=needs, out=folder)
             )
     return pd.concat(lines, ignore_index=True)
 

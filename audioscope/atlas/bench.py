@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from inspect import signature
 from pathlib import Path
 from typing import Any
 
@@ -14,19 +15,22 @@ from scipy.stats import binomtest
 from audioscope.atlas.atlas import Atlas, Scale
 from audioscope.atlas.localization import localize
 from audioscope.atlas.screening import screen
-from audioscope.concepts import Concept
-from audioscope.errors import as_path, listed, whole
+from audioscope.concepts import Concept, choose_one
+from audioscope.errors import as_path, listed, said, whole
 from audioscope.model import Model
+from audioscope.store import content_hash
 from audioscope.tiny.planting import Needs, planted
+from audioscope.tracing import SamplingKeywords
 
 KINDS = tuple(f"{patch} {direction}" for patch in ("text", "output") for direction in ("sufficient", "necessary"))
 SCALED: tuple[Scale, ...] = ("raw", "clipped")
+SCREENED = 12  # pairs of a screen at most
 SCREEN = "screen"  # of the outputs' gates; it has no rule of its own, so that as many sites are taken as were planted
 
 
 def known_answers(
     model: Model,
-    plan: Mapping[Concept, Sequence[int]],
+    plan: Mapping[str | Concept, Sequence[int]],
     pairs: Sequence[int] = (4, 8, 12, 34),
     kinds: Sequence[str] = (*KINDS, SCREEN),
     *,
@@ -43,7 +47,7 @@ def known_answers(
         kinds: Kinds of atlases: "text sufficient", "text necessary", "output sufficient", "output necessary", and "screen", of which the
             sites with the largest estimates count as found, as many as were planted, at no more than 12 pairs.
         needs: How layers of one concept work together, as for `audioscope.tiny.planted`.
-        out: Folder for the atlases, resumed if it exists; use another for each plan. None is a temporary one.
+        out: Folder for the atlases, each plan in a folder of its own there, resumed if it exists. None is a temporary one.
         **keywords: Those of `audioscope.localize`, such as `steps` or `progress`.
 
     Returns:
@@ -52,7 +56,8 @@ def known_answers(
         (those found).
 
     Raises:
-        ValueError: A plan that cannot be, an unknown kind, or fewer pairs than asked for.
+        ValueError: A plan that cannot be, an unknown kind, fewer pairs than asked for, or kinds other than of text if layers need each
+            other: of two that do, the last alone has anything to put out.
 
     Example:
         >>> metal = audioscope.datasets.concepts()["metal"]
@@ -66,14 +71,29 @@ def known_answers(
     if unknown := [kind for kind in kinds if kind not in (*KINDS, SCREEN)]:
         raise ValueError(f"kinds contains {unknown[0]!r}, expected some of {', '.join((*KINDS, SCREEN))}.")
     most, few = counts[-1], {}
-    for concept, layers in plan.items():
+    if needs != "each" and (other := [kind for kind in kinds if not kind.startswith("text")]):
+        raise ValueError(
+            f"needs={needs!r} is about what layers are given: of outputs, the last layer's alone matters, so {other[0]!r} has no answer."
+        )
+    if not counts or (kinds == [SCREEN] and counts[0] > SCREENED):
+        raise ValueError(f"pairs is {said(pairs)}, expected at least one number, and for screens one up to {SCREENED}.")
+    if SCREEN in kinds and (foreign := set(keywords) - {*signature(screen).parameters, *SamplingKeywords.__annotations__}):
+        raise ValueError(f"A screen has no argument {foreign.pop()!r}: leave {SCREEN!r} out of kinds.")
+    seen = {site.path for site in model.sites.select(keywords.get("sites", "cross"))}
+    for each, layers in plan.items():
+        concept = choose_one(each)
         there = concept.split("localize")
         if len(there) < most:
             raise ValueError(f"{concept.name!r} has {len(there)} pairs in split 'localize', fewer than {most}.")
         mine = [whole(f"a layer of {concept.name!r}", layer, 0, len(model.sites.cross) - 1) for layer in layers]
+        if hidden := [layer for layer in mine if model.sites.cross[layer].path not in seen]:
+            raise ValueError(
+                f"{concept.name!r} is planted in layer {hidden[0]}, which sites={said(keywords['sites'])} leaves out."
+            )
         few[replace(concept, pairs=tuple(there[:most]))] = mine
     answers = {concept.name: {model.sites.cross[layer].path for layer in layers} for concept, layers in few.items()}
     lines: list[dict[str, Any]] = []
+    marked = content_hash([[concept.name, layers] for concept, layers in few.items()] + [[needs]])[:8]
 
     def judged(kind: str, scale: str, count: int, concept: str, found: Sequence[str], defined: bool) -> None:
         right = answers[concept] & set(found)
@@ -83,10 +103,10 @@ def known_answers(
         })  # fmt: skip
 
     for kind in kinds:
-        folder = None if out is None else as_path(out) / kind.replace(" ", "-")
+        folder = None if out is None else as_path(out) / marked / kind.replace(" ", "-")
         with planted(model, few, needs):
             if kind == SCREEN:
-                for count in [each for each in counts if each <= 12]:
+                for count in [each for each in counts if each <= SCREENED]:
                     part = None if folder is None else folder / str(count)
                     estimates = screen(model, list(few), count, out=part, **{"sites": "cross", **keywords}).impacts()
                     for name in answers:
@@ -123,15 +143,22 @@ def precision_recall(table: pd.DataFrame, by: Sequence[str] = ("kind", "needs", 
         precision and recall with exact 95 % intervals (Clopper-Pearson; precision_low and so on), f1, and false_discovery (1 - precision).
         Precision is NaN if nothing was found.
 
+    Raises:
+        ValueError: A concept occurs twice within one of these groups.
+
     Example:
         >>> import pandas as pd
-        >>> found = {"kind": "text sufficient", "pairs": 4, "defined": [True, True], "planted": 1, "found": [1, 2], "right": [1, 1]}
+        >>> found = {"concept": ["a", "b"], "kind": "text sufficient", "pairs": 4, "defined": [True, True], "planted": 1, "found": [1, 2], "right": [1, 1]}
         >>> table = audioscope.atlas.precision_recall(pd.DataFrame(found), by=["kind", "pairs"])
         >>> table[["precision", "recall", "f1"]].round(2).values.tolist()
         [[0.67, 1.0, 0.8]]
     """
-    lines = []
-    for names, rows in table.groupby(list(by), sort=False, observed=True):
+    by, lines = listed("by", by, "names of columns"), []
+    if table.duplicated([*by, "concept"]).any():
+        raise ValueError(
+            f"A concept occurs twice for the same {', '.join(by)}, so layers would count twice: tell the rows apart by more."
+        )
+    for names, rows in table.groupby(by, sort=False, observed=True):
         known = rows[rows["defined"]]
         found, right, there = (int(known[name].sum()) for name in ("found", "right", "planted"))
         precision, recall = (right / whole_count if whole_count else np.nan for whole_count in (found, there))

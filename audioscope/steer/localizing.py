@@ -13,7 +13,7 @@ from audioscope.atlas.atlas import Atlas
 from audioscope.atlas.localization import localize
 from audioscope.atlas.published import published
 from audioscope.concepts import choose_one
-from audioscope.errors import as_path
+from audioscope.errors import as_path, one_or_more, whole
 from audioscope.model import Model
 from audioscope.stats import rank_correlation
 from audioscope.steer.caa import caa
@@ -26,7 +26,7 @@ from audioscope.tiny.planting import planted
 
 COLUMNS = ("model", "axis", "lengths", "layers", "concentration", "benefit", "low", "high")
 LENGTHS = {"unit": (OWN, ALL), "natural": (OWN_NATURAL, NATURAL)}  # of the directions at the sites
-ENDS = {  # of the paper's axes, the concepts whose impacts it publishes
+ENDS = {  # of the paper's axes, the concepts whose impacts it publishes; of "rock_genre", jazz against rock, one end alone
     "mood": ("happy", "sad"), "tempo": ("fast", "slow"), "vocal_gender": ("female", "male"), "violin": ("violin",), "rock_genre": ("jazz",),
 }  # fmt: skip
 
@@ -72,6 +72,7 @@ def localization_benefits(sweeps: Sequence[SteeringSweep], atlas: Atlas) -> pd.D
 
 
 def _benefit(sweep: SteeringSweep, own: Cell, everywhere: Cell) -> tuple[float, float, float]:
+    sweep.family(str(REWRITTEN))  # raises where there is none
     found, rewritten = sweep.compare(str(own), str(everywhere)), float(sweep.areas()["auc"][str(REWRITTEN)])
     if rewritten <= 0:
         return np.nan, np.nan, np.nan
@@ -80,6 +81,8 @@ def _benefit(sweep: SteeringSweep, own: Cell, everywhere: Cell) -> tuple[float, 
 
 def published_benefits() -> pd.DataFrame:
     """Give the same for ACE-Step, as TADA publishes it: five of nine axes have impacts, too; there are no intervals.
+
+    The concentration of rock_genre is that of jazz, one of its two ends; the other has no published impacts.
 
     Returns:
         Rows as of `localization_benefits`, with layers 2 and unit lengths.
@@ -149,13 +152,16 @@ def steer_planted(
         [['planted in 1', 'unit', 1], ['planted in 1', 'natural', 1]]
     """
     chosen, folder = choose_one(concept), as_path(out)
+    layers = sorted({whole("a layer", layer, 0, len(model.sites.cross) - 1) for layer in one_or_more(layers)})
+    if not layers:
+        raise ValueError("layers is empty, expected the number of at least one layer.")
+    prompts = whole("prompts", prompts, 1, len(chosen.neutral_pairs("test")), f", the test prompts of {chosen.name!r}")
     how = {name: keywords[name] for name in ("steps", "guidance", "seconds", "negative_prompt", "progress") if name in keywords}
-    with planted(model, {chosen: list(layers)}):
-        ends = [chosen.name, *([chosen.opposite] if chosen.opposite else [])]
-        atlas = localize(model, ends[:1], pairs=pairs, clips=False, out=folder / "atlas", **how)
+    with planted(model, {chosen: layers}):
+        atlas = localize(model, [chosen], pairs=pairs, clips=False, out=folder / "atlas", **how)
         built = min(50, len(chosen.split("build")))
         natural = caa(model, chosen, "cross", built, normalize=False, file=folder / "vector", **how)
-        there, unit = [site.path for site in model.sites.select(list(layers))], natural.unit()
+        there, unit = [site.path for site in model.sites.select(layers)], natural.unit()
         methods = [
             vector_method(unit.only(there), OWN.sites), vector_method(unit, ALL.sites),
             vector_method(natural.only(there), OWN_NATURAL.sites), vector_method(natural, NATURAL.sites), prompt_switch_method(model.sampling(steps=how.get("steps")).steps),

@@ -479,6 +479,10 @@ def _run(
             raise ValueError(
                 f"Strength {strength:g} of {method.cell!r} is out of range: expected at most {method.largest:g} in magnitude."
             )
+    if not chosen.opposite and (
+        two := next((method for method in methods if method.metadata.get("against") == "opposite"), None)
+    ):
+        raise ValueError(f"{chosen.name!r} has no opposite, which {two.cell!r} moves away from: make it with against='neutral'.")
     rewrites = (REWRITTEN.method, TEXT_BLEND)
     if not chosen.opposite and any(strength < 0 and method.name in rewrites for method, strength in variants):
         raise ValueError(f"{chosen.name!r} has no opposite, so a prompt cannot be rewritten to it: use strengths above 0.")

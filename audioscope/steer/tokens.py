@@ -94,12 +94,13 @@ def token_method(
     if not chosen:
         raise ValueError(f"sites is {said(sites)}, none of which reads the words of a prompt: give cross-attention layers.")
     settings = {**found.settings, "steps": min(2, found.settings.steps)}  # the text is the same in every step
+    texts = [(one.prompt, other.prompt) for (one, *_), (other, *_) in zip(found.rows[::2], found.rows[1::2], strict=True)]
+    shared = {both: _shared(*both) for both in texts}  # before any is read
     total: dict[str, Tensor] = defaultdict(lambda: torch.zeros(()))
     for part in found.parts(2):
         rows, reads = [], []
         for (one, *_), (other, *_) in zip(part[::2], part[1::2], strict=True):
-            shared = _shared(one.prompt, other.prompt)
-            for row, numbers in zip((one, other), zip(*shared, strict=True), strict=True):
+            for row, numbers in zip((one, other), zip(*shared[one.prompt, other.prompt], strict=True), strict=True):
                 mine = [_ReadWord(chosen, {}, word=number, steps=(0, 1)) for number in numbers]
                 rows.append(Row(row.prompt, row.seed, tuple(mine)))
                 reads.append(mine)
