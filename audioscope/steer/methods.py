@@ -150,14 +150,21 @@ def random_layers_methods(
             f"instead_of has {len(own)} layers, and the vector has {len(own & set(everywhere.paths))} of them and {len(others)} "
             "others: expected all of them, and at least one other layer to draw from."
         )
-    rng, left, methods = np.random.default_rng(seed), list[str](), list[SteeringMethod]()
-    for number in range(1, draws + 1):
-        left += rng.permutation(others).tolist() if len(left) < min(len(own), len(others)) else []
-        chosen, left = list(dict.fromkeys(left))[: len(own)], left[len(own) :]
-        chosen += rng.permutation(sorted(own)).tolist()[: len(own) - len(chosen)]
+    methods = []
+    for number, chosen in enumerate(random_sets(others, own, draws, seed), 1):
         metadata = _metadata(everywhere.only(chosen), instead_of=sorted(own), draw=number, **keywords)
         methods.append(replace(vector_method(everywhere.only(chosen), f"{RANDOM_SETS} {number}", **keywords), metadata=metadata))
     return methods
+
+
+def random_sets(others: Sequence[str], own: Iterable[str], draws: int, seed: int) -> list[list[str]]:
+    """Sets of as many layers as its own, drawn among the others, each once before any comes again; of its own only if too few are left."""
+    rng, own, left, sets = np.random.default_rng(seed), sorted(own), list[str](), []
+    for _ in range(draws):
+        left += rng.permutation(others).tolist() if len(left) < min(len(own), len(others)) else []
+        chosen, left = list(dict.fromkeys(left))[: len(own)], left[len(own) :]
+        sets.append(chosen + rng.permutation(own).tolist()[: len(own) - len(chosen)])
+    return sets
 
 
 def random_direction_method(vector: SteeringVector, sites: str, **keywords: Any) -> SteeringMethod:

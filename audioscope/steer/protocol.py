@@ -21,7 +21,7 @@ from audioscope.sites import Site
 from audioscope.stats import holm, mean_with_interval
 from audioscope.steer.caa import caa, steering_sites
 from audioscope.steer.cells import RANDOM_DIRECTION, RANDOM_SETS, REWRITTEN, SHUFFLED_LABELS
-from audioscope.steer.methods import SteeringMethod, prompt_switch_method, random_direction_method, vector_method
+from audioscope.steer.methods import SteeringMethod, prompt_switch_method, random_direction_method, random_sets, vector_method
 from audioscope.steer.results import SteeringSweep
 from audioscope.steer.sweeps import steering_sweep
 from audioscope.steer.tables import axes, compared, over_axes, steer_all, steerable
@@ -177,15 +177,10 @@ def price(sweep: SteeringSweep, cell: str) -> float:
 
 
 def random_layers(everywhere: Sequence[Site], own: Sequence[Site], draws: int, seed: int) -> list[tuple[Site, ...]]:
-    """Sets of as many layers as its own, in running order, drawn among the others as long as there are enough, and different ones first."""
-    rng, others, left, sets = np.random.default_rng(seed), [site for site in everywhere if site not in own], list[Site](), []
-    for _ in range(draws):
-        if len(left) < min(len(own), len(others)):
-            left += [others[place] for place in rng.permutation(len(others))]
-        drawn, left = list(dict.fromkeys(left))[: len(own)], left[len(own) :]
-        drawn += [own[place] for place in rng.permutation(len(own))][: len(own) - len(drawn)]
-        sets.append(tuple(site for site in everywhere if site in drawn))
-    return sets
+    """The sites of `random_sets`, in running order."""
+    mine = [site.path for site in own]
+    sets = random_sets([site.path for site in everywhere if site.path not in mine], mine, draws, seed)
+    return [tuple(site for site in everywhere if site.path in drawn) for drawn in sets]
 
 
 def exchanged(concept: Concept) -> Concept:
