@@ -121,7 +121,7 @@ def test_a_notebook_that_fails_is_named_and_the_pages_before_it_are_kept(tmp_pat
 def test_the_shipped_notebooks_are_found_and_copied(tmp_path):
     found = chapters()
     names = [chapter.name.split("_")[0] for chapter in found]
-    assert names == sorted(names) == ["00", "01", "02", "02b", "03", "03b", "04", "05", "06", "07", "08"]
+    assert names == sorted(names) == ["00", "01", "02", "02b", "03", "03b", "04", "05", "06", "07", "08", "09"]
     assert all(
         chapter.title and (chapter.said("You will hear") or chapter.said("You will see")) and "minutes" in chapter.said("Time")
         for chapter in found
