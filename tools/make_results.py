@@ -94,6 +94,20 @@ def main() -> None:
     steering = steer_all(model, ROOT / "data" / "results", sweeps, **shared)
     for axis in axes():
         SteeringVector.load(sweeps / axis / "vector").save(ROOT / "data" / "results" / "vectors" / axis)
+    # of the map's two strongest layers
+    strongest = [f"transformer.transformer_blocks.{layer}.cross_attn" for layer in (0, 6)]
+    # and of self-attention in the same blocks, where the sound speaks to itself, for the harder half of the comparison
+    sites = [*strongest, *(path.replace("cross_attn", "self_attn") for path in strongest)]
+    saes = ROOT / "data" / "tiny" / "sae"
+    train_saes(model, sites, saes, chosen.work / f"sae-{model.fingerprint}", **shared)
+    print(wins(report_saes(model, saes, sites, **shared)).to_string(index=False))
+    steer_all_features(
+        model,
+        [SAE.from_pretrained(saes / site) for site in strongest],
+        ROOT / "data" / "results",
+        chosen.work / f"sae_steering-{model.fingerprint}",
+        **shared,
+    )
     steer_all(
         model,
         ROOT / "data" / "results",
@@ -111,20 +125,6 @@ def main() -> None:
     pays = pd.concat([localization_benefits(benefits, atlas), planted_benefits(model, atlas, chosen.work), published_benefits()])
     write_whole(ROOT / "data" / "results" / "localizing.parquet", pays.reset_index(drop=True).to_parquet)
     write_whole(ROOT / "data" / "results" / "known_answers.parquet", bench(model, atlas, chosen.work).to_parquet)
-    # of the map's two strongest layers
-    strongest = [f"transformer.transformer_blocks.{layer}.cross_attn" for layer in (0, 6)]
-    # and of self-attention in the same blocks, where the sound speaks to itself, for the harder half of the comparison
-    sites = [*strongest, *(path.replace("cross_attn", "self_attn") for path in strongest)]
-    saes = ROOT / "data" / "tiny" / "sae"
-    train_saes(model, sites, saes, chosen.work / f"sae-{model.fingerprint}", **shared)
-    print(wins(report_saes(model, saes, sites, **shared)).to_string(index=False))
-    steer_all_features(
-        model,
-        [SAE.from_pretrained(saes / site) for site in strongest],
-        ROOT / "data" / "results",
-        chosen.work / f"sae_steering-{model.fingerprint}",
-        **shared,
-    )
     print(steering[["concept", "method", "sites", "auc", "auc_low", "auc_high", "spearman", "steerable"]].to_string(index=False))
 
 
