@@ -168,6 +168,7 @@ class Model:
             self.denoiser, self.adapter.denoiser, self.adapter.stream, self.adapter.leading(self.denoiser)
         )
         self.turn = Turn(name)
+        self.planted: dict[str, Any] = {}  # which words reach which layers only, during `audioscope.tiny.planted`
         self.origin: Origin | None = None  # how `audioscope.load` made it; another process can then load the same
         self._loaded = self._kinds()
         pipe.set_progress_bar_config(disable=True)
@@ -209,6 +210,11 @@ class Model:
     def fingerprint(self) -> str:
         """A short hash of samples of all weights of the pipeline (denoiser, text encoder, codec)."""
         return fingerprint(*(part for _, part in sorted(self.pipe.components.items()) if isinstance(part, nn.Module)))
+
+    @property
+    def identity(self) -> dict[str, Any]:
+        """What results say about the model that they are of: its name, its fingerprint and, if there is any, what is planted in it."""
+        return {"model": self.name, "fingerprint": self.fingerprint} | ({"planted": self.planted} if self.planted else {})
 
     @property
     def paper(self) -> dict[str, Any]:

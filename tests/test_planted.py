@@ -121,3 +121,23 @@ def test_plans_that_cannot_be_are_refused(tiny, plan):
         planted(audioscope.Model(build_stable_audio(), "other"), {metal: [0]}),
     ):
         pass
+
+
+def test_results_of_a_planted_model_say_so(tiny, tmp_path):
+    """The settings name the plan, so that a sweep is not resumed with another; the chart and the page mark the right answers."""
+    metal = datasets.concepts()["metal"]
+    how = {"pairs": 1, "sites": [0, 3], "steps": 2, "progress": False, "workers": 1, "out": tmp_path / "atlas"}
+    with planted(tiny, {metal: [3]}):
+        atlas = audioscope.localize(tiny, ["metal"], **how)
+    with pytest.raises(ValueError, match="planted"):
+        audioscope.localize(tiny, ["metal"], **how)
+    again = audioscope.Atlas.load(tmp_path / "atlas")
+    path = tiny.sites.cross[3].path
+    assert again.settings["planted"] == {"needs": "each", "sites": {"metal": [path]}}
+    assert atlas.impacts().set_index("layer")["planted"].to_dict() == {0: False, 3: True}
+    chart = again.chart().to_dict()
+    assert chart["description"].endswith("Planted: metal at 3. Undefined: metal.") and "Dashed: planted" in str(chart["title"])
+    assert "published" not in str(chart["title"]), "undefined, but measured"
+    page = again.save_html(tmp_path / "atlas.html", progress=False).read_text()
+    assert "tiny: text swap, planted" in page and page.count("(planted here)") >= 2, "in the chart and in the table"
+    assert "planted" not in datasets.atlas().impacts() and "Planted" not in str(datasets.atlas().chart().to_dict())

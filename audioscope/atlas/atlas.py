@@ -307,6 +307,7 @@ class Atlas:
             - censored: the share of pairs whose two scores lie beyond the same end of the calibrated range, so that a scale other
               than "raw" cannot show what happened between them. If it is more than half, an impact of 0 there means that nothing
               was seen, not that there was nothing.
+            - planted: whether the concept was planted there; only of a model in which `audioscope.tiny.planted` had planted any
 
         Raises:
             ValueError: The atlas does not have this scale.
@@ -320,7 +321,7 @@ class Atlas:
         """
         scale = self.scale_of(scale)
         if ("impacts", scale) not in self._kept:
-            lines = []
+            lines, plan = [], self.settings.get("planted")
             for concept in self.concepts:
                 shift, whole, hidden = self.shifts(scale)[concept, concept]
                 group = self.settings["groups"][concept]["group"]
@@ -329,7 +330,8 @@ class Atlas:
                     ratio = ratio_of_means(shift[:, i], whole[:, i], bounded=self.bounded(scale))
                     where = {"concept": concept, "group": group, "site": site.path, "layer": site.layer}
                     moved = control[i] / ratio.denominator if ratio.defined else np.nan
-                    lines.append(where | vars(ratio) | {"control": moved, "censored": censored[i]})
+                    line = where | vars(ratio) | {"control": moved, "censored": censored[i]}
+                    lines.append(line | ({"planted": site.module in plan["sites"].get(concept, ())} if plan else {}))
             self._kept["impacts", scale] = named(pd.DataFrame(lines).rename(columns={"value": "impact"}), self.sites)
         return self._kept["impacts", scale].copy()
 

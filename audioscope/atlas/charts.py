@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 ROW = 24  # height of a heatmap row, px
 STRIP = 120  # height of the strip of layer means, px
 CENSORED_SAID = " (censored: in {:.0%} of the pairs both scores lie beyond the calibrated range)"
+PLANTED_SAID = " (planted here)"
 
 
 def impact_table(impacts: pd.DataFrame, values: str = "impact") -> pd.DataFrame:
@@ -87,6 +88,11 @@ def orders(impacts: pd.DataFrame) -> pd.DataFrame:
     return frame
 
 
+def _bare(impacts: pd.DataFrame) -> bool:
+    """Whether the impacts are published ones, without intervals; where nothing is defined, there are no intervals either."""
+    return bool(impacts.low.isna().all() and impacts.defined.any())
+
+
 def _cells(impacts: pd.DataFrame, narrow: bool) -> pd.DataFrame:
     """What the heatmap draws and says for each cell; undefined impacts become NaN, whatever number came with them.
 
@@ -94,7 +100,7 @@ def _cells(impacts: pd.DataFrame, narrow: bool) -> pd.DataFrame:
     """
     impacts = impacts.reset_index(drop=True)
     values = impacts.impact.where(impacts.defined)
-    bare, coarse = impacts.low.isna().all(), impacts.get("coarse", pd.Series(False, index=impacts.index))
+    bare, coarse = _bare(impacts), impacts.get("coarse", pd.Series(False, index=impacts.index))
     clear = (impacts.low > impacts.control) | (impacts.high < -impacts.control)
     denominator = ["denominator", "denominator_low", "denominator_high"]
     unknown = "not published" if bare else "undefined"
@@ -103,6 +109,7 @@ def _cells(impacts: pd.DataFrame, narrow: bool) -> pd.DataFrame:
     censored = impacts.defined & (share > CENSORED)
     said = pd.Series([reading(*row) for row in zip(values, impacts.low, impacts.high, strict=True)])
     together = pd.Series(np.where(coarse, " (several layers measured together)", ""))
+    truth = pd.Series(np.where(impacts.get("planted", pd.Series(False, index=impacts.index)), PLANTED_SAID, ""))
     unseen = pd.Series([CENSORED_SAID.format(part) if part > CENSORED else "" for part in share])
     digits = [f"{value:z.2f}".replace("-", "−") for value in values]
     places = orders(impacts).set_index("concept").reindex(impacts.concept)
@@ -125,7 +132,8 @@ def _cells(impacts: pd.DataFrame, narrow: bool) -> pd.DataFrame:
             "clear": impacts.defined
             & ~censored
             & ((values.abs() >= THRESHOLD / impacts.site.nunique()) & ~coarse if bare else clear),
-            "reading": (said + together + unseen).where(impacts.defined, undefined),
+            "reading": (said + together + unseen).where(impacts.defined, undefined) + truth,
+            "planted": impacts.get("planted", pd.Series(False, index=impacts.index)),
             "numerator": [unknown if bare else reading(value, float("nan"), float("nan")) for value in impacts.numerator],
             "denominator": [reading(*row) for row in impacts[denominator].itertuples(index=False)],
             "control": impacts.control.map("{:.2f}".format).where(impacts.defined & (not bare), unknown),
@@ -224,6 +232,10 @@ def _matrix(
             text.transform_filter("datum.clear && abs(datum.impact) < 0.75").mark_text(style="on-pale", aria=False),
             text.transform_filter("datum.clear && abs(datum.impact) >= 0.75").mark_text(style="on-deep", aria=False),
         ]
+    if cells.planted.any():
+        layers.append(
+            base.transform_filter("datum.planted").mark_rect(style="outline", filled=False, strokeDash=[5, 2], aria=False)
+        )
     outline = alt.Chart(rows(_runs(means))).mark_rect(style="outline", filled=False, aria=False)
     layers += [
         outline.encode(x=_x(sites, "first", 0), x2=alt.X2("last:N", bandPosition=1), y=alt.value(0), y2=alt.value("height")),
@@ -322,6 +334,10 @@ def _description(cells: pd.DataFrame, means: pd.DataFrame) -> str:
     undefined = list(cells.concept[~cells.defined].unique())
     hidden = int(cells.censored.sum())
     text += f" Censored, so that nothing can be concluded: {hidden} cells." if hidden else ""
+    planted = [
+        f"{name} at {', '.join(map(str, part.layer))}" for name, part in cells[cells.planted].groupby("concept", sort=False)
+    ]
+    text += f" Planted: {'; '.join(planted)}." if planted else ""
     return text + (f" Undefined: {', '.join(undefined)}." if undefined else "")
 
 
@@ -373,7 +389,9 @@ def heatmap(
         notes.append(
             "Dotted: censored. In most pairs, both scores lie beyond the calibrated range: nothing was seen, which is not 0."
         )
-    if impacts.low.isna().all():
+    if cells.planted.any():
+        notes.append("Dashed: planted there, so that this is the right answer; the concept's words reach no other layer.")
+    if _bare(impacts):
         coarse = "coarse" in impacts and impacts.coarse.any()
         notes = [
             "Top: mean over concepts; filled bars are functional layers. Neither intervals nor controls were published.",

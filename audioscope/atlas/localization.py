@@ -80,7 +80,7 @@ class _Sweep:
         """What a folder of results must match to be resumed."""
         model = self.model
         return {
-            "model": model.name, "fingerprint": model.fingerprint, "patch": self.patch, "direction": self.direction,
+            **model.identity, "patch": self.patch, "direction": self.direction,
             "sites": [s.to_dict() for s in self.sites], "split": self.split, "scorer": self.scorer.name,
             "scorer_fingerprint": self.scorer.fingerprint, "units": self.scorer.units,
             "calibrated": getattr(self.scorer, "calibrated", None),

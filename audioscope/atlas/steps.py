@@ -81,7 +81,7 @@ def patch_steps(
         for name, each in scorers.items()
     }
     settings = {
-        "model": model.name, "fingerprint": model.fingerprint, "split": split, "scorer": main.name,
+        **model.identity, "split": split, "scorer": main.name,
         "scorer_fingerprint": main.fingerprint, "also": {each.name: each.fingerprint for each in also}, **run, "by": "step",
     }  # fmt: skip
 

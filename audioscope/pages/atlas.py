@@ -18,7 +18,7 @@ from threadpoolctl import threadpool_limits
 from tqdm.auto import tqdm
 
 from audioscope.atlas.atlas import Atlas, Scale, ends
-from audioscope.atlas.charts import agreement_table, impact_table, noun
+from audioscope.atlas.charts import PLANTED_SAID, agreement_table, impact_table, noun
 from audioscope.atlas.robustness import CENSORED
 from audioscope.errors import all_of, as_path, one_or_more
 from audioscope.installed import cores, need
@@ -332,6 +332,8 @@ def _table(atlas: Atlas, place: int, name: str, scale: Scale | None) -> dict[str
             impacts.defined, impacts.get("censored", 0.0 * impacts.impact), impacts.impact, impacts.low, impacts.high, strict=True
         )
     ]
+    if "planted" in impacts:
+        text = [(value, more + PLANTED_SAID * here) for (value, more), here in zip(text, impacts.planted, strict=True)]
     about = {"kind": "impact", "map": place, "label": f"Table of impacts: {name}", "none": "undefined",
              "caption": "Impact with its 95 % interval, by concept and layer"}  # fmt: skip
     return about | _rows(impact_table(impacts.assign(text=text), values="text"), impacts)

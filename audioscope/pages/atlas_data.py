@@ -73,6 +73,8 @@ def name_of(settings: dict[str, Any]) -> str:
     if (when := settings.get("when")) is not None:
         part = "steps" if settings.get("window") else "third of the steps"
         parts.append(f"step {when}" if isinstance(when, int) else f"{when} {part}")
+    if plan := settings.get("planted"):
+        parts.append({"each": "planted", "all": "planted, all layers needed", "any": "planted, any layer enough"}[plan["needs"]])
     if "source" in settings:
         parts.append("published")
     return f"{settings['model']}: {', '.join(parts)}"

@@ -107,7 +107,7 @@ class TokenStream:
     def metadata(self) -> dict[str, Any]:
         """Where the tokens come from, as JSON values."""
         return {
-            "model": self.model.name, "fingerprint": self.model.fingerprint, "site": self.site, "branches": list(self.branches),
+            **self.model.identity, "site": self.site, "branches": list(self.branches),
             "prompts": content_hash(list(self.prompts)), "prompt_count": len(self.prompts), "at_steps": self.at_steps and list(self.at_steps),
             "positions": self.positions, "batch_size": self.batch_size, "stream_seed": self.seed,
             **self.sampling,

@@ -487,7 +487,7 @@ def _run(
     if not chosen.opposite and any(strength < 0 and method.name in rewrites for method, strength in variants):
         raise ValueError(f"{chosen.name!r} has no opposite, so a prompt cannot be rewritten to it: use strengths above 0.")
     settings = {
-        "model": bench.model.name, "fingerprint": bench.model.fingerprint, "concept": chosen.name, "opposite": chosen.opposite, "split": split,
+        **bench.model.identity, "concept": chosen.name, "opposite": chosen.opposite, "split": split,
         "scorer": bench.scorer.name, "scorer_fingerprint": bench.scorer.fingerprint, "units": bench.scorer.units,
         "calibrated": getattr(bench.scorer, "calibrated", None), "price": bench.price.name, "price_fingerprint": bench.price.fingerprint,
         **bench.run, "batch_size": bench.batch_size, "clips": clips, "rate": bench.model.rate, "group": chosen.group,

@@ -89,6 +89,8 @@ def planted(model: Model, plan: Mapping[Concept, Sequence[int]], needs: Needs = 
     corrupted one otherwise; the earlier ones pass nothing on. So neither kind of patch alone finds an AND and an OR: if all are needed,
     no single layer is sufficient and each is necessary; if any will do, each is sufficient and none is necessary.
 
+    Atlases and sweeps that are made in this block say so in their settings, and an atlas marks the planted cells.
+
     Args:
         model: The model `tiny`, or a fine-tuned copy.
         plan: The layers of each concept; its pairs need neutral prompts.
@@ -137,9 +139,12 @@ def planted(model: Model, plan: Mapping[Concept, Sequence[int]], needs: Needs = 
         before[layer] = module.processor
         module.processor = Planted(module.processor, layer, texts)
     pipe.encode_prompt = encode_prompt
+    where = {concept.name: [model.sites.cross[layer].path for layer in sorted(set(layers))] for concept, layers in plan.items()}
+    model.planted = {"needs": needs, "sites": where}
     try:
         yield
     finally:
+        model.planted = {}
         del pipe.encode_prompt
         for layer, module in modules.items():
             module.processor = before[layer]
