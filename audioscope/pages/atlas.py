@@ -333,7 +333,8 @@ def _table(atlas: Atlas, place: int, name: str, scale: Scale | None) -> dict[str
         )
     ]
     if "planted" in impacts:
-        text = [(value, more + PLANTED_SAID * here) for (value, more), here in zip(text, impacts.planted, strict=True)]
+        text = [(value or "undefined", (more + PLANTED_SAID).strip()) if here else (value, more)
+                for (value, more), here in zip(text, impacts.planted, strict=True)]  # fmt: skip
     about = {"kind": "impact", "map": place, "label": f"Table of impacts: {name}", "none": "undefined",
              "caption": "Impact with its 95 % interval, by concept and layer"}  # fmt: skip
     return about | _rows(impact_table(impacts.assign(text=text), values="text"), impacts)
