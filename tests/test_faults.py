@@ -209,7 +209,6 @@ def test_options_of_load_are_honoured_or_refused_by_name(tmp_path):
 
 
 def test_the_command_line_takes_device_dtype_and_variant(tmp_path, capsys):
-    from audioscope.cli.main import main
 
     assert (
         main(["generate", PROMPT, "--steps", "1", "--dtype", "bfloat16", "--device", "cpu", "--out", str(tmp_path / "a.flac")])
@@ -657,8 +656,21 @@ def test_files_of_something_else_are_not_overwritten(tiny, tmp_path):
         with pytest.raises(ValueError, match="would be overwritten: choose another"):
             attempt()
     assert {file: file.read_bytes() for file in before} == before
+    assert {file.name for file in tmp_path.iterdir()} == {file.name for file in before}, "no sound was written before"
     (tmp_path / "cut.html").write_text("<!doctype html>\n<html")  # a page of ours that was cut short
     assert audioscope.pages.save_html(atlas, tmp_path / "cut.html", progress=False).stat().st_size > 100_000
+
+
+@pytest.mark.parametrize("command", ["atlas --out {}", "atlas --out x --html {}/index.html", "steer --concept fast --out {}", "attention song --html {}/index.html",
+                                     "book --out {}"])  # fmt: skip
+def test_a_page_of_something_else_is_found_before_any_work(tmp_path, capsys, monkeypatch, command):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("audioscope.loading.load", lambda *args, **keywords: pytest.fail("a model was loaded first"))
+    (tmp_path / "site").mkdir()
+    (tmp_path / "site" / "index.html").write_text("<!doctype html><p>my site")
+    assert main(command.format("site").split()) == 2
+    assert "site/index.html is a page of something else" in capsys.readouterr().err.replace("\\", "/")
+    assert [file.name for file in (tmp_path / "site").iterdir()] == ["index.html"]
 
 
 @pytest.mark.parametrize("samples, rate", [

@@ -274,8 +274,9 @@ def _atlas(options: argparse.Namespace) -> None:
     concepts = _concepts_of(names)
     choose(concepts)  # report a wrong name before the model loads
     beside = [Atlas.load(folder) for folder in options.beside]
-    if options.html is not None and options.html.is_dir():
-        raise ValueError(f"--html is {options.html}, which is a folder: give a file name.")
+    if options.part is None and not options.plan:
+        need("pages", "The atlas page")
+        _check_pages(options.out / "index.html", options.html)
     if options.html is not None:
         options.html.parent.mkdir(parents=True, exist_ok=True)  # before hours of work
     checked_workers(options.workers)
@@ -291,8 +292,6 @@ def _atlas(options: argparse.Namespace) -> None:
         print(patching.plan(model, **settings, **given(options, "workers")))
         return
     shared = given(options, "until_stable", "workers", "part")
-    if options.part is None:
-        need("pages", "The atlas page")
     atlas = patching.localize(model, **settings, **shared, out=options.out)
     if options.part is not None:
         print(_part_done(options, len(atlas.table.drop_duplicates(["concept", "pair", "seed"]))))
@@ -325,6 +324,7 @@ def _screen(options: argparse.Namespace) -> None:
 def _attention(options: argparse.Namespace) -> None:
     from audioscope.pages.attention import attention_page
 
+    _check_pages(options.html)
     model, sites, how = loaded(options), _sites_of(options.sites), given(options, "steps", "guidance")
     print(attention := model.attention(options.prompt, options.seed, sites, kind=options.kind, **how))
     table = attention.to_frame().groupby(["row", "word"], sort=False)["weight"]
@@ -335,6 +335,15 @@ def _attention(options: argparse.Namespace) -> None:
         print(
             f"\nThe page: {attention_page(model, options.prompt, options.html, options.seed, sites, options.kind, **how).resolve()}"
         )
+
+
+def _check_pages(*files: Path | None) -> None:
+    """Before hours of work: raises ValueError if a page cannot be written."""
+    from audioscope.pages.html import check_page
+
+    for file in files:
+        if file is not None:
+            check_page(file)
 
 
 def _concepts_of(names: str | None) -> str | list[str] | None:
@@ -415,6 +424,8 @@ def _steer(options: argparse.Namespace) -> None:
         raise ValueError(f"--vector cannot be combined with --{unused[0]}: the vector has its sites.")
     if options.part is not None and options.vector is None:
         raise ValueError("--part needs --vector, so that all parts steer with the same one.")
+    if options.part is None:
+        _check_pages(options.out / "index.html")
     ready = None if options.vector is None else SteeringVector.load(options.vector)
     model, sites = loaded(options), options.sites or "cross"
     if sites not in ("functional", "own", "cross", "self", "all"):

@@ -23,7 +23,7 @@ from audioscope.atlas.robustness import CENSORED
 from audioscope.errors import all_of, as_path, one_or_more
 from audioscope.installed import cores, need
 from audioscope.pages.atlas_data import PATCHES, Piece, agreements_of, atlas_data, charts_of, names_of, scale_on, steering_data
-from audioscope.pages.html import LOUDNESS, asset, json_for_html, page, render, save_page
+from audioscope.pages.html import LOUDNESS, asset, check_page, json_for_html, page, render, save_page
 from audioscope.steer.results import SteeringSweep
 from audioscope.theme import chart_theme, reading
 
@@ -78,7 +78,8 @@ def save_html(
     Raises:
         FileNotFoundError: A clip is missing.
         ImportError: The extra `pages` is not installed.
-        ValueError: The atlas is empty, does not have this scale, or the page is larger than size even without any sound.
+        ValueError: The atlas is empty, does not have this scale, the page is larger than size even without any sound, or the file is a
+            page of something else.
 
     Example:
         >>> atlas = audioscope.datasets.atlas()
@@ -88,6 +89,7 @@ def save_html(
     """
     need("pages", "The atlas page")
     path = as_path(path)
+    check_page(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     whole = _Page(atlas, others, steering, features, scale)
     body = whole.body(one_file=True)
@@ -130,7 +132,7 @@ def save_site(
     Raises:
         FileNotFoundError: A clip is missing.
         ImportError: The extra `pages` is not installed.
-        ValueError: The atlas is empty, or does not have this scale.
+        ValueError: The atlas is empty, does not have this scale, or the folder holds a page of something else.
 
     Example:
         >>> atlas = audioscope.localize(model, ["violin"], pairs=1, steps=1, progress=False)
@@ -140,6 +142,7 @@ def save_site(
     """
     need("pages", "The atlas page")
     folder = as_path(folder)
+    check_page(folder / "index.html")
     whole = _Page(atlas, others, steering, features, scale)
     packs = _packs(whole.pieces)
     # each version gets its own folder: an older page, on this disk or in a browser's cache, never plays the sound of a newer one

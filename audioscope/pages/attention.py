@@ -14,7 +14,7 @@ from audioscope.edits import MuteWord, Which
 from audioscope.errors import as_path
 from audioscope.installed import need
 from audioscope.model import Model
-from audioscope.pages.html import iframe, page, render, save_page, sound
+from audioscope.pages.html import check_page, iframe, page, render, save_page, sound
 from audioscope.store import batches
 from audioscope.tracing import Row, SamplingKeywords
 from audioscope.words import WORD
@@ -103,6 +103,7 @@ def attention_page(
     """
     need("pages", "The page with attention")
     file = as_path(file)
+    check_page(file)
     html = attention_html(model, prompt, seed, sites, kind, **sampling)
     file.parent.mkdir(parents=True, exist_ok=True)
     return save_page(file, html)

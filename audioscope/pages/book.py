@@ -21,7 +21,7 @@ from nbclient import NotebookClient
 from nbconvert.filters import Highlight2HTML, markdown2html
 from tqdm.auto import tqdm
 
-from audioscope.pages.html import asset, page, render, save_page
+from audioscope.pages.html import asset, check_page, page, render, save_page
 from audioscope.store import notebooks_folder
 from audioscope.theme import LIVE_CHART
 
@@ -92,6 +92,8 @@ def make_book(out: str | Path, notebooks: str | Path | None = None, names: Seque
     """
     out, found = as_path(out), chapters(notebooks, names)
     asked = {chapter.name for chapter in found}
+    for name in ("index", *asked):
+        check_page(out / f"{name}.html")
     out.mkdir(parents=True, exist_ok=True)
     # a page that was made earlier stays in the book
     whole = [each for each in chapters(notebooks) if each.name in asked or (out / f"{each.name}.html").exists()]

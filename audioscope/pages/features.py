@@ -20,7 +20,7 @@ from audioscope.edits import Edit, as_edits
 from audioscope.errors import as_path, one_or_more, seed_number, texts
 from audioscope.errors import whole as whole_number
 from audioscope.model import BATCH, Model
-from audioscope.pages.html import iframe, page, render, save_page, sound
+from audioscope.pages.html import check_page, iframe, page, render, save_page, sound
 from audioscope.sae.features import sampling_like
 from audioscope.sae.sae import SAE, SAEEdit
 from audioscope.store import batches
@@ -385,8 +385,9 @@ def feature_pages(
         >>> sorted(file.name for file in index.parent.iterdir())
         ['485.html', 'index.html']
     """
-    shown = feature_set(sae, model, features, found=found, progress=progress, **keywords)
     out = as_path(out)
+    check_page(out / "index.html")
+    shown = feature_set(sae, model, features, found=found, progress=progress, **keywords)
     out.mkdir(parents=True, exist_ok=True)
     for feature in tqdm(shown.features, desc="feature pages", unit="page", disable=not progress):
         save_page(out / f"{feature}.html", shown.html(feature, linked=True))

@@ -113,16 +113,18 @@ def _hash(script: str) -> str:
     return f"'sha256-{base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()}'"
 
 
-def save_page(file: Path, text: str) -> Path:
-    """Write a page, or what it loads, whole or not at all; returns its path.
-
-    Raises ValueError for a folder, and for a page of something else, which would be overwritten.
-    """
+def check_page(file: Path) -> None:
+    """What can be said of a page before the work for it: raises ValueError for a folder, and for a page of something else."""
     if file.is_dir():
         raise ValueError(f"{file} is a folder: give the name of a file.")
     there = file.read_text(encoding="utf-8", errors="replace") if file.suffix == ".html" and file.exists() else ""
     if there and not (OURS in there or there.startswith(START) or START.startswith(there)):  # one of ours may have been cut short
         raise ValueError(f"{file} is a page of something else, and would be overwritten: choose another name.")
+
+
+def save_page(file: Path, text: str) -> Path:
+    """Write a page, or what it loads, whole or not at all; returns its path. Raises ValueError as `check_page` does."""
+    check_page(file)
     write_whole(file, lambda part: part.write_text(text, encoding="utf-8"))
     return file
 
