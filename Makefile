@@ -50,9 +50,9 @@ PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist worksteal
 # that hangs comes to it.
 test: setup browser
 	$(BIN)/python tests/helpers/answered.py runs/notebooks
-	$(PYTEST) --nbmake --nbmake-timeout=3600 runs/notebooks tests
+	$(PYTEST) --nbmake --nbmake-timeout=3600 --durations=60 runs/notebooks tests
 
-# What a push must pass, in about three minutes: those marked `slow` are left to `make test`.
+# What a push must pass, in about three minutes: those marked `slow`, or named in tests/slow.txt, are left to `make test`.
 check: lint
 	$(PYTEST) tests -m "not slow"
 

@@ -12,9 +12,18 @@ torch.set_num_threads(1)  # small tensors: threads cost more than they give, and
 
 from helpers.browsing import BROWSERS, LIMIT, REASON  # noqa: E402
 from helpers.pipelines import BUILDERS  # noqa: E402
+from helpers.timed import named  # noqa: E402
 
 import audioscope  # noqa: E402
 from audioscope.model import Model  # noqa: E402
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Mark the tests that tests/slow.txt names (helpers/timed.py writes it)."""
+    slow = set(named())
+    for item in items:
+        if item.nodeid in slow:
+            item.add_marker(pytest.mark.slow)
 
 
 @pytest.fixture(scope="session")

@@ -261,10 +261,11 @@ def test_text_tokens_are_not_time(tiny):
             vector.check(tiny.name, tiny.fingerprint, tiny.sites)
 
 
+@pytest.mark.slow
 def test_a_page_of_heads_names_them(tiny, tmp_path):
     from audioscope.cli.main import main
 
-    how = ["--concepts", "fast", "--pairs", "4", "--steps", "2", "--bare", "--out", str(tmp_path)]
+    how = ["--concepts", "fast", "--pairs", "1", "--steps", "1", "--bare", "--out", str(tmp_path)]
     assert main(["atlas", "--sites", "cross.heads", *how, "--workers", "1"]) == 0
     page = (tmp_path / "index.html").read_text()
     assert "heads of cross-attention" in page and "11.3" in page and "(2.5 over 48 heads)" in page

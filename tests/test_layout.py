@@ -135,3 +135,13 @@ def test_notebooks_import_the_public_names_only(file):
         )
         for name in names:
             assert not str(name).startswith("audioscope") or name in spaces, f"{file.name}:{node.lineno} imports {name}"
+
+
+def test_slow_tests_are_named_as_they_are():
+    """A test that was renamed would be fast again without notice; the laws are never left out of `make check`."""
+    from helpers.timed import KEPT, named
+
+    assert named() == sorted(set(named())) and not [test for test in named() if test.startswith(KEPT)]
+    for test in named():
+        file, _, function = test.partition("[")[0].partition("::")
+        assert f"def {function}(" in (ROOT / file).read_text(), test

@@ -10,6 +10,8 @@ import pytest
 import audioscope
 from audioscope.cli.main import main
 
+pytestmark = pytest.mark.slow  # of whole sweeps, in several processes
+
 FEW = {"concepts": ["fast", "drums"], "pairs": 3, "sites": [0, 6], "steps": 1, "progress": False}
 
 

@@ -146,7 +146,7 @@ def steer_planted(
         ValueError: The model is another one, or a layer does not exist.
 
     Example:
-        >>> quick = {"pairs": 4, "prompts": 1, "seeds": 1, "steps": 3, "grid": [2.0], "progress": False}
+        >>> quick = {"pairs": 4, "prompts": 1, "seeds": 1, "steps": 1, "grid": [2.0], "progress": False}
         >>> rows = audioscope.steer.steer_planted(model, "metal", [0], "planted", **quick)
         >>> rows[["model", "lengths", "layers"]].values.tolist()
         [['planted in 1', 'unit', 1], ['planted in 1', 'natural', 1]]
