@@ -209,7 +209,6 @@ def test_options_of_load_are_honoured_or_refused_by_name(tmp_path):
 
 
 def test_the_command_line_takes_device_dtype_and_variant(tmp_path, capsys):
-
     assert (
         main(["generate", PROMPT, "--steps", "1", "--dtype", "bfloat16", "--device", "cpu", "--out", str(tmp_path / "a.flac")])
         == 0

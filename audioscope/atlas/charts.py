@@ -100,7 +100,8 @@ def _cells(impacts: pd.DataFrame, narrow: bool) -> pd.DataFrame:
     """
     impacts = impacts.reset_index(drop=True)
     values = impacts.impact.where(impacts.defined)
-    bare, coarse = _bare(impacts), impacts.get("coarse", pd.Series(False, index=impacts.index))
+    bare, no = _bare(impacts), pd.Series(False, index=impacts.index)
+    coarse, planted = impacts.get("coarse", no), impacts.get("planted", no)
     clear = (impacts.low > impacts.control) | (impacts.high < -impacts.control)
     denominator = ["denominator", "denominator_low", "denominator_high"]
     unknown = "not published" if bare else "undefined"
@@ -109,7 +110,7 @@ def _cells(impacts: pd.DataFrame, narrow: bool) -> pd.DataFrame:
     censored = impacts.defined & (share > CENSORED)
     said = pd.Series([reading(*row) for row in zip(values, impacts.low, impacts.high, strict=True)])
     together = pd.Series(np.where(coarse, " (several layers measured together)", ""))
-    truth = pd.Series(np.where(impacts.get("planted", pd.Series(False, index=impacts.index)), PLANTED_SAID, ""))
+    truth = pd.Series(np.where(planted, PLANTED_SAID, ""))
     unseen = pd.Series([CENSORED_SAID.format(part) if part > CENSORED else "" for part in share])
     digits = [f"{value:z.2f}".replace("-", "−") for value in values]
     places = orders(impacts).set_index("concept").reindex(impacts.concept)
@@ -133,7 +134,7 @@ def _cells(impacts: pd.DataFrame, narrow: bool) -> pd.DataFrame:
             & ~censored
             & ((values.abs() >= THRESHOLD / impacts.site.nunique()) & ~coarse if bare else clear),
             "reading": (said + together + unseen).where(impacts.defined, undefined) + truth,
-            "planted": impacts.get("planted", pd.Series(False, index=impacts.index)),
+            "planted": planted,
             "numerator": [unknown if bare else reading(value, float("nan"), float("nan")) for value in impacts.numerator],
             "denominator": [reading(*row) for row in impacts[denominator].itertuples(index=False)],
             "control": impacts.control.map("{:.2f}".format).where(impacts.defined & (not bare), unknown),
@@ -324,6 +325,11 @@ def _foot(means: pd.DataFrame, step: float, labels: bool = True) -> alt.LayerCha
     return alt.LayerChart(layer=layers, width=step * len(sites), height=30)
 
 
+def _places(cells: pd.DataFrame) -> str:
+    """The layers of some cells by concept, in words."""
+    return "; ".join(f"{name} at {', '.join(map(str, part.layer))}" for name, part in cells.groupby("concept", sort=False))
+
+
 def _description(cells: pd.DataFrame, means: pd.DataFrame) -> str:
     """The chart in words, for readers who cannot see it."""
     layers = ", ".join(str(layer) for layer in means.layer[means.functional]) or "none"
@@ -334,10 +340,7 @@ def _description(cells: pd.DataFrame, means: pd.DataFrame) -> str:
     undefined = list(cells.concept[~cells.defined].unique())
     hidden = int(cells.censored.sum())
     text += f" Censored, so that nothing can be concluded: {hidden} cells." if hidden else ""
-    planted = [
-        f"{name} at {', '.join(map(str, part.layer))}" for name, part in cells[cells.planted].groupby("concept", sort=False)
-    ]
-    text += f" Planted: {'; '.join(planted)}." if planted else ""
+    text += f" Planted: {_places(cells[cells.planted])}." if cells.planted.any() else ""
     return text + (f" Undefined: {', '.join(undefined)}." if undefined else "")
 
 
@@ -591,7 +594,6 @@ def agreement_heatmap(
     numbers = alt.Chart(rows(drawn.drop_duplicates("site")[["site", "layer"]])).encode(x=_x(sites), text="layer:N")
     margin = alt.Chart(drawn[["site"]].head(1)).mark_text(style="label-quiet", align="right", y=9, aria=False)
     foot = [numbers.mark_text(style="label-quiet", y=9, aria=False), margin.encode(x=alt.value(-8), text=alt.value("layer"))]
-    held = [f"{name} at {', '.join(map(str, part.layer))}" for name, part in drawn[drawn.holds].groupby("concept", sort=False)]
     return (
         alt.vconcat(
             alt.LayerChart(layer=layers, width=step * len(sites), height=alt.Step(ROW)),
@@ -608,7 +610,7 @@ def agreement_heatmap(
                 ],
             ),
             description=f"Heatmap of agreement, {drawn.concept.nunique()} concepts by {len(sites)} layers, up to {most} views: "
-            f"{'; '.join(labels)}. All agree: {'; '.join(held) or 'nowhere'}.",
+            f"{'; '.join(labels)}. All agree: {_places(drawn[drawn.holds]) or 'nowhere'}.",
         )
         .configure(**chart_theme())
     )
