@@ -393,7 +393,7 @@ def heatmap(
             "Dotted: censored. In most pairs, both scores lie beyond the calibrated range: nothing was seen, which is not 0."
         )
     if cells.planted.any():
-        notes.append("Dashed: planted there, so that this is the right answer; the concept's words reach no other layer.")
+        notes.append("Dashed: planted there; the concept's words reach no other layer.")
     if _bare(impacts):
         coarse = "coarse" in impacts and impacts.coarse.any()
         notes = [
