@@ -14,6 +14,5 @@ git checkout -q $DATA -- tools/next_data
 xargs rm -f < tools/next_data/deleted.txt
 cp -r tools/next_data/data/. data/
 git rm -rqf tools/next_data
-rm -f tools/next.bundle tools/next.diff.xz tools/next_review.md
 git add -A && git commit -qm "The branch, rebuilt"
 git merge origin/main
