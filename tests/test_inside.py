@@ -12,6 +12,7 @@ from audioscope.errors import UnknownName
 from audioscope.sites import KINDS, place
 
 A, B = "a fast happy song with violin", "a slow sad song with drums and more words"
+ROUNDING = {"rtol": 1e-4, "atol": 1e-5}  # of a batch's rows among each other: some CPUs multiply its last rows by another kernel
 
 
 def sampled(model, *rows, steps=3, **more):
@@ -94,14 +95,16 @@ def test_memory_and_music_are_all_that_a_site_gives(model):
         model, Row(A, 0), Row(B, 0), edited(PatchOutput(site, A)), edited(PatchOutput(memory, A), PatchMusic(site, A)),
         edited(PatchOutput(memory, A)), edited(PatchMusic(site, A)),
     ).latents  # fmt: skip
-    assert torch.equal(whole, both)
+    torch.testing.assert_close(whole, both, **ROUNDING)
     assert min(off(each, corrupted, clean - corrupted) for each in (one, other)) > 1e-4
     seen = sampled(
         model, Row(B, 0), edited(PatchOutput(memory, A)), edited(Ablate(memory)), read=Read((memory, site), pool=False)
     ).reads
     assert not seen[memory.path][2].any() and seen[memory.path].shape[2:] == (1, memory.width)
-    assert torch.equal(seen[site.path][0, 0], seen[site.path][1, 0]), "in the first step, the music's tokens stay"
-    assert not torch.equal(seen[memory.path][0, 0], seen[memory.path][1, 0])
+    torch.testing.assert_close(
+        seen[site.path][0, 0], seen[site.path][1, 0], **ROUNDING
+    )  # in the first step, the music's tokens stay
+    assert off(*seen[memory.path][:2, 0], seen[memory.path][0, 0]) > 1e-4
 
 
 def test_edits_of_a_site_and_its_memory_act_in_the_rows_order(model):
@@ -114,7 +117,7 @@ def test_edits_of_a_site_and_its_memory_act_in_the_rows_order(model):
         model, Row(A, 0), edited(patch, more), edited(more, patch), read=Read((memory,), steps=(0,), pool=False), steps=1
     ).reads[memory.path]
     torch.testing.assert_close(reads[1], reads[0] + 1)
-    assert torch.equal(reads[2], reads[0])
+    torch.testing.assert_close(reads[2], reads[0], **ROUNDING)
     with pytest.raises(ValueError, match="one token, its own mean"):
         sampled(model, edited(Ablate(memory, to="mean")))
 
@@ -138,16 +141,20 @@ def test_a_block_cuts_the_text_in_two(model):
 def test_in_the_first_step_one_head_does_not_change_another(model):
     site = model.sites.cross[1]
     first, second = site.heads[:2]
-    reads = sampled(model, Row(B, 0), edited(PatchOutput(first, A)), read=Read((first, second), steps=(0,)), steps=1).reads
-    assert torch.equal(*reads[second.path])
-    assert not torch.allclose(*reads[first.path])
+    how = {"read": Read((first, second), steps=(0,)), "steps": 1}
+    plain = sampled(model, Row(B, 0), Row(B, 0), **how).reads
+    reads = sampled(model, Row(B, 0), edited(PatchOutput(first, A)), **how).reads
+    assert torch.equal(reads[second.path], plain[second.path])
+    assert not torch.allclose(reads[first.path], plain[first.path])
 
 
 def test_edits_inside_that_ask_for_nothing_change_no_bit(model):
     sites = model.sites.select(kinds(model))
     same = Apply(sites, lambda output, here: output)
-    plain, itself, kept = sampled(model, Row(B, 0), edited(PatchOutput(sites, B)), edited(same)).latents
-    assert torch.equal(plain, itself) and torch.equal(plain, kept)
+    plain = sampled(model, *[Row(B, 0)] * 3).latents
+    found = sampled(model, Row(B, 0), edited(PatchOutput(sites, B)), edited(same)).latents
+    assert torch.equal(found[[0, 2]], plain[[0, 2]])
+    torch.testing.assert_close(found[1], plain[1], **ROUNDING)  # it is given what another row computed
 
 
 def test_edits_and_reads_of_all_kinds_in_one_run(model):
