@@ -22,6 +22,7 @@ from .edits import Apply as Apply
 from .edits import BlendText as BlendText
 from .edits import MuteWord as MuteWord
 from .edits import PatchOutput as PatchOutput
+from .edits import PatchPath as PatchPath
 from .edits import PatchText as PatchText
 from .edits import SlidePrediction as SlidePrediction
 from .installed import __version__ as __version__

@@ -15,11 +15,11 @@ import torch
 from torch import Tensor
 
 from audioscope.errors import index_of, listed, one_or_more, real, said
-from audioscope.sites import Site, Sites
+from audioscope.sites import MODULES, Site, Sites
 
 Which = str | int | Site | Iterable[str | int | Site] | None
 Branch = Literal["both", "cond", "uncond"]
-Target = Literal["text", "output", "attention", "prediction"]
+Target = Literal["text", "output", "attention", "prediction", "path"]
 
 
 @dataclass(frozen=True)
@@ -58,10 +58,7 @@ class Edit:
             raise ValueError(f"branch is {self.branch!r}, expected 'both', 'cond' or 'uncond'.")
         if self.steps is not None:
             object.__setattr__(self, "steps", _window(self.steps))
-        if isinstance(self.sites, Iterable) and not isinstance(self.sites, str) and index_of(self.sites) is None:
-            object.__setattr__(
-                self, "sites", tuple(listed("sites", self.sites, "'cross', 'self', 'all', layers or module paths"))
-            )
+        object.__setattr__(self, "sites", _selection("sites", self.sites))
 
     def change(self, own: Tensor, other: Tensor | None, here: Here) -> Tensor:
         """The new value of a row's text or output `own` [tokens, width]; `other` is the row that a patch copies from."""
@@ -165,6 +162,78 @@ class PatchOutput(Copying):
         >>> patch = audioscope.PatchOutput([0, 1], "a fast song with violin", steps=(0, 1))
         >>> clip = model.generate("a slow song with violin", edits=patch, steps=2)
     """
+
+
+@dataclass(frozen=True)
+class PatchPath(Copying):
+    """Let chosen modules alone receive what a site would send them under another prompt, on the direct paths between them.
+
+    A receiver is given what its input would be if the senders had put out what they do in an unedited run of the other prompt, at the
+    same step and seed, and every other attention and feed-forward module before it what it puts out in the row itself. With one receiver,
+    this is path patching (Wang et al., arXiv 2211.00593; Goldowsky-Dill et al., arXiv 2304.05969): the direct path is what the residual
+    stream carries past the modules between. With several, it patches the edges of a circuit: what one receiver then puts out reaches
+    the others, as anything in the row does. A U-Net's convolutions and skips belong to the path. Each edit takes one more row of the
+    batch, and one for each prompt and seed.
+
+    Args:
+        sites: The senders: attention modules, heads or memories of theirs, or feed-forward modules, named by a kind ("cross", "self",
+            "all", "cross.heads", "feed_forward"), a module path, the number of a cross-attention layer, a Site, or a list of these.
+        prompt: The other prompt. It runs unedited in the same batch, from the same seed.
+        receivers: The attention or feed-forward modules that receive, each after all senders, named in the same ways. Cross-attention
+            makes its queries of what it receives; its text stays.
+        steps: Half-open window of denoising steps (first, last + 1); None means every step.
+        branch: The part of classifier-free guidance to change: "both", "cond" or "uncond"; without guidance there is only "cond".
+
+    Raises:
+        ValueError: The branch is unknown, `steps` is not such a window, or (when the run begins) a sender gives nothing of its own to the
+            stream, or a receiver is no such module or not after all senders.
+        UnknownName: There is no such site (when the run begins).
+
+    Example:
+        >>> path = audioscope.PatchPath(0, "a fast song with violin", receivers=model.sites[6])
+        >>> clip = model.generate("a slow song with violin", edits=path, steps=2)
+    """
+
+    receivers: Which
+    target: ClassVar[Target] = "path"
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        object.__setattr__(self, "receivers", _selection("receivers", self.receivers))
+
+    def where(self, sites: Sites) -> tuple[Site, ...]:
+        senders, receivers = super().where(sites), self.received(sites)
+        for site in senders:
+            if not (site.kind in MODULES or site.head is not None or site.is_memory):
+                raise ValueError(
+                    f"{site.path} gives nothing of its own to the stream: expected attention modules, heads, memories or feed-forward modules."
+                )
+            for receiver in receivers:
+                if site.module == receiver.path or sites.every.index(site) > sites.every.index(receiver):
+                    raise ValueError(f"{receiver.path} runs before {site.path} is done, so it receives nothing from it.")
+        return senders
+
+    def received(self, sites: Sites) -> tuple[Site, ...]:
+        """The receivers among a model's sites.
+
+        Args:
+            sites: The model's sites.
+
+        Returns:
+            The receivers, in running order.
+
+        Raises:
+            UnknownName: There is no such site.
+            ValueError: One is no attention or feed-forward module.
+
+        Example:
+            >>> [site.layer for site in audioscope.PatchPath(0, "a fast song", receivers=[9, 6]).received(model.sites)]
+            [6, 9]
+        """
+        chosen = sites.select(self.receivers)
+        if other := next((site for site in chosen if site.kind not in MODULES), None):
+            raise ValueError(f"{other.path} receives nothing of its own: expected attention or feed-forward modules.")
+        return chosen
 
 
 @dataclass(frozen=True)
@@ -444,6 +513,13 @@ def as_edits(edits: Edit | Iterable[Edit]) -> tuple[Edit, ...]:
             )
             raise TypeError(f"edits contains {edit!r}, expected edits such as {hint}.")
     return several
+
+
+def _selection(name: str, which: Which) -> Which:
+    """A selection of sites that lasts: several as a tuple. Raises TypeError for what is none."""
+    if isinstance(which, Iterable) and not isinstance(which, str) and index_of(which) is None:
+        return tuple(listed(name, which, "'cross', 'self', 'all', layers or module paths"))
+    return which
 
 
 def _window(steps: object) -> tuple[int, int]:

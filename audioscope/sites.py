@@ -25,6 +25,7 @@ HEADS, KEYS, VALUES, MEMORY = "heads", "keys", "values", "memory"
 KINDS = (
     "cross", "self", *(f"{kind}.{part}" for kind in ("cross", "self") for part in (HEADS, KEYS, VALUES, MEMORY)), "feed_forward", "block",
 )  # fmt: skip
+MODULES = ("cross", "self", "feed_forward")  # that add what they put out to the stream
 
 
 SAID = {"cross": "cross-attention", "self": "self-attention", "feed_forward": "feed-forward modules", "block": "blocks"}

@@ -26,8 +26,8 @@ from nnsight import _c
 from torch import Tensor
 
 from audioscope.adapters import Adapter
-from audioscope.edits import AddText, Copying, Edit, Here, MuteWord, PatchText, SlidePrediction
-from audioscope.sites import HEADS, KEYS, Place, Site, Sites, place, said_kind
+from audioscope.edits import AddText, Copying, Edit, Here, MuteWord, PatchOutput, PatchPath, PatchText, SlidePrediction
+from audioscope.sites import HEADS, KEYS, MODULES, Place, Site, Sites, place, said_kind
 from audioscope.weights import CLOSED, Attending, around_attention
 from audioscope.words import WORD, numbers_of, tokens_of
 
@@ -162,12 +162,25 @@ class _Slide:
     away: int
 
 
+@dataclass(frozen=True)
+class _Path:
+    """A row of the batch some of whose sites receive, and the row that carries to them what the senders would send."""
+
+    edit: PatchPath
+    row: int
+    carrier: int
+
+
 def with_sources(rows: Sequence[Row]) -> list[Row]:
-    """The rows, followed by those that predict from their latents, and the unedited rows that patches copy from and that are missing."""
+    """The rows, followed by those that predict from their latents or carry what is sent along a path, and the unedited rows that patches
+    copy from and that are missing."""
     packed = list(rows)
     for slide in _slides(rows):
         row, edit = rows[slide.row], slide.edit
         packed += [Row(row.prompt, row.seed, (PatchText(edit.sites, text, steps=edit.steps),)) for text in edit.texts]
+    for path in _paths(rows):
+        row, sent = rows[path.row], path.edit
+        packed.append(Row(row.prompt, row.seed, (PatchOutput(sent.sites, sent.prompt, steps=sent.steps, branch=sent.branch),)))
     for row in tuple(packed):
         for each in row.edits:
             if isinstance(each, Copying) and _source(packed, row, each) is None:
@@ -186,16 +199,38 @@ def _slides(rows: Sequence[Row]) -> list[_Slide]:
     return [_Slide(edit, row, len(rows) + 2 * place, len(rows) + 2 * place + 1) for place, (edit, row) in enumerate(found)]
 
 
+def _paths(rows: Sequence[Row]) -> list[_Path]:
+    """The paths that are patched; a row for each follows those of slides in the batch."""
+    found = [(edit, number) for number, row in enumerate(rows) for edit in row.edits if isinstance(edit, PatchPath)]
+    first = len(rows) + 2 * len(_slides(rows))
+    return [_Path(edit, row, first + place) for place, (edit, row) in enumerate(found)]
+
+
+def _carried(path: _Path, sites: Sites, layout: dict[str, range], order: int) -> Iterator[tuple[Site, _Action]]:
+    """What a carrier copies: all that its row puts out before the last receiver, except what is patched."""
+    senders, last = path.edit.where(sites), path.edit.received(sites)[-1]
+    parts = {site.module for site in senders if site.head is not None}
+    for site in sites.every[: sites.every.index(last)]:
+        whole = site.kind in MODULES and site.module not in parts
+        if site not in senders and (whole or (site.head is not None and site.module in parts)):
+            copy = PatchOutput(site, path.edit.prompt, steps=path.edit.steps, branch=path.edit.branch)
+            pairs = tuple((rows[path.carrier], rows[path.row]) for name, rows in layout.items() if copy.branch in ("both", name))
+            yield site, _Action(copy, pairs, path.edit.prompt, order)
+
+
 def _source(rows: Sequence[Row], row: Row, edit: Copying) -> int | None:
     """The index of the unedited row with the edit's prompt and the row's seed."""
     return next((i for i, r in enumerate(rows) if r.prompt == edit.prompt and r.seed == row.seed and not r.edits), None)
 
 
-def _plan(rows: Sequence[Row], sites: Sites, layout: dict[str, range], steps: int) -> dict[Site, list[_Action]]:
-    """Which actions happen at which site, in the order in which each row lists its edits."""
+def _plan(
+    rows: Sequence[Row], sites: Sites, layout: dict[str, range], steps: int, paths: Sequence[_Path] = ()
+) -> dict[Site, list[_Action]]:
+    """Which actions happen at which site, in the order in which each row lists its edits; carriers copy what their rows then have."""
     plan: dict[Site, list[_Action]] = {}
+    carriers, last = {path.carrier for path in paths}, max(len(row.edits) for row in rows)
     for number, row in enumerate(rows):
-        for order, edit in enumerate(row.edits):
+        for order, edit in enumerate(row.edits, last + 1 if number in carriers else 0):
             if edit.idle:
                 continue
             source = _source(rows, row, edit) if isinstance(edit, Copying) else None
@@ -212,7 +247,8 @@ def _plan(rows: Sequence[Row], sites: Sites, layout: dict[str, range], steps: in
                     numbers_of(edit.word, WORD.findall(row.prompt))  # raises for a word that the prompt does not have
                 if all(site.stream == "gpt2" for site in sites.select(edit.sites)):
                     raise ValueError("These layers read GPT-2's states, in which no token is a word's: name the others.")
-            for site in edit.where(sites):
+            chosen = edit.where(sites)
+            for site in () if edit.target == "path" else chosen:
                 if edit.target == "attention" and site.kind not in ("cross", f"cross.{HEADS}"):
                     raise ValueError(
                         f"{type(edit).__name__} needs a cross-attention module or its heads, but {site.path} is {said_kind(site.kind)}."
@@ -223,6 +259,9 @@ def _plan(rows: Sequence[Row], sites: Sites, layout: dict[str, range], steps: in
                         f"{type(edit).__name__} needs the text of a cross-attention module, but {site.path} is {said_kind(site.kind)}{hint}."
                     )
                 plan.setdefault(site, []).append(_Action(edit, pairs, row.prompt, order))
+    for path in paths:
+        for site, action in _carried(path, sites, layout, last):
+            plan.setdefault(site, []).append(action)
     for site, actions in plan.items():
         worded = {row: a.edit for a in actions if a.edit.of_words for row, _ in a.pairs}
         module = [*actions, *(plan.get(sites[site.module], []) if worded else [])]
@@ -374,7 +413,8 @@ def run(
     """
     packed, steps, guidance = with_sources(rows), sampling.steps, sampling.guidance
     layout = adapter.rows(len(packed), guidance)
-    plan = _plan(packed, sites, layout, steps)
+    slides, paths = _slides(rows), _paths(rows)
+    plan = _plan(packed, sites, layout, steps, paths)
     reading: dict[Site, list[tuple[Tensor, Tensor]]] = {} if read is None else {site: [] for site in read.sites}
     if read is not None and read.branch not in layout:
         raise ValueError(f"No {read.branch!r} branch to read at guidance {guidance}: there is only {', '.join(layout)}.")
@@ -440,9 +480,16 @@ def run(
         if on_step is not None:
             on_step(step)
 
-    muted = _muting(denoiser, plan, finder, now)
-    slid = _sliding(denoiser, layout, _slides(rows), now)
-    with ready(pipe), masking(pipe, adapter, sites), counting(denoiser, pipe.scheduler, steps, stepped), muted, slid:
+    leaders = {each: slide.row for slide in slides for each in (slide.toward, slide.away)} | {
+        path.carrier: path.row for path in paths
+    }
+    changing = [
+        _following(denoiser, layout, leaders), _muting(denoiser, plan, finder, now), _sliding(denoiser, layout, slides, now),
+        _receiving(denoiser, sites, layout, paths, now),
+    ]  # fmt: skip
+    with ready(pipe), masking(pipe, adapter, sites), counting(denoiser, pipe.scheduler, steps, stepped), ExitStack() as hooks:
+        for each in changing:
+            hooks.enter_context(each)
         latents = _traced(pipe, denoiser, [stop.module for stop in stops], call, steps, visit) if stops else pipe(**call)[0]
     latents = latents[: len(rows)]
     if on_step is not None:
@@ -460,19 +507,60 @@ def run(
     )
 
 
+def _rearranged(args: Args, kwargs: Keywords, change: Callable[[Tensor], Tensor]) -> Call:
+    """A module's call with its hidden states changed."""
+    name = next((name for name in ("hidden_states", "sample") if name in kwargs), None)
+    if name is None:
+        return (change(args[0]), *args[1:]), kwargs
+    return args, {**kwargs, name: change(kwargs[name])}
+
+
 @contextmanager
-def _sliding(denoiser: Any, layout: dict[str, range], slides: Sequence[_Slide], now: list[int]) -> Iterator[None]:
-    """Give the rows of slides the latents of the row that they follow, and move its prediction; `now` holds the denoising step."""
+def _following(denoiser: Any, layout: dict[str, range], leaders: Mapping[int, int]) -> Iterator[None]:
+    """Give each row that follows another that row's latents, in every step."""
 
     def follow(module: Any, args: Args, kwargs: Keywords) -> Call:
-        name = next((name for name in ("hidden_states", "sample") if name in kwargs), None)
-        given = args[0] if name is None else kwargs[name]
-        whose = torch.arange(len(given))
-        for slide in slides:
+        def latents(given: Tensor) -> Tensor:
+            whose = torch.arange(len(given))
             for rows in layout.values():
-                whose[[rows[slide.toward], rows[slide.away]]] = rows[slide.row]
-        latents = given[whose]
-        return ((latents, *args[1:]), kwargs) if name is None else (args, {**kwargs, name: latents})
+                for follower, leader in leaders.items():
+                    whose[rows[follower]] = rows[leader]
+            return given[whose]
+
+        return _rearranged(args, kwargs, latents)
+
+    if not leaders:
+        yield
+        return
+    with denoiser.register_forward_pre_hook(follow, with_kwargs=True):
+        yield
+
+
+@contextmanager
+def _receiving(denoiser: Any, sites: Sites, layout: dict[str, range], paths: Sequence[_Path], now: list[int]) -> Iterator[None]:
+    """Give receivers what the carriers of their paths brought there; `now` holds the denoising step."""
+
+    def receive(path: _Path, module: Any, args: Args, kwargs: Keywords) -> Call | None:
+        def received(given: Tensor) -> Tensor:
+            changed = given.clone()
+            for name, rows in layout.items():
+                if path.edit.branch in ("both", name):
+                    changed[rows[path.row]] = given[rows[path.carrier]]
+            return changed
+
+        return _rearranged(args, kwargs, received) if path.edit.acts_at(now[0]) else None
+
+    with ExitStack() as hooks:
+        for path in paths:
+            for site in path.edit.received(sites):
+                module = denoiser.get_submodule(site.path.partition(".")[2])
+                hooks.enter_context(module.register_forward_pre_hook(partial(receive, path), with_kwargs=True))
+        yield
+
+
+@contextmanager
+def _sliding(denoiser: Any, layout: dict[str, range], slides: Sequence[_Slide], now: list[int]) -> Iterator[None]:
+    """Move the prediction of rows by that of their slides; `now` holds the denoising step."""
 
     def move(module: Any, args: Args, output: Any) -> Any:
         acting, rows = [slide for slide in slides if slide.edit.acts_at(now[0])], layout["cond"]
@@ -489,7 +577,7 @@ def _sliding(denoiser: Any, layout: dict[str, range], slides: Sequence[_Slide], 
     if not slides:
         yield
         return
-    with denoiser.register_forward_pre_hook(follow, with_kwargs=True), denoiser.register_forward_hook(move):
+    with denoiser.register_forward_hook(move):
         yield
 
 
