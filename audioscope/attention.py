@@ -288,7 +288,7 @@ def attention(
         raise ValueError(
             f"These sites have {' and '.join(map(str, sorted(heads)))} heads: give sites with as many, or leave 'head' out."
         )
-    if words_edit := next((edit for edit in (*acts, *model.steering) if edit.target != "output"), None):
+    if words_edit := next((edit for edit in (*acts, *model.steering) if edit.target not in ("output", "path")), None):
         raise ValueError(
             f"{type(words_edit).__name__} changes which words there are, or what they bring: read the attention without it, or of the other prompt."
         )

@@ -170,23 +170,25 @@ class PatchPath(Copying):
 
     A receiver is given what its input would be if the senders had put out what they do in an unedited run of the other prompt, at the
     same step and seed, and every other attention and feed-forward module before it what it puts out in the row itself. With one receiver,
-    this is path patching (Wang et al., arXiv 2211.00593; Goldowsky-Dill et al., arXiv 2304.05969): the direct path is what the residual
-    stream carries past the modules between. With several, it patches the edges of a circuit: what one receiver then puts out reaches
-    the others, as anything in the row does. A U-Net's convolutions and skips belong to the path. Each edit takes one more row of the
-    batch, and one for each prompt and seed.
+    this is path patching along one edge (Goldowsky-Dill et al., arXiv 2304.05969): the direct path is what the residual stream carries
+    past the modules between (Wang et al., arXiv 2211.00593, count what feed-forward modules pass on as direct, too; here they are held).
+    With several, it patches the edges of a circuit: what one receiver then puts out reaches the others, as anything in the row does. A
+    U-Net's convolutions and skips belong to the path. It takes one more row of the batch for each row on which it acts, and one for
+    each other prompt and seed.
 
     Args:
         sites: The senders: attention modules, heads or memories of theirs, or feed-forward modules, named by a kind ("cross", "self",
             "all", "cross.heads", "feed_forward"), a module path, the number of a cross-attention layer, a Site, or a list of these.
         prompt: The other prompt. It runs unedited in the same batch, from the same seed.
-        receivers: The attention or feed-forward modules that receive, each after all senders, named in the same ways. Cross-attention
-            makes its queries of what it receives; its text stays.
+        receivers: The attention or feed-forward modules that receive, named in the same ways, each after all senders; None means all that
+            run after them. Cross-attention makes its queries of what it receives; its text stays.
         steps: Half-open window of denoising steps (first, last + 1); None means every step.
         branch: The part of classifier-free guidance to change: "both", "cond" or "uncond"; without guidance there is only "cond".
 
     Raises:
         ValueError: The branch is unknown, `steps` is not such a window, or (when the run begins) a sender gives nothing of its own to the
-            stream, or a receiver is no such module or not after all senders.
+            stream, a receiver is no such module or not after all senders, or another path of the row ends at the same receiver.
+        TypeError: `sites` or `receivers` is of another type (when the run begins).
         UnknownName: There is no such site (when the run begins).
 
     Example:
@@ -194,7 +196,7 @@ class PatchPath(Copying):
         >>> clip = model.generate("a slow song with violin", edits=path, steps=2)
     """
 
-    receivers: Which
+    receivers: Which = None
     target: ClassVar[Target] = "path"
 
     def __post_init__(self) -> None:
@@ -202,15 +204,13 @@ class PatchPath(Copying):
         object.__setattr__(self, "receivers", _selection("receivers", self.receivers))
 
     def where(self, sites: Sites) -> tuple[Site, ...]:
-        senders, receivers = super().where(sites), self.received(sites)
+        senders = super().where(sites)
         for site in senders:
             if not (site.kind in MODULES or site.head is not None or site.is_memory):
                 raise ValueError(
                     f"{site.path} gives nothing of its own to the stream: expected attention modules, heads, memories or feed-forward modules."
                 )
-            for receiver in receivers:
-                if site.module == receiver.path or sites.every.index(site) > sites.every.index(receiver):
-                    raise ValueError(f"{receiver.path} runs before {site.path} is done, so it receives nothing from it.")
+        self.received(sites)
         return senders
 
     def received(self, sites: Sites) -> tuple[Site, ...]:
@@ -224,16 +224,38 @@ class PatchPath(Copying):
 
         Raises:
             UnknownName: There is no such site.
-            ValueError: One is no attention or feed-forward module.
+            ValueError: One is no attention or feed-forward module, or runs before the senders are done.
+            TypeError: `receivers` is of another type.
 
         Example:
             >>> [site.layer for site in audioscope.PatchPath(0, "a fast song", receivers=[9, 6]).received(model.sites)]
             [6, 9]
         """
-        chosen = sites.select(self.receivers)
+        order = {site: number for number, site in enumerate(sites.every)}
+        senders = super().where(sites)
+        done = max(order[sites[site.module]] for site in senders)
+        if self.receivers is None:
+            chosen = tuple(site for site in sites.every[done + 1 :] if site.kind in MODULES)
+            if not chosen:
+                raise ValueError(f"No attention or feed-forward module runs after {senders[-1].path}, so nothing receives.")
+            return chosen
+        try:
+            chosen = sites.select(self.receivers)
+        except (TypeError, ValueError) as error:
+            raise type(error)(f"receivers: {error}") from error
         if other := next((site for site in chosen if site.kind not in MODULES), None):
             raise ValueError(f"{other.path} receives nothing of its own: expected attention or feed-forward modules.")
+        if early := next((site for site in chosen if order[site] <= done), None):
+            raise ValueError(f"{early.path} runs before {senders[-1].path} is done, so it receives nothing from it.")
         return chosen
+
+    def meets(self, other: PatchPath, sites: Sites) -> Site | None:
+        """A site that both paths would give its input, in the same step and branch; None if there is none."""
+        apart = self.branch != other.branch and "both" not in (self.branch, other.branch)
+        if self.steps is not None and other.steps is not None:
+            apart = apart or self.steps[1] <= other.steps[0] or other.steps[1] <= self.steps[0]
+        theirs = set(other.received(sites))
+        return None if apart else next((site for site in self.received(sites) if site in theirs), None)
 
 
 @dataclass(frozen=True)
@@ -516,7 +538,7 @@ def as_edits(edits: Edit | Iterable[Edit]) -> tuple[Edit, ...]:
 
 
 def _selection(name: str, which: Which) -> Which:
-    """A selection of sites that lasts: several as a tuple. Raises TypeError for what is none."""
+    """A selection of sites that lasts: several as a tuple."""
     if isinstance(which, Iterable) and not isinstance(which, str) and index_of(which) is None:
         return tuple(listed(name, which, "'cross', 'self', 'all', layers or module paths"))
     return which

@@ -14,7 +14,7 @@ from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field, fields, replace
 from functools import cache, partial
-from itertools import count, groupby
+from itertools import combinations, count, groupby
 from operator import itemgetter
 from typing import Any, TypeAlias, TypedDict
 
@@ -180,7 +180,9 @@ def with_sources(rows: Sequence[Row]) -> list[Row]:
         packed += [Row(row.prompt, row.seed, (PatchText(edit.sites, text, steps=edit.steps),)) for text in edit.texts]
     for path in _paths(rows):
         row, sent = rows[path.row], path.edit
-        packed.append(Row(row.prompt, row.seed, (PatchOutput(sent.sites, sent.prompt, steps=sent.steps, branch=sent.branch),)))
+        own = [edit for edit in row.edits if not isinstance(edit, PatchPath | SlidePrediction)]
+        last = PatchOutput(sent.sites, sent.prompt, steps=sent.steps, branch=sent.branch)
+        packed.append(Row(row.prompt, row.seed, (*own, last)))
     for row in tuple(packed):
         for each in row.edits:
             if isinstance(each, Copying) and _source(packed, row, each) is None:
@@ -228,9 +230,14 @@ def _plan(
 ) -> dict[Site, list[_Action]]:
     """Which actions happen at which site, in the order in which each row lists its edits; carriers copy what their rows then have."""
     plan: dict[Site, list[_Action]] = {}
-    carriers, last = {path.carrier for path in paths}, max(len(row.edits) for row in rows)
+    carriers, last = {path.carrier for path in paths}, max((len(row.edits) for row in rows), default=0)
+    for one, other in combinations(paths, 2):
+        if one.row == other.row and (site := one.edit.meets(other.edit, sites)):
+            raise ValueError(f"Two PatchPath of one row end at {site.path}: give one of them all senders.")
     for number, row in enumerate(rows):
-        for order, edit in enumerate(row.edits, last + 1 if number in carriers else 0):
+        for order, edit in enumerate(row.edits):
+            if number in carriers and edit is row.edits[-1]:  # what is sent, in place of the copy
+                order = last + 1
             if edit.idle:
                 continue
             source = _source(rows, row, edit) if isinstance(edit, Copying) else None

@@ -1,10 +1,13 @@
 """Path patching: what a site sends to chosen receivers alone."""
 
+from dataclasses import replace
+
+import numpy as np
 import pytest
 import torch
 
 import audioscope
-from audioscope import Ablate, PatchOutput, PatchPath, Read, Row
+from audioscope import Ablate, Apply, MuteWord, PatchOutput, PatchPath, PatchText, Read, Row, SlidePrediction
 from audioscope.errors import UnknownName
 from audioscope.sites import MODULES
 
@@ -127,11 +130,68 @@ def test_all_that_read_a_memory_receive_together_what_it_sends(tiny):
     """What stands in it reaches the sound through them alone."""
     memory, later = tiny.sites.cross[2].memory, [site for site in modules(tiny) if site.layer > 2]
     later.append(tiny.sites["transformer.transformer_blocks.2.ff"])
+    assert set(PatchPath(memory, A).received(tiny.sites)) == set(later)
     patched, path, some, plain = sampled(
-        tiny, edited(PatchOutput(memory, A)), edited(PatchPath(memory, A, later)), edited(PatchPath(memory, A, later[::2])), Row(B, 0)
+        tiny, edited(PatchOutput(memory, A)), edited(PatchPath(memory, A)), edited(PatchPath(memory, A, later[::2])), Row(B, 0)
     ).latents  # fmt: skip
     size = patched - plain
     assert off(path, patched, size) < 1e-3 and off(path, plain, size) > 0.5 and off(some, patched, size) > 1e-2
+
+
+def raised(output, here):
+    return output + 0.5
+
+
+@pytest.mark.parametrize(
+    "edits",
+    [
+        [Apply("transformer.transformer_blocks.3", raised)], [PatchOutput("transformer.transformer_blocks.3", A)], [Apply(2, raised)],
+        [Ablate("transformer.transformer_blocks.2.cross_attn.memory")], [PatchText([4, 9], A)], [MuteWord(5, "slow")], [Ablate("feed_forward")],
+        [SlidePrediction("cross", A, B, 2.0)],
+    ],
+    ids=lambda edits: f"{type(edits[0]).__name__}({edits[0].sites})",
+)  # fmt: skip
+@pytest.mark.parametrize("part", ["", ".heads.1", ".memory"])
+def test_from_its_own_prompt_a_path_changes_nothing_whatever_else_the_row_does(tiny, edits, part):
+    """In the first step: in later ones, the unedited run that it copies from has gone another way."""
+    path = PatchPath("transformer.transformer_blocks.2.cross_attn" + part, B, [6, 9])
+    if part != ".heads.1" and edits[0].sites in (2, "transformer.transformer_blocks.2.cross_attn.memory"):
+        path = PatchPath(
+            "transformer.transformer_blocks.1.cross_attn" + part, B, [6, 9]
+        )  # a sender puts out what it does unedited
+    if isinstance(edits[0], Ablate) and edits[0].sites == "feed_forward":
+        path = PatchPath("transformer.transformer_blocks.0.cross_attn" + part, B, [6, 9])
+    rows = [Row(B, 7, each) for each in (tuple(edits), (*edits, path), (path, *edits))]
+    reads = sampled(tiny, *rows, read=Read(tiny.sites.select([6, 9, 11]), steps=(0,), pool=False), steps=1, guidance=3.0).reads
+    for values in reads.values():
+        torch.testing.assert_close(values[1], values[0], **ROUNDING)
+        torch.testing.assert_close(values[2], values[0], **ROUNDING)
+
+
+def test_paths_of_one_row_may_not_end_at_one_site(tiny):
+    first, second = PatchPath(0, A, [6, 7]), PatchPath(3, A, 6)
+    with pytest.raises(ValueError, match=r"Two PatchPath of one row end at transformer.transformer_blocks.6.cross_attn"):
+        sampled(tiny, edited(first, second))
+    apart = [edited(replace(first, steps=(0, 1)), replace(second, steps=(1, 2))), edited(first, PatchPath(3, A, 8))]
+    apart += [edited(replace(first, branch="cond"), replace(second, branch="uncond"))]
+    for latents in sampled(tiny, *apart, guidance=3.0).latents:
+        assert torch.isfinite(latents).all()
+
+
+def test_batches_do_not_change_a_path(tiny):
+    """Rows of carriers and of slides follow in a batch, and each finds its own, whatever the seeds."""
+    rows = [Row(B, 3, (PatchPath(0, A, 6),)), Row(A, 4, (SlidePrediction("cross", B, A, 0.5), PatchPath(1, B, 5))), Row(B, 5)]
+    whole = sampled(tiny, *rows, guidance=3.0).latents
+    for row, latents in zip(rows, whole, strict=True):
+        torch.testing.assert_close(sampled(tiny, row, guidance=3.0).latents[0], latents, rtol=1e-3, atol=1e-3)
+
+
+def test_attention_can_be_read_of_a_receiver(tiny):
+    """What it looks at changes, and what is before it does not."""
+    how = {"steps": 1, "by": "layer", "sites": [3, 6]}
+    plain, path = (tiny.attention(B, edits=edits, **how) for edits in ((), PatchPath(0, A, 6)))
+    changed = np.abs(path.of("drums") - plain.of("drums")).reshape(2, -1).max(1)
+    assert changed[0] < 1e-5 < 1e-4 < changed[1]
 
 
 def test_what_one_receiver_puts_out_reaches_the_others(model):
@@ -155,13 +215,14 @@ def test_what_one_receiver_puts_out_reaches_the_others(model):
     ("sites", "receivers", "said"),
     [
         (6, 3, "runs before"), (6, 6, "runs before"), ("cross", 6, "runs before"), (["cross.heads"], 0, "runs before"), (3, [6, 2], "runs before"),
-        ("block", 11, "gives nothing"), ("cross.keys", 11, "gives nothing"), (0, "block", "receives nothing of its own"), (0, [], "No sites selected"),
+        ("block", 11, "gives nothing"), ("cross.keys", 11, "gives nothing"), (0, "block", "receives nothing of its own"), (0, [], "receivers: No sites selected"), (0, 6.5, "receivers: sites is 6.5"), (11, "all", "runs before"),
+        ("transformer.transformer_blocks.11.ff", None, "nothing receives"),
         (0, [4, "transformer.transformer_blocks.4.cross_attn.heads.1"], "receives nothing of its own"), (0, 12, "has layers 0 to 11"),
     ],
 )  # fmt: skip
 def test_a_path_that_is_none_is_refused_before_any_work(tiny, sites, receivers, said, monkeypatch):
     monkeypatch.setattr(type(tiny.pipe), "__call__", lambda *args, **kwargs: pytest.fail("work was done"))
-    with pytest.raises((ValueError, UnknownName), match=said):
+    with pytest.raises((ValueError, UnknownName, TypeError), match=said):
         sampled(tiny, edited(PatchPath(sites, A, receivers)))
 
 

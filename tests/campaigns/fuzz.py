@@ -161,7 +161,7 @@ def targets(root: Path) -> dict[str, Target]:
             "mode": lambda x: vector.edit(1.0, mode=x), "sae": lambda x: audioscope.SAEEdit(sae, x, "scale", 2.0), "do": lambda x: audioscope.SAEEdit(sae, (1,), x, 1.0),
             "value": lambda x: audioscope.SAEEdit(sae, (1,), "set", x), "sites": lambda x: model.sites.select(x), "only": lambda x: vector.only(x),
             "times": lambda x: vector * x, "plus": lambda x: vector + x, "site": lambda x: model.sites[x],
-            "seconds": lambda x: vector.edit(1.0, seconds=x),
+            "seconds": lambda x: vector.edit(1.0, seconds=x), "path": lambda x: audioscope.PatchPath(0, "a song", x).received(model.sites),
         }  # fmt: skip
         return makers[draw(st.sampled_from(sorted(makers)))](draw(ANYTHING))
 
