@@ -249,14 +249,6 @@ class PatchPath(Copying):
             raise ValueError(f"{early.path} runs before {senders[-1].path} is done, so it receives nothing from it.")
         return chosen
 
-    def meets(self, other: PatchPath, sites: Sites) -> Site | None:
-        """A site that both paths would give its input, in the same step and branch; None if there is none."""
-        apart = self.branch != other.branch and "both" not in (self.branch, other.branch)
-        if self.steps is not None and other.steps is not None:
-            apart = apart or self.steps[1] <= other.steps[0] or other.steps[1] <= self.steps[0]
-        theirs = set(other.received(sites))
-        return None if apart else next((site for site in self.received(sites) if site in theirs), None)
-
 
 @dataclass(frozen=True)
 class Ablate(Edit):

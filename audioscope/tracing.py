@@ -208,6 +208,15 @@ def _paths(rows: Sequence[Row]) -> list[_Path]:
     return [_Path(edit, row, first + place) for place, (edit, row) in enumerate(found)]
 
 
+def _meet(one: PatchPath, other: PatchPath, sites: Sites) -> Site | None:
+    """A site to which both paths lead in the same step and branch; None if there is none."""
+    apart = one.branch != other.branch and "both" not in (one.branch, other.branch)
+    if one.steps is not None and other.steps is not None:
+        apart = apart or one.steps[1] <= other.steps[0] or other.steps[1] <= one.steps[0]
+    theirs = set(other.received(sites))
+    return None if apart else next((site for site in one.received(sites) if site in theirs), None)
+
+
 def _carried(path: _Path, sites: Sites, layout: dict[str, range], order: int) -> Iterator[tuple[Site, _Action]]:
     """What a carrier copies: all that its row puts out before the last receiver, except what is patched."""
     senders, last = path.edit.where(sites), path.edit.received(sites)[-1]
@@ -232,7 +241,7 @@ def _plan(
     plan: dict[Site, list[_Action]] = {}
     carriers, last = {path.carrier for path in paths}, max((len(row.edits) for row in rows), default=0)
     for one, other in combinations(paths, 2):
-        if one.row == other.row and (site := one.edit.meets(other.edit, sites)):
+        if one.row == other.row and (site := _meet(one.edit, other.edit, sites)):
             raise ValueError(f"Two PatchPath of one row end at {site.path}: give one of them all senders.")
     for number, row in enumerate(rows):
         for order, edit in enumerate(row.edits):
