@@ -128,6 +128,17 @@ def test_files_that_belong_together_are_written_together(tmp_path):
     assert one.read_text() == two.read_text() == "old" and sorted(tmp_path.iterdir()) == [one, two]
 
 
+@pytest.mark.skipif(os.name == "nt", reason="no such modes there")
+def test_files_can_be_read_by_whoever_may_read_other_new_files(tiny, tmp_path):
+    """Those of a colleague on a cluster, too: safetensors alone would keep them to their owner."""
+    (tmp_path / "usual").write_text("")
+    audioscope.SAE(16, 32, 4, "topk").save_pretrained(tmp_path / "sae")
+    datasets.vector("fast").save(tmp_path / "vector")
+    audioscope.steer.write_pack(datasets.vector("fast").only(tiny.sites.select([6])), tmp_path / "pack.safetensors", tiny)
+    modes = {file.relative_to(tmp_path): file.stat().st_mode for file in tmp_path.rglob("*") if file.is_file()}
+    assert len(modes) >= 5 and set(modes.values()) == {(tmp_path / "usual").stat().st_mode}, modes
+
+
 def test_a_vector_of_two_vectors_files_is_refused(tmp_path):
     datasets.vector("fast").save(tmp_path / "fast")
     datasets.vector("happy").save(tmp_path / "happy")
