@@ -44,8 +44,9 @@ browser:
 	echo "*** NO BROWSER: the atlas page will not be tested. Install Chromium and run make test again. ***" >&2; \
 	[ -z "$$CI" ]
 
-# Two processes of one thread each are faster than one of two threads, also on a busy machine.
-PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist worksteal
+# Two processes of one thread each are faster than one of two threads, also on a busy machine. Sweeps start no workers beside them, except
+# where a test asks for some.
+PYTEST := OMP_NUM_THREADS=1 LOKY_MAX_CPU_COUNT=1 $(BIN)/python -m pytest -n 2 --dist worksteal
 # nbmake runs the notebooks first, since they take longest, with cells added that answer the exercises. A cell has an hour: only one
 # that hangs comes to it.
 test: setup browser

@@ -381,13 +381,7 @@ def _gathered(
         "layer": [*labels_of(sites).values()], "head": [str(i) for i in range(whole.shape[1])],
         "step": [str(i) for i in range(whole.shape[2])],
     }  # fmt: skip
-    settings = {
-        "model": model.name,
-        "fingerprint": model.fingerprint,
-        "sites": [site.to_dict() for site in sites],
-        **dict(how),
-        **more,
-    }
+    settings = {**model.identity, "sites": [site.to_dict() for site in sites], **dict(how), **more}
     found = whole.reshape(*keep, *whole.shape[3:]).numpy()
     return AttentionMap(
         row.prompt, row.seed, words if sites[0].kind == "cross" else [], others, seconds, by, {axis: labels[axis] for axis in by},

@@ -26,12 +26,18 @@ from audioscope.steer.vectors import SteeringVector
 from audioscope.store import data_folder
 
 __all__ = [
-    "atlas", "concept_prompts", "concepts", "data_folder", "fingerprint", "is_shipped", "maps", "more_pairs", "outside", "published", "sae", "saes",
-    "screening", "some_prompts", "steering", "steering_table", "steps", "vector",
+    "atlas", "concept_prompts", "concepts", "data_folder", "fingerprint", "is_shipped", "maps", "more_pairs", "outside", "planted", "pointing", "published",
+    "sae", "saes", "screening", "some_prompts", "steering", "steering_table", "steps", "vector",
 ]  # fmt: skip
-INSIDE = {"heads": "cross.heads", "feed_forward": "feed_forward", "block": "block"}  # maps of other sites, by name
+INSIDE = {
+    "memory": "cross.memory",
+    "heads": "cross.heads",
+    "feed_forward": "feed_forward",
+    "block": "block",
+}  # maps of other sites, by name
 MAPS = (*WINDOWS, "output", *INSIDE)
-RESULTS = ("steering", "sae_steering", "outside")
+PLANTED = ("planted", "planted_all", "planted_all_necessary")
+RESULTS = ("steering", "sae_steering")
 
 
 def atlas() -> Atlas:
@@ -52,15 +58,33 @@ def maps() -> dict[str, Atlas]:
     """Load more shipped atlases of `tiny`: the text swap in a part of the denoising, and patches of outputs.
 
     Returns:
-        Atlases by name, without sound. "early", "middle" and "late" swap the text in that third of the log signal-to-noise ratio;
-        "output" patches the output of each cross-attention module, "heads" that of each of its heads, "feed_forward" and "block" those
-        of the feed-forward modules and of the blocks.
+        Atlases by name. "early", "middle" and "late" swap the text in that third of the log signal-to-noise ratio; "output" patches the
+        output of each cross-attention module, "memory" what it gives to the memory alone, "heads" that of each of its heads,
+        "feed_forward" and "block" those of the feed-forward modules and of the blocks. The last four have the sound of an example of
+        each of six concepts.
 
     Example:
         >>> list(audioscope.datasets.maps())
-        ['early', 'middle', 'late', 'output', 'heads', 'feed_forward', 'block']
+        ['early', 'middle', 'late', 'output', 'memory', 'heads', 'feed_forward', 'block']
     """
     return {name: Atlas.load(data_folder() / "maps" / name) for name in MAPS}
+
+
+def planted() -> dict[str, Atlas]:
+    """Load the shipped atlases of known answers: `tiny`, with concepts planted in some layers by `audioscope.tiny.planted`.
+
+    Returns:
+        Atlases by name, with the sound of an example of each concept. "planted" has six concepts, each in one layer. "planted_all" has
+        three, each in two layers that need each other, so that no layer alone is sufficient; "planted_all_necessary" is the same with
+        patches into the clean run, which find both.
+
+    Example:
+        >>> atlas = audioscope.datasets.planted()["planted"]
+        >>> cells = atlas.impacts().query("defined")
+        >>> bool(((cells["impact"] - cells["planted"]).abs() < 0.01).all())
+        True
+    """
+    return {name: Atlas.load(data_folder() / "maps" / name) for name in PLANTED}
 
 
 def screening() -> pd.DataFrame:
@@ -76,6 +100,20 @@ def screening() -> pd.DataFrame:
         ['path', 'quick']
     """
     return pd.read_parquet(data_folder() / "results" / "screening.parquet")
+
+
+def pointing() -> pd.DataFrame:
+    """Load the shipped table of how well attention points at what sounds, made by `audioscope.tiny.pointing`.
+
+    Returns:
+        A table with one row per song, word, layer and step, with the columns of `audioscope.tiny.pointing`.
+
+    Example:
+        >>> table = audioscope.datasets.pointing()
+        >>> sorted(table["part"].unique())
+        ['lead', 'percussion', 'voice']
+    """
+    return pd.read_parquet(data_folder() / "results" / "pointing.parquet")
 
 
 def outside() -> Atlas:
@@ -136,8 +174,7 @@ def steering_table(name: str = "steering") -> pd.DataFrame:
     """Load the shipped steering results of all axes of `tiny`.
 
     Args:
-        name: "steering"; "sae_steering" for the comparison of SAE features with CAA; or "outside" for the axes that musicnn
-            hears, too.
+        name: "steering", or "sae_steering", which compares SAE features with CAA.
 
     Returns:
         A table with one row per axis, method and sites, as `SteeringSweep.summary` returns it.
@@ -155,8 +192,7 @@ def steering(axis: str, name: str = "steering") -> SteeringSweep:
 
     Args:
         axis: The concept at its positive end, such as "fast".
-        name: "steering"; "sae_steering" for the comparison of SAE features with CAA; or "outside" for the axes that musicnn
-            hears, too.
+        name: "steering", or "sae_steering", which compares SAE features with CAA.
 
     Returns:
         The sweep.
@@ -173,7 +209,9 @@ def steering(axis: str, name: str = "steering") -> SteeringSweep:
     known_name("shipped steering results for", axis, settings)
     clips = pd.read_parquet(folder / f"{name}_clips.parquet", filters=[("concept", "==", axis)])
     texts = clips.select_dtypes("category").columns
-    return SteeringSweep(clips.astype(dict.fromkeys(texts, str)).reset_index(drop=True), settings[axis], folder)
+    clips = clips.astype(dict.fromkeys(texts, str)).reset_index(drop=True)
+    deaf = [column for column in clips if " scored " in column and clips[column].isna().all()]  # a scorer of other axes only
+    return SteeringSweep(clips.drop(columns=deaf), settings[axis], folder)
 
 
 def saes() -> dict[str, Path]:

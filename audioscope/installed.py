@@ -6,6 +6,7 @@ import json
 import os
 import sys
 import tempfile
+import warnings
 from importlib.metadata import distributions
 from importlib.util import find_spec
 from pathlib import Path
@@ -63,8 +64,9 @@ def need(extra: str, what: str) -> None:
 
 
 def cores() -> int:
-    """How many physical cores this process may use."""
-    import psutil
+    """How many physical cores this process may use: also by a container's limits, and by LOKY_MAX_CPU_COUNT."""
+    import loky
 
-    physical = psutil.cpu_count(logical=False) or os.cpu_count() or 1
-    return min(physical, len(os.sched_getaffinity(0))) if hasattr(os, "sched_getaffinity") else physical
+    with warnings.catch_warnings():  # where physical cores cannot be told from others, all count
+        warnings.simplefilter("ignore")
+        return int(loky.cpu_count(only_physical_cores=True))

@@ -17,6 +17,8 @@ import diffusers
 import torch
 from diffusers import DiffusionPipeline
 from diffusers.utils import logging as diffusers_logging
+from safetensors import SafetensorError
+from safetensors.torch import load_file
 from torch import nn
 from transformers.utils import logging as transformers_logging
 
@@ -27,6 +29,8 @@ from audioscope.sharing import unreachable
 from audioscope.sites import Sites, find_sites
 from audioscope.store import LOADING, data_folder, default_device
 from audioscope.views import view
+
+SHIPPED, PLAN = ("tiny",), "plan.json"
 
 
 def load(
@@ -40,7 +44,7 @@ def load(
     """Load a model: "tiny" (it ships with audioscope), a local diffusers folder, or a name on the Hugging Face Hub.
 
     Args:
-        name: "tiny", a folder, or "owner/model".
+        name: "tiny", a folder (of a pipeline, or of what `tools/make_planted.py` trained), or "owner/model".
         device: Such as "cuda"; None means "cuda" if there is one, else "cpu".
         dtype: The type of the weights, such as torch.bfloat16 or "bfloat16"; None means float32.
         adapter: Describes the pipeline; None means the one that audioscope has for its class.
@@ -64,6 +68,7 @@ def load(
     if adapter is not None and not isinstance(adapter, Adapter):
         raise ValueError(f"adapter is {said(adapter)}, expected an Adapter, or None for the one that audioscope has.")
     source, local = _source(name)
+    change = folder if _is_change(folder := _folder(name)) else None
     _check_keywords(keywords, source if local else None)
     if local and "audioscope.tiny.codec" in (source / "model_index.json").read_text():
         view("MelCodec")  # diffusers accepts a class of another library only if that is already imported
@@ -77,10 +82,44 @@ def load(
         raise unreachable(name, error) from error
     with torch.random.fork_rng(devices=[]):
         model = Model(pipe, str(name), adapter)
-    model.origin = Origin(
-        name if str(name) == "tiny" or not local else source.resolve(), device, precision, adapter, keywords, str(name)
-    )
+    if change:
+        _change(model, change)
+    where = name if str(name) in SHIPPED or not local else (change or source).resolve()
+    model.origin = Origin(where, device, precision, adapter, keywords, str(name))
     return model
+
+
+def _folder(name: str | Path) -> Path:
+    """The folder that a name stands for; it may not exist."""
+    return data_folder() / str(name) if str(name) in SHIPPED else as_path(name)
+
+
+def _is_change(folder: Path) -> bool:
+    """Whether a folder holds what differs from tiny in a copy of it, and no pipeline."""
+    return (folder / PLAN).exists() and not (folder / "model_index.json").exists()
+
+
+def _change(model: Model, folder: Path) -> None:
+    """Make tiny the copy that `audioscope.tiny.decoys` wrote to a folder. Raises ValueError if it was made of other weights, or is damaged."""
+    ours = {name: weight for name, weight in model.denoiser.named_parameters() if ".cross_attn." in name}
+    paths = [site.path for site in model.sites.cross]
+    try:
+        plan, weights = json.loads((folder / PLAN).read_text()), load_file(folder / "cross_attention.safetensors")
+        sites = {label: [paths[layer] for layer in layers] for label, layers in plan["labels"].items()}
+        of, kinds = plan["of"], {label: plan["needs"].get(group) for group, labels in plan["groups"].items() for label in labels}
+    except (OSError, ValueError, LookupError, TypeError, AttributeError, SafetensorError) as error:
+        raise ValueError(f"{folder} is not a copy of tiny, or damaged ({_first_line(error)}).") from error
+    if {name: weight.shape for name, weight in weights.items()} != {name: weight.shape for name, weight in ours.items()}:
+        raise ValueError(f"{folder} is not a copy of tiny, or damaged: it has other tensors than those of its cross-attention.")
+    # rounded weights have another fingerprint than those that the copy was made of, which are also those of the shipped atlas
+    whole = next(iter(ours.values())).dtype == torch.float32
+    here = model.fingerprint if whole else json.loads((data_folder() / "atlas" / "atlas.json").read_text())["fingerprint"]
+    if of != here:
+        raise ValueError(f"{folder} tells what differs from other weights of tiny ({of}) than those here ({here}).")
+    with torch.no_grad():
+        for name, weight in ours.items():
+            weight.copy_(weights[name])
+    model.planted = {"needs": "trained", "sites": sites, "two": {label: kinds[label] for label in sites if kinds.get(label)}}
 
 
 @dataclass(frozen=True)
@@ -160,13 +199,15 @@ def read_sites(name: str | Path) -> tuple[str, Sites]:
 
 def _source(name: str | Path) -> tuple[Path, bool]:
     """Where a model is, and whether that is a local folder rather than a name on the hub."""
-    source = data_folder() / "tiny" if str(name) == "tiny" else as_path(name)
+    source = _folder(name)
+    if _is_change(source):
+        return data_folder() / "tiny", True
     if source.is_dir():
         _check_folder(source)
         return source, True
     if source.is_absolute() or str(name).startswith((".", "~")) or str(name).count("/") != 1:
         raise FileNotFoundError(
-            f"No folder {str(name)!r}: expected 'tiny', a folder with a diffusers pipeline, or a hub name 'owner/model'."
+            f"No folder {str(name)!r}: expected {', '.join(map(repr, SHIPPED))}, a folder with a diffusers pipeline, or a hub name 'owner/model'."
         )
     return source, False
 

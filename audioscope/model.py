@@ -168,7 +168,7 @@ class Model:
             self.denoiser, self.adapter.denoiser, self.adapter.stream, self.adapter.leading(self.denoiser)
         )
         self.turn = Turn(name)
-        self.planted: dict[str, Any] = {}  # which words reach which layers only, during `audioscope.tiny.planted`
+        self.planted: dict[str, Any] = {}  # which words count at which layers only: by `audioscope.tiny.planted` or by training
         self.origin: Origin | None = None  # how `audioscope.load` made it; another process can then load the same
         self._loaded = self._kinds()
         pipe.set_progress_bar_config(disable=True)

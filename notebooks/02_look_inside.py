@@ -178,19 +178,22 @@ change = [
 ]
 at_0 = model.generate(clean, seed=0)
 alone = [distance(model.generate(clean, seed=0, edits=audioscope.Ablate(site)), at_0) for site in model.sites.cross]
-assert int(np.argmax(change)) == 5 and int(np.argmax(alone)) == 3, (np.round(change, 2), np.round(alone, 2))
+assert int(np.argmax(change)) == 1 and list(np.argsort(change)[-2:]) == [6, 1] and int(np.argsort(alone)[-2]) == 5, (
+    np.round(change, 2),
+    np.round(alone, 2),
+)
 check(
     most_needed,
-    lambda layer: layer == 5,
-    well=f"Without layer 5 the spectrogram changes by {change[5]:.1f} dB on average; layer 6 follows with {change[6]:.1f} dB.",
+    lambda layer: layer == 1,
+    well=f"Without layer 1 the spectrogram changes by {change[1]:.1f} dB on average; layer 6 follows with {change[6]:.1f} dB.",
     wrong=[
         (
-            lambda layer: layer == 3,
-            "With seed 0 alone, layer 3 comes first; over six seeds, it is in the middle. Average before you compare.",
+            lambda layer: layer == 5,
+            "With seed 0 alone, layer 5 comes second; over six seeds, it is fourth. In either case another layer comes first.",
         ),
         (
             lambda layer: layer == 6,
-            f"Close: without layer 6 the spectrogram changes by {change[6]:.1f} dB, but without another layer it changes more.",
+            f"Second: without layer 6 the spectrogram changes by {change[6]:.1f} dB, but without another layer it changes more.",
         ),
         (
             lambda layer: 0 <= layer < 12,
@@ -211,7 +214,7 @@ check(
 # for site in model.sites.cross:
 #     without = model.generate([clean] * 6, seed=list(range(6)), edits=audioscope.Ablate(site))
 #     print(site.layer, np.mean([distance(one, other) for one, other in zip(without, whole)]))
-# most_needed = 5
+# most_needed = 1
 # ```
 # </details>
 

@@ -59,7 +59,7 @@ assert len(small.table[small.table["scored"] == "drums"]) == 3 * 3 * (12 + 2)
 small.impacts().head()
 
 # %% [markdown]
-# ## Of <!--=atlas.cells-->252<!--/--> cells <!--=atlas.beyond-->158<!--/--> lie beyond their control, and a few of them by chance
+# ## Of <!--=atlas.cells-->252<!--/--> cells <!--=atlas.beyond-->150<!--/--> lie beyond their control, and a few of them by chance
 # The shipped atlas has <!--=atlas.concepts-->21<!--/--> concepts with <!--=atlas.pairs-->34<!--/--> pairs each. Click a cell to hear it. Everything also works from the keyboard, through the menus.
 
 # %%
@@ -71,7 +71,7 @@ atlas.explore(model).wait()
 
 # %% [markdown]
 # A cell lies beyond its *control* when its whole interval lies above what swaps of unrelated concepts do to this concept's score. Among so many cells, some get there by chance. To estimate
-# how many, put each unrelated swap in the place of the concept's own swap, and count. About <!--=atlas.false-->9<!--/--> of the <!--=atlas.beyond-->158<!--/--> are expected to be false.
+# how many, put each unrelated swap in the place of the concept's own swap, and count. About <!--=atlas.false-->7<!--/--> of the <!--=atlas.beyond-->150<!--/--> are expected to be false.
 
 # %%
 impacts = atlas.impacts()
@@ -82,12 +82,12 @@ assert false["beyond"] == (impacts["low"] > impacts["control"]).sum() > 100 and 
 # %% [markdown]
 # ## One layer passes the rule, and the result is about these concepts
 # A layer is *functional* when its impact, averaged over concepts, is at least 2.5 / L and its whole interval lies above the control. In the
-# paper's large models, two to seven layers pass this rule. In `tiny`, only layer <!--=atlas.functional-->0<!--/--> passes, with a mean impact of <!--=atlas.top-->.25 [.24, .26]<!--/--> against a threshold of <!--=atlas.threshold-->.21<!--/-->.
+# paper's large models, two to seven layers pass this rule. In `tiny`, only layer <!--=atlas.functional-->0<!--/--> passes, with a mean impact of <!--=atlas.top-->.27 [.26, .28]<!--/--> against a threshold of <!--=atlas.threshold-->.21<!--/-->.
 #
 # That interval is for the same concepts and other pairs. A wider question is what other concepts would give. The columns `all_low` and `all_high` answer it for concepts drawn one by one: the interval is
-# <!--=atlas.top.all-->[.13, .39]<!--/-->, and it reaches far below the threshold. When you print `functional`, it shows how fragile the set is. You see the share of draws of pairs and concepts in which the layer passes
-# (<!--=atlas.top.share-->75 %<!--/--> here, down to <!--=atlas.top.share.least-->56 %<!--/--> with the other network or scale), and which concepts, or whole groups of concepts, change the set when they are left out. Here these are
-# <!--=atlas.top.without-->all of genre and all of percussion<!--/-->: the layer carries these two groups (<!--=atlas.top.genre-->.63<!--/--> and <!--=atlas.top.percussion-->.59<!--/-->) and little else (lead <!--=atlas.top.lead-->.03<!--/-->, voice <!--=atlas.top.voice-->.07<!--/-->). To call the layer "shared by the concepts" would claim
+# <!--=atlas.top.all-->[.13, .43]<!--/-->, and it reaches far below the threshold. When you print `functional`, it shows how fragile the set is. You see the share of draws of pairs and concepts in which the layer passes
+# (<!--=atlas.top.share-->81 %<!--/--> here, down to <!--=atlas.top.share.least-->64 %<!--/--> with the other network or scale), and which concepts, or whole groups of concepts, change the set when they are left out. Here these are
+# <!--=atlas.top.without-->all of genre and all of percussion<!--/-->: the layer carries these two groups (<!--=atlas.top.genre-->.64<!--/--> and <!--=atlas.top.percussion-->.74<!--/-->) and little else (lead <!--=atlas.top.lead-->.02<!--/-->, voice <!--=atlas.top.voice-->.04<!--/-->). To call the layer "shared by the concepts" would claim
 # too much.
 
 # %%
@@ -107,7 +107,7 @@ assert 0.5 < share < 0.95  # more likely than not, but not certain
 # The listener's scores are log-odds. It was calibrated on clips where it can be wrong, up to about 6 on either side (one error in 400). Beyond that range, it extrapolates. There are three ways to handle such scores:
 #
 # - **clipped** cuts off every score at 6, so it claims nothing beyond the calibrated range. But most clean and corrupted clips lie beyond it, and a layer that moves a score from −20 to −10 then has an impact of 0. Such
-#   cells are *censored*: in <!--=scale.censored-->191<!--/--> of <!--=atlas.cells-->252<!--/--> cells, both scores of most pairs lie beyond the same end of the range. The chart marks these cells with dots, because a 0 there means that nothing was seen.
+#   cells are *censored*: in <!--=scale.censored-->158<!--/--> of <!--=atlas.cells-->252<!--/--> cells, both scores of most pairs lie beyond the same end of the range. The chart marks these cells with dots, because a 0 there means that nothing was seen.
 # - **probability** compresses the ends even more.
 # - **raw** takes log-odds as they are. It sees every shift, and its intervals are narrow, but it trusts the listener where nobody tested it.
 #
@@ -140,11 +140,11 @@ assert (atlas.layer_means("probability")["functional"] == means["functional"]).a
 print(atlas.functional_on("clipped"))
 
 # %% [markdown]
-# The functional set is the same on all three scales, but it is not equally safe on all three. On the clipped scale, the layer passes in <!--=scale.clipped.share-->56 %<!--/--> of the draws, and leaving out any one of
-# <!--=scale.clipped.without-->metal, opera, jazz, drums, bongos and maracas<!--/--> changes the set.
+# The functional set is the same on all three scales, but it is not equally safe on all three. On the clipped scale, the layer passes in <!--=scale.clipped.share-->65 %<!--/--> of the draws, and leaving out any one of
+# <!--=scale.clipped.without-->metal and drums<!--/--> changes the set.
 #
 # ## A second network heard the same clips
-# The *judge* differs from the listener in architecture and in training clips. Its raw map is much the same: over the cells, the correlation is <!--=scale.judge.r-->.95 [.94, .96]<!--/--> (Spearman <!--=scale.judge.rho-->.93 [.91, .94]<!--/-->). The
+# The *judge* differs from the listener in architecture and in training clips. Its raw map is much the same: over the cells, the correlation is <!--=scale.judge.r-->.95 [.94, .96]<!--/--> (Spearman <!--=scale.judge.rho-->.91 [.88, .93]<!--/-->). The
 # intervals come from resampling pairs, because the twelve cells of a pair are not independent.
 
 # %%
@@ -161,7 +161,7 @@ judge.chart()
 
 # %% [markdown]
 # So this notebook makes a claim only where four views agree: listener and judge, each on the raw and the clipped scale. All four must have the same sign and lie beyond the control after Holm's correction over the cells.
-# <!--=atlas.holds-->23<!--/--> of <!--=atlas.cells-->252<!--/--> cells pass. On the raw scale alone, both networks agree on <!--=atlas.raw-->64<!--/--> cells. Of those that do not pass in all four views, <!--=atlas.undecided-->34<!--/--> are *undecided*: most of their pairs are censored, so the clipped
+# <!--=atlas.holds-->16<!--/--> of <!--=atlas.cells-->252<!--/--> cells pass. On the raw scale alone, both networks agree on <!--=atlas.raw-->36<!--/--> cells. Of those that do not pass in all four views, <!--=atlas.undecided-->16<!--/--> are *undecided*: most of their pairs are censored, so the clipped
 # scale says nothing for or against them.
 
 # %%
@@ -172,13 +172,13 @@ print(
     "undecided (both networks agree, on the raw scale only):",
     {c: rows["layer"].tolist() for c, rows in agreement[agreement["undecided"]].groupby("concept", sort=False)},
 )
-assert 15 < len(holds) < 40 and len(holds) < false["beyond"] / 3 and agreement["undecided"].sum() > len(holds)
+assert 10 < len(holds) < 40 and len(holds) < false["beyond"] / 3 and agreement["undecided"].sum() > len(holds) / 2
 
 # %% [markdown]
 # ## An ear from outside hears the same layers
 # The listener and the judge learned from the same rendered music, so they may share an error. *musicnn* learned from recordings, by other people, to name
 # what is heard in them (`audioscope.scoring.Musicnn`). It is worth asking only where it hears a concept in rendered music, which certainly has it: this is its
-# *ceiling*. An AUROC of at least <!--=outside.least-->.75<!--/--> is reached for slow (<!--=outside.musicnn.slow.ceiling-->.83<!--/-->), fast (<!--=outside.musicnn.fast.ceiling-->.85<!--/-->), metal (<!--=outside.musicnn.metal.ceiling-->.82<!--/-->) and flute (<!--=outside.musicnn.flute.ceiling-->.93<!--/-->). For these, it scored the same swaps.
+# *ceiling*. An AUROC of at least <!--=outside.least-->.75<!--/--> is reached for slow (<!--=outside.musicnn.slow.ceiling-->.79<!--/-->), fast (<!--=outside.musicnn.fast.ceiling-->.84<!--/-->), metal (<!--=outside.musicnn.metal.ceiling-->.97<!--/-->), opera (<!--=outside.musicnn.opera.ceiling-->.83<!--/-->) and flute (<!--=outside.musicnn.flute.ceiling-->.87<!--/-->). For these, it scored the same swaps.
 
 # %%
 outside = datasets.outside()
@@ -188,8 +188,9 @@ print(pd.DataFrame(outside_alike).T.round(2).to_string())
 ear.chart()
 
 # %% [markdown]
-# Over these <!--=outside.cells-->48<!--/--> cells, its map goes with the listener's (correlation <!--=outside.listener.r-->.90 [.87, .93]<!--/-->, Spearman <!--=outside.listener.rho-->.71 [.53, .83]<!--/-->) and with the judge's (<!--=outside.judge.r-->.84 [.79, .88]<!--/-->). With it, there are five views; it has no clipped scale, because
-# nobody calibrated it. All five hold in <!--=outside.holds-->8<!--/--> cells: fast in layer <!--=outside.fast.holds-->2<!--/-->, slow in <!--=outside.slow.holds-->1 and 2<!--/-->, metal in <!--=outside.metal.holds-->0<!--/-->, flute in <!--=outside.flute.holds-->8, 9, 10 and 11<!--/-->. About the other concepts, it says nothing.
+# Over these <!--=outside.cells-->60<!--/--> cells, its map goes with the listener's (correlation <!--=outside.listener.r-->.90 [.87, .93]<!--/-->, Spearman <!--=outside.listener.rho-->.62 [.39, .78]<!--/-->) and with the judge's (<!--=outside.judge.r-->.87 [.82, .91]<!--/-->). With it, there are five views; it has no clipped scale, because
+# nobody calibrated it. All five hold in <!--=outside.holds-->3<!--/--> cells: fast in layer <!--=outside.fast.holds-->1<!--/-->, slow in <!--=outside.slow.holds-->1<!--/-->, metal in <!--=outside.metal.holds-->0<!--/-->. It hears the flute most in the layer in which the others do, but not beyond chance in
+# all views. Opera is undefined for it: it hears opera in rendered songs, but no sure difference between the model's clean and corrupted clips. About the other concepts, it says nothing.
 
 # %%
 heard = outside.agreement()
@@ -197,13 +198,15 @@ five = {concept: rows["layer"].tolist() for concept, rows in heard[heard["holds"
 print(five)
 assert outside_alike["listener"]["pearson_low"] > 0.8 and outside_alike["judge"]["pearson_low"] > 0.7
 assert heard["asked"].max() == 5 and five["metal"] == [0] and set(five["fast"]) | set(five["slow"]) <= {1, 2}
-assert min(five["flute"]) >= 8
+by_ear = ear.impacts().pivot(index="concept", columns="layer", values="impact")
+assert by_ear.loc["flute"].idxmax() == 10 and by_ear.loc["opera"].isna().all()
 
 # %% [markdown]
 # ## Groups of concepts have layers of their own
-# The mean over concepts hides which concepts make it up. Genre enters through layer <!--=atlas.holds.genre-->0<!--/-->. Tempo enters through layer <!--=atlas.holds.fast-->2<!--/--> (on the raw scale, about as much through 1). Percussion enters through several layers (drums
-# <!--=atlas.holds.drums-->0, 2 and 6<!--/-->, bongos <!--=atlas.holds.bongos-->0, 6 and 7<!--/-->, maracas <!--=atlas.holds.maracas-->0, 6 and 7<!--/-->), and never through layer 3. Saxophone, cello and flute enter late, in 8 to 11. For <!--=atlas.holds.none-->male, happy, sad, violin, trumpet, harmonica, trombone and xylophone<!--/-->, no cell holds in all
-# four views. Clipping hides many of them: on the raw scale, both networks find cells of theirs (trumpet in <!--=atlas.raw.trumpet-->8 and 9<!--/-->, violin in <!--=atlas.raw.violin-->4, 5, 8, 9 and 11<!--/-->), but these stay undecided.
+# The mean over concepts hides which concepts make it up. Genre enters through layer <!--=atlas.holds.genre-->0<!--/--> (metal, opera and jazz in all four views, reggae on the raw scale). Tempo enters through layer <!--=atlas.holds.fast-->1<!--/--> and, on the raw scale, through 2 as well. Percussion enters through several layers (drums
+# <!--=atlas.holds.drums-->0, 2 and 6<!--/-->, bongos <!--=atlas.holds.bongos-->0, 6 and 7<!--/-->, maracas <!--=atlas.holds.maracas-->0, 2 and 6<!--/-->), and never through layer 3. Of the leads, only the cello has cells that hold, <!--=atlas.holds.cello-->6 and 11<!--/-->; the mean lead enters late. For <!--=atlas.holds.none-->female, male, happy, sad, reggae, violin, trumpet, saxophone, flute, harmonica, trombone and xylophone<!--/-->, no cell holds in all
+# four views. Happy, sad and xylophone are censored when clipped: on the raw scale, both networks find cells of theirs. Trumpet (<!--=atlas.raw.trumpet-->9<!--/-->), violin (<!--=atlas.raw.violin-->8 and 11<!--/-->) and reggae have cells on which the networks agree on the raw scale, but not in every view. Others are spread: no single layer brings in
+# much of a voice, a saxophone or a harmonica.
 #
 # The rule for functional layers, applied to one concept, gives its *own layers*. Notebook 5 steers the concept there.
 
@@ -219,8 +222,9 @@ assert by_group.loc["percussion", 3] < 0.05 and by_group.loc["lead"].idxmax() in
 own = {concept: [int(path.split(".")[2]) for path in atlas.own_layers(concept)] for concept in atlas.concepts}
 print({concept: layers for concept, layers in own.items() if layers})
 found = {concept: set(rows["layer"]) for concept, rows in holds.groupby("concept")}
-assert all(found[genre] == {0} for genre in ("reggae", "metal", "opera", "jazz")) and found["fast"] == found["slow"] == {2}
-assert all(min(found[late]) >= 8 for late in ("saxophone", "cello", "flute"))
+assert all(found[genre] == {0} for genre in ("metal", "opera", "jazz")) and found["fast"] == found["slow"] == {1}
+assert own["reggae"] == [0] and found["cello"] == {6, 11} and by_group.loc["lead"].idxmax() == 9
+assert impacts[impacts["concept"].isin(["female", "male", "saxophone", "harmonica"])]["impact"].max() < 0.3
 
 # %% [markdown]
 # ## On average, the text acts in the middle of denoising
@@ -249,9 +253,9 @@ print(
 
 # %% [markdown]
 # For a finer view, patch all layers at once, but in one step only (`audioscope.atlas.patch_steps`; the table ships, with 12 pairs). In log signal-to-noise ratio, all steps of this schedule are equally long except the first and the
-# last, so they can be compared. Steps 5 and 6 do the most in every view: <!--=step.5-->.28 [.26, .30]<!--/--> and <!--=step.6-->.27 [.25, .29]<!--/--> by the listener, <!--=step.judge.5-->.23 [.21, .25]<!--/--> and <!--=step.judge.6-->.23 [.21, .26]<!--/--> by the judge. (These intervals are for these concepts. For concepts like these
-# they are wider: <!--=step.5.concepts-->[.18, .40]<!--/--> and <!--=step.6.concepts-->[.19, .38]<!--/-->.) The first steps do the least (step 0: <!--=step.0-->.02 [.01, .02]<!--/-->): there the clip is noise, and little is decided yet. This is the mean; concepts differ. Bongos act from step 2 on, a violin acts up to the
-# last step.
+# last, so they can be compared. Steps 5 and 6 do the most in every view: <!--=step.5-->.28 [.26, .30]<!--/--> and <!--=step.6-->.28 [.26, .30]<!--/--> by the listener, <!--=step.judge.5-->.23 [.21, .25]<!--/--> and <!--=step.judge.6-->.22 [.20, .25]<!--/--> by the judge. (These intervals are for these concepts. For concepts like these
+# they are wider: <!--=step.5.concepts-->[.17, .41]<!--/--> and <!--=step.6.concepts-->[.19, .39]<!--/-->.) The first steps do the least (step 0: <!--=step.0-->.02 [.01, .02]<!--/-->): there the clip is noise, and little is decided yet. This is the mean; concepts differ. Percussion acts from step 2 on, a trombone up to
+# the last step.
 
 # %%
 steps_table = datasets.steps()
@@ -278,8 +282,11 @@ for view, rows in by_step.items():
     assert set(of_step["impact"].nlargest(2).index) == {5, 6}, view
     assert of_step.loc[[5, 6], "low"].min() > of_step.loc[[0, 1, 2, 8, 9], "high"].max(), view
 each = by_step["listener, raw"].pivot(index="concept", columns="step", values="impact")
-assert each.loc["violin"].idxmax() == 7 and each.loc["violin", [8, 9]].min() > 0.2
-assert each.loc["bongos", [2, 3]].min() > 0.4 > 2 * each.drop(index="bongos")[2].max()
+drumming, others = ["bongos", "drums", "maracas"], each.drop(index=["bongos", "drums", "maracas", "mean"], errors="ignore")
+assert (
+    each.loc[drumming, 2].min() > 0.2 > 4 * others[2].max()
+    and each.loc["trombone", [8, 9]].min() > 0.15 > others.drop(index="trombone")[9].max()
+)
 
 # %% [markdown]
 # ## Swaps of other concepts should not move this one: the control
@@ -308,9 +315,10 @@ print(f"{beyond:.0%} of the concepts have a best layer beyond the control, on pa
 assert beyond > 0.9
 
 # %% [markdown]
-# ## More training changed the numbers, not the map
-# `data/atlas/before.csv` holds the clipped impacts of `tiny` from about an hour of training earlier. Each point is one concept at one layer. The map held: over all cells, the correlation is <!--=before.r-->.97<!--/-->, by ranks (Spearman) <!--=before.rho-->.87<!--/-->, and
-# among the <!--=before.small.count-->220<!--/--> cells below .2 it is <!--=before.small-->.89<!--/-->. Some thirty large cells account for the first number. Both maps come from one continued training run, so they say nothing about what a second run from scratch would give.
+# ## Training on other music kept the largest cells and moved others
+# `data/atlas/before.csv` holds the clipped impacts of the version of `tiny` before this one. Training went on from its weights, with more recordings of each instrument, a synthesized singing voice, clearer idioms and a finer codec. Each point is one concept at one layer. Over all cells,
+# the correlation is <!--=before.r-->.88<!--/-->, by ranks (Spearman) <!--=before.rho-->.66<!--/-->, and among the <!--=before.small.count-->218<!--/--> cells below .2 it is <!--=before.small-->.65<!--/-->. The largest cells, genre and percussion in the functional layer among them, stayed; a quarter of the larger ones fell below half, tempo's strongest layer is another, and of the weak ones, many moved. Both maps come from one continued training run, so they
+# say nothing about what a second run from scratch would give.
 
 # %%
 before = pd.read_csv(data_folder() / "atlas" / "before.csv")
@@ -328,7 +336,7 @@ print(
     f"correlation of the two atlases: { {k: round(v, 2) for k, v in agree.items()} }; the strongest layer is the same for {(moved == first).sum()} of {len(moved)} concepts"
 )
 alt.Chart(both, title="Impact of one layer on one concept").mark_point().encode(
-    x=alt.X("impact_before:Q", title="an hour earlier"),
+    x=alt.X("impact_before:Q", title="the version before"),
     y=alt.Y("impact:Q", title="this version"),
     color=alt.Color("group:N", scale=alt.Scale(scheme="tableau10")),
     shape="group:N",
@@ -336,7 +344,9 @@ alt.Chart(both, title="Impact of one layer on one concept").mark_point().encode(
 ).properties(width=320, height=320, description="Impacts of all concepts and layers in two versions of the model")
 
 # %%
-assert len(both) == 12 * both["concept"].nunique() and agree["all"] > 0.95 and 0.8 < agree["small"] < agree["all"]
+assert len(both) == 12 * both["concept"].nunique() and agree["all"] > 0.8 and 0.5 < agree["small"] < agree["all"]
+large = both[both["impact_before"] >= 0.2]
+assert 0.15 < (large["impact"] < large["impact_before"] / 2).mean() < 0.35 and (first["fast"], moved["fast"]) == (2, 1)
 
 # %% [markdown]
 # ## Undefined is not zero
@@ -350,12 +360,12 @@ assert impacts.loc[~impacts["defined"], "impact"].isna().all()
 # %% [markdown]
 # ## Whether single layers add up to one depends on who listens
 # All layers together reach 1 by construction (the swap at every site is the clean run). The sum over single layers shows how much they overlap (above 1: any of several layers will do) or need each other (below 1). For
-# percussion, they overlap in every view (the sum is at least <!--=sum.percussion-->1.72<!--/-->).
+# percussion, they overlap in every view (the sum is at least <!--=sum.percussion-->2.19<!--/-->).
 #
-# For some of the others, the four views disagree. On the clipped scale, trombone, sad and xylophone have next to nothing (<!--=sum.listener.clipped.trombone-->.01 [−.02, .09]<!--/-->, <!--=sum.listener.clipped.sad-->.04 [−.02, .16]<!--/-->, <!--=sum.listener.clipped.xylophone-->.04 [−.02, .15]<!--/-->), as if only many
-# layers at once brought them in. But those cells are censored. On the raw scale, the listener finds most of the whole (<!--=sum.listener.raw.trombone-->.70 [.58, .83]<!--/-->, <!--=sum.listener.raw.sad-->.82 [.67, .97]<!--/-->, <!--=sum.listener.raw.xylophone-->.90 [.78, 1.02]<!--/-->), as if layers simply
-# added up, while the judge finds less (<!--=sum.judge.raw.trombone-->.31 [.23, .39]<!--/-->, <!--=sum.judge.raw.sad-->.38 [.29, .47]<!--/-->, <!--=sum.judge.raw.xylophone-->.44 [.28, .60]<!--/-->). We can say neither "many layers at once" nor "additive" of these three. What we can say: no single layer brings in much of
-# them.
+# For some of the others, the four views disagree. On the clipped scale, sad, reggae and harmonica have next to nothing (<!--=sum.listener.clipped.sad-->.03 [−.01, .12]<!--/-->, <!--=sum.listener.clipped.reggae-->.22 [.14, .33]<!--/-->, <!--=sum.listener.clipped.harmonica-->.13 [.05, .26]<!--/-->), as if only many
+# layers at once brought them in. But those cells are censored. On the raw scale, the listener finds about half of the whole or more (<!--=sum.listener.raw.sad-->.88 [.73, 1.03]<!--/-->, <!--=sum.listener.raw.reggae-->.65 [.60, .71]<!--/-->, <!--=sum.listener.raw.harmonica-->.48 [.37, .59]<!--/-->), the judge
+# less (<!--=sum.judge.raw.sad-->.31 [.21, .40]<!--/-->, <!--=sum.judge.raw.reggae-->.34 [.30, .38]<!--/-->, <!--=sum.judge.raw.harmonica-->.40 [.23, .56]<!--/-->). So of these three we cannot say "additive", nor how many layers must act together. What we can say: for reggae and harmonica, single layers do not
+# add up to the whole in any view.
 
 # %%
 views = {
@@ -366,13 +376,9 @@ views = {
 sums = pd.concat(frame.assign(view=name) for name, frame in views.items())
 wide = sums.pivot(index="concept", columns="view", values="sum_of_single")
 assert (wide.loc[["drums", "bongos", "maracas"]] > 1.5).all(axis=None)
-assert wide.loc[["trombone", "sad", "xylophone"], ["listener, clipped", "judge, clipped"]].max(axis=None) < 0.2
-few = wide.loc[["trombone", "sad", "xylophone"]]
-assert (
-    (few["listener, raw"] > 0.6).all()
-    and (few["judge, raw"] < few["listener, raw"] - 0.3).all()
-    and (few["judge, raw"] > 0.2).all()
-)
+few = wide.loc[["sad", "reggae", "harmonica"]]
+assert few[["listener, clipped", "judge, clipped"]].max(axis=None) < 0.25 and few.max(axis=None) < 1
+assert (few["judge, raw"] < few["listener, raw"]).all() and few[["judge, raw", "listener, raw"]].min(axis=None) > 0.25
 order = wide["listener, raw"].sort_values(ascending=False).index.tolist()
 base = alt.Chart(sums, title="Sum of the impacts of single layers").encode(
     y=alt.Y("concept:N", sort=order),
@@ -411,12 +417,12 @@ print(f"{file}: {file.stat().st_size / 1e6:.1f} MB")
 # Self-attention has no text to swap, so the patch copies its *output* from the clean run, which is another row of the same batch.
 
 # %%
-inner = audioscope.localize(model, ["drums", "fast"], pairs=3, patch="output", sites="self", steps=8)
+inner = audioscope.localize(model, ["metal", "fast"], pairs=4, patch="output", sites="self", steps=8)
 inner.impacts().pivot(index="concept", columns="layer", values="impact").round(2)
 
 # %%
 assert {s.kind for s in inner.sites} == {"self"}
-assert inner.impacts().query("concept == 'drums'")["impact"].max() > 0.5
+assert inner.impacts().groupby("concept")["impact"].max().min() > 0.4
 
 # %% [markdown]
 # ## Exercise 1: one layer, two concepts
@@ -430,21 +436,21 @@ best_layers = None  # (layer of drums, layer of fast)
 from audioscope.course import check
 
 strongest = defined.loc[defined.groupby("concept")["impact"].idxmax()].set_index("concept")["layer"]
-assert (strongest["drums"], strongest["fast"]) == (0, 2)
+assert (strongest["drums"], strongest["fast"]) == (0, 1)
 shown_impact = impacts.set_index(["concept", "layer"])["impact"]
 check(
     best_layers,
-    lambda pair: tuple(pair) == (0, 2),
-    well="Drums are strongest in layer 0, tempo in layer 2: a concept has layers of its own.",
+    lambda pair: tuple(pair) == (0, 1),
+    well="Drums are strongest in layer 0, tempo in layer 1: a concept has layers of its own.",
     wrong=[
-        (lambda pair: tuple(pair) == (2, 0), "The other way around: drums come first."),
+        (lambda pair: tuple(pair) == (1, 0), "The other way around: drums come first."),
         (
             lambda pair: pair[0] == 2,
             f"Layer 2 brings in drums, too ({shown_impact['drums', 2]:.2f}), but another layer brings in more.",
         ),
         (
-            lambda pair: pair[1] == 1,
-            f"Layer 1 carries much of tempo, too ({shown_impact['fast', 1]:.2f}), but layer 2 carries more.",
+            lambda pair: pair[1] == 2,
+            f"Layer 2 carries some of tempo, too ({shown_impact['fast', 2]:.2f}), but layer 1 carries more.",
         ),
     ],
     otherwise="Take the rows for drums and fast in `impacts`, and find the largest impact of each.",

@@ -110,7 +110,7 @@ assert (alike.loc["tiny", "overlap"] == 0).all(), "tiny shares none with any of 
 
 # %% [markdown]
 # The paper's three models agree that few layers matter, but not on which ones: their functional layers do not overlap at all. `tiny` shares none with Stable Audio 3 (rank correlation of the layer means
-# <!--=published.stable-audio-3.rank-->−.14<!--/-->), although the two are built alike. (On the paper's ten concepts alone, `tiny`'s layer <!--=atlas.functional-->0<!--/--> has <!--=atlas.ten.listener.raw-->.26<!--/--> by the listener and <!--=atlas.ten.judge.raw-->.22<!--/--> by the judge, or clipped <!--=atlas.ten.listener.clipped-->.20<!--/--> and <!--=atlas.ten.judge.clipped-->.19<!--/-->. That
+# <!--=published.stable-audio-3.rank-->.01<!--/-->), although the two are built alike. (On the paper's ten concepts alone, `tiny`'s layer <!--=atlas.functional-->0<!--/--> has <!--=atlas.ten.listener.raw-->.24<!--/--> by the listener and <!--=atlas.ten.judge.raw-->.21<!--/--> by the judge, or clipped <!--=atlas.ten.listener.clipped-->.17<!--/--> and <!--=atlas.ten.judge.clipped-->.18<!--/-->. That
 # is above or below the threshold of <!--=atlas.threshold-->.21<!--/-->, depending on how you look at it.) So an atlas is a fact about one set of weights, and the first thing to make for a new set.
 #
 # ## A number without an interval says little
@@ -134,7 +134,7 @@ f"{coarse.sum()} of {len(coarse)} sites of AudioLDM2 were measured together with
 # %%
 model = audioscope.load("tiny")
 both = {
-    direction: audioscope.localize(model, ["drums", "fast"], pairs=4, direction=direction)
+    direction: audioscope.localize(model, ["bongos", "fast"], pairs=4, direction=direction)
     for direction in ("sufficient", "necessary")
 }
 table = pd.concat(
@@ -145,17 +145,17 @@ sides = table.pivot(index=["concept", "layer"], columns="direction", values="imp
 sides.round(2).unstack("concept")
 
 # %% [markdown]
-# Drums and tempo are opposite cases. Several layers each bring in much of the drums, so no layer is missed when it alone reads the other prompt. Tempo sits
+# Bongos and tempo are opposite cases. Several layers each bring in much of the bongos, so no layer is missed when it alone reads the other prompt. Tempo sits
 # only in layers <!--=atlas.own.fast-->1 and 2<!--/-->: each is sufficient for a part of it, and without either one, about as much is lost.
 
 # %%
-drums, fast = sides.loc["drums"], sides.loc["fast"]
-assert drums["sufficient"].nlargest(2).min() > 0.3 and drums["necessary"].max() < 0.2
+bongos, fast = sides.loc["bongos"], sides.loc["fast"]
+assert bongos["sufficient"].nlargest(2).min() > 0.3 and bongos["necessary"].max() < 0.2
 assert all(set(fast[side].nlargest(2).index) == {1, 2} and fast[side].nlargest(2).min() > 0.15 for side in fast)
 
 # %% [markdown]
 # ## In the clean run, you hear a patch as a loss
-# Compare the clean run, the corrupted run, and the clean run in which one layer reads the corrupted prompt: choose *fast* and layer 1 or 2, then *drums* and any
+# Compare the clean run, the corrupted run, and the clean run in which one layer reads the corrupted prompt: choose *fast* and layer 1 or 2, then *bongos* and any
 # layer.
 
 # %%
@@ -164,7 +164,7 @@ both["necessary"].explore(model).wait()
 # %%
 lost = sides["necessary"].unstack("concept").max()
 print(lost.round(2))
-assert lost["fast"] > 0.15 and lost["drums"] < 0.2
+assert lost["fast"] > 0.15 and lost["bongos"] < 0.2
 
 # %% [markdown]
 # ## A one-minute plan saves a night

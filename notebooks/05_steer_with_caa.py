@@ -14,7 +14,7 @@
 # %% [markdown]
 # # 5. Steer with CAA: a push has a gain and a price
 #
-# **You will hear** a slider from slow to fast, a xylophone that one vector cannot produce and another can, and what breaks when you push too hard.
+# **You will hear** a slider from slow to fast, a xylophone that one vector does not come near and another does, and what breaks when you push too hard.
 #
 # **You will learn**
 #
@@ -92,7 +92,7 @@ audioscope.show_clips(bare, up)
 # phase, and the slider fades from one to the next. `audioscope steer --concept fast --strengths -2:2:9 --out steered` makes the same kind of page.
 
 # %%
-strengths = [-3.0, -2.0, -1.0, 1.0, 2.0, 3.0]
+strengths = [-2.0, -1.0, -0.5, 0.5, 1.0, 2.0]
 sweep = steering_sweep(model, "fast", [vector_method(fast, "own")], strengths, prompts=6, seeds=1, clips=True)
 steering_slider(*sweep.tracks()[:2])
 
@@ -100,7 +100,7 @@ steering_slider(*sweep.tracks()[:2])
 # Those clips were made in advance. Here the model responds as you move the slider: any prompt, any strength, this vector.
 
 # %%
-model.play(prompt, seed=3, vectors={"fast": fast}, strength=3.0)
+model.play(prompt, seed=3, vectors={"fast": fast}, strength=2.0)
 
 # %% [markdown]
 # ## Tempo goes up and down, according to the judge and the clock
@@ -138,8 +138,8 @@ tempo = alt.Chart(table, title="Measured tempo").encode(x=alt.X("strength:Q", ti
 # %%
 rising = by_strength[["score"]].assign(strength=by_strength.index).corr("spearman").iloc[0, 1]
 print(f"rank correlation between strength and score: {rising:.2f}")
-assert rising > 0.95 and by_strength.loc[3.0, "score"] - by_strength.loc[-3.0, "score"] > 6
-assert by_strength.loc[3.0, "bpm"] > by_strength.loc[-3.0, "bpm"] + 40
+assert rising > 0.95 and by_strength.loc[2.0, "score"] - by_strength.loc[-2.0, "score"] > 6
+assert by_strength.loc[2.0, "bpm"] > by_strength.loc[-2.0, "bpm"] + 40
 assert by_strength["onsets"].iloc[-1] > by_strength["onsets"].iloc[0]
 
 # %% [markdown]
@@ -174,10 +174,10 @@ assert min(area["caa own"], area["caa all"], area["text blend all"]) > max(
 )
 
 # %% [markdown]
-# ## Eight methods and three controls, compared on 18 axes
+# ## Vectors at many places and three controls, compared on 18 axes
 # Each axis has twelve prompts from the test split and two seeds. The judge measures the gain, the listener the price. The vector acts at the concept's
 # *own* layers; at *all* layers, with every direction as long as a site's output, as in the paper; at all layers in *natural lengths*, as they came out of
-# the mean; at the *shared* functional layer; and at three sets of *random layers*, each with as many layers as the concept's own. Rewriting the prompt late
+# the mean; and so at the own layers. There, and at all layers, it acts on the memory tokens, too (notebook 3b), or on the *music alone*. It also acts at the *shared* functional layer; and at three sets of *random layers*, each with as many layers as the concept's own. Rewriting the prompt late
 # (*PCI*) has to work: it is the positive control. Three methods must not work: a *random direction* drawn again for each prompt and seed, a *fixed* random direction
 # and a vector from pairs with *shuffled labels*.
 #
@@ -209,15 +209,15 @@ steered[["steers", "axes", "low", "high"]].round(1)
 
 # %% [markdown]
 # Two of three controls behave as they should. Rewriting the prompt steers <!--=steers.pci-->18<!--/--> axes <!--=steers.pci.interval-->[14.7, 18.0]<!--/-->. A fixed random direction steers <!--=steers.fixed_direction-->0<!--/--> <!--=steers.fixed_direction.interval-->[.0, 3.3]<!--/-->,
-# with one draw of the direction, and of its sign, for each axis. The vector at all layers steers <!--=steers.all-->17<!--/--> <!--=steers.all.interval-->[13.1, 18.0]<!--/-->, and as many in natural lengths; at the
-# concept's own layers, it steers <!--=steers.own-->13<!--/--> <!--=steers.own.interval-->[8.4, 16.3]<!--/-->; at the one shared layer, <!--=steers.shared-->11<!--/-->; at three random sets, <!--=steers.random_layers_1-->7<!--/-->, <!--=steers.random_layers_2-->7<!--/--> and <!--=steers.random_layers_3-->7<!--/-->.
-# Shuffled labels "steer" <!--=steers.shuffled_labels-->4<!--/--> axes (<!--=steers.shuffled_labels.which-->fast, opera, jazz and harmonica<!--/-->): this control failed, and the next section looks into it.
+# with one draw of the direction, and of its sign, for each axis. The vector at all layers steers <!--=steers.all-->12<!--/--> <!--=steers.all.interval-->[7.4, 15.6]<!--/-->, <!--=steers.all_natural_lengths-->13<!--/--> in natural lengths; at the
+# concept's own layers, it steers <!--=steers.own-->12<!--/--> <!--=steers.own.interval-->[7.4, 15.6]<!--/-->; at the one shared layer, <!--=steers.shared-->7<!--/-->; at three random sets, <!--=steers.random_layers_1-->2<!--/-->, <!--=steers.random_layers_2-->5<!--/--> and <!--=steers.random_layers_3-->2<!--/-->.
+# Shuffled labels "steer" <!--=steers.shuffled_labels-->3<!--/--> axes (<!--=steers.shuffled_labels.which-->metal, opera and maracas<!--/-->): this control failed, and the next section looks into it.
 
 # %%
 assert steered.loc["pci all", "steers"] >= 16 and steered.loc["fixed direction own", "steers"] <= 2
 assert (
     steered.loc["caa all", "steers"]
-    > steered.loc["caa own", "steers"]
+    >= steered.loc["caa own", "steers"]
     > steered.loc[[f"caa random layers {n}" for n in (1, 2, 3)], "steers"].max()
 )
 assert steered.loc["shuffled labels own", "steers"] > 2
@@ -225,10 +225,10 @@ assert steered.loc["shuffled labels own", "steers"] > 2
 # %% [markdown]
 # ## Shuffled labels fail as a negative control
 # A random half of the pairs had their labels swapped, so that on average the concept cancels out. But only on average: what remains in a single draw points
-# along the true vector, forward or backward (cosine <!--=shuffled.least-->−.40<!--/--> to <!--=shuffled.most-->.62<!--/--> over the axes), and setting the strength by the price stretches that small
-# remainder to full size. The more of the true vector remains, the more it steers (rank correlation <!--=shuffled.rank-->.73<!--/-->). So this control is in part a weak copy of the
-# vector with a random sign. But only in part: the correlation comes from the axes where much of the vector remains, and <!--=shuffled.odd-->harmonica<!--/--> passes with a
-# cosine of <!--=shuffled.odd.cosine-->−.06<!--/--> (share <!--=shuffled.odd.share-->.34<!--/-->), which nothing here explains. More draws would tell.
+# along the true vector, forward or backward (cosine <!--=shuffled.least-->−.51<!--/--> to <!--=shuffled.most-->.42<!--/--> over the axes), and setting the strength by the price stretches that small
+# remainder to full size. The more of the true vector remains, the more it steers (rank correlation <!--=shuffled.rank-->.58<!--/-->). So this control is in part a weak copy of the
+# vector with a random sign. But only in part: the correlation comes from the axes where much of the vector remains, and <!--=shuffled.odd-->maracas<!--/--> passes with a
+# cosine of <!--=shuffled.odd.cosine-->−.02<!--/--> (share <!--=shuffled.odd.share-->.50<!--/-->), which nothing here explains. More draws would tell.
 
 # %%
 alike = pd.read_parquet(data_folder() / "results" / "steering_shuffled.parquet")
@@ -246,15 +246,15 @@ alt.Chart(shuffled_frame, title="Effect of a shuffled-label vector, and how much
 
 # %%
 print(f"rank correlation: {left.corr(share, 'spearman'):.2f}")
-assert left.corr(share, "spearman") > 0.5 and left.max() > 0.5 and left.min() < -0.2
+assert left.corr(share, "spearman") > 0.5 and left.max() > 0.3 and left.min() < -0.2
 
 # %% [markdown]
 # ## A vector steers almost anywhere, but a random direction does not
 # With 18 axes, one in twenty comparisons looks significant by chance. So each count below is after Holm's correction over the axes, next to the mean over
 # axes with its interval and the sign test.
 #
-# At no more than the price of rewriting the prompt, the vector gains significantly more than a random direction of equal length on <!--=steer.all-random_direction.better-->16<!--/--> axes at all
-# layers, on <!--=steer.own-random_direction.better-->13<!--/--> at its own layers, and still on <!--=steer.random_layers-random_direction.better-->6<!--/--> at random layers (the mean of the three sets). On average, all three exceed it. So the
+# At no more than the price of rewriting the prompt, the vector gains significantly more than a random direction of equal length on <!--=steer.all-random_direction.better-->11<!--/--> axes at all
+# layers, on <!--=steer.own-random_direction.better-->12<!--/--> at its own layers, and still on <!--=steer.random_layers-random_direction.better-->3<!--/--> at random layers (the mean of the three sets). On average, all three exceed it. So the
 # *direction* matters most.
 
 # %%
@@ -273,14 +273,14 @@ chance = answers(*((one, "random direction own") for one in ("caa own", "caa all
 chance.round(3)
 
 # %%
-assert (chance["low"] > 0).all() and (chance["worse"] == 0).all() and chance["better"].min() >= 5
+assert (chance["low"] > 0).all() and (chance["worse"] == 0).all() and chance["better"].min() >= 2
 
 # %% [markdown]
 # ## The right layers beat random ones, and all layers beat the right ones
-# At the same price, own layers gain <!--=steer.own-random_layers.mean-->.55 [.31, .78]<!--/--> more than the same number of random layers: significantly more on <!--=steer.own-random_layers.better-->8<!--/--> axes and less on <!--=steer.own-random_layers.worse-->0<!--/-->. So the atlas does point
-# to layers that matter. But all layers gain more than own layers: own minus all is <!--=steer.own-all.mean-->−.26 [−.43, −.08]<!--/-->, significantly better on <!--=steer.own-all.better-->1<!--/--> axis (<!--=steer.own-all.better_on-->bongos<!--/-->) and
-# worse on <!--=steer.own-all.worse-->3<!--/--> (<!--=steer.own-all.worse_on-->jazz, cello and trombone<!--/-->). The one shared functional layer is worse still (<!--=steer.shared-all.mean-->−.59 [−.96, −.22]<!--/-->; significantly on <!--=steer.shared-all.worse-->7<!--/--> axes). Natural
-# lengths minus equal lengths is <!--=steer.all_natural_lengths-all.mean-->.06 [−.06, .17]<!--/-->, significantly better on <!--=steer.all_natural_lengths-all.better_on-->metal<!--/--> and worse on <!--=steer.all_natural_lengths-all.worse_on-->trombone<!--/-->. In `tiny`,
+# At the same price, own layers gain <!--=steer.own-random_layers.mean-->.56 [.22, .89]<!--/--> more than the same number of random layers: significantly more on <!--=steer.own-random_layers.better-->9<!--/--> axes and less on <!--=steer.own-random_layers.worse-->0<!--/-->. So the atlas does point
+# to layers that matter. But all layers gain more than own layers: own minus all is <!--=steer.own-all.mean-->−.19 [−.34, −.04]<!--/-->, significantly better on <!--=steer.own-all.better-->0<!--/--> axes and
+# worse on <!--=steer.own-all.worse-->1<!--/--> (<!--=steer.own-all.worse_on-->reggae<!--/-->). The one shared functional layer is worse still (<!--=steer.shared-all.mean-->−.40 [−.58, −.22]<!--/-->; significantly on <!--=steer.shared-all.worse-->8<!--/--> axes). Natural
+# lengths minus equal lengths is <!--=steer.all_natural_lengths-all.mean-->−.01 [−.06, .05]<!--/-->, significantly better on <!--=steer.all_natural_lengths-all.better_on-->fast and happy<!--/--> and worse on <!--=steer.all_natural_lengths-all.worse_on-->none<!--/-->. In `tiny`,
 # steering where the concept is localized does not pay off.
 #
 # In the paper, ACE-Step gained 39 % by localizing, Stable Audio Open 8 %. A second group localized concepts in Stable Audio 3, which has `tiny`'s architecture, and also
@@ -307,15 +307,28 @@ natural = layers.loc[("caa all, natural lengths", "caa all")]
 assert natural["low"] < 0 < natural["high"]
 
 # %% [markdown]
+# ## The memory carries some genres, and pays off for few of them
+# In notebook 3b, genre came in through the memory tokens. A vector that leaves them out (*music alone*) gains as much on average: with the memory, own layers gain <!--=steer.own-own_music_alone.mean-->.05 [−.07, .17]<!--/--> more, all layers
+# <!--=steer.all-all_music_alone.mean-->.09 [−.02, .21]<!--/-->. For reggae, the difference is all that there is at its own layer; for jazz, the memory costs more than it brings. So what carries a concept from the prompt is not always what a mean difference steers best.
+
+# %%
+beside = answers(("caa own", "caa own, music alone"), ("caa all", "caa all, music alone"))
+area = full.pivot(index="concept", columns="way", values="auc")
+print(area.loc[["reggae", "metal", "opera", "jazz"], ["caa own", "caa own, music alone"]].round(2))
+assert (beside["low"] < 0).all() and (beside["high"] > 0).all()
+assert area.loc["reggae", "caa own"] > area.loc["reggae", "caa own, music alone"] + 0.3
+beside.round(3)
+
+# %% [markdown]
 # ## The order of the methods holds for two networks, two scales and two prices
 # So far, the judge measured the gain and the listener the price. Do the results hold with other choices? *Clipped*: log-odds are cut at 6, the end of the
 # calibrated range. *Repriced*: the judge's own network sets the price, too, as in an older version of this sweep. *Exchanged*: the listener measures the gain,
-# the judge the price. Only one thing changes at a time. The areas differ, but the order of the methods does not. Own minus all is <!--=steer.own-all.clipped.mean-->−.21 [−.36, −.06]<!--/--> clipped,
-# <!--=steer.own-all.repriced.mean-->−.24 [−.40, −.07]<!--/--> repriced and <!--=steer.own-all.exchanged.mean-->−.26 [−.52, −.01]<!--/--> exchanged: below 0 in each view. Own minus random is above 0 in each view; natural minus equal lengths is
+# the judge the price. Only one thing changes at a time. The areas differ, but the order of the methods does not. Own minus all is <!--=steer.own-all.clipped.mean-->−.17 [−.31, −.03]<!--/--> clipped,
+# <!--=steer.own-all.repriced.mean-->−.16 [−.27, −.05]<!--/--> repriced and <!--=steer.own-all.exchanged.mean-->−.12 [−.22, −.02]<!--/--> exchanged: below 0 in each view. Own minus random is above 0 in each view; natural minus equal lengths is
 # undecided in each.
 
 # %%
-others = pd.read_parquet(data_folder() / "results" / "steering_views.parquet")
+others = pd.read_parquet(data_folder() / "results" / "steering_views.parquet").query("view != 'musicnn'")  # see below
 seen = {"judge's gain, listener's price": layers} | {view: answers(*asked, table=part) for view, part in others.groupby("view")}
 means = pd.DataFrame({view: rows["mean_difference"] for view, rows in seen.items()})
 sure = pd.DataFrame({view: (rows["low"] > 0).astype(int) - (rows["high"] < 0) for view, rows in seen.items()})
@@ -336,16 +349,16 @@ sure
 # %% [markdown]
 # ## An ear from outside hears the gains
 # Judge and listener learned from the same rendered music, so an error that they share would stay hidden. musicnn learned from recordings, by other people (notebook
-# 3). For axes whose concept it hears well enough in rendered music, it scored the same clips, at the same price by the listener: <!--=outside.axes-->fast<!--/-->. Its log-odds move less than the judge's,
-# so compare what each ear says of two methods, or the share of what rewriting the prompt reaches. Own layers gain more than a random direction for the judge (<!--=outside.fast.own-random_direction-->.78 [.55, 1.01]<!--/--> for fast)
-# and for musicnn (<!--=outside.fast.own-random_direction.musicnn-->.15 [.11, .18]<!--/-->), and more than random layers (<!--=outside.fast.own-random_layers-->.51 [.38, .65]<!--/-->; <!--=outside.fast.own-random_layers.musicnn-->.10 [.07, .13]<!--/-->). Where the judge hears own layers ahead of all layers (<!--=outside.fast.own-all-->.07 [.03, .12]<!--/-->),
-# musicnn does not (<!--=outside.fast.own-all.musicnn-->.00 [−.02, .01]<!--/-->): do not build on that difference.
+# 3). For axes whose concept it hears well enough in rendered music, it scored the same clips, at the same price by the listener: <!--=outside.axes-->fast, metal, opera and flute<!--/-->. Its log-odds move less than the judge's,
+# so compare what each ear says of two methods, or the share of what rewriting the prompt reaches. For fast, metal and opera, own layers gain more than a random direction for the judge (<!--=outside.fast.own-random_direction-->.48 [.37, .59]<!--/--> for fast)
+# and for musicnn (<!--=outside.fast.own-random_direction.musicnn-->.09 [.07, .11]<!--/-->), and more than random layers (<!--=outside.fast.own-random_layers-->.43 [.32, .54]<!--/-->; <!--=outside.fast.own-random_layers.musicnn-->.06 [.05, .08]<!--/-->). Where the judge hears own layers ahead of all layers (<!--=outside.fast.own-all-->.04 [.02, .07]<!--/-->),
+# musicnn does not (<!--=outside.fast.own-all.musicnn-->.00 [−.01, .01]<!--/-->): do not build on that difference. Of the flute, neither ear hears a gain at its own layer.
 
 # %%
-asked_outside = datasets.steering_table("outside")["concept"].unique()
+by_musicnn = pd.read_parquet(data_folder() / "results" / "steering_views.parquet").query("view == 'musicnn'")
 by_ear = []
-for axis in asked_outside:
-    same = datasets.steering(axis, "outside")
+for axis in by_musicnn["concept"].unique():
+    same = datasets.steering(axis)
     for name, view in {"judge": same, "musicnn": same.heard_by("musicnn")}.items():
         by_ear.append(view.summary().assign(ear=name))
 ears = pd.concat(by_ear, ignore_index=True)
@@ -353,14 +366,15 @@ ears["way"] = ears["method"] + " " + ears["sites"]
 ears.pivot(index=["concept", "way"], columns="ear", values=["auc", "auc_low", "auc_high", "share"]).round(2)
 
 # %%
-gains = pd.read_parquet(data_folder() / "results" / "outside_pairs.parquet").assign(view="judge")
-gains = pd.concat([gains, pd.read_parquet(data_folder() / "results" / "outside_views.parquet")])
-gains = gains[gains["view"].isin(["judge", "musicnn"])].set_index(["concept", "one", "other", "view"])[["more", "low", "high"]]
+gains = pd.read_parquet(data_folder() / "results" / "steering_pairs.parquet").assign(view="judge")
+gains = pd.concat([gains[gains["concept"].isin(by_musicnn["concept"])], by_musicnn]).set_index(
+    ["concept", "one", "other", "view"]
+)[["more", "low", "high"]]
 against_chance = gains.xs(("caa own", "random direction own"), level=("one", "other"))
 print(against_chance.round(3))
-assert (against_chance["low"] > 0).all()
+assert (against_chance.drop("flute")["low"] > 0).all() and (against_chance.loc["flute", "low"] < 0).all()
 shares = ears[ears["way"].isin(["caa own", "caa all"])].pivot(index=["concept", "way"], columns="ear", values="share")
-assert (shares["judge"] - shares["musicnn"]).abs().max() < 0.3
+assert (shares["judge"] - shares["musicnn"]).abs().max() < 0.4
 
 # %% [markdown]
 # ## Nothing here beats rewriting the prompt
@@ -374,7 +388,7 @@ assert layers.loc[("caa all", "pci all"), "better"] == 0 and layers.loc[("caa al
 # %% [markdown]
 # ## Mood is register and brightness here, not major and minor
 # The judge hears happy and sad. A direct measurement shows how: register and brightness go up with happy, while the measured mode (major or minor) does not
-# move, whether the vector or the prompt sets the mood. Either the model does not use the mode for mood, or the measurement does not show it in four seconds
+# move, whether the vector or the prompt sets the mood. (The prompt moves both further.) Either the model does not use the mode for mood, or the measurement does not show it in four seconds
 # of band music.
 
 # %%
@@ -385,14 +399,14 @@ mood.round(2)
 # %%
 for way in ("caa own", "pci all"):
     ends = mood.loc[way]
-    assert ends["register"].iloc[-1] > ends["register"].iloc[0] + 5 and ends["centroid"].iloc[-1] > 1.3 * ends["centroid"].iloc[0]
+    assert ends["register"].iloc[-1] > ends["register"].iloc[0] + 3 and ends["centroid"].iloc[-1] > 1.1 * ends["centroid"].iloc[0]
     assert abs(ends["mode"].iloc[-1] - ends["mode"].iloc[0]) < 0.12
 
 # %% [markdown]
 # ## Why a xylophone resists: its notes have a place in time
 # A CAA vector is one direction for the whole clip. A xylophone plays short notes, so what its text adds differs from moment to moment and averages out. To see
 # this, keep time: average over prompts only, which gives each time token its own direction. That takes a custom edit: `audioscope.Apply` accepts any function
-# of a site's output. On prompts from the selection split, at the same price, the direction that keeps time produces a xylophone, and the pooled one does not.
+# of a site's output. On prompts from the selection split, at the same price, the direction that keeps time goes halfway to a xylophone, and the pooled one does not move.
 
 
 # %%
@@ -437,7 +451,7 @@ measured = pd.DataFrame({
 measured.round(3)
 
 # %%
-assert measured.loc["keeping time", "score"] > measured.loc["pooled over time", "score"] + 3
+assert measured.loc["keeping time", "score"] > measured.loc["pooled over time", "score"] + 2
 assert measured.loc["keeping time", "price"] < 1.3 * measured.loc["pooled over time", "price"]
 audioscope.show_clips(*(clips[0] for clips in found.values()))
 
@@ -496,20 +510,20 @@ steering_slider(*hard.tracks()[:1])
 
 # %% [markdown]
 # ## Exercise: whose own layers?
-# `steering_sites` returns the sites at which `"own"` steers. At which layers would it steer toward *trombone*, and does any of them pass the atlas's rule?
+# `steering_sites` returns the sites at which `"own"` steers. At which layers would it steer toward *harmonica*, and does any of them pass the atlas's rule?
 # Answer with the set of layer numbers.
 
 # %% tags=["answer"]
-own_of_trombone = None  # a set of layer numbers
+own_of_harmonica = None  # a set of layer numbers
 
 # %% jupyter={"source_hidden": true} tags=["check"]
 from audioscope.course import check
 
-trombone = audioscope.datasets.concepts()["trombone"]
-stand_in = {site.layer for site in audioscope.steer.steering_sites(model, trombone, "own")}
-assert not audioscope.datasets.atlas().own_layers("trombone") and len(stand_in) == 3
+harmonica = audioscope.datasets.concepts()["harmonica"]
+stand_in = {site.layer for site in audioscope.steer.steering_sites(model, harmonica, "own")}
+assert not audioscope.datasets.atlas().own_layers("harmonica") and len(stand_in) == 3
 check(
-    own_of_trombone,
+    own_of_harmonica,
     lambda layers: set(layers) == stand_in,
     well=f"{sorted(stand_in)}: none passes the rule, so the three strongest layers stand in. Here 'own' is a name, not a finding.",
     wrong=[
@@ -524,7 +538,7 @@ check(
             "There are three: where no layer passes the rule, `steering_sites` takes the three strongest.",
         ),
     ],
-    otherwise="Look at what this returns: `audioscope.steer.steering_sites(model, audioscope.datasets.concepts()['trombone'], 'own')`.",
+    otherwise="Look at what this returns: `audioscope.steer.steering_sites(model, audioscope.datasets.concepts()['harmonica'], 'own')`.",
     kind=(set, frozenset, list, tuple),
 )
 
@@ -532,14 +546,14 @@ check(
 # <details><summary>Solution</summary>
 #
 # ```python
-# trombone = audioscope.datasets.concepts()["trombone"]
-# own_of_trombone = {site.layer for site in audioscope.steer.steering_sites(model, trombone, "own")}
+# harmonica = audioscope.datasets.concepts()["harmonica"]
+# own_of_harmonica = {site.layer for site in audioscope.steer.steering_sites(model, harmonica, "own")}
 #
 # # going further: does it pay off to steer there? Compare it with all layers, at equal price
-# both = caa(model, "trombone", "cross", pairs=10)
-# own = both.only(audioscope.steer.steering_sites(model, trombone, "own"))
+# both = caa(model, "harmonica", "cross", pairs=10)
+# own = both.only(audioscope.steer.steering_sites(model, harmonica, "own"))
 # few_strengths = {"caa own": [1.5, 3.0], "caa all": [0.5, 1.0]}
-# steering_sweep(model, "trombone", [vector_method(own, "own"), vector_method(both, "all")], few_strengths, prompts=3, seeds=1).chart()
+# steering_sweep(model, "harmonica", [vector_method(own, "own"), vector_method(both, "all")], few_strengths, prompts=3, seeds=1).chart()
 # ```
 # </details>
 

@@ -84,7 +84,7 @@ found = evaluate_sae(quick, stream, held_out, fitted_on=fitted_on)  # fewer prom
 found.chart()
 
 # %%
-assert (found.levels["fvu"] < found.levels["topk_pca_fvu"]).all() and not found.passes, found
+assert not found.passes and (found.levels["fvu"] > found.levels["tokens_fvu"]).all(), found
 print(f"{found.dead_share:.0%} of the features never fire on these prompts")
 
 # %% [markdown]
@@ -98,24 +98,26 @@ report = sae.report
 print(
     f"variance unexplained {report['fvu']:.3f} (quick: {found.report()['fvu']:.3f}), {report['l0']:.1f} features per token, {report['dead_share']:.1%} dead"
 )
-assert report["passes"] and report["fvu"] < 0.5 * found.report()["fvu"] and report["dead_share"] <= 0.1
+assert report["fvu"] < 0.5 * found.report()["fvu"] and report["dead_share"] <= 0.1
 again = evaluate_sae(datasets.sae(site), stream, held_out, fitted_on=fitted_on)
 np.testing.assert_allclose(again.levels["fvu"], report["fvu_per_level"], rtol=0.25)  # other prompts, about the same result
 again
 
 # %% [markdown]
-# It passes, but at the noisiest levels only by a little: by <!--=sae.6.cross.ahead.least-->4 %<!--/--> of the baseline, and one draw of random tokens differs from another by more than that. So it is about
-# even with random tokens, and well below PCA.
+# It does not pass. It is well below PCA at every level, and below the random tokens at the cleaner ones, by up to <!--=sae.6.cross.ahead.most-->18 %<!--/--> of what they leave; but at <!--=sae.6.cross.failed-->6<!--/--> of 10 levels, the noisier ones, the random tokens are
+# ahead (at most, the SAE has <!--=sae.6.cross.ahead.least-->−14 %<!--/--> of an advantage). So over all levels it is about even with a dictionary that takes no training.
 #
-# Not every SAE passes. In layer 0, the SAE is well below PCA by token, but the random tokens are a little better: <!--=sae.0.cross.fvu_per_level-->3 to 4 %<!--/--> against <!--=sae.0.cross.tokens_fvu-->3 to 4 %<!--/-->. There the text is read
-# off, and the tokens of a few prompts cover nearly all there is. In self-attention, the SAEs leave <!--=sae.6.self.fvu_per_level-->12 to 14 %<!--/--> in layer 6 and <!--=sae.0.self.fvu_per_level-->11 to 41 %<!--/--> in layer 0, where random
-# tokens leave <!--=sae.6.self.tokens_fvu-->7 to 8 %<!--/--> and <!--=sae.0.self.tokens_fvu-->4 to 13 %<!--/-->.
+# Nor do the others. In layer 0, the SAE is well below PCA by token, but the random tokens are a little better: <!--=sae.0.cross.fvu_per_level-->2 to 3 %<!--/--> against <!--=sae.0.cross.tokens_fvu-->2 to 3 %<!--/-->. There the text is read
+# off, and the tokens of a few prompts cover nearly all there is. In self-attention, the SAEs leave <!--=sae.6.self.fvu_per_level-->13 to 14 %<!--/--> in layer 6 and <!--=sae.0.self.fvu_per_level-->13 to 43 %<!--/--> in layer 0, where random
+# tokens leave <!--=sae.6.self.tokens_fvu-->8 %<!--/--> and <!--=sae.0.self.tokens_fvu-->5 to 14 %<!--/-->.
 
 # %%
 others = {path: datasets.sae(path) for path in audioscope.datasets.saes() if path != site}
 for path, other in others.items():
     print(path, "fails at", len(other.failed(other.report["sigmas"])), "of 10 levels")
-assert not any(other.report["passes"] for other in others.values())
+mine = np.array(report["fvu_per_level"])
+assert not any(each.report["passes"] for each in (sae, *others.values()))
+assert (mine < report["topk_pca_fvu"]).all() and (mine < report["tokens_fvu"])[-3:].all()
 first = others["transformer.transformer_blocks.0.cross_attn"].report
 assert (np.array(first["fvu_per_level"]) < first["topk_pca_fvu"]).all()
 
@@ -176,15 +178,15 @@ counts = wins(table)
 counts.round(4)
 
 # %% [markdown]
-# Where the text comes in, the best feature beats the best neuron: significantly on <!--=feature.0.cross.neuron.better-->18<!--/--> concepts in layer 0 and on <!--=feature.6.cross.neuron.better-->16<!--/--> in layer 6, and on none is it significantly
-# worse. The mean differences are <!--=feature.0.cross.neuron.mean-->.06 [.04, .08]<!--/--> and <!--=feature.6.cross.neuron.mean-->.09 [.06, .12]<!--/-->. It beats the untrained SAE just as clearly (<!--=feature.0.cross.random_SAE.better-->20<!--/--> and
-# <!--=feature.6.cross.random_SAE.better-->17<!--/-->). A probe, which may use all 128 neurons, is still a little better.
+# Where the text comes in, the best feature beats the best neuron: significantly on <!--=feature.0.cross.neuron.better-->15<!--/--> concepts in layer 0 and on <!--=feature.6.cross.neuron.better-->13<!--/--> in layer 6, and on none is it significantly
+# worse. The mean differences are <!--=feature.0.cross.neuron.mean-->.08 [.03, .13]<!--/--> and <!--=feature.6.cross.neuron.mean-->.09 [.06, .13]<!--/-->. It beats the untrained SAE just as clearly (<!--=feature.0.cross.random_SAE.better-->19<!--/--> and
+# <!--=feature.6.cross.random_SAE.better-->15<!--/-->). A probe, which may use all 128 neurons, is still a little better.
 #
-# When a concept only has to be told from its counterfactual, which is easier for all methods, the differences are smaller: <!--=feature.counterfactual.0.cross.neuron.mean-->.02 [.01, .04]<!--/--> and
-# <!--=feature.counterfactual.6.cross.neuron.mean-->.04 [.02, .06]<!--/-->.
+# When a concept only has to be told from its counterfactual, which is easier for all methods, the differences are smaller: <!--=feature.counterfactual.0.cross.neuron.mean-->.06 [.03, .09]<!--/--> and
+# <!--=feature.counterfactual.6.cross.neuron.mean-->.05 [.03, .08]<!--/-->.
 #
-# In self-attention, a single feature is on average no better than a single neuron in layer 6 (<!--=feature.6.self.neuron.mean-->.00 [−.03, .04]<!--/-->) and worse in layer 0 (<!--=feature.0.self.neuron.mean-->−.04 [−.07, −.01]<!--/-->), and
-# the probe significantly beats it on <!--=feature.6.self.probe.worse-->18<!--/--> and <!--=feature.0.self.probe.worse-->19<!--/--> concepts: there, a concept is spread over many features.
+# In self-attention, a single feature is on average no better than a single neuron in layer 6 (<!--=feature.6.self.neuron.mean-->−.02 [−.06, .02]<!--/-->) and worse in layer 0 (<!--=feature.0.self.neuron.mean-->−.05 [−.09, −.01]<!--/-->), and
+# the probe significantly beats it on <!--=feature.6.self.probe.worse-->17<!--/--> and <!--=feature.0.self.probe.worse-->21<!--/--> concepts: there, a concept is spread over many features.
 
 # %%
 by = counts.set_index(["site", "other"])
@@ -218,7 +220,7 @@ counts = np.array(
     ]
 )
 apart = counts[:, 0] - counts[:, 1]
-assert apart[-1] > 2 * apart[0] > 0
+assert apart[-1] > 1.5 * apart[0] > 0
 check(
     differ_most,
     lambda end: end == "last",
@@ -242,7 +244,7 @@ check(
 # %% [markdown]
 # ## Limits
 # One small model, and layers whose output comes mostly from the text: a feature for *metal* may be a feature for the word. The comparison counts where features
-# win or lose against neurons and probes; it does not pick the cases. An SAE that passes the evaluation has features that describe the activations. That does
+# win or lose against neurons and probes; it does not pick the cases. An SAE that passes the evaluation has features that describe the activations better than no training does; none here does so at every level. Even then, that does
 # not say that the model uses them: to find out, turn them.
 #
 # ## Read next

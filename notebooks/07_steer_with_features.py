@@ -53,14 +53,14 @@ def heard(clips):
 
 # %% [markdown]
 # ## An SAE that did not pass its evaluation warns when it steers
-# The SAE of layer 6 passes its evaluation at every noise level (notebook 6). The SAE of layer 0 leaves little unexplained, but random tokens leave a little
-# less, so it does not pass: every generation in which it acts gives a warning with the noise levels at which it fails. We use it all the same, and switch the
+# Both SAEs leave little unexplained, but at some noise levels random tokens leave a little less (notebook 6), so neither passes its evaluation: every generation
+# in which one acts gives a warning with the noise levels at which it fails. We use them all the same, and switch the
 # warning off from here on: what its features do is measured and compared with controls.
 
 # %%
 passed = {sae.metadata["site"]: sae.report["passes"] for sae in saes}
 print(passed)
-assert list(passed.values()) == [False, True]
+assert list(passed.values()) == [False, False]
 with warnings.catch_warnings(record=True) as caught:
     warnings.simplefilter("always")
     model.generate("a jazz song", edits=SAEEdit(saes[0], (0,), "add", 1.0))

@@ -67,10 +67,11 @@ mine = audioscope.scoring.read_folder(
 audioscope.show_clips(*mine[:3])
 
 # %% [markdown]
-# ## Rendered music is all that the listener and the judge know
+# ## The listener and the judge know the notes that they learned from
 # Here is a real saxophone, one of the recordings that ship as controls, and what each ear takes the real recordings for. musicnn, which learned from
-# recordings, names the instruments that it has tags for. The judge does well with single notes; but where they play the lead in a song, it is right in
-# <!--=real.judge.real-->.33 [.27, .40]<!--/--> of the songs, against <!--=real.judge.rendered-->.99 [.96, 1.00]<!--/--> with the renderer's own notes and <!--=real.judge.few-->.83 [.78, .88]<!--/--> with as few and short ones of them (`audioscope.scoring.real_leads`). A probe on its features can be no better than they are.
+# recordings, names the instruments that it has tags for. The judge and the listener name the instruments, too, also where these recordings play the lead in a song: the judge is right in
+# <!--=real.judge.real-->.90 [.85, .94]<!--/--> of the songs, against <!--=real.judge.rendered-->.96 [.93, .99]<!--/--> with the renderer's own notes (`audioscope.scoring.real_leads`). But 26 of the 44 notes, and others of the same collections, were in their training. A judge that was trained without them is right in
+# <!--=leads.judge.recorded.real.left_out-->.52 [.44, .59]<!--/-->. So do not expect them to know the instruments of your music. A probe on their features can be no better than these are.
 
 # %%
 saxophone = next(each for each in audioscope.scoring.recordings() if each["label"] == "saxophone")
@@ -80,7 +81,7 @@ audioscope.show_clips(audioscope.Clip(saxophone["wave"][None], 16_000))
 taken_for = audioscope.scoring.on_recordings()
 leads = taken_for[taken_for["group"] == "lead"].set_index("label")
 tagged = leads.loc[["violin", "cello", "flute", "piano", "guitar"]]
-assert (tagged["musicnn"] == tagged.index).all() and (leads["listener"] != leads.index).sum() > len(leads) / 2
+assert (tagged["musicnn"] == tagged.index).all() and (leads["listener"] == leads.index).all()
 taken_for
 
 # %% [markdown]
@@ -130,7 +131,7 @@ if stand_in:
 # %% [markdown]
 # ## A layer can be found, if only roughly
 # This is the same call as for the paper's concepts, with the probe as the scorer. Eight pairs give wide intervals: look at them before you believe a value.
-# musicnn gives a second opinion. It has no tag for your music as such, so it is asked for one side of it: here, how slow it is. (Its tag "jazz" does not hear
+# musicnn gives a second opinion. It has no tag for your music as such, so it is asked for one side of it: here, how slow it is. (Its tag "jazz" hardly hears
 # rendered jazz, and it has none for a saxophone. For your own music, choose tags that fit: `audioscope.scoring.musicnn.tags_of("MTT")`.)
 
 # %%
@@ -141,20 +142,20 @@ atlas.explore(model).wait()
 # %%
 impacts = atlas.impacts().set_index("layer")
 print(impacts[["impact", "low", "high"]].round(2))
-if stand_in:  # slow jazz: genre enters at layer 0 (notebook 3)
-    assert impacts["impact"].idxmax() == 0 and (impacts["high"] - impacts["low"]).max() > 0.4
+if stand_in:  # slow jazz: genre enters at layer 0, tempo at layer 1 (notebook 3)
+    assert set(impacts["impact"].nlargest(2).index) == {0, 1} and (impacts["high"] - impacts["low"]).max() > 0.4
 
 # %% [markdown]
-# musicnn's answer is *undefined*. To it, the clips of the clean prompts are not clearly slower than those of the corrupted ones: the interval of the difference
-# contains 0, so there is nothing to divide by, and nothing to localize. That is an answer, too. What these eight pairs differ in is not the tempo, or not one that
-# this ear hears, and the map above remains the probe's alone.
+# musicnn, asked how slow the same clips are, draws much the same map: its impacts are largest in the same two layers. It has nothing in common with the probe but the clips, so
+# the map is not the probe's own doing. Its intervals are even wider, since slow is only one side of this music. With other pairs it may well find nothing, and the atlas then says *undefined*: the
+# interval of the difference between clean and corrupted clips contains 0, and there is nothing to divide by.
 
 # %%
 slowness = atlas.heard_by(ear.name).impacts().set_index("layer")
-print(slowness[["defined", "denominator", "denominator_low", "denominator_high"]].iloc[0].to_dict())
+print(slowness[["impact", "low", "high", "denominator"]].round(2))
 if stand_in:
-    assert not slowness["defined"].any()
-    assert slowness["denominator_low"].iloc[0] < 0 < slowness["denominator_high"].iloc[0]
+    assert slowness["denominator_low"].iloc[0] > 0 and set(slowness["impact"].nlargest(2).index) == {0, 1}
+    assert slowness["impact"].corr(impacts["impact"]) > 0.7
 
 # %% [markdown]
 # ## Prompts unlike your music can be steered toward it

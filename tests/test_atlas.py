@@ -99,15 +99,15 @@ def test_a_batch_of_fewer_rows_gives_the_same_atlas(tmp_path):
 @pytest.mark.slow
 def test_a_plan_counts_what_a_sweep_makes(tiny, tmp_path, capsys):
     with pytest.warns(UserWarning, match="take about .* pairs"):
-        plan = audioscope.atlas.plan(tiny, ["fast", "drums"], pairs=2, steps=2)
-    atlas = audioscope.localize(tiny, ["fast", "drums"], pairs=2, steps=2, out=tmp_path, progress=False)
+        plan = audioscope.atlas.plan(tiny, ["fast", "drums"], pairs=2, steps=1)
+    atlas = audioscope.localize(tiny, ["fast", "drums"], pairs=2, steps=1, out=tmp_path, progress=False)
     files = list(tmp_path.glob("clips/**/*.flac"))
     assert plan.generations == plan.clips == len(files) == 2 * 2 * (12 + 2)
     assert plan.disk_mb == pytest.approx(sum(f.stat().st_size for f in files) / 1e6, rel=0.1)
     assert plan.threshold == atlas.threshold == pytest.approx(2.5 / 12)
     from audioscope.cli.main import main
 
-    assert main(["atlas", "--plan", "--concepts", "fast", "--pairs", "40", "--steps", "2"]) == 0
+    assert main(["atlas", "--plan", "--concepts", "fast", "--pairs", "40", "--steps", "1"]) == 0
     assert "40 units of 12 sites + 2 = 560 generations" in capsys.readouterr().out
 
 
@@ -116,7 +116,7 @@ def test_a_plans_pairs_are_those_of_students_t(tiny, monkeypatch):
     """Pairs that spread by .5, two concepts, 12 sites: 1.987 x .5 / sqrt(92) = .1036 is below half of 2.5 / 12, 45 pairs give .1047."""
     monkeypatch.setattr(patching, "SPREAD", 0.5)
     with pytest.warns(UserWarning, match="only to \\+-0.365.*needs 0.208: take about 46 pairs"):
-        plan = audioscope.atlas.plan(tiny, ["fast", "drums"], pairs=5, steps=2)
+        plan = audioscope.atlas.plan(tiny, ["fast", "drums"], pairs=5, steps=1)
     assert plan.enough_pairs == 46
     # tables: t(.975) is 2.776 with 4 degrees of freedom and 2.306 with 8
     assert plan.cell_half_width == pytest.approx(2.776 * 0.5 / 5**0.5, rel=1e-3)
@@ -124,7 +124,7 @@ def test_a_plans_pairs_are_those_of_students_t(tiny, monkeypatch):
     monkeypatch.setattr(patching, "SPREAD", 0.05)
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        audioscope.atlas.plan(tiny, ["fast", "drums"], pairs=5, steps=2)
+        audioscope.atlas.plan(tiny, ["fast", "drums"], pairs=5, steps=1)
 
 
 def test_a_plans_hours_are_units_of_a_fixed_part_and_of_steps(tiny, monkeypatch):
@@ -156,7 +156,7 @@ def test_a_plan_reckons_with_the_spread_that_tiny_shows():
 
 @pytest.mark.slow
 def test_self_attention_atlas(tiny, tmp_path):
-    atlas = audioscope.localize(tiny, ["fast"], pairs=2, patch="output", sites="self", steps=2, out=tmp_path, progress=False)
+    atlas = audioscope.localize(tiny, ["fast"], pairs=1, patch="output", sites="self", steps=1, out=tmp_path, progress=False)
     assert [s.kind for s in atlas.sites] == ["self"] * 12
     with pytest.raises(ValueError, match="patch='output'"):
         audioscope.localize(tiny, ["fast"], patch="text", sites="self")
@@ -239,20 +239,20 @@ SWEEP = """
 import sys, pandas as pd
 sys.path.insert(0, {root!r}); sys.path.insert(0, {tests!r})
 import audioscope, conftest
-audioscope.localize(audioscope.load("tiny"), ["fast", "drums"], pairs=3, steps=2, out={out!r}, workers=1, progress=False)
+audioscope.localize(audioscope.load("tiny"), ["fast", "drums"], pairs=2, sites=[0, 6], steps=1, out={out!r}, workers=1, progress=False)
 """
 
 
 @pytest.mark.slow
 def test_a_killed_sweep_resumes_to_the_same_table(tiny, tmp_path, root):
-    whole = audioscope.localize(tiny, ["fast", "drums"], pairs=3, steps=2, out=tmp_path / "whole", progress=False)
+    whole = audioscope.localize(tiny, ["fast", "drums"], pairs=2, sites=[0, 6], steps=1, out=tmp_path / "whole", progress=False)
     out = tmp_path / "cut"
     code = SWEEP.format(root=str(root), tests=str(root / "tests"), out=str(out))
     killed = subprocess.run([sys.executable, "-c", KILLED + code], env={**os.environ, "OMP_NUM_THREADS": "1"})
     done = set(out.glob("units/*.parquet"))
     assert killed.returncode == -signal.SIGKILL and len(done) == 2
     before = {f: f.stat().st_mtime_ns for f in done}
-    resumed = audioscope.localize(tiny, ["fast", "drums"], pairs=3, steps=2, out=out, progress=False)
+    resumed = audioscope.localize(tiny, ["fast", "drums"], pairs=2, sites=[0, 6], steps=1, out=out, progress=False)
     assert {f: f.stat().st_mtime_ns for f in done} == before, "finished units were done again"
     pd.testing.assert_frame_equal(resumed.table, whole.table)
     assert all((out / clip).exists() for clip in resumed.table["clip"] if clip)
@@ -302,7 +302,7 @@ def test_nan_marks_the_cell_and_the_sweep_goes_on(tiny, tmp_path, monkeypatch):
         return audio
 
     monkeypatch.setattr(tracing, "decoded", spoilt)
-    atlas = audioscope.localize(tiny, ["fast"], pairs=3, steps=2, out=tmp_path, workers=1, progress=False)
+    atlas = audioscope.localize(tiny, ["fast"], pairs=3, sites=[0, 1], steps=1, out=tmp_path, workers=1, progress=False)
     failed = atlas.table[atlas.table["failed"]]
     assert set(failed["layer"]) == {1} and failed["score"].isna().all() and (failed["clip"] == "").all()
     impacts = atlas.impacts().set_index("layer")
@@ -318,7 +318,7 @@ def test_a_concept_that_the_scorer_cannot_hear_is_refused_at_once(tiny, tmp_path
 
 @pytest.mark.slow
 def test_save_and_load(tiny, tmp_path):
-    atlas = audioscope.localize(tiny, ["fast", "drums"], pairs=4, steps=2, out=tmp_path / "a", progress=False)
+    atlas = audioscope.localize(tiny, ["fast", "drums"], pairs=4, sites=[1, 6], steps=2, out=tmp_path / "a", progress=False)
     again = Atlas.load(atlas.save(tmp_path / "b", shipped=True))
     pd.testing.assert_frame_equal(again.impacts(), atlas.impacts(), rtol=0.02, atol=0.02)  # log-odds are rounded
     exact = Atlas.load(atlas.save(tmp_path / "c"))
@@ -366,7 +366,7 @@ def test_one_step_and_a_third_of_the_steps_can_be_named(tiny, tmp_path):
     named = {"first third": (0, 1), "last third": (2, 3), 1: (1, 2)}
     for number, (when, window) in enumerate(named.items()):
         atlas = audioscope.localize(
-            tiny, ["drums"], pairs=1, steps=3, when=when, out=tmp_path / str(number), clips=False, progress=False
+            tiny, ["drums"], pairs=1, sites=[6], steps=3, when=when, out=tmp_path / str(number), clips=False, progress=False
         )
         assert tuple(atlas.settings["window"]) == window and atlas.settings["when"] == when
     with pytest.raises(ValueError, match="when is 3, expected a whole number from 0 to 2"):

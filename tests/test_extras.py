@@ -55,15 +55,18 @@ def test_shipped_maps_are_of_this_model(tiny):
         ("middle", "text"),
         ("late", "text"),
         (None, "output"),
-        *[(None, "output")] * 3,
+        *[(None, "output")] * 4,
     ]
     assert [{site.kind for site in each.sites} for each in maps] == [{"cross"}] * 4 + [
+        {"cross.memory"},
         {"cross.heads"},
         {"feed_forward"},
         {"block"},
     ]
     for each in maps:
-        assert each.settings["fingerprint"] == tiny.fingerprint and len(each.concepts) == 21 and each.table["clip"].eq("").all()
+        assert each.settings["fingerprint"] == tiny.fingerprint and len(each.concepts) == 21
+        inside = each.sites[0].kind != "cross"
+        assert each.table.loc[each.table["clip"].ne(""), "concept"].nunique() == 6 * inside and len(each.examples()) == 6 * inside
         assert not each.settings["swaps_all_text"] and each.additivity()["all_together"].isna().all()
 
 
@@ -71,7 +74,7 @@ def test_shipped_maps_are_of_this_model(tiny):
 def test_the_atlas_command_ends_in_the_whole_page(capsys, tmp_path, monkeypatch):
     monkeypatch.setattr("audioscope.pages.features.POOL", 12)  # clips to search, which take most of the time
     out, one = tmp_path / "atlas", tmp_path / "one.html"
-    asked = ["atlas", "--concepts", "fast", "--pairs", "4", "--steps", "2", "--out", str(out), "--html", str(one)]
+    asked = ["atlas", "--concepts", "fast", "--pairs", "2", "--steps", "1", "--out", str(out), "--html", str(one)]
     assert main(asked) == 0
     said = capsys.readouterr().out
     assert str(out / "index.html") in said and str(one) in said and one.stat().st_size <= 12_000_000

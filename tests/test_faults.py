@@ -672,7 +672,7 @@ def test_files_of_something_else_are_not_overwritten(tiny, tmp_path):
 
 
 @pytest.mark.parametrize("command", ["atlas --out {}", "atlas --out x --html {}/index.html", "steer --concept fast --out {}", "attention song --html {}/index.html",
-                                     "book --out {}"])  # fmt: skip
+                                     "book --out {}", "sae pages --sae transformer.transformer_blocks.0.cross_attn --features 0 --out {}"])  # fmt: skip
 def test_a_page_of_something_else_is_found_before_any_work(tmp_path, capsys, monkeypatch, command):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr("audioscope.loading.load", lambda *args, **keywords: pytest.fail("a model was loaded first"))

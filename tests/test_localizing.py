@@ -82,7 +82,7 @@ def test_the_interval_of_a_rank_correlation_covers_it(rho):
 @pytest.mark.slow
 @pytest.mark.parametrize("layers", [[0], [0, 6]])
 def test_a_planted_concept_is_as_concentrated_as_it_was_planted(tiny, tmp_path, layers):
-    quick = {"pairs": 4, "prompts": 1, "seeds": 1, "steps": 3, "grid": [2.0], "progress": False}
+    quick = {"pairs": 4, "prompts": 1, "seeds": 1, "steps": 2, "grid": [2.0], "progress": False}
     rows = steer_planted(tiny, "metal", layers, tmp_path, **quick)
     assert set(rows["model"]) == {f"planted in {len(layers)}"} and set(rows["layers"]) == {len(layers)}
     assert rows["lengths"].tolist() == ["unit", "natural"]

@@ -15,8 +15,8 @@ import torch
 from audioscope import datasets
 from audioscope.scoring import Musicnn, on_recordings, outside, outside_ears, real_leads, recordings, trusted
 from audioscope.stats import auroc
-from audioscope.store import data_folder
-from audioscope.tiny import GROUPS, pool, render
+from audioscope.store import data_folder, fingerprint
+from audioscope.tiny import GROUPS, NoteBank, listener, pool, render
 
 REAL = data_folder() / "real"
 
@@ -50,14 +50,12 @@ def test_notes_have_the_pitches_of_the_index(lead):
         assert abs(np.median(librosa.hz_to_midi(f0)) - pitch) < 0.5, (lead, pitch)
 
 
-def test_musicnn_knows_real_instruments_and_tinys_listener_does_not():
+def test_every_ear_knows_the_single_notes():
     table = on_recordings()
     leads = table[table["group"] == "lead"].set_index("label")
     tagged = leads.loc[["violin", "cello", "flute", "piano", "guitar"]]
     assert (tagged["musicnn"] == tagged.index).all()
-    assert 2 <= (leads["listener"] == leads.index).sum() <= 5 < (leads["judge"] == leads.index).sum(), (
-        "alone, the judge is better"
-    )
+    assert (leads["listener"] == leads.index).all() and (leads["judge"] == leads.index).all()
 
 
 def test_musicnn_tells_each_real_recording_by_its_tag():
@@ -75,17 +73,29 @@ def test_musicnn_tells_each_real_recording_by_its_tag():
     assert np.mean(means) == pytest.approx(0.5, abs=0.05)
 
 
+def test_who_learned_from_recorded_notes_knows_these():
+    """What recordings() and the project page say: more than half of the notes are in the bank "recorded", too."""
+    bank, same, notes = NoteBank(only=["recorded"]), 0, 0
+    for each in (each for each in recordings() if each["group"] == "lead"):
+        for pitch, note in zip(each["notes"], np.split(each["wave"], len(each["notes"])), strict=True):
+            theirs = bank.note(each["label"], pitch)[:16_000]
+            match = np.abs(np.fft.irfft(np.fft.rfft(theirs, 65_536) * np.fft.rfft(note[:16_000], 65_536).conj())).max()
+            same += match > 0.95 * np.linalg.norm(theirs) * np.linalg.norm(note[:16_000])
+            notes += 1
+    assert (same, notes) == (26, 44)
+
+
 def test_only_the_notes_of_the_lead_differ():
     """Given the notes that it had, a bank renders the same song; given others, only the lead changes."""
     banks = outside_ears._banks()
     bank = banks["value"]
-    same = bank.with_notes({"violin": bank._notes["violin"]})
+    same = bank.with_notes({"violin": bank._notes["violin"]["fluid"]})
     for number in range(3):
         song = replace(pool.song(number, 77), lead="violin")
         first, *others = (render(song, np.random.default_rng(number), one) for one in (bank, same, banks["few"], banks["real"]))
         assert [np.array_equal(first, other) for other in others] == [True, False, False]
     few, real = (banks[name].note("violin", 72) for name in ("few", "real"))
-    assert len(few) == len(real) == 1.2 * 16_000 - 1, "as short; a note loses its last sample in the bank"
+    assert len(few) == len(real) and abs(len(few) - 1.2 * 16_000) <= 1, "as short"
     assert np.sqrt((few[:8000] ** 2).mean()) == pytest.approx(np.sqrt((real[:8000] ** 2).mean()), rel=0.01), "and as loud"
 
 
@@ -93,15 +103,24 @@ def test_shipped_numbers_tell_the_recording_from_the_few_notes():
     told = pd.DataFrame(json.loads((data_folder() / "tiny" / "evaluation.json").read_text())["real_leads"]).set_index("ear")
     for name in ("judge", "listener"):
         row = told.loc[name]
-        assert row["value"] > 0.9 and row["few_high"] < row["low"] and row["real_high"] < 0.5 < 0.7 < row["few_low"], name
+        assert row["value"] > 0.9 and row["few_low"] > 0.8 and row["real_low"] > 0.8, name
+    left_out = pd.DataFrame(json.loads((data_folder() / "tiny" / "left_out.json").read_text()))
+    told = left_out[left_out["bank"] == "recorded"].set_index(["ear", "trained", "songs"]).sort_index()
+    assert {told.loc[(name, "all", "known"), "fingerprint"] for name in ("judge", "listener")} == {
+        fingerprint(listener.load(name)) for name in ("judge", "listener")
+    }, "of other ears: run tools/leave_out.py"
+    for name in ("judge", "listener"):
+        assert told.loc[(name, "left out", "known"), "low"] > 0.85 > 0.6 > told.loc[(name, "left out", "real"), "high"], (
+            "what it did not hear"
+        )
 
 
 @pytest.mark.slow
-def test_the_judge_falls_on_real_leads_in_the_same_songs():
-    """Only the notes of the lead differ; the judge falls further than as few of the renderer's notes explain."""
-    table = real_leads(60).set_index("ear")
+def test_the_judge_names_real_leads_of_which_it_knows_the_notes():
+    """Only the notes of the lead differ; most of them are in the bank "recorded", which the judge learned from."""
+    table = real_leads(40).set_index("ear")
     judge = table.loc["judge"]
-    assert judge["value"] > 0.95 and 0.15 < judge["real"] < 0.6 and judge["real_high"] < judge["few_low"]
+    assert judge["value"] > 0.9 and 0.8 < judge["real"] <= judge["value"]
     assert (table.loc["musicnn", "real"] > 0.45).all()
     with pytest.raises(ValueError, match="songs is 3"):
         real_leads(3)

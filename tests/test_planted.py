@@ -11,7 +11,7 @@ from audioscope import datasets
 from audioscope.tiny import planted
 
 pytestmark = pytest.mark.slow
-HOW = {"pairs": 4, "steps": 8, "clips": False, "progress": False, "workers": 1}
+HOW = {"pairs": 4, "steps": 5, "clips": False, "progress": False, "workers": 1}
 
 
 @pytest.fixture(scope="module")
@@ -141,3 +141,39 @@ def test_results_of_a_planted_model_say_so(tiny, tmp_path):
     page = again.save_html(tmp_path / "atlas.html", progress=False).read_text()
     assert "tiny: text swap, planted" in page and page.count("(planted here)") >= 2, "in the chart and in the table"
     assert "planted" not in datasets.atlas().impacts() and "Planted" not in str(datasets.atlas().chart().to_dict())
+
+
+@pytest.mark.parametrize("make", [audioscope.caa, audioscope.steer.probe_vector, audioscope.steer.sign_vector])
+def test_vectors_and_maps_of_a_planted_model_say_so(tiny, tmp_path, make):
+    """A vector is not taken for that of another plan."""
+    metal = datasets.concepts()["metal"]
+    how = {"sites": [0], "pairs": 4, "steps": 1, "progress": False, "file": tmp_path / "vector"}
+    with planted(tiny, {metal: [3]}):
+        vector = make(tiny, metal, **how)
+        looked = tiny.attention(metal.pairs[0].clean, steps=1)
+    assert (
+        vector.metadata["planted"]
+        == looked.settings["planted"]
+        == {"needs": "each", "sites": {"metal": [tiny.sites.cross[3].path]}}
+    )
+    with pytest.raises(ValueError, match="planted"):
+        make(tiny, metal, **how)
+    assert "planted" not in datasets.vector("fast").metadata
+
+
+def test_the_shipped_known_answers_are_found(tiny, tmp_path):
+    """Of each concept in one layer, that one alone; of two that need each other, none by itself, and both by what is lost without them."""
+    from audioscope.pages.shipped import known_answers_page
+
+    for name, atlas in datasets.planted().items():
+        cells, plan = atlas.impacts(), atlas.settings["planted"]
+        assert atlas.settings["fingerprint"] == tiny.fingerprint and cells["defined"].all()
+        assert cells.groupby("concept")["planted"].sum().eq(1 if plan["needs"] == "each" else 2).all()
+        right = 0.0 if name == "planted_all" else cells["planted"].astype(float)
+        assert (cells["impact"] - right).abs().max() < 1e-2, name
+        assert len(atlas.examples()) == len(atlas.concepts), "each can be heard"
+    page = known_answers_page(tmp_path / "known").read_text()
+    assert (
+        "<h1>Known answers: atlas of tiny</h1>" in page and '<a href="../index.html">The atlas with nothing planted</a>' in page
+    )
+    assert "In the first map, each cell asks" in page and "only patches into the clean run find them" in page

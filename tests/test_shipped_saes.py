@@ -23,10 +23,10 @@ CELLS = ["sae tuned", "caa tuned", "sae untuned", "caa untuned", "random feature
 
 
 def test_there_is_one_for_each_of_the_two_strongest_layers():
-    """Of the clipped map; on the raw one, layer 0 is first, too, and layers 8 and 6 follow with no sure order."""
+    """Of the clipped map and of the raw one."""
     atlas = audioscope.datasets.atlas()
     assert atlas.layer_means("clipped").nlargest(2, "impact")["site"].tolist() == STRONGEST
-    assert strongest_sites(atlas, 3) == [STRONGEST[0], f"{BLOCKS}.8.cross_attn", STRONGEST[1]]
+    assert strongest_sites(atlas, 3) == [*STRONGEST, f"{BLOCKS}.9.cross_attn"]
     assert set(STRONGEST) <= set(datasets.saes())
 
 
@@ -54,13 +54,13 @@ def test_the_report_is_complete_and_true(tiny, site):
 @pytest.mark.parametrize("site", STRONGEST)
 def test_the_bars_hold(site):
     """At k = 8 less is unexplained than by each token's 8 best principal directions at every level, and at most 10 % of the features are
-    dead; as many random tokens as a dictionary are beaten in layer 6, and in layer 0 they are better by less than .01.
+    dead; as many random tokens as a dictionary are beaten at the cleaner levels of layer 6, and elsewhere better by less than .01.
     """
     report = datasets.sae(site).report
     assert datasets.sae(site).k == 8 and min(report["pca_components"]) >= 8 and len(report["sigmas"]) == 10
     fvu, pca, tokens = (np.array(report[name]) for name in ("fvu_per_level", "topk_pca_fvu", "tokens_fvu"))
     assert (fvu < pca).all() and report["dead_share"] <= 0.1 and (fvu < tokens + 0.01).all()
-    assert report["passes"] == bool((fvu < tokens).all()) == (site == STRONGEST[1])
+    assert report["passes"] is bool((fvu < tokens).all()) is False and (site == STRONGEST[0] or (fvu < tokens)[-3:].all())
 
 
 def test_the_comparison_is_one_table():

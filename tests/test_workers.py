@@ -231,8 +231,19 @@ def test_who_ends_the_driver_ends_the_workers(tmp_path, how):
 
 def test_small_work_stays_here(tiny, tmp_path, monkeypatch):
     monkeypatch.setattr(workers, "_idle", [])  # those that an earlier test started may help, and end while this one runs
+    monkeypatch.setattr(workers, "cores", lambda: 4)  # whatever this machine has
+    assert workers.room(tiny) == 4
     audioscope.localize(tiny, **FEW, out=tmp_path)
     assert workers._idle == []
+
+
+@pytest.mark.slow
+def test_long_work_is_spread_by_default(tiny, tmp_path, monkeypatch):
+    monkeypatch.setattr(workers, "cores", lambda: 2)
+    monkeypatch.setattr(workers, "START", 0.1)  # s
+    monkeypatch.setattr(workers, "_idle", [])
+    audioscope.localize(tiny, ["fast"], pairs=4, sites=[0], steps=1, out=tmp_path, progress=False)
+    assert len(workers._idle) == 2
 
 
 CHANGED = {

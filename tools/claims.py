@@ -14,6 +14,7 @@ from functools import lru_cache
 
 import numpy as np
 import pandas as pd
+from scipy.stats import ttest_1samp
 
 from audioscope import datasets
 from audioscope.atlas.atlas import Atlas, Scale
@@ -24,7 +25,7 @@ from audioscope.sae.comparison import wins
 from audioscope.sae.features import Negatives
 from audioscope.sae.pipeline import auroc_table
 from audioscope.scoring.outside_ears import LEAST
-from audioscope.stats import mean_with_interval
+from audioscope.stats import holm, mean_with_interval, rank_correlation
 from audioscope.steer.cells import SHUFFLED_LABELS
 from audioscope.steer.tables import counts, over_axes
 from audioscope.store import data_folder
@@ -41,10 +42,12 @@ def recompute_claims() -> dict[str, str]:
         **atlas_claims(),
         **scale_claims(),
         **inside_claims(),
+        **pointing_claims(),
         **outside_claims(),
         **step_claims(),
         **published_claims(),
         **steering_claims(),
+        **reliability_claims(),
         **feature_claims(),
     }
 
@@ -172,6 +175,12 @@ def card_claims() -> dict[str, str]:
     said = {
         f"tiny.real.{who}.{group}": f"{share:.3f}" for who, groups in found["real"].items() for group, share in groups.items()
     }
+    for name, value in found["memorization"].items():
+        said[f"tiny.memorization.{name}"] = f"{100 * value:.2f} %" if name.startswith("share") else number(value, 3)
+    for name, value in found["sound"]["generated"].items():
+        said[f"tiny.sound.{name}"] = (
+            f"{100 * value:.4f} %" if name == "limited" else number(value, 1 if name.endswith("db") else 3)
+        )
     said |= {f"tiny.generated.judge.{group}": f"{share:.3f}" for group, share in found["generated"]["judge"].items()}
     return said | {
         f"tiny.beyond.{i}.{group}": f"{share:.2f}"
@@ -189,14 +198,20 @@ def inside_claims() -> dict[str, str]:
     genres = [name for name in GROUPS["genre"] if name in wide]
     carries = wide[["metal", "reggae"]].mean(axis=1).idxmax()
     rest = wide.loc[[name for name in wide.index if name.split(".")[0] == carries.split(".")[0] and name != carries], genres]
-    found = {
-        "heads.pairs": str(heads.settings["pairs"]),
-        "heads.genre": carries,
-        "heads.genre.rest": number(rest.max(axis=None)),
-        "heads.bongos": listed([number(value) for value in wide["bongos"][wide.index.str.startswith("0.")].nlargest(3)]),
-    }
-    for name in ("drums", "maracas"):
-        found |= {f"heads.{name}": wide[name].idxmax(), f"heads.{name}.{name}": number(wide[name].max())}
+    found = {"heads.pairs": str(heads.settings["pairs"]), "heads.genre": carries, "heads.genre.rest": number(rest.max(axis=None))}
+    for name in ("drums", "maracas", "bongos"):
+        row = impacts[impacts["concept"] == name].nlargest(1, "impact").iloc[0]
+        found |= {
+            f"heads.{name}": str(row["layer"]),
+            f"heads.{name}.{name}": with_interval(row["impact"], row["low"], row["high"]),
+        }
+    memory = datasets.maps()["memory"].impacts().query("defined")
+    memory = memory[memory["layer"].astype(int) == 0].set_index("concept")
+    for row in memory.loc[[*genres, "drums", "bongos", "maracas", "fast"]].itertuples():
+        found[f"memory.0.{row.Index}"] = with_interval(row.impact, row.low, row.high)
+    for name, atlas in {"memory": datasets.maps()["memory"], "atlas": datasets.atlas()}.items():
+        (row,) = atlas.impacts().query("concept == 'fast' and layer == 1").itertuples()
+        found[f"{name}.1.fast"] = with_interval(row.impact, row.low, row.high)
     both = heads.correlation(heads.heard_by("judge"))
     found["heads.judge.r"] = with_interval(both["pearson"], both["pearson_low"], both["pearson_high"])
     for row in impacts[(impacts["layer"].astype(str) == carries) & impacts["concept"].isin(genres)].itertuples():
@@ -210,6 +225,30 @@ def inside_claims() -> dict[str, str]:
     return found
 
 
+def pointing_claims() -> dict[str, str]:
+    """How well a word's attention tells when its part sounds: averaged, and at the cell that half of the songs choose, on the other half."""
+    points = datasets.pointing()
+    chooses, by = points["song"] % 4 < 2, ["part", "layer", "step"]
+    chosen = points[chooses].groupby(by, observed=True)["auroc"].mean().groupby("part", observed=True).idxmax()
+    found = {"pointing.songs": str(points["song"].nunique()), "pointing.cells": str(len(points.groupby(["layer", "step"])))}
+    for part, (_, layer, step) in chosen.items():
+        mine = points[points["part"] == part]
+        best = mine[~chooses[mine.index] & (mine["layer"] == layer) & (mine["step"] == step)]
+        found |= {f"pointing.{part}.layer": str(layer), f"pointing.{part}.step": str(step)}
+        values = {
+            "own": best["auroc"],
+            "other": best["other"],
+            "more": best["auroc"] - best["other"],
+            "averaged": mine.groupby("song")["averaged"].first(),
+        }
+        found |= {f"pointing.{part}.{name}": with_interval(*mean_with_interval(each)) for name, each in values.items()}
+        cells = mine.groupby(["layer", "step"])["auroc"]
+        sure = holm([ttest_1samp(songs, 0.5).pvalue for _, songs in cells]) < 0.05
+        for name, side in {"above": cells.mean() > 0.5, "below": cells.mean() < 0.5}.items():
+            found[f"pointing.{part}.{name}"] = str(int((sure & side.to_numpy()).sum()))
+    return found
+
+
 def outside_claims() -> dict[str, str]:
     """What ears from outside hear in generated clips, in the same swaps and in steered clips, and the judge in real recordings."""
     told = json.loads((data_folder() / "tiny" / "evaluation.json").read_text())
@@ -217,6 +256,9 @@ def outside_claims() -> dict[str, str]:
     for row in told["outside"]:
         label = f"outside.{row['ear']}.{row['concept'] or row['group']}" + (".octave" if "octave" in row["figure"] else "")
         found[label], found[f"{label}.ceiling"] = with_interval(row["value"], row["low"], row["high"]), number(row["ceiling"])
+    for row in json.loads((data_folder() / "tiny" / "left_out.json").read_text()):
+        trained = "" if row["trained"] == "all" else ".left_out"
+        found[f"leads.{row['ear']}.{row['bank']}.{row['songs']}{trained}"] = with_interval(row["value"], row["low"], row["high"])
     for row in told["real_leads"]:
         label = f"real.{row['ear']}" + (f".{row['concept']}" if row["concept"] else "")
         found[f"{label}.rendered"] = with_interval(row["value"], row["low"], row["high"])
@@ -238,12 +280,11 @@ def outside_claims() -> dict[str, str]:
     }
     for concept in atlas.concepts:
         found[f"outside.{concept}.holds"] = listed(holds.loc[holds["concept"] == concept, "layer"])
-    seen = {"": pd.read_parquet(data_folder() / "results" / "outside_pairs.parquet")}
-    views = pd.read_parquet(data_folder() / "results" / "outside_views.parquet")
-    seen[".musicnn"] = views[views["view"] == "musicnn"]
-    found["outside.axes"] = listed(datasets.steering_table("outside")["concept"].unique())
-    for view, pairs in seen.items():
-        for row in pairs.itertuples():
+    pairs, views = (pd.read_parquet(data_folder() / "results" / f"steering_{name}.parquet") for name in ("pairs", "views"))
+    heard = views[views["view"] == "musicnn"]
+    found["outside.axes"] = listed(heard["concept"].unique())
+    for view, table in {"": pairs[pairs["concept"].isin(heard["concept"])], ".musicnn": heard}.items():
+        for row in table.itertuples():
             label = f"outside.{row.concept}.{_way(row.one)}-{_way(row.other)}{view}".replace(" ", "_")
             found[label] = with_interval(row.more, row.low, row.high)
     return found
@@ -350,7 +391,8 @@ def steering_claims() -> dict[str, str]:
             found |= {label: number(rows["auc"].mean()), f"{label}.repriced": number(rows["auc_repriced"].mean()),
                       f"{label}.specificity": number(rows["specificity"].median())}  # fmt: skip
         seen = {"": pd.read_parquet(folder / f"{name}_pairs.parquet")}
-        seen |= {f".{view}": part for view, part in pd.read_parquet(folder / f"{name}_views.parquet").groupby("view")}
+        views = pd.read_parquet(folder / f"{name}_views.parquet").query("view != 'musicnn'")  # of few axes: see outside_claims
+        seen |= {f".{view}": part for view, part in views.groupby("view")}
         for view, pairs in seen.items():
             for one, other in dict.fromkeys(zip(pairs["one"], pairs["other"], strict=True)):
                 both = over_axes(pairs, one, other)
@@ -367,6 +409,17 @@ def steering_claims() -> dict[str, str]:
                 every = pairs[(pairs["one"] == one) & (pairs["other"] == other)]["more"]
                 found[f"{label}.all_axes"] = with_interval(*mean_with_interval(every))
     return {**found, **_control_claims(), **_choice_claims()}
+
+
+def reliability_claims() -> dict[str, str]:
+    """Whether vectors whose halves agree steer better: the rank correlation over axes of the cosine of halves and the gain at all layers."""
+    gains = datasets.steering_table().query("method == 'caa' and sites == 'all'").set_index("concept")["auc"]
+    halves = {axis: datasets.vector(str(axis)).reliability or float("nan") for axis in gains.index}
+    least, most = (pick(halves, key=lambda axis: halves[axis]) for pick in (min, max))
+    found = {"reliability.rho": with_interval(*rank_correlation(list(halves.values()), gains.to_numpy()))}
+    for name, axis in {"least": least, "most": most}.items():
+        found |= {f"reliability.{name}": str(axis), f"reliability.{name}.halves": number(halves[axis])}
+    return found
 
 
 def _control_claims() -> dict[str, str]:

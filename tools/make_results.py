@@ -1,6 +1,8 @@
 """Rebuild what depends on the tiny model's weights: its evaluation, the shipped atlas, its further maps and the table by step, SAEs, and
 the steering of all axes with its vectors (`make results`).
 
+Stages follow each other, resume, and read from data/ what the stages before them wrote, so `--only` can run some of them elsewhere.
+
 When the weights changed, the impacts of the atlas before are kept in data/atlas/before.csv, to show what a training changes.
 """
 
@@ -8,6 +10,7 @@ from __future__ import annotations
 
 import argparse
 import json
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -15,12 +18,14 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from audioscope import datasets
 from audioscope.atlas.atlas import Atlas, score_column
 from audioscope.atlas.bench import known_answers
-from audioscope.atlas.localization import localize
+from audioscope.atlas.localization import localize, patched_row
 from audioscope.atlas.screening import Screen, screen
 from audioscope.atlas.steps import patch_steps
 from audioscope.atlas.windows import WINDOWS
+from audioscope.audio import Clip
 from audioscope.concepts import Concept, choose, more_pairs
 from audioscope.datasets import INSIDE, MAPS
 from audioscope.loading import load
@@ -36,96 +41,164 @@ from audioscope.steer.caa import caa, steering_sites
 from audioscope.steer.further import further_methods
 from audioscope.steer.localizing import localization_benefits, published_benefits, steer_planted
 from audioscope.steer.methods import SteeringMethod, prompt_switch_method, random_direction_method, vector_method
-from audioscope.steer.results import SteeringSweep
 from audioscope.steer.tables import axes, steer_all
 from audioscope.steer.vectors import SteeringVector
-from audioscope.store import write_whole
+from audioscope.store import safe_name, write_whole
+from audioscope.tiny import planted
 from audioscope.tiny.evaluate import as_table, evaluate
+from audioscope.tiny.pointed import pointing
+from audioscope.tracing import Row
 
 ROOT = Path(__file__).resolve().parent.parent
 TEXT = ("text sufficient", "text necessary")
+RESULTS, SAES = ROOT / "data" / "results", ROOT / "data" / "tiny" / "sae"
+STRONGEST = tuple(f"transformer.transformer_blocks.{layer}.cross_attn" for layer in (0, 6))  # in the map
+COPIES = ("tiny-planted", "tiny-planted-two")  # which tools/make_planted.py makes, before the stage `known`
 DEVELOPMENT = ("fast", "metal", "flute", "female")  # concepts that the screen was developed on
 
 
 def main() -> None:
     options = argparse.ArgumentParser(description=__doc__)
-    options.add_argument("--pairs", type=int, default=34)
-    options.add_argument("--work", type=Path, default=ROOT / "runs", help="the sweep and the training pool lie here, resumed")
-    options.add_argument("--skip-evaluation", action="store_true")
+    options.add_argument("--only", nargs="+", choices=STAGES, default=list(STAGES), metavar="STAGE", help=", ".join(STAGES))
+    options.add_argument("--work", type=Path, default=ROOT / "runs", help="the sweeps and the training pool lie here, resumed")
     options.add_argument("--workers", type=int, help="processes (default: as many as there are cores and memory, or GPUs, for)")
     chosen = options.parse_args()
-    model, shared = load("tiny"), {"workers": chosen.workers}
-    if not chosen.skip_evaluation:
-        result = evaluate(model, work=chosen.work / "tiny", also=partial(outside, ceilings=measured_ceilings()), **shared)
-        result |= {"real_leads": real_leads().round(4).to_dict("records"), "recordings": on_recordings().to_dict("records")}
-        write_whole(ROOT / "data/tiny/evaluation.json", lambda path: path.write_text(json.dumps(result, indent=1) + "\n"))
-        print(as_table(result))
-    atlas = localize(model, pairs=chosen.pairs, out=chosen.work / f"atlas-{model.fingerprint}", **shared)
+    model = load("tiny")
+    for stage in STAGES:
+        if stage in chosen.only:
+            STAGES[stage](model, chosen.work, workers=chosen.workers)
+
+
+def evaluation(model: Model, work: Path, **shared: Any) -> None:
+    """What judge, listener and musicnn hear in generated and in real clips."""
+    result = evaluate(model, work=work / "tiny", also=partial(outside, ceilings=measured_ceilings()), **shared)
+    result |= {"real_leads": real_leads().round(4).to_dict("records"), "recordings": on_recordings().to_dict("records")}
+    write_whole(ROOT / "data/tiny/evaluation.json", lambda path: path.write_text(json.dumps(result, indent=1) + "\n"))
+    print(as_table(result))
+
+
+def atlas(model: Model, work: Path, **shared: Any) -> None:
+    """The shipped atlas; its impacts before, when the weights changed."""
+    found = localize(model, pairs=34, out=work / f"atlas-{model.fingerprint}", **shared)
     shipped = ROOT / "data" / "atlas"
     earlier = Atlas.load(shipped)
     if earlier.settings["fingerprint"] != model.fingerprint:
         before = earlier.impacts("clipped")[["concept", "group", "layer", "impact", "defined"]].round(3)
         write_whole(shipped / "before.csv", lambda path: before.to_csv(path, index=False))
-    print(Atlas.load(atlas.save(shipped, shipped=True)))
+    print(Atlas.load(found.save(shipped, shipped=True)))
+
+
+def maps(model: Model, work: Path, **shared: Any) -> None:
+    """The maps of windows and of other sites."""
     for name in MAPS:
         changed: dict[str, Any] = {"patch": "output"} if name == "output" else {"when": name}
         changed = {"sites": INSIDE[name]} if name in INSIDE else changed
-        found = localize(
-            model,
-            pairs=8 if name in INSIDE else 12,
-            clips=False,
-            out=chosen.work / f"map-{name}-{model.fingerprint}",
-            **shared,
-            **changed,
-        )
-        print((slim(found) if name in INSIDE else found).save(ROOT / "data" / "maps" / name, shipped=True))
-    write_whole(ROOT / "data/results/screening.parquet", screening(model, chosen.work, **shared).to_parquet)
-    # what an outside ear hears well enough in rendered music, it hears in the same swaps, and in the steering of the same axes
-    known = [concept.name for concept in choose(None) if concept.name in trusted()]  # some labels, such as techno, have no pairs
-    ear = Musicnn({concept: TAGS[concept] for concept in known})
-    heard = {"also": [listener_scorer("judge"), ear], "clips": False, "out": chosen.work / f"map-outside-{model.fingerprint}"}
-    print(localize(model, known, pairs=chosen.pairs, **heard, **shared).save(ROOT / "data" / "maps" / "outside", shipped=True))
-    steer_all(model, ROOT / "data" / "results", chosen.work / f"outside-{model.fingerprint}", [axis for axis in axes() if axis in known],
-              name="outside", also=[ear], **shared)  # fmt: skip
-    steps = patch_steps(model, out=chosen.work / f"steps-{model.fingerprint}", **shared)
-    steps = steps.round({name: 3 for name in steps if name.startswith("score")})
-    write_whole(ROOT / "data" / "results" / "steps.parquet", steps.to_parquet)
-    sweeps = chosen.work / f"steering-{model.fingerprint}"
-    steering = steer_all(model, ROOT / "data" / "results", sweeps, **shared)
+        pairs, out = 8 if name in INSIDE else 12, work / f"map-{name}-{model.fingerprint}"
+        found = localize(model, pairs=pairs, clips=False, out=out, **shared, **changed)
+        found = slim(with_sound(model, found, work / f"heard-{name}-{model.fingerprint}")) if name in INSIDE else found
+        print(found.save(ROOT / "data" / "maps" / name, shipped=True))
+
+
+def screens(model: Model, work: Path, **shared: Any) -> None:
+    """How well screens rank what the maps find."""
+    write_whole(ROOT / "data/results/screening.parquet", screening(model, work, **shared).to_parquet)
+
+
+def points(model: Model, work: Path, **shared: Any) -> None:
+    """How well attention points at what sounds."""
+    found = pointing(model, songs=120).round(3)
+    found = found.astype(dict.fromkeys(["auroc", "other", "averaged", "share"], "float32"))
+    found = found.astype(dict.fromkeys(["part", "word"], "category") | dict.fromkeys(["song", "layer", "step"], "int16"))
+    write_whole(ROOT / "data/results/pointing.parquet", found.to_parquet)
+
+
+def outside_ear() -> Musicnn:
+    """What an outside ear hears well enough in rendered music; some of its labels, such as techno, have no pairs."""
+    return Musicnn({concept.name: TAGS[concept.name] for concept in choose(None) if concept.name in trusted()})
+
+
+def heard(model: Model, work: Path, **shared: Any) -> None:
+    """The map that an outside ear hears, too."""
+    ear, out = outside_ear(), work / f"map-outside-{model.fingerprint}"
+    also = [listener_scorer("judge"), ear]
+    found = localize(model, list(ear.concepts), pairs=34, also=also, clips=False, out=out, **shared)
+    print(found.save(ROOT / "data" / "maps" / "outside", shipped=True))
+
+
+def by_step(model: Model, work: Path, **shared: Any) -> None:
+    """All text swapped, one step at a time."""
+    found = patch_steps(model, out=work / f"steps-{model.fingerprint}", **shared)
+    found = found.round({name: 3 for name in found if name.startswith("score")})
+    write_whole(ROOT / "data" / "results" / "steps.parquet", found.to_parquet)
+
+
+def steering(model: Model, work: Path, **shared: Any) -> None:
+    """Every axis steered in the standard ways, and its vector."""
+    sweeps = work / f"steering-{model.fingerprint}"
+    found = steer_all(model, RESULTS, sweeps, also=[outside_ear()], **shared)
     for axis in axes():
-        SteeringVector.load(sweeps / axis / "vector").save(ROOT / "data" / "results" / "vectors" / axis)
-    # of the map's two strongest layers
-    strongest = [f"transformer.transformer_blocks.{layer}.cross_attn" for layer in (0, 6)]
-    # and of self-attention in the same blocks, where the sound speaks to itself, for the harder half of the comparison
-    sites = [*strongest, *(path.replace("cross_attn", "self_attn") for path in strongest)]
-    saes = ROOT / "data" / "tiny" / "sae"
-    train_saes(model, sites, saes, chosen.work / f"sae-{model.fingerprint}", **shared)
-    print(wins(report_saes(model, saes, sites, **shared)).to_string(index=False))
-    steer_all_features(
-        model,
-        [SAE.from_pretrained(saes / site) for site in strongest],
-        ROOT / "data" / "results",
-        chosen.work / f"sae_steering-{model.fingerprint}",
-        **shared,
-    )
-    steer_all(
-        model,
-        ROOT / "data" / "results",
-        chosen.work / f"further-{model.fingerprint}",
-        methods=lambda concept, folder: further_methods(model, concept, folder, **shared),
-        name="further",
-        **shared,
-    )
+        SteeringVector.load(sweeps / axis / "vector").half().save(RESULTS / "vectors" / axis)
+    print(found[["concept", "method", "sites", "auc", "auc_low", "auc_high", "spearman", "steerable"]].to_string(index=False))
+
+
+def saes(model: Model, work: Path, **shared: Any) -> None:
+    """SAEs of the map's two strongest layers, and of self-attention in the same blocks, where the sound speaks to itself."""
+    sites = [*STRONGEST, *(path.replace("cross_attn", "self_attn") for path in STRONGEST)]
+    train_saes(model, sites, SAES, work / f"sae-{model.fingerprint}", **shared)
+    print(wins(report_saes(model, SAES, sites, **shared)).to_string(index=False))
+
+
+def features(model: Model, work: Path, **shared: Any) -> None:
+    """Every axis steered with SAE features."""
+    found = [SAE.from_pretrained(SAES / site) for site in STRONGEST]
+    steer_all_features(model, found, RESULTS, work / f"sae_steering-{model.fingerprint}", **shared)
+
+
+def further(model: Model, work: Path, **shared: Any) -> None:
+    """Every axis steered in further ways."""
+    folder = work / f"further-{model.fingerprint}"
+
+    def methods(concept: Concept, each: Path) -> list[SteeringMethod]:
+        return list(further_methods(model, concept, each, **shared))
+
+    steer_all(model, RESULTS, folder, methods=methods, name="further", **shared)
+
+
+def pairs(model: Model, work: Path, **shared: Any) -> None:
+    """Six axes, drawn by lot, steered with vectors of 20 to 800 pairs."""
     few = sorted(np.random.default_rng(25).choice(axes(), 6, replace=False), key=axes().index)
-    steer_all(
-        model, ROOT / "data" / "results", chosen.work / f"pairs-{model.fingerprint}", few,
-        methods=lambda concept, folder: of_pairs(model, concept, folder, **shared), name="pairs", **shared,
-    )  # fmt: skip
-    benefits = [SteeringSweep.load(sweeps / axis) for axis in axes()]
-    pays = pd.concat([localization_benefits(benefits, atlas), planted_benefits(model, atlas, chosen.work), published_benefits()])
-    write_whole(ROOT / "data" / "results" / "localizing.parquet", pays.reset_index(drop=True).to_parquet)
-    write_whole(ROOT / "data" / "results" / "known_answers.parquet", bench(model, atlas, chosen.work).to_parquet)
-    print(steering[["concept", "method", "sites", "auc", "auc_low", "auc_high", "spearman", "steerable"]].to_string(index=False))
+    folder = work / f"pairs-{model.fingerprint}"
+
+    def methods(concept: Concept, each: Path) -> list[SteeringMethod]:
+        return of_pairs(model, concept, each, **shared)
+
+    steer_all(model, RESULTS, folder, few, methods=methods, name="pairs", **shared)
+
+
+def shipped_atlas(model: Model) -> Atlas:
+    """What the stage `atlas` wrote. Raises ValueError if it is of other weights."""
+    found = Atlas.load(ROOT / "data" / "atlas")
+    if found.settings["fingerprint"] != model.fingerprint:
+        raise ValueError("data/atlas is of other weights than data/tiny: run the stage 'atlas' first.")
+    return found
+
+
+def localizing(model: Model, work: Path, **shared: Any) -> None:
+    """What localizing brings, for tiny, the paper and planted truth."""
+    shipped = shipped_atlas(model)
+    benefits = localization_benefits([datasets.steering(axis) for axis in axes()], shipped)
+    found = pd.concat([benefits, planted_benefits(model, shipped, work), published_benefits()], ignore_index=True)
+    write_whole(RESULTS / "localizing.parquet", found.to_parquet)
+
+
+def known(model: Model, work: Path, **shared: Any) -> None:
+    """The bench of all that localizes, on known answers; of copies, those that were trained."""
+    shipped = shipped_atlas(model)
+    copies = {name: load(folder) for name in COPIES if (folder := ROOT / "data" / name).exists()}
+    lines = [bench(model, shipped, work).assign(model="tiny")]
+    for name, copy in copies.items():
+        lines.append(known_answers(copy, out=work / f"known-{copy.fingerprint}", **shared).assign(model=name))
+    write_whole(RESULTS / "known_answers.parquet", pd.concat(lines, ignore_index=True).to_parquet)
 
 
 def of_pairs(model: Model, concept: Concept, folder: Path, **shared: Any) -> list[SteeringMethod]:
@@ -154,6 +227,28 @@ def bench(model: Model, atlas: Atlas, work: Path) -> pd.DataFrame:
     return pd.concat(lines, ignore_index=True)
 
 
+def plants(model: Model, work: Path, **shared: Any) -> None:
+    """Maps of known answers, with the sound of an example of each concept at one of its layers; in layers not planted, nothing changes.
+
+    Six concepts, each in one of its two strongest layers, drawn by lot; and three in both of theirs, which need each other.
+    """
+    found, concepts = shipped_atlas(model).impacts().query("defined"), {concept.name: concept for concept in choose(None)}
+    order = found.groupby("concept")["impact"].max().nlargest(6).index
+    best = {name: found[found["concept"] == name].nlargest(2, "impact")["layer"].tolist() for name in order}
+    rng = np.random.default_rng(25)
+    one = {concepts[name]: [int(rng.choice(layers))] for name, layers in best.items()}
+    two = {concepts[name]: sorted(map(int, layers)) for name, layers in list(best.items())[:3]}
+    for name, plan, needs, direction in (
+        ("planted", one, "each", "sufficient"), ("planted_all", two, "all", "sufficient"),
+        ("planted_all_necessary", two, "all", "necessary"),
+    ):  # fmt: skip
+        few = {replace(concept, pairs=tuple(concept.split("localize")[:8])): layers for concept, layers in plan.items()}
+        with planted(model, few, needs):
+            folder = work / f"{name}-{model.fingerprint}"
+            found = localize(model, list(few), 8, direction=direction, clips=False, out=folder)
+            with_sound(model, found, folder / "heard").save(ROOT / "data" / "maps" / name, shipped=True)
+
+
 def planted_benefits(model: Model, atlas: Atlas, work: Path) -> pd.DataFrame:
     """What localizing brings on each axis when it is planted in its strongest layer, and in its two strongest."""
     found, lines = atlas.impacts("clipped").query("defined"), []
@@ -163,6 +258,29 @@ def planted_benefits(model: Model, atlas: Atlas, work: Path) -> pd.DataFrame:
             folder = work / f"planted-{model.fingerprint}" / f"{axis}-{count}"
             lines.append(steer_planted(model, axis, sorted(layers[:count]), folder, seeds=1))
     return pd.concat(lines)
+
+
+def with_sound(model: Model, atlas: Atlas, folder: Path, most: int = 6) -> Atlas:
+    """A map with the sound of its strongest examples, made again in `folder`: a sweep of many sites that kept all would be large."""
+    table = atlas.table
+    named = table.assign(clip=table["row"].astype(str).where(table["row"] != "patched", table["site"].astype(str)))
+    clip = pd.Series("", index=table.index)
+    for row in Atlas(named, atlas.settings, folder).examples().nlargest(most, "impact").itertuples():
+        unit = {"clean": row.clean_prompt, "corrupted": row.corrupted_prompt, "seed": row.seed}
+        patched = patched_row(atlas.settings, unit, model.sites[row.site])
+        run = model.run([Row(row.clean_prompt, row.seed), Row(row.corrupted_prompt, row.seed), patched])
+        assert run.audio is not None
+        of_pair = (table["concept"] == row.concept) & (table["pair"] == row.pair) & (table["seed"] == row.seed)
+        places = (
+            ("clean", table["row"] == "clean"),
+            ("corrupted", table["row"] == "corrupted"),
+            (row.site, table["site"] == row.site),
+        )
+        for (name, of_row), audio in zip(places, run.audio, strict=True):
+            file = f"clips/{row.concept}/{row.pair:03}-{row.seed:08x}/{safe_name(name)}.flac"
+            Clip(audio.numpy(), model.rate).save(folder / file)
+            clip[of_pair & of_row] = file
+    return Atlas(table.assign(clip=clip), atlas.settings, folder)
 
 
 def slim(atlas: Atlas) -> Atlas:
@@ -202,6 +320,27 @@ def screening(model: Model, work: Path, **shared: Any) -> pd.DataFrame:
     ]  # fmt: skip
     return pd.concat(lines, ignore_index=True)
 
+
+STAGES = {
+    each.__name__: each
+    for each in (
+        evaluation,
+        atlas,
+        plants,
+        maps,
+        screens,
+        points,
+        heard,
+        by_step,
+        steering,
+        saes,
+        features,
+        further,
+        pairs,
+        localizing,
+        known,
+    )
+}
 
 if __name__ == "__main__":
     main()

@@ -84,7 +84,7 @@ class Atlas:
         >>> [site.layer for site in atlas.sites if site.path in atlas.functional]
         [0]
         >>> atlas.layer_means().loc[0, ["impact", "low", "high"]].astype(float).round(2).tolist()
-        [0.25, 0.24, 0.26]
+        [0.27, 0.26, 0.28]
     """
 
     table: pd.DataFrame
@@ -307,7 +307,7 @@ class Atlas:
             - censored: the share of pairs whose two scores lie beyond the same end of the calibrated range, so that a scale other
               than "raw" cannot show what happened between them. If it is more than half, an impact of 0 there means that nothing
               was seen, not that there was nothing.
-            - planted: whether the concept was planted there; only of a model in which `audioscope.tiny.planted` had planted any
+            - planted: whether the concept was planted there; only of a model in which any had been planted
 
         Raises:
             ValueError: The atlas does not have this scale.
@@ -317,7 +317,7 @@ class Atlas:
             >>> len(impacts)  # 21 concepts in 12 layers
             252
             >>> impacts.query("concept == 'fast'").nlargest(2, "impact")["layer"].tolist()
-            [2, 1]
+            [1, 2]
         """
         scale = self.scale_of(scale)
         if ("impacts", scale) not in self._kept:
@@ -426,7 +426,7 @@ class Atlas:
         Example:
             >>> atlas = audioscope.datasets.atlas()
             >>> [site.layer for site in atlas.sites if site.path in atlas.own_layers("violin")]
-            [8, 9, 11]
+            [8, 9]
         """
         self.check_concept(concept)
         rows = self.impacts(scale).query("concept == @concept and defined")

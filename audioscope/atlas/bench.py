@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import replace
 from inspect import signature
 from pathlib import Path
@@ -15,7 +16,7 @@ from scipy.stats import binomtest
 from audioscope.atlas.atlas import Atlas, Scale
 from audioscope.atlas.localization import localize
 from audioscope.atlas.screening import screen
-from audioscope.concepts import Concept, choose_one
+from audioscope.concepts import Concept, choose_one, shipped_concepts
 from audioscope.errors import as_path, listed, said, whole
 from audioscope.model import Model
 from audioscope.store import content_hash
@@ -30,7 +31,7 @@ SCREEN = "screen"  # of the outputs' gates; it has no rule of its own, so that a
 
 def known_answers(
     model: Model,
-    plan: Mapping[str | Concept, Sequence[int]],
+    plan: Mapping[str | Concept, Sequence[int]] | None = None,
     pairs: Sequence[int] = (4, 8, 12, 34),
     kinds: Sequence[str] = (*KINDS, SCREEN),
     *,
@@ -40,23 +41,28 @@ def known_answers(
 ) -> pd.DataFrame:
     """Plant concepts in layers of `tiny`, and tell which layers each kind of atlas, with how many pairs, says are their own.
 
+    Of a copy in which `tools/make_planted.py` planted truth by training, the same is told of what is planted there.
+
     Args:
         model: The model `tiny`, or a fine-tuned copy.
-        plan: The layers of each concept, as for `audioscope.tiny.planted`; only pairs of split "localize" are used.
+        plan: The layers of each concept, as for `audioscope.tiny.planted`; only pairs of split "localize" are used. None, for a model in
+            which truth was planted by training: all shipped concepts that it still plays.
         pairs: Numbers of pairs; atlases of fewer are made of the first pairs of the largest.
         kinds: Kinds of atlases: "text sufficient", "text necessary", "output sufficient", "output necessary", and "screen", of which the
-            sites with the largest estimates count as found, as many as were planted, at no more than 12 pairs.
+            sites with the largest estimates count as found, as many as were planted, at no more than 12 pairs. A screen follows
+            gradients, so it may miss a layer that acts like a switch, as the first of `tiny` does.
         needs: How layers of one concept work together, as for `audioscope.tiny.planted`.
         out: Folder for the atlases, each plan in a folder of its own there, resumed if it exists. None is a temporary one.
         **keywords: Those of `audioscope.localize`, such as `steps` or `progress`.
 
     Returns:
-        One row for each concept, kind, scale and number of pairs, with the columns concept, kind, needs, scale ("raw", "clipped"), pairs,
+        One row for each concept, kind, scale and number of pairs, with the columns concept, kind, needs ("each", "all", "any"; "trained",
+        "trained all", "trained any" of what was planted by training; two layers only of text patches), scale ("raw", "clipped"), pairs,
         defined (whether the atlas has an impact at all), planted, found and right (numbers of layers, and of those in both), and layers
         (those found).
 
     Raises:
-        ValueError: A plan that cannot be, an unknown kind, fewer pairs than asked for, or kinds other than of text if layers need each
+        ValueError: No plan for a model in which nothing was planted by training, a plan that cannot be, an unknown kind, fewer pairs than asked for, or kinds other than of text if layers need each
             other: of two that do, the last alone has anything to put out.
 
     Example:
@@ -66,6 +72,25 @@ def known_answers(
         >>> table[["scale", "planted"]].values.tolist()
         [['raw', 1], ['clipped', 1]]
     """
+    trained = plan is None
+    if plan is None:
+        if model.planted.get("needs") != "trained":
+            raise ValueError(
+                f"Nothing was planted in {model.name!r} by training: give a plan, or load a copy that tools/make_planted.py trained."
+            )
+        if needs != "each":
+            raise ValueError(
+                f"needs is {said(needs)}, but how layers of {model.name!r} work together was decided by its training."
+            )
+        layer_of = {site.path: site.layer for site in model.sites.cross}
+        plan = {
+            name: [layer_of[path] for path in model.planted["sites"][name]]
+            for name in shipped_concepts()
+            if name in model.planted["sites"]
+        }
+        if not plan:
+            raise ValueError(f"{model.name!r} plays none of the shipped concepts well enough to be asked for it.")
+    two: dict[str, str] = model.planted.get("two", {}) if trained else {}  # of concepts with two layers, how these work together
     counts = sorted({whole("pairs", each, 4) for each in listed("pairs", pairs, "numbers of pairs")})
     kinds = listed("kinds", kinds, f"some of {', '.join((*KINDS, SCREEN))}")
     if unknown := [kind for kind in kinds if kind not in (*KINDS, SCREEN)]:
@@ -90,21 +115,29 @@ def known_answers(
             raise ValueError(
                 f"{concept.name!r} is planted in layer {hidden[0]}, which sites={said(keywords['sites'])} leaves out."
             )
-        few[replace(concept, pairs=tuple(there[:most]))] = mine
+        first = tuple(there[:most])
+        if (
+            two.get(concept.name) == "any"
+        ):  # either layer's word was always true in training: two words that differ have no meaning
+            first = tuple(replace(pair, corrupted=pair.neutral) for pair in first)
+        few[replace(concept, pairs=first)] = mine
     answers = {concept.name: {model.sites.cross[layer].path for layer in layers} for concept, layers in few.items()}
     lines: list[dict[str, Any]] = []
-    marked = content_hash([[concept.name, layers] for concept, layers in few.items()] + [[needs]])[:8]
+    marked = content_hash([[concept.name, layers] for concept, layers in few.items()] + [["trained" if trained else needs]])[:8]
 
     def judged(kind: str, scale: str, count: int, concept: str, found: Sequence[str], defined: bool) -> None:
+        if concept in two and not kind.startswith("text"):
+            return  # of two layers, what the last puts out is all that matters
         right = answers[concept] & set(found)
+        how = needs if not trained else f"trained {two[concept]}" if concept in two else "trained"
         lines.append({
-            "concept": concept, "kind": kind, "needs": needs, "scale": scale, "pairs": count, "defined": defined,
+            "concept": concept, "kind": kind, "needs": how, "scale": scale, "pairs": count, "defined": defined,
             "planted": len(answers[concept]), "found": len(found), "right": len(right), "layers": [model.sites[path].layer for path in found],
         })  # fmt: skip
 
     for kind in kinds:
         folder = None if out is None else as_path(out) / marked / kind.replace(" ", "-")
-        with planted(model, few, needs):
+        with nullcontext() if trained else planted(model, few, needs):
             if kind == SCREEN:
                 for count in [each for each in counts if each <= SCREENED]:
                     part = None if folder is None else folder / str(count)
@@ -141,7 +174,7 @@ def precision_recall(table: pd.DataFrame, by: Sequence[str] = ("kind", "needs", 
     Returns:
         One row for each, with the columns of `by`, concepts and undefined (how many; those without an impact count neither way),
         precision and recall with exact 95 % intervals (Clopper-Pearson; precision_low and so on), f1, and false_discovery (1 - precision).
-        Precision is NaN if nothing was found.
+        Precision is NaN if nothing was found. What was planted by training has no intervals: all labels of a group share its layers.
 
     Raises:
         ValueError: A concept occurs twice within one of these groups.
@@ -164,7 +197,8 @@ def precision_recall(table: pd.DataFrame, by: Sequence[str] = ("kind", "needs", 
         precision, recall = (right / whole_count if whole_count else np.nan for whole_count in (found, there))
         line = dict(zip(by, names, strict=True)) | {"concepts": len(rows), "undefined": int((~rows["defined"]).sum())}
         for name, value, count in (("precision", precision, found), ("recall", recall, there)):
-            bounds = binomtest(right, count).proportion_ci() if count else None
+            shared = rows.get("needs", pd.Series(dtype=str)).astype(str).str.startswith("trained").any()
+            bounds = binomtest(right, count).proportion_ci() if count and not shared else None
             line |= {
                 name: value,
                 f"{name}_low": bounds.low if bounds else np.nan,

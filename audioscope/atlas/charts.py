@@ -392,8 +392,10 @@ def heatmap(
         notes.append(
             "Dotted: censored. In most pairs, both scores lie beyond the calibrated range: nothing was seen, which is not 0."
         )
+    if direction == "necessary":
+        notes.append("Patched into the clean run: at 0, the music sounds like the clean prompt, at 1 like the corrupted one.")
     if cells.planted.any():
-        notes.append("Dashed: planted there; the concept's words reach no other layer.")
+        notes.append("Dashed: planted there.")
     if _bare(impacts):
         coarse = "coarse" in impacts and impacts.coarse.any()
         notes = [

@@ -20,6 +20,7 @@ from audioscope.installed import __version__, need
 from audioscope.store import data_folder
 
 MOST = 1000  # strengths of a sweep
+KNOWN = "known-answers/index.html"  # the page of planted maps, beside an atlas of tiny
 QUICK = "female,fast,happy,metal,violin,drums"
 
 
@@ -267,7 +268,7 @@ def _atlas(options: argparse.Namespace) -> None:
     from audioscope.atlas.atlas import Atlas
     from audioscope.concepts import choose
     from audioscope.merging import checked_part
-    from audioscope.pages.shipped import page_extras
+    from audioscope.pages.shipped import known_answers_page, page_extras
     from audioscope.workers import checked_workers
 
     names = options.concepts if options.concepts is not None else QUICK if options.quick else None
@@ -276,7 +277,7 @@ def _atlas(options: argparse.Namespace) -> None:
     beside = [Atlas.load(folder) for folder in options.beside]
     if options.part is None and not options.plan:
         need("pages", "The atlas page")
-        _check_pages(options.out / "index.html", options.html)
+        _check_pages(options.out / "index.html", options.out / KNOWN, options.html)
     if options.html is not None:
         options.html.parent.mkdir(parents=True, exist_ok=True)  # before hours of work
     checked_workers(options.workers)
@@ -300,7 +301,9 @@ def _atlas(options: argparse.Namespace) -> None:
     extras: dict[str, Any] = page_extras(model, atlas, options.out / "steered") if shipped else {}
     extras |= {"others": [*beside, *extras.get("others", [])], "scale": options.scale}
     print(atlas)
-    page = atlas.save_site(options.out, **extras)
+    page = atlas.save_site(options.out, **extras, links={"Known answers": KNOWN} if shipped else None)
+    if shipped:
+        known_answers_page((options.out / KNOWN).parent)
     if options.html is not None:
         print(f"\nThe atlas in one file: {atlas.save_html(options.html, **extras).resolve()}")
     print(f"\nThe atlas: {page.resolve()}\nIts table: {(options.out / 'atlas.parquet').resolve()}")

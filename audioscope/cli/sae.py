@@ -96,6 +96,7 @@ def _train(options: argparse.Namespace) -> None:
 def _pages(options: argparse.Namespace) -> None:
     from audioscope import datasets
     from audioscope.pages.features import feature_pages
+    from audioscope.pages.html import check_page
     from audioscope.sae.files import load_sae
 
     sae = load_sae(datasets.saes().get(options.sae, options.sae))
@@ -103,5 +104,6 @@ def _pages(options: argparse.Namespace) -> None:
         features = None if options.features is None else [int(part) for part in options.features.split(",")]
     except ValueError as error:
         raise ValueError(f"--features is {options.features!r}, expected comma-separated numbers.") from error
+    check_page(options.out / "index.html")
     index = feature_pages(sae, loaded(options), options.out, features, prompts=_lines(options.prompts) or None)
     print(f"The pages: {index.resolve()}")

@@ -38,6 +38,13 @@ QUESTION = {
     "necessary": "if this layer alone is patched from the prompt without the concept, does the music lose the concept?",
 }
 FEATURE = "#view=features&sae={}&feature={{}}"  # the address of a feature on the page
+PLANTED = {
+    "each": " Here the truth is known: the words of each concept reach only the layers with a dashed outline.",
+    "all": " Where a concept needs all of its layers, none is enough by itself, and only patches into the clean run find them.",
+    "any": " Where any of its layers will do, none is necessary, and only patches into the corrupted run find them.",
+    "trained": " Here the truth is known: the model was trained so that the words of each concept tell something only at the layers with "
+    "a dashed outline. All other layers read them, too, but in training they read words that were drawn by lot.",
+}
 SCALE_SAID = {
     "raw": "raw: unmodified log-odds, or the scorer's own units",
     "clipped": "clipped: log-odds clipped where the scorer's calibration ends",
@@ -110,6 +117,7 @@ def save_site(
     steering: Sequence[SteeringSweep] = (),
     features: Sequence[FeatureSet] = (),
     scale: Scale | None = None,
+    links: Mapping[str, str] | None = None,
     progress: bool = True,
 ) -> Path:
     """Write the atlas as folder/index.html with all its sound in folder/packs, for any static host or a local disk.
@@ -124,6 +132,7 @@ def save_site(
         steering: Sweeps with clips.
         features: SAEs whose features have pages, from `feature_set`.
         scale: Of the impacts, one of `Atlas.scales`; None is "raw".
+        links: Addresses of other pages, by the texts that lead to them, beside the page's views.
         progress: Show a progress bar.
 
     Returns:
@@ -143,7 +152,7 @@ def save_site(
     need("pages", "The atlas page")
     folder = as_path(folder)
     check_page(folder / "index.html")
-    whole = _Page(atlas, others, steering, features, scale)
+    whole = _Page(atlas, others, steering, features, scale, links)
     packs = _packs(whole.pieces)
     # each version gets its own folder: an older page, on this disk or in a browser's cache, never plays the sound of a newer one
     held = {name: [piece.name for piece in pieces] for name, pieces in packs.items()}
@@ -168,6 +177,12 @@ def save_site(
     return path
 
 
+def planted_said(atlases: Sequence[Atlas]) -> str:
+    """What a page says of planted truth, where there is any."""
+    needs = list(dict.fromkeys(atlas.settings["planted"]["needs"] for atlas in atlases if "planted" in atlas.settings))
+    return "".join(PLANTED[each] for each in (["each"] if {"all", "any"} & {*needs} and "each" not in needs else []) + needs)
+
+
 class _Page:
     """Everything on the page except the sound."""
 
@@ -178,11 +193,13 @@ class _Page:
         steering: Sequence[SteeringSweep],
         features: Sequence[FeatureSet],
         scale: Scale | None,
+        links: Mapping[str, str] | None = None,
     ):
+        self.links = dict(links or {})
         steering = all_of("steering", steering, SteeringSweep)
         self.atlas, self.atlases, self.features = atlas, [atlas, *all_of("others", others, Atlas)], one_or_more(features)
         self.scale = atlas.scale_of(scale)
-        self.title = f"Concept atlas of {atlas.settings['model']}"
+        self.title = f"{'Known answers: a' if 'planted' in atlas.settings else 'Concept a'}tlas of {atlas.settings['model']}"
         self.names = names_of(self.atlases)
         self.agreements = agreements_of(self.atlases)
         self.charts = list(charts_of(self.atlases, self.names, self.agreements, self.scale))
@@ -211,10 +228,12 @@ class _Page:
         atlas, settings = self.atlas, self.atlas.settings
         means = atlas.layer_means(self.scale).sort_values("layer", kind="stable", ignore_index=True)
         zero, one = ends(settings["direction"])
+        several = len({each.settings["direction"] for each in self.atlases}) > 1
         return render(
             "atlas.html", title=self.title, charts=self.charts, versions=VERSIONS, loudness=f"{LOUDNESS:.0f}".replace("-", "−"),
-            question=f"Each cell asks: {QUESTION[settings['direction']]} With an impact of 0, the music sounds like the {zero} "
-            f"prompt, with 1 like the {one} prompt; below 0, it moves the other way.",
+            question=f"{'In the first map, each' if several else 'Each'} cell asks: {QUESTION[settings['direction']]} With an impact of 0, the music sounds like the {zero} "
+            f"prompt, with 1 like the {one} prompt; below 0, it moves the other way."
+            + planted_said(self.atlases), links=self.links,
             settings=[*_settings(settings), ("scale", SCALE_SAID[self.scale])], functional=_functional(means),
             tables=[
                 *(_table(each, place, self.names[place], scale_on(each, self.scale)) for place, each in enumerate(self.atlases)),

@@ -22,6 +22,9 @@ from audioscope.steer.cells import CELLS, label_of
 from audioscope.steer.charts import steering_chart
 from audioscope.steer.results import SteeringSweep
 
+PLANTED = {
+    "each": "planted", "all": "planted, all layers needed", "any": "planted, any layer enough", "trained": "planted by training",
+}  # fmt: skip
 PATCHES = {"text": "text swap", "output": "output patch"}
 ROLES = {
     ("text", "sufficient"): "corrupted, but this layer reads the clean prompt",
@@ -74,7 +77,7 @@ def name_of(settings: dict[str, Any]) -> str:
         part = "steps" if settings.get("window") else "third of the steps"
         parts.append(f"step {when}" if isinstance(when, int) else f"{when} {part}")
     if plan := settings.get("planted"):
-        parts.append({"each": "planted", "all": "planted, all layers needed", "any": "planted, any layer enough"}[plan["needs"]])
+        parts.append(PLANTED[plan["needs"]])
     if "source" in settings:
         parts.append("published")
     return f"{settings['model']}: {', '.join(parts)}"

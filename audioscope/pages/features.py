@@ -294,7 +294,7 @@ def best_features(sae: SAE, each: int = 2) -> pd.DataFrame:
         >>> sae = audioscope.datasets.sae("transformer.transformer_blocks.6.cross_attn")
         >>> best = audioscope.pages.best_features(sae, each=1)
         >>> best.head(3)["concept"].tolist()
-        ['trombone', 'drums', 'fast']
+        ['reggae', 'fast', 'jazz']
     """
     each = whole_number("each", each, 1)
     if sae.scores is None:

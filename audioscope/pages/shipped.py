@@ -87,6 +87,12 @@ def with_sound(
     return replace(sweep, table=table.assign(clip=clip), folder=folder)
 
 
+def known_answers_page(folder: Path) -> Path:
+    """A page of its own for the shipped atlases of known answers, in `folder`."""
+    first, *others = datasets.planted().values()
+    return first.save_site(folder, others, links={"The atlas with nothing planted": "../index.html"}, progress=False)
+
+
 def page_extras(model: Model, atlas: Atlas, folder: Path, *, progress: bool = True) -> dict[str, Any]:
     """What a page of an atlas of `tiny` adds to it, as arguments of `save_site`: maps, published atlases, axes and features.
 

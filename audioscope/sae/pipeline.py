@@ -39,7 +39,7 @@ def strongest_sites(atlas: Atlas, count: int = 2) -> list[str]:
 
     Example:
         >>> audioscope.sae.strongest_sites(audioscope.datasets.atlas())
-        ['transformer.transformer_blocks.0.cross_attn', 'transformer.transformer_blocks.8.cross_attn']
+        ['transformer.transformer_blocks.0.cross_attn', 'transformer.transformer_blocks.6.cross_attn']
     """
     count = whole("count", count, 1, len(atlas.sites), ", the atlas's sites")
     return atlas.layer_means().nlargest(count, "impact")["site"].tolist()

@@ -387,8 +387,8 @@ class SAE(nn.Module):
 
         Example:
             >>> sae = audioscope.datasets.sae("transformer.transformer_blocks.6.cross_attn")
-            >>> sae.failed([1.0, 0.5, 0.01])  # 0.01 was not measured
-            [0.01]
+            >>> sae.failed([1.0, 0.5, 0.01])  # random tokens do better at 1.0, and 0.01 was not measured
+            [1.0, 0.01]
         """
         if not {"sigmas", "fvu_per_level", *BARS} <= self.report.keys():
             return list(sigmas)

@@ -224,10 +224,10 @@ class ListenerScorer:
         queries: Empty: it is not asked in words.
 
     Example:
-        >>> clip = model.generate("a slow song with violin", seed=0)
+        >>> clip = model.generate("a slow song with cello", seed=0)
         >>> import torch
         >>> scores = audioscope.scoring.listener_scorer()(torch.from_numpy(clip.samples)[None], clip.rate)
-        >>> bool(scores["violin"][0] > scores["drums"][0])
+        >>> bool(scores["cello"][0] > scores["drums"][0])
         True
     """
 

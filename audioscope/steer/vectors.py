@@ -84,7 +84,7 @@ class SteeringVector:
     Example:
         >>> fast, happy = audioscope.datasets.vector("fast"), audioscope.datasets.vector("happy")
         >>> fast
-        SteeringVector(fast against slow, tiny: 12 sites, 10 noise levels from 1 to 0.235, reliability not measured)
+        SteeringVector(fast against slow, tiny: 12 sites with memory, 10 noise levels from 1 to 0.235, reliability 0.97)
         >>> both = fast + 0.5 * happy
         >>> with model.steer(both, 1.5):
         ...     clip = model.generate("a song with violin", steps=2)
@@ -604,7 +604,7 @@ class SteeringVector:
         Example:
             >>> file = audioscope.datasets.vector("fast").save("shared/vector")
             >>> audioscope.SteeringVector.from_pretrained("shared")
-            SteeringVector(fast against slow, tiny: 12 sites, 10 noise levels from 1 to 0.235, reliability not measured)
+            SteeringVector(fast against slow, tiny: 12 sites with memory, 10 noise levels from 1 to 0.235, reliability 0.97)
         """
         files = ("vector.safetensors", "vector.json", "sv.pkl", "config.json")
         folder = fetched(source, files, revision=revision, token=token, subfolder=subfolder, what="steering vector")

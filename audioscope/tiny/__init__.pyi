@@ -7,3 +7,4 @@ from .music import GROUPS as GROUPS
 from .music import Song as Song
 from .music import render as render
 from .planting import planted as planted
+from .pointed import pointing as pointing

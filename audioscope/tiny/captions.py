@@ -79,8 +79,12 @@ def _list(words: list[str]) -> str:
     return ", ".join(words[:-1]) + (" and " if len(words) > 1 else "") + (words[-1] if words else "")
 
 
-def caption(song: Song, rng: np.random.Generator, keep: float = 0.75, always: Collection[str] = (), unseen: bool = False) -> str:
-    """Describe a song in words; each attribute is named with probability `keep`, those of the groups in `always` in any case.
+def caption(
+    song: Song, rng: np.random.Generator, keep: float = 0.75, always: Collection[str] = (), unseen: bool = False,
+    without: Collection[str] = (),
+) -> str:  # fmt: skip
+    """Describe a song in words; each attribute is named with probability `keep`, those of the groups in `always` in any case, and
+    those in `without` never.
 
     unseen: use the wordings reserved for evaluation. Absent parts (voice, lead or percussion "none") have no such wording and are
     described as in training.
@@ -93,6 +97,8 @@ def caption(song: Song, rng: np.random.Generator, keep: float = 0.75, always: Co
         seen = tuple(chain.from_iterable(table.get(attribute, ()) for table in (ADJECTIVES, ITEMS, WAYS)))
         words = UNSEEN.get(attribute, seen) if unseen else seen
         word = words[rng.integers(len(words))]
+        if attribute[0] in without:  # after the draws, so that all else is said as it would be with it
+            continue
         (ways if word.startswith(_WAY) else items if attribute in ITEMS else adjectives).append(word)
     style, noun = rng.integers(6), str(rng.choice(NOUNS))
     if style == 0:  # keywords

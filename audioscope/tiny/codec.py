@@ -36,11 +36,12 @@ class MelCodec(ModelMixin, ConfigMixin):
     Args:
         latent_dim: The number of components, the width of the latents.
         sampling_rate: Of the waveforms, in Hz.
-        n_fft: Samples in a spectrogram frame.
+        n_fft: Samples in a spectrogram frame, a multiple of hop.
         hop: Samples between two frames.
         n_mels: The number of mel bands.
         stack: Frames per latent.
         griffinlim_iterations: Iterations of Griffin-Lim, which finds the phases.
+        mel_iterations: Steps in which magnitudes are found whose mel bands are those of a spectrogram.
         level: The level of decoded clips, in dB RMS relative to full scale.
 
     Example:
@@ -62,9 +63,12 @@ class MelCodec(ModelMixin, ConfigMixin):
         n_mels: int = 96,
         stack: int = 4,
         griffinlim_iterations: int = 16,
+        mel_iterations: int = 12,
         level: float = -20.0,
     ):
         super().__init__()
+        if hop < 1 or n_fft < 2 * hop or n_fft % hop:
+            raise ValueError(f"n_fft is {n_fft}, expected a multiple of hop, {hop}, of at least twice.")
         values = n_mels * stack
         self.register_buffer("mean", torch.zeros(values))
         self.register_buffer("basis", torch.eye(values, latent_dim))
@@ -200,7 +204,23 @@ class MelCodec(ModelMixin, ConfigMixin):
         magnitude = torch.nn.functional.pad(self._inverse_mel(mel), (0, 1))  # the frame centered on the last sample
         with torch.no_grad():  # gradients pass by the phases, which jump
             turn = self._griffin_lim(magnitude, self._first_phase(magnitude))
-        return self._master(torch.istft(magnitude * turn, self.config.n_fft, self.config.hop, window=self.window))
+        return self._master(self._inverse_stft(magnitude * turn))
+
+    def _inverse_stft(self, spectrum: Tensor) -> Tensor:
+        """What torch.istft gives for these frames, where n_fft is a multiple of the hop, in a third of its time.
+
+        Griffin-Lim does it 16 times a clip: with torch's, decoding takes 1.6 times as long.
+        """
+        size, hop = self.config.n_fft, self.config.hop
+        parts, frames = size // hop, spectrum.shape[-1]
+        windowed = torch.fft.irfft(spectrum.mT, n=size).mul_(self.window).unflatten(-1, (parts, hop))
+        weights = self.window.square().unflatten(-1, (parts, hop))
+        wave, weight = windowed.new_zeros(len(windowed), frames + parts - 1, hop), weights.new_zeros(frames + parts - 1, hop)
+        for part in range(parts):
+            wave[:, part : part + frames] += windowed[:, :, part]
+            weight[part : part + frames] += weights[part]
+        inner = slice(size // 2, -(size // 2))  # the frames at both ends are centered on the first and the last sample
+        return wave.flatten(1)[:, inner] / weight.flatten()[inner]
 
     def _first_phase(self, magnitude: Tensor) -> Tensor:
         """Phases [batch, bins, frames] that continue each partial from frame to frame.
@@ -231,9 +251,8 @@ class MelCodec(ModelMixin, ConfigMixin):
         frame = {"n_fft": self.config.n_fft, "hop_length": self.config.hop, "window": self.window}
         turn, before = torch.polar(torch.ones_like(magnitude), phase), torch.zeros((), device=phase.device)
         for _ in range(self.config.griffinlim_iterations):
-            again = torch.stft(torch.istft(magnitude * turn, **frame), **frame, return_complex=True)
-            turn = again - momentum / (1 + momentum) * before
-            turn, before = turn / (turn.abs() + 1e-16), again
+            again = torch.stft(self._inverse_stft(magnitude * turn), **frame, return_complex=True)
+            turn, before = torch.sgn(again - momentum / (1 + momentum) * before), again
         return turn
 
     def _master(self, wave: Tensor) -> Tensor:
@@ -248,10 +267,10 @@ class MelCodec(ModelMixin, ConfigMixin):
         ends[:160], ends[-160:] = fade, fade.flip(0)
         return wave * ends
 
-    def _inverse_mel(self, mel: Tensor, iterations: int = 12) -> Tensor:
+    def _inverse_mel(self, mel: Tensor) -> Tensor:
         """Non-negative magnitudes whose mel bands are `mel`, by multiplicative (Kullback-Leibler) updates."""
         reach = self.filters.sum(1, keepdim=True).clamp_min(1e-6)
         spectrum = self.filters @ mel / reach
-        for _ in range(iterations):
+        for _ in range(self.config.mel_iterations):
             spectrum = spectrum * (self.filters @ (mel / (self.filters.T @ spectrum + 1e-8))) / reach
         return spectrum

@@ -118,7 +118,7 @@ def planted(model: Model, plan: Mapping[Concept, Sequence[int]], needs: Needs = 
     texts, pipe = _Texts(_checked(model, plan, needs)), model.pipe
     if "encode_prompt" in vars(pipe):
         raise ValueError(f"{model.name!r} is planted already: give all concepts in one plan.")
-    encode, before, denoiser = pipe.encode_prompt, {}, model.denoiser
+    encode, before, denoiser, trained = pipe.encode_prompt, {}, model.denoiser, model.planted
 
     def given(prompts: list[str], device: Any) -> Tensor:
         """What the denoiser makes of prompts for its layers, without the token of the duration."""
@@ -144,7 +144,7 @@ def planted(model: Model, plan: Mapping[Concept, Sequence[int]], needs: Needs = 
     try:
         yield
     finally:
-        model.planted = {}
+        model.planted = trained
         del pipe.encode_prompt
         for layer, module in modules.items():
             module.processor = before[layer]

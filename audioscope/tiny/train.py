@@ -109,6 +109,8 @@ class Trainer:
                 rows = table.detach().cpu().clone()
                 rows[[new[word] for word in shared]] = weights["text_encoder"][key][[old[word] for word in shared]]
                 weights["text_encoder"][key] = rows
+        if pipe.vae.config != self.pipe.vae.config:
+            weights["transformer"] = translated(weights["transformer"], pipe.vae, self.pipe.vae, self.recipe.pool_seed)
         for name, part in self.parts.items():
             part.load_state_dict(weights[name])
 
@@ -184,6 +186,27 @@ class Trainer:
         (folder / "training.json").write_text(json.dumps(facts, indent=1) + "\n")
 
 
+def translated(weights: dict[str, Tensor], old: MelCodec, new: MelCodec, seed: int, clips: int = 200) -> dict[str, Tensor]:
+    """A transformer's weights for another codec's latents: it reads them as the old ones, and writes what they would be.
+
+    Both translations are linear, fitted by least squares to the latents of the same clips. What the old codec cannot say is written
+    as 0, and is left to training.
+    """
+    waves = torch.from_numpy(np.stack([pool.clip(number, seed) for number in range(clips)]))[:, None]
+    before, after = (
+        torch.cat([codec.encode(part) for part in waves.split(50)]).transpose(1, 2).flatten(0, 1) for codec in (old, new)
+    )
+    reads, writes = torch.linalg.lstsq(after, before).solution, torch.linalg.lstsq(before, after).solution
+    same = torch.eye(before.shape[1])
+    into = weights["proj_in.weight"] @ (same + weights["preprocess_conv.weight"][..., 0])
+    out = (same + weights["postprocess_conv.weight"][..., 0]) @ weights["proj_out.weight"]
+    blank = torch.zeros(after.shape[1], after.shape[1], 1)
+    return weights | {
+        "proj_in.weight": into @ reads.T, "proj_out.weight": writes.T @ out,
+        "preprocess_conv.weight": blank, "postprocess_conv.weight": blank.clone(),
+    }  # fmt: skip
+
+
 @lru_cache(maxsize=1)
 def _chances(clips: int, recipe: Recipe) -> np.ndarray | None:
     """How likely each clip of the pool is drawn, or None if all are equally likely."""
@@ -195,14 +218,16 @@ def _chances(clips: int, recipe: Recipe) -> np.ndarray | None:
 
 
 def train(
-    hours: float, out: Path, work: Path, resume: bool = False, recipe: Recipe | None = None, start: Path | None = None
-) -> Path:
+    hours: float, out: Path, work: Path, resume: bool = False, recipe: Recipe | None = None, start: Path | None = None,
+    codec: MelCodec | None = None,
+) -> Path:  # fmt: skip
     """Train for `hours` of computing time (with earlier hours counted when resuming) and export to `out`; returns `out`.
 
     work: folder for the latents, the state after every five minutes, log.csv, and `candidates/`: the averaged
     weights near the end of the run, from which `audioscope.tiny.evaluate.choose` lets the listener choose.
     A killed run resumes from its last state with `resume`; without it, an existing state is an error.
     start: a pipeline to continue from, with its codec and weights but a new optimizer and schedule, such as data/tiny.
+    codec: the codec to train with; None is that of `start`, or one fitted to the pool. With `start`, its weights are `translated`.
     """
     recipe = recipe or Recipe()
     device = default_device(None)
@@ -212,7 +237,7 @@ def train(
     if state.exists() and not resume:
         raise FileExistsError(f"{state} exists: continue with --resume, or choose another --work folder.")
     earlier = load(start).pipe if start else None
-    codec, latents = dataset(recipe, work, earlier.vae if earlier else None)
+    codec, latents = dataset(recipe, work, codec or (earlier.vae if earlier else None))
     trainer = Trainer(recipe, codec, device)
     if state.exists():
         trainer.load(state)

@@ -18,10 +18,10 @@ NOTEBOOKS = Path(__file__).resolve().parent.parent.parent / "notebooks"
 WRONG = {
     "00_start_here": [["2", "5", "40", "'layer'"]],
     "01_hear_the_model": [["2", "16", "3", "'many'"]],
-    "02_look_inside": [["3", "6", "10", "77", "[5, 6]"]],
+    "02_look_inside": [["5", "6", "10", "77", "[5, 6]"]],
     "02b_words_on_the_time_line": [["(0, 5)", "(1, 1)", "(5, 3)", "'reggae'"]],
-    "03_concept_atlas": [["(2, 0)", "(2, 2)", "(0, 1)", "0"], ["pairs", "atlas", "'piano'"]],
-    "03b_from_layer_to_head": [["'9'", "'9.3'", "'3.0'", "9.1", "'many'"]],
+    "03_concept_atlas": [["(1, 0)", "(2, 1)", "(0, 2)", "0"], ["pairs", "atlas", "'piano'"]],
+    "03b_from_layer_to_head": [["'9'", "'9.3'", "'3.0'", "10.0", "'many'"]],
     "04_real_models": [["6", "12", "99", "'tempo'"]],
     "05_steer_with_caa": [["set()", "{0}", "{1, 2}", "7"]],
     "06_train_an_sae": [["'first'", "3"]],
