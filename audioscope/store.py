@@ -84,7 +84,8 @@ def write_whole(file: Path, write: Callable[[Path], Any], *, lasting: bool = Fal
 def write_together(files: Mapping[Path, Callable[[Path], Any]], *, lasting: bool = True) -> None:
     """Write files that belong together: each under another name, and when all are whole, renamed, the last one last.
 
-    Whoever may read other new files may read these, though safetensors keeps its own to their owner. Raises OSError with advice if the disk is full; the older files are then untouched.
+    Whoever may read other new files may read these, though safetensors keeps its own to their owner. Raises OSError with advice if the
+    disk is full; the older files are then untouched.
     """
     mine = f"{safe_name(platform.node())}.{os.getpid()}.{threading.get_ident()}"
     parts = {file: file.with_name(f"{file.name}.{mine}.part") for file in files}

@@ -225,8 +225,13 @@ def _carried(path: _Path, sites: Sites, layout: dict[str, range], order: int) ->
         whole = site.kind in MODULES and site.module not in parts
         if site not in senders and (whole or (site.head is not None and site.module in parts)):
             copy = PatchOutput(site, path.edit.prompt, steps=path.edit.steps, branch=path.edit.branch)
-            pairs = tuple((rows[path.carrier], rows[path.row]) for name, rows in layout.items() if copy.branch in ("both", name))
+            pairs = tuple((rows[path.carrier], rows[path.row]) for rows in _branches(copy, layout))
             yield site, _Action(copy, pairs, path.edit.prompt, order)
+
+
+def _branches(edit: Edit, layout: dict[str, range]) -> list[range]:
+    """Where the rows of each guidance branch are on which an edit acts."""
+    return [rows for name, rows in layout.items() if edit.branch in ("both", name)]
 
 
 def _source(rows: Sequence[Row], row: Row, edit: Copying) -> int | None:
@@ -250,14 +255,14 @@ def _plan(
             if edit.idle:
                 continue
             source = _source(rows, row, edit) if isinstance(edit, Copying) else None
-            branches = [name for name in layout if edit.branch in ("both", name)]
+            branches = _branches(edit, layout)
             if not branches:
                 raise ValueError(
                     f"An edit names the branch {edit.branch!r}, but without guidance there is only {', '.join(layout)}."
                 )
             if edit.steps is not None and edit.steps[1] > steps:
                 raise ValueError(f"An edit's window is steps {edit.steps}, but the run has {steps} steps.")
-            pairs = tuple((layout[b][number], None if source is None else layout[b][source]) for b in branches)
+            pairs = tuple((where[number], None if source is None else where[source]) for where in branches)
             if isinstance(edit, MuteWord | AddText):
                 if edit.word is not None:
                     numbers_of(edit.word, WORD.findall(row.prompt))  # raises for a word that the prompt does not have
@@ -559,9 +564,8 @@ def _receiving(denoiser: Any, sites: Sites, layout: dict[str, range], paths: Seq
     def receive(path: _Path, module: Any, args: Args, kwargs: Keywords) -> Call | None:
         def received(given: Tensor) -> Tensor:
             changed = given.clone()
-            for name, rows in layout.items():
-                if path.edit.branch in ("both", name):
-                    changed[rows[path.row]] = given[rows[path.carrier]]
+            for rows in _branches(path.edit, layout):
+                changed[rows[path.row]] = given[rows[path.carrier]]
             return changed
 
         return _rearranged(args, kwargs, received) if path.edit.acts_at(now[0]) else None

@@ -410,6 +410,8 @@ def test_blended_text_ends_in_the_other_prompt(model):
     edits = [BlendText("cross", A, 0.0), BlendText("cross", A, 0.5), BlendText("cross", A), PatchText("cross", A)]
     rows = [Row(A, 0), Row(other, 0), *(Row(other, 0, (edit,)) for edit in edits)]
     clean, corrupted, none, half, whole, patched = model.run(rows, **settings(model)).latents
+    idle = model.run([Row(A, 0), Row(other, 0), Row(other, 0), *rows[3:]], **settings(model)).latents[2]
+    assert torch.equal(none, idle), "the same row of two batches"
     torch.testing.assert_close(none, corrupted, rtol=1e-5, atol=1e-5)
     if model.adapter.pipeline != "AudioLDM2Pipeline":  # its T5 cuts these two into different numbers of tokens
         torch.testing.assert_close(whole, patched, **CLOSE)
