@@ -1,8 +1,8 @@
 # Rebuild the branch with tiny's new weights: bash tools/next_rebuild.sh FOLDER. Deleted when it lands.
 # Weights, banks and evaluation come from next.bundle, text and code from next.diff.xz, results from the history (BASE, DATA below).
 set -e
-BASE=e2cf100  # the commit of main to which next.diff.xz applies
-DATA=68d4950  # the commit of main whose tools/next_data holds the results so far
+BASE=2bfb958  # the commit of main to which next.diff.xz applies
+DATA=6c207f6  # the commit of main whose tools/next_data holds the results so far
 git clone -q . "$1" && cd "$1"
 git fetch -q ./tools/next.bundle refs/heads/one:one
 xz -dc tools/next.diff.xz > /tmp/next.diff
