@@ -27,7 +27,7 @@ from audioscope.tiny import pool
 from audioscope.tiny.captions import caption
 from audioscope.tiny.music import GROUPS, SECONDS, Song
 from audioscope.tiny.pipeline import LAYERS
-from audioscope.tiny.train import Recipe, dataset
+from audioscope.tiny.train import Recipe, averaged, dataset, descend, optimizers, scheduled_rate, times_and_noise
 
 USABLE = 9  # layers, from the first: fewer than three blocks behind a layer make little music of what it says
 SAVE_EVERY = 300.0  # seconds
@@ -117,15 +117,8 @@ def train_planted(plan: Plan, hours: float, out: Path, work: Path, recipe: Recip
         part.requires_grad_(False)
     trained = nn.ModuleList([block.cross_attn for block in denoiser.transformer_blocks]).requires_grad_(True)
     matrices = [weight for weight in trained.parameters() if weight.ndim == 2]
-    optimizers = [
-        torch.optim.AdamW(
-            [weight for weight in trained.parameters() if weight.ndim != 2], lr=recipe.rate, weight_decay=recipe.weight_decay
-        ),
-        torch.optim.Muon(matrices, lr=recipe.rate, weight_decay=recipe.weight_decay, adjust_lr_fn="match_rms_adamw"),
-    ]
-    average = torch.optim.swa_utils.AveragedModel(
-        trained, multi_avg_fn=torch.optim.swa_utils.get_ema_multi_avg_fn(recipe.averaging)
-    )
+    both = optimizers(recipe, matrices, [weight for weight in trained.parameters() if weight.ndim != 2])
+    average = averaged(recipe, trained)
     step, seconds, smooth = 0, 0.0, None
     if state.exists():
         kept = torch.load(state, map_location=device, weights_only=True)
@@ -134,7 +127,7 @@ def train_planted(plan: Plan, hours: float, out: Path, work: Path, recipe: Recip
         step, seconds, smooth = kept["step"], kept["seconds"], kept["loss"]
         trained.load_state_dict(kept["trained"])
         average.load_state_dict(kept["average"])
-        for optimizer, saved in zip(optimizers, kept["optimizers"], strict=True):
+        for optimizer, saved in zip(both, kept["optimizers"], strict=True):
             optimizer.load_state_dict(saved)
     given: list[Tensor] = []  # what each layer reads, of the current batch
     hooks = layers_read(trained, given)
@@ -149,19 +142,9 @@ def train_planted(plan: Plan, hours: float, out: Path, work: Path, recipe: Recip
                 for song in songs
             ]
             batch = latents[torch.from_numpy(numbers)].to(device, torch.float32)
-            draw = torch.Generator().manual_seed(recipe.seed * 10**7 + step)
-            times = torch.sigmoid(recipe.time_mean + recipe.time_spread * torch.randn(recipe.batch, generator=draw)).to(device)
-            noise = torch.randn(batch.shape, generator=draw).to(device)
-            past = seconds / (hours * 3600)
-            factor = min(1.0, (step + 1) / recipe.warmup, max(0.02, (1 - past) / recipe.cooldown))
-            for optimizer in optimizers:
-                optimizer.param_groups[0]["lr"] = recipe.rate * factor
-                optimizer.zero_grad(set_to_none=True)
+            times, noise = times_and_noise(recipe, step, batch)
             loss = _loss(pipe, given, batch, texts, times, noise)
-            loss.backward()
-            nn.utils.clip_grad_norm_(trained.parameters(), 1.0)
-            for optimizer in optimizers:
-                optimizer.step()
+            descend(loss, trained, both, scheduled_rate(recipe, step, seconds / (hours * 3600)))
             average.update_parameters(trained)
             step, seconds = step + 1, before + time.monotonic() - began
             smooth = float(loss.detach()) if smooth is None else 0.98 * smooth + 0.02 * float(loss.detach())
@@ -170,7 +153,7 @@ def train_planted(plan: Plan, hours: float, out: Path, work: Path, recipe: Recip
             if time.monotonic() - saved_at > SAVE_EVERY or seconds >= hours * 3600:
                 kept = {
                     "asked": asked, "step": step, "seconds": seconds, "loss": smooth, "trained": trained.state_dict(),
-                    "average": average.state_dict(), "optimizers": [optimizer.state_dict() for optimizer in optimizers],
+                    "average": average.state_dict(), "optimizers": [optimizer.state_dict() for optimizer in both],
                 }  # fmt: skip
                 write_whole(state, partial(torch.save, kept), lasting=True)
                 saved_at = time.monotonic()

@@ -89,13 +89,8 @@ class Trainer:
         ).train()
         matrices = [p for n, p in self.parts.named_parameters() if p.ndim == 2 and ("blocks" in n or "layers" in n)]
         others = [p for p in self.parts.parameters() if all(p is not matrix for matrix in matrices)]
-        self.optimizers: list[torch.optim.Optimizer] = [
-            torch.optim.AdamW(others, lr=recipe.rate, betas=(0.9, 0.98), weight_decay=recipe.weight_decay),
-            torch.optim.Muon(matrices, lr=recipe.rate, weight_decay=recipe.weight_decay, adjust_lr_fn="match_rms_adamw"),
-        ]
-        self.average = torch.optim.swa_utils.AveragedModel(
-            self.parts, multi_avg_fn=torch.optim.swa_utils.get_ema_multi_avg_fn(recipe.averaging)
-        )
+        self.optimizers = optimizers(recipe, matrices, others)
+        self.average = averaged(recipe, self.parts)
         self.step, self.seconds = 0, 0.0
         self.before: dict[str, Any] = {}  # training.json of the pipeline that this run started from
 
@@ -139,18 +134,9 @@ class Trainer:
         batch = latents[torch.from_numpy(numbers)].to(self.device, torch.float32)
         songs = [pool.song(int(n), recipe.pool_seed) for n in numbers]
         texts = ["" if rng.random() < recipe.caption_dropout else caption(song, rng, always=recipe.emphasis) for song in songs]
-        draw = torch.Generator().manual_seed(recipe.seed * 10**7 + self.step)
-        times = torch.sigmoid(recipe.time_mean + recipe.time_spread * torch.randn(recipe.batch, generator=draw)).to(self.device)
-        noise = torch.randn(batch.shape, generator=draw).to(self.device)
-        factor = min(1.0, (self.step + 1) / recipe.warmup, max(0.02, (1 - progress) / recipe.cooldown))
-        for optimizer in self.optimizers:
-            optimizer.param_groups[0]["lr"] = recipe.rate * factor
-            optimizer.zero_grad(set_to_none=True)
+        times, noise = times_and_noise(recipe, self.step, batch)
         loss = self.loss(self.parts, batch, texts, times, noise)
-        loss.backward()
-        nn.utils.clip_grad_norm_(self.parts.parameters(), 1.0)
-        for optimizer in self.optimizers:
-            optimizer.step()
+        descend(loss, self.parts, self.optimizers, scheduled_rate(recipe, self.step, progress))
         if self.step >= 2 * recipe.warmup:  # random weights do not belong in the average
             self.average.update_parameters(self.parts)
         self.step += 1
@@ -184,6 +170,42 @@ class Trainer:
         components = dict(self.pipe.components) | {name: parts[name].eval() for name in parts}
         type(self.pipe)(**components).save_pretrained(folder)
         (folder / "training.json").write_text(json.dumps(facts, indent=1) + "\n")
+
+
+def optimizers(recipe: Recipe, matrices: list[nn.Parameter], others: list[nn.Parameter]) -> list[torch.optim.Optimizer]:
+    """Muon for the matrices of blocks, AdamW for all other weights."""
+    return [
+        torch.optim.AdamW(others, lr=recipe.rate, betas=(0.9, 0.98), weight_decay=recipe.weight_decay),
+        torch.optim.Muon(matrices, lr=recipe.rate, weight_decay=recipe.weight_decay, adjust_lr_fn="match_rms_adamw"),
+    ]
+
+
+def averaged(recipe: Recipe, parts: nn.Module) -> torch.optim.swa_utils.AveragedModel:
+    """A running mean of the weights, which is what is exported."""
+    return torch.optim.swa_utils.AveragedModel(parts, multi_avg_fn=torch.optim.swa_utils.get_ema_multi_avg_fn(recipe.averaging))
+
+
+def times_and_noise(recipe: Recipe, step: int, latents: Tensor) -> tuple[Tensor, Tensor]:
+    """The times [batch] in (0, 1) and the noise [batch, latent_dim, tokens] of a step, drawn by its number alone."""
+    draw = torch.Generator().manual_seed(recipe.seed * 10**7 + step)
+    times = torch.sigmoid(recipe.time_mean + recipe.time_spread * torch.randn(recipe.batch, generator=draw))
+    return times.to(latents.device), torch.randn(latents.shape, generator=draw).to(latents.device)
+
+
+def scheduled_rate(recipe: Recipe, step: int, progress: float) -> float:
+    """The learning rate at a step; `progress` is the share of the time that is used up."""
+    return recipe.rate * min(1.0, (step + 1) / recipe.warmup, max(0.02, (1 - progress) / recipe.cooldown))
+
+
+def descend(loss: Tensor, parts: nn.Module, optimizers: list[torch.optim.Optimizer], rate: float) -> None:
+    """Take one step down the gradient of a loss, whose norm is limited to 1."""
+    for optimizer in optimizers:
+        optimizer.param_groups[0]["lr"] = rate
+        optimizer.zero_grad(set_to_none=True)
+    loss.backward()
+    nn.utils.clip_grad_norm_(parts.parameters(), 1.0)
+    for optimizer in optimizers:
+        optimizer.step()
 
 
 def translated(weights: dict[str, Tensor], old: MelCodec, new: MelCodec, seed: int, clips: int = 200) -> dict[str, Tensor]:
