@@ -295,7 +295,7 @@ def attention(
     model.check_prompt(prompt)
     row = Row(prompt, seed_number(seed), acts)
     layout = model.adapter.rows(len(with_sources([row])), how.guidance)
-    if branch not in layout:
+    if not isinstance(branch, str) or branch not in layout:
         raise ValueError(f"branch is {said(branch)}, expected one of {', '.join(layout)} at guidance {how.guidance:g}.")
     slopes: dict[Site, Tensor] = {}
     if kind == "score":

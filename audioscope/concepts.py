@@ -147,7 +147,6 @@ def shipped_groups() -> dict[str, str]:
     return {name: group for group, classes in _plan()["groups"].items() for name in classes}
 
 
-@lru_cache(maxsize=1)
 def shipped_concepts() -> dict[str, Concept]:
     """The paper's 21 concepts, each with pairs in four splits; no clean or corrupted prompt occurs in two splits, of any concept.
 
@@ -161,6 +160,11 @@ def shipped_concepts() -> dict[str, Concept]:
         >>> len(concepts), concepts["violin"].group
         (21, 'lead')
     """
+    return dict(_shipped())  # a copy: the cache is for all
+
+
+@lru_cache(maxsize=1)
+def _shipped() -> dict[str, Concept]:
     plan = _plan()
     group_of = shipped_groups()
     owner: dict[str, str] = {}  # prompt -> split
@@ -421,8 +425,10 @@ def concept_prompts(concepts: Any = None, split: str = "build") -> list[str]:
         60
     """
 
+    chosen = choose(concepts)
+
     def texts(name: str) -> dict[str, None]:
-        pairs = [pair for concept in choose(concepts) for pair in concept.split(name)]
+        pairs = [pair for concept in chosen for pair in concept.split(name)]
         return dict.fromkeys(text for pair in pairs for text in (pair.clean, pair.corrupted, pair.neutral) if text)
 
     seen = texts("build") if split != "build" else {}
@@ -444,5 +450,6 @@ def some_prompts(count: int, split: str = "test") -> list[str]:
         >>> len(prompts), prompts == audioscope.datasets.some_prompts(4)
         (4, True)
     """
-    count, prompts = whole("count", count), concept_prompts(split=split)
+    prompts = concept_prompts(split=split)
+    count = whole("count", count, 0, len(prompts), f", the prompts of split {split!r}")
     return [prompts[i] for i in np.random.default_rng(0).permutation(len(prompts))[:count]]

@@ -14,7 +14,7 @@ from typing import ClassVar, Literal
 import torch
 from torch import Tensor
 
-from audioscope.errors import index_of, listed, one_or_more, real, said
+from audioscope.errors import index_of, listed, one_or_more, real, said, whole
 from audioscope.sites import MODULES, Site, Sites
 
 Which = str | int | Site | Iterable[str | int | Site] | None
@@ -319,6 +319,10 @@ class MuteWord(Edit):
         super().__post_init__()
         if self.branch != "cond":
             raise ValueError(f"branch is {self.branch!r}, expected 'cond', which alone has the prompt's words.")
+        if not (isinstance(self.word, str) and self.word.strip()):
+            object.__setattr__(self, "word", whole("word", self.word, why=", or a word such as 'violin'"))
+        if self.renormalize not in (True, False):
+            raise ValueError(f"renormalize is {said(self.renormalize)}, expected True or False.")
 
 
 @dataclass(frozen=True)

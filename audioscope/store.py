@@ -277,8 +277,22 @@ def safe_name(name: str) -> str:
 
 
 def results_folder(out: str | Path | None, kind: str) -> Path:
-    """The folder that a sweep was told to use, or a new temporary one."""
-    return Path(tempfile.mkdtemp(prefix=f"audioscope-{kind}-")) if out is None else as_path(out).absolute()
+    """The folder that a sweep was told to use, or a new temporary one. Raises ValueError for a file."""
+    if out is None:
+        return Path(tempfile.mkdtemp(prefix=f"audioscope-{kind}-"))
+    folder = as_path(out).absolute()
+    if folder.is_file():
+        raise ValueError(f"{folder} is a file, expected a folder: choose another name.")
+    return folder
+
+
+def made_folder(folder: Path) -> Path:
+    """Make a folder for results, before the work for them. Raises ValueError if it is a file, or cannot be made."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except (FileExistsError, NotADirectoryError) as error:
+        raise ValueError(f"{folder} is a file, or lies in one: choose another folder.") from error
+    return folder
 
 
 def copy_clips(table: pd.DataFrame, folder: Path, to: Path) -> None:
@@ -297,7 +311,7 @@ def check_settings(folder: Path, settings: dict[str, Any]) -> None:
     file = folder / "settings.json"
     if file.exists():
         stored = read_json(file, FORMAT)
-        # a model is known by its weights: its folder may be spelt otherwise, or lie elsewhere
+        # a model is known by its weights: its folder may be spelled otherwise, or lie elsewhere
         spelt = {"model": None} if "fingerprint" in settings else {}
         check_same(f"{folder} holds a sweep", stored | spelt, settings | spelt, "choose another folder, or delete it")
         known = {settings.get(who): settings.get(f"{who}_fingerprint") for who in ("scorer", "price")}

@@ -65,6 +65,15 @@ def test_every_token_has_a_name(model):
     assert attention.seconds[0] > 0 and np.all(np.diff(attention.seconds) > 0)
 
 
+@pytest.mark.parametrize("word", [None, "", 1.5, -1, True, [0]])
+def test_what_is_no_word_cannot_be_muted(word):
+    with pytest.raises(ValueError, match="word is"):
+        MuteWord("cross", word)
+    with pytest.raises(ValueError, match="renormalize is 'no'"):
+        MuteWord("cross", 0, renormalize="no")
+    assert MuteWord("cross", np.array(4)).word == 4
+
+
 def test_a_word_is_all_of_its_pieces(tiny):
     """A word that the tokenizer cuts up is one word; punctuation is apart."""
     site = tiny.sites[0]

@@ -72,9 +72,25 @@ def test_what_cannot_be_asked_is_refused(tiny):
         ({"kinds": ["text"]}, "kinds contains 'text'"), ({"pairs": [3]}, "pairs"), ({"pairs": [4000]}, "fewer than 4000"),
         ({"needs": "both", "kinds": ["text sufficient"]}, "needs is 'both'"), ({"needs": "all"}, "the last layer's alone matters"),
         ({"sites": [(layer + 1) % 12]}, "leaves out"), ({"kinds": ["screen"], "when": "early"}, "no argument 'when'"),
-        ({"kinds": ["screen"], "pairs": [34]}, "for screens one up to 12"),
+        ({"kinds": ["screen"], "pairs": [34]}, "for screens at least one number up to 12"), ({"pairs": []}, "pairs is \\[\\]"),
+        ({"needs": "bogus"}, "needs is 'bogus'"), ({"part": "1/2"}, "no argument 'part'"), ({"until_stable": 4}, "no argument 'until_stable'"),
+        ({"mode": "quick"}, "no argument 'mode'"), ({"stepz": 2}, "no argument 'stepz'"),
     ):  # fmt: skip
-        with pytest.raises(ValueError, match=said):
+        with pytest.raises((ValueError, TypeError), match=said):
             known_answers(tiny, {concept: [layer]}, **{"pairs": [4], **keywords, **HOW})
     with pytest.raises(ValueError, match="0 to 11"):
         known_answers(tiny, {concept: [12]}, [4], ["text sufficient"], **HOW)
+    with pytest.raises(ValueError, match="twice"):
+        known_answers(tiny, {concept: [layer], concept.name: [layer]}, [4], ["text sufficient"], **HOW)
+
+
+def test_a_summary_drops_no_rows_and_counts_undefined_ones():
+    table = pd.DataFrame({"kind": "k", "needs": None, "scale": "raw", "pairs": 4, "concept": ["a", "b"], "planted": 1, "found": [1, 2], "right": 1,
+                          "defined": pd.Series([True, False], dtype=object)})  # fmt: skip
+    (row,) = precision_recall(table).to_dict("records")
+    assert (row["concepts"], row["undefined"], row["precision"]) == (2, 1, 1.0)
+    for by, said in (([], "by is empty"), (["nope"], "no column 'nope'"), ("kind", "by is 'kind'")):
+        with pytest.raises(ValueError, match=said):
+            precision_recall(table, by)
+    with pytest.raises(ValueError, match="no column 'found'"):
+        precision_recall(table.drop(columns="found"))

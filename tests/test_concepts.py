@@ -35,3 +35,11 @@ def test_what_the_grammar_cannot_give_is_said(monkeypatch):
         datasets.more_pairs("fst", 60)
     with pytest.raises(ValueError, match="expected the name of a shipped concept"):
         datasets.more_pairs([("a fast song", "a slow song")], 60)
+
+
+def test_what_a_caller_does_to_the_concepts_changes_nobody_elses():
+    datasets.concepts().pop("slow")
+    assert len(datasets.concepts()) == 21
+    assert datasets.concept_prompts((name for name in ["fast"]), "select") == datasets.concept_prompts(["fast"], "select")
+    with pytest.raises(ValueError, match="count is 1000000"):
+        datasets.some_prompts(10**6)

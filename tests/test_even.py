@@ -5,7 +5,14 @@ import pandas as pd
 import pytest
 
 from audioscope import AddVector, datasets
-from audioscope.steer import EvenStrengths, SteeringMethod, even_strengths, prompt_switch_method
+from audioscope.steer import (
+    EvenStrengths,
+    SteeringMethod,
+    blend_text_method,
+    even_strengths,
+    free_sliders_method,
+    prompt_switch_method,
+)
 
 HOW = {"count": 5, "prompts": 4, "steps": 4, "progress": False}
 
@@ -44,3 +51,11 @@ def test_what_is_not_even_is_said():
 def test_bad_input_to_even_strengths(tiny, method, low, high, more, said):
     with pytest.raises((ValueError, TypeError), match=said):
         even_strengths(tiny, "fast", datasets.vector("fast") if method is None else method, low, high, **HOW | more)
+
+
+def test_what_needs_an_opposite_is_refused_where_there_is_none(tiny):
+    for method, low in ((prompt_switch_method(4), -1.0), (blend_text_method(), -1.0), (free_sliders_method(), 0.0)):
+        with pytest.raises(ValueError, match="'violin' has no opposite"):
+            even_strengths(tiny, "violin", method, low, 1.0, **HOW)
+    with pytest.raises(ValueError, match="There are 2 methods"):
+        even_strengths(tiny, "fast", [prompt_switch_method(4), blend_text_method()], 0.0, 1.0, **HOW)

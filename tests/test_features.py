@@ -1,8 +1,10 @@
 """Edits by features, their scores, vectors made of them, the fair comparison, and the pages."""
 
+import pickle
 import re
 import warnings
 
+import cloudpickle
 import numpy as np
 import pandas as pd
 import pytest
@@ -11,7 +13,7 @@ from helpers.pipelines import PROMPTS
 from sklearn.metrics import roc_auc_score
 
 import audioscope
-from audioscope import SAE, SAEEdit, SteeringVector
+from audioscope import SAE, SAEEdit, SteeringVector, datasets
 from audioscope.cli.main import main
 from audioscope.edits import Here
 from audioscope.pages.features import feature_clips, feature_pages, nearest
@@ -22,6 +24,7 @@ from audioscope.sae.levels import Levels
 from audioscope.sae.methods import feature_methods
 from audioscope.sae.vectors import top_features
 from audioscope.stats import auroc, auroc_interval
+from audioscope.steer import blend_text_method, free_sliders_method, standard_methods, token_method
 from audioscope.store import seed_of
 from audioscope.tracing import Read, Row
 
@@ -236,6 +239,21 @@ def test_the_arms_of_features_act_at_the_same_sites_and_repeat(tiny):
     again, other = (methods[2].edits(pair, 1.0, seed)[0].vector for seed in (7, 8))
     assert torch.equal(again.directions[paths[0]], edits[2].vector.directions[paths[0]])
     assert not torch.equal(other.directions[paths[0]], again.directions[paths[0]])
+
+
+def test_every_arm_can_be_given_to_workers(tiny):
+    """Otherwise a comparison runs in one process alone."""
+    sae, concept = datasets.sae(tiny.sites.cross[6].path), datasets.concepts()["fast"]
+    vector, pair = datasets.vector("fast"), concept.split("test")[0]
+    methods = [*feature_methods(tiny, concept, [sae], vector), *standard_methods(tiny, concept, vector, vector)]
+    methods += [blend_text_method(), free_sliders_method(), token_method(tiny, concept, pairs=2)]
+    for method in methods:
+        method.on(pair, 0.5, 7)  # one that keeps its last draw has one
+        again = pickle.loads(cloudpickle.dumps(method))
+        rows = [Row(pair.neutral, 7, each.on(pair, 0.5, 7)) for each in (method, again)]
+        one, other = tiny.run(rows, decode=False, **tiny.sampling()).latents
+        torch.testing.assert_close(one, other, rtol=0, atol=1e-4)
+        assert method.largest == again.largest and method.metadata == again.metadata
 
 
 def test_auroc_is_that_of_scikit_learn_with_ties():

@@ -19,7 +19,7 @@ from audioscope.steer import (
 
 def test_the_benefit_is_the_difference_of_areas_as_a_share_of_rewriting():
     names, atlas, table = ["fast", "metal", "bongos"], datasets.atlas(), datasets.steering_table()
-    found = localization_benefits([datasets.steering(name) for name in names], atlas).set_index("axis")
+    found = localization_benefits([datasets.steering(name) for name in names], atlas).query("lengths == 'unit'").set_index("axis")
     pairs = pd.read_parquet(datasets.data_folder() / "results" / "steering_pairs.parquet")
     pairs = pairs[(pairs["one"] == "caa own") & (pairs["other"] == "caa all")].set_index("concept")
     rewritten = table[table["method"] == "pci"].set_index("concept")["auc"]
@@ -61,6 +61,13 @@ def test_what_does_not_belong_together_is_refused():
         localization_benefits([replace(sweep, table=sweep.table[sweep.table["cell"] != "caa own"])], atlas)
     with pytest.raises(ValueError, match="No cell 'pci all'"):
         localization_benefits([replace(sweep, table=sweep.table[sweep.table["cell"] != "pci all"])], atlas)
+    half = atlas.table[(atlas.table["concept"] != "slow") & (atlas.table["scored"] != "slow")]
+    with pytest.raises(ValueError, match="The atlas has no 'slow'"):
+        localization_benefits(
+            sweep, replace(atlas, table=half, settings={**atlas.settings, "concepts": [c for c in atlas.concepts if c != "slow"]})
+        )
+    with pytest.raises(ValueError, match="expected an Atlas"):
+        localization_benefits([sweep], datasets.planted())
     with pytest.raises(ValueError, match="nothing to draw"):
         localization_chart(published_benefits()[:0])
 

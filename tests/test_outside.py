@@ -124,6 +124,9 @@ def test_the_judge_names_real_leads_of_which_it_knows_the_notes():
     assert (table.loc["musicnn", "real"] > 0.45).all()
     with pytest.raises(ValueError, match="songs is 3"):
         real_leads(3)
+    for wrong in (20.5, "20", None):
+        with pytest.raises(ValueError, match="songs is"):
+            real_leads(wrong)
 
 
 def songs_and_sound(count=60):

@@ -95,6 +95,19 @@ def test_a_planted_model_is_as_before_afterward(tiny, plan):
     assert np.array_equal(tiny.generate("a sad piece with a tuba", steps=2).samples, unplanned.samples)
 
 
+def test_layers_may_come_in_any_form(tiny):
+    parts = tiny.parts()
+    for layers in (np.array(3), [np.int64(3)], (layer for layer in [3]), 3, [3, 3]):
+        with planted(tiny, {"metal": layers}):
+            assert tiny.planted["sites"] == {"metal": [tiny.sites.cross[3].path]}
+        assert tiny.parts() == parts
+    for wrong, said in (({"metal": []}, "no layer for 'metal'"), ({}, "plan is {}"), ({"metal": [1.5]}, "a layer of 'metal' is 1.5"),
+                        ({"metal": [0], datasets.concepts()["metal"]: [5]}, "'metal' twice"), ({"tuba": [0]}, "tuba")):  # fmt: skip
+        with pytest.raises((ValueError, KeyError), match=said), planted(tiny, wrong):
+            pass
+        assert tiny.parts() == parts and "encode_prompt" not in vars(tiny.pipe)
+
+
 def test_plans_that_cannot_be_are_refused(tiny, plan):
     with planted(tiny, plan), pytest.raises(ValueError, match="planted already"), planted(tiny, plan):
         pass

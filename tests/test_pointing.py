@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 import torch
 
+from audioscope import datasets
 from audioscope.tiny.bank import NoteBank
 from audioscope.tiny.pointed import heard, pointing, song_in_parts
 from audioscope.words import WORD
@@ -57,3 +58,11 @@ def test_a_map_that_points_is_found(tiny, monkeypatch):
     first = table.groupby("song").head(6)
     assert (first["auroc"] == 1).all() and (first["other"] == 0).all() and len(table) == 2 * 2 * 6
     assert table.groupby("song")["part"].unique().map(list).tolist() == [["lead", "percussion"], ["voice", "percussion"]]
+
+
+def test_pointing_refuses_a_steered_model_and_no_songs(tiny):
+    with pytest.raises(ValueError, match="steer"), tiny.steer(datasets.vector("fast"), 5.0):
+        pointing(tiny, 1, steps=1, progress=False)
+    for wrong in (-1, 0, True):
+        with pytest.raises(ValueError, match="songs is"):
+            pointing(tiny, wrong, steps=1, progress=False)

@@ -128,5 +128,18 @@ def test_what_is_no_method_is_refused(tiny, tmp_path):
         benchmark(tiny, lambda *_: pytest.fail("work before the check"), ["fast", "tuba"], out=tmp_path)
     with pytest.raises(KeyError, match="tuba"):
         benchmark(tiny, lambda *_: 3, ["tuba"], out=tmp_path)
+    file = tmp_path / "file"
+    file.write_text("mine")
+    for wrong, said in (
+        ({"prompts": 5000}, "prompts is 5000"), ({"seeds": 0}, "seeds is 0"), ({"strengths": [float("nan")]}, "strengths is nan"),
+        ({"scorer": 3}, "scorer"), ({"out": file}, "is a file"), ({"part": "1/2"}, "no argument 'part'"), ({"name": 5}, "name is 5"),
+        ({"grid": [0]}, "grid"), ({"concepts": datasets.more_pairs("fast", 60)}, "pairs of its own"),
+    ):  # fmt: skip
+        with pytest.raises((ValueError, TypeError), match=said):
+            benchmark(
+                tiny, lambda *_: pytest.fail("work before the check"), **{"concepts": "fast", "out": tmp_path / "new"} | wrong
+            )
+    with pytest.raises(ValueError, match="steer"), tiny.steer(datasets.vector("fast"), 1.0):
+        benchmark(tiny, lambda *_: pytest.fail("work before the check"), "fast", out=tmp_path / "new")
     with pytest.raises(ValueError, match="draws"):
         benchmark(tiny, lambda *_: 3, ["fast"], draws=0, out=tmp_path)

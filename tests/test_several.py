@@ -56,6 +56,7 @@ def test_bad_input_to_interference(tiny, vectors, stable_audio_3):
     for given, more, said in (
         ({"fast": vectors["fast"]}, {}, "at least two"), (vectors, {"prompts": 1}, "prompts is 1"),
         (vectors, {"strengths": {"fast": 1.0}}, "none for happy, drums"), (vectors, {"strengths": float("nan")}, "strengths is nan"),
+        (vectors, {"strengths": dict.fromkeys(vectors, 1.0) | {"hapy": 1.0}}, "hapy"),
         ({"fast": vectors["fast"], "tuba": vectors["happy"]}, {}, "tuba"), ([1, 2], {}, "by concept"),
     ):  # fmt: skip
         with pytest.raises((ValueError, KeyError), match=said):

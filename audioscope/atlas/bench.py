@@ -7,7 +7,7 @@ from contextlib import nullcontext
 from dataclasses import replace
 from inspect import signature
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
 import pandas as pd
@@ -17,7 +17,7 @@ from audioscope.atlas.atlas import Atlas, Scale
 from audioscope.atlas.localization import localize
 from audioscope.atlas.screening import screen
 from audioscope.concepts import Concept, choose_one, shipped_concepts
-from audioscope.errors import as_path, listed, said, whole
+from audioscope.errors import as_path, listed, one_or_more, said, whole
 from audioscope.model import Model
 from audioscope.store import content_hash
 from audioscope.tiny.planting import Needs, planted
@@ -26,12 +26,13 @@ from audioscope.tracing import SamplingKeywords
 KINDS = tuple(f"{patch} {direction}" for patch in ("text", "output") for direction in ("sufficient", "necessary"))
 SCALED: tuple[Scale, ...] = ("raw", "clipped")
 SCREENED = 12  # pairs of a screen at most
+PASSED = ("sites", "seeds", "scorer", "also", "when", "batch_size", "workers", "progress")  # from `known_answers` to the atlases
 SCREEN = "screen"  # of the outputs' gates; it has no rule of its own, so that as many sites are taken as were planted
 
 
 def known_answers(
     model: Model,
-    plan: Mapping[str | Concept, Sequence[int]] | None = None,
+    plan: Mapping[Any, int | Sequence[int]] | None = None,
     pairs: Sequence[int] = (4, 8, 12, 34),
     kinds: Sequence[str] = (*KINDS, SCREEN),
     *,
@@ -53,7 +54,8 @@ def known_answers(
             gradients, so it may miss a layer that acts like a switch, as the first of `tiny` does.
         needs: How layers of one concept work together, as for `audioscope.tiny.planted`.
         out: Folder for the atlases, each plan in a folder of its own there, resumed if it exists. None is a temporary one.
-        **keywords: Those of `audioscope.localize`, such as `steps` or `progress`.
+        **keywords: Some of those of `audioscope.localize`: sites, seeds, scorer, also, when, batch_size, workers, progress; and `steps`,
+            `guidance`, `seconds`, `negative_prompt`.
 
     Returns:
         One row for each concept, kind, scale and number of pairs, with the columns concept, kind, needs ("each", "all", "any"; "trained",
@@ -62,6 +64,7 @@ def known_answers(
         (those found).
 
     Raises:
+        TypeError: A keyword is not among these.
         ValueError: No plan for a model in which nothing was planted by training, a plan that cannot be, an unknown kind, fewer pairs than asked for, or kinds other than of text if layers need each
             other: of two that do, the last alone has anything to put out.
 
@@ -73,6 +76,8 @@ def known_answers(
         [['raw', 1], ['clipped', 1]]
     """
     trained = plan is None
+    if needs not in get_args(Needs):
+        raise ValueError(f"needs is {said(needs)}, expected one of {', '.join(get_args(Needs))}.")
     if plan is None:
         if model.planted.get("needs") != "trained":
             raise ValueError(
@@ -92,16 +97,22 @@ def known_answers(
             raise ValueError(f"{model.name!r} plays none of the shipped concepts well enough to be asked for it.")
     two: dict[str, str] = model.planted.get("two", {}) if trained else {}  # of concepts with two layers, how these work together
     counts = sorted({whole("pairs", each, 4) for each in listed("pairs", pairs, "numbers of pairs")})
+    if not counts:
+        raise ValueError(f"pairs is {said(pairs)}, expected at least one number of pairs.")
     kinds = listed("kinds", kinds, f"some of {', '.join((*KINDS, SCREEN))}")
     if unknown := [kind for kind in kinds if kind not in (*KINDS, SCREEN)]:
         raise ValueError(f"kinds contains {unknown[0]!r}, expected some of {', '.join((*KINDS, SCREEN))}.")
-    most, few = counts[-1], {}
+    most, few = counts[-1], dict[Concept, list[int]]()
     if needs != "each" and (other := [kind for kind in kinds if not kind.startswith("text")]):
         raise ValueError(
             f"needs={needs!r} is about what layers are given: of outputs, the last layer's alone matters, so {other[0]!r} has no answer."
         )
-    if not counts or (kinds == [SCREEN] and counts[0] > SCREENED):
-        raise ValueError(f"pairs is {said(pairs)}, expected at least one number, and for screens one up to {SCREENED}.")
+    if kinds == [SCREEN] and counts[0] > SCREENED:
+        raise ValueError(f"pairs is {said(pairs)}, expected for screens at least one number up to {SCREENED}.")
+    if unknown := [each for each in keywords if each not in PASSED and each not in SamplingKeywords.__annotations__]:
+        raise TypeError(
+            f"known_answers has no argument {unknown[0]!r}: expected some of {', '.join(PASSED)}, and those of a run."
+        )
     if SCREEN in kinds and (foreign := set(keywords) - {*signature(screen).parameters, *SamplingKeywords.__annotations__}):
         raise ValueError(f"A screen has no argument {foreign.pop()!r}: leave {SCREEN!r} out of kinds.")
     seen = {site.path for site in model.sites.select(keywords.get("sites", "cross"))}
@@ -110,7 +121,9 @@ def known_answers(
         there = concept.split("localize")
         if len(there) < most:
             raise ValueError(f"{concept.name!r} has {len(there)} pairs in split 'localize', fewer than {most}.")
-        mine = [whole(f"a layer of {concept.name!r}", layer, 0, len(model.sites.cross) - 1) for layer in layers]
+        if concept.name in [other.name for other in few]:
+            raise ValueError(f"plan has the concept {concept.name!r} twice: give all of its layers at once.")
+        mine = [whole(f"a layer of {concept.name!r}", layer, 0, len(model.sites.cross) - 1) for layer in one_or_more(layers)]
         if hidden := [layer for layer in mine if model.sites.cross[layer].path not in seen]:
             raise ValueError(
                 f"{concept.name!r} is planted in layer {hidden[0]}, which sites={said(keywords['sites'])} leaves out."
@@ -187,11 +200,17 @@ def precision_recall(table: pd.DataFrame, by: Sequence[str] = ("kind", "needs", 
         [[0.67, 1.0, 0.8]]
     """
     by, lines = listed("by", by, "names of columns"), []
+    wanted = [*by, "concept", "defined", "planted", "found", "right"]
+    if not by:
+        raise ValueError("by is empty, expected names of columns.")
+    if missing := [name for name in wanted if name not in table]:
+        raise ValueError(f"The table has no column {missing[0]!r}, expected rows of known_answers.")
+    table = table.assign(defined=table["defined"].astype(bool))
     if table.duplicated([*by, "concept"]).any():
         raise ValueError(
             f"A concept occurs twice for the same {', '.join(by)}, so layers would count twice: tell the rows apart by more."
         )
-    for names, rows in table.groupby(by, sort=False, observed=True):
+    for names, rows in table.groupby(by, sort=False, observed=True, dropna=False):
         known = rows[rows["defined"]]
         found, right, there = (int(known[name].sum()) for name in ("found", "right", "planted"))
         precision, recall = (right / whole_count if whole_count else np.nan for whole_count in (found, there))

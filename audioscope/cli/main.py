@@ -17,7 +17,7 @@ from audioscope.cli import sae as cli_sae
 from audioscope.cli.parts import MODEL, PART, SAMPLING, WEIGHTS, WORKERS, command, given, loaded, path
 from audioscope.errors import FIX_TORCHAUDIO, UnknownName, is_torchaudio_failure, real, whole
 from audioscope.installed import __version__, need
-from audioscope.store import data_folder
+from audioscope.store import data_folder, made_folder
 
 MOST = 1000  # strengths of a sweep
 KNOWN = "known-answers/index.html"  # the page of planted maps, beside an atlas of tiny
@@ -325,10 +325,12 @@ def _screen(options: argparse.Namespace) -> None:
 
 
 def _attention(options: argparse.Namespace) -> None:
-    from audioscope.pages.attention import attention_page
+    from audioscope.pages.attention import attention_page, check_words
 
     _check_pages(options.html)
     model, sites, how = loaded(options), _sites_of(options.sites), given(options, "steps", "guidance")
+    if options.html:
+        check_words(model, options.prompt, sites, options.kind)
     print(attention := model.attention(options.prompt, options.seed, sites, kind=options.kind, **how))
     table = attention.to_frame().groupby(["row", "word"], sort=False)["weight"]
     cells = table.mean().rename("mean").reset_index().drop(columns="row")
@@ -347,6 +349,7 @@ def _check_pages(*files: Path | None) -> None:
     for file in files:
         if file is not None:
             check_page(file)
+            made_folder(file.parent)
 
 
 def _concepts_of(names: str | None) -> str | list[str] | None:

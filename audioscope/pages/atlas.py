@@ -23,7 +23,7 @@ from audioscope.atlas.robustness import CENSORED
 from audioscope.errors import all_of, as_path, one_or_more
 from audioscope.installed import cores, need
 from audioscope.pages.atlas_data import PATCHES, Piece, agreements_of, atlas_data, charts_of, names_of, scale_on, steering_data
-from audioscope.pages.html import LOUDNESS, asset, check_page, json_for_html, page, render, save_page
+from audioscope.pages.html import LOUDNESS, PACK, asset, check_page, json_for_html, page, render, save_page
 from audioscope.steer.results import SteeringSweep
 from audioscope.theme import chart_theme, reading
 
@@ -296,7 +296,7 @@ def _best(pieces: Sequence[Piece], room: int, progress: bool) -> dict[str, dict[
 
 def _write_pack(folder: Path, name: str, pieces: Sequence[Piece]) -> None:
     text = json_for_html({piece.name: piece.make(None) for piece in pieces})
-    save_page(folder / f"{name}.js", f"audioscopePack({json.dumps(name)},{text});\n")
+    save_page(folder / f"{name}.js", f"{PACK}{json.dumps(name)},{text});\n")
 
 
 def _nothing(write: Callable[..., None], pack: tuple[str, list[Piece]]) -> dict[str, Any]:

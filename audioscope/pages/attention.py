@@ -15,7 +15,7 @@ from audioscope.errors import as_path
 from audioscope.installed import need
 from audioscope.model import Model
 from audioscope.pages.html import check_page, iframe, page, render, save_page, sound
-from audioscope.store import batches
+from audioscope.store import batches, made_folder
 from audioscope.tracing import Row, SamplingKeywords
 from audioscope.words import WORD
 
@@ -27,6 +27,16 @@ TOGETHER = 16  # clips that are generated together
 CELLS, MOMENTS = 400, 256  # layers by steps, and moments, beyond which a page would be too large
 
 
+def check_words(model: Model, prompt: str, sites: Which = "cross", kind: Kind = "values") -> None:
+    """Raises ValueError for what a page of words cannot show."""
+    if kind not in SAID:
+        raise ValueError(f"kind is {kind!r}, expected {' or '.join(map(repr, SAID))}, which a page can show.")
+    if other := next((site for site in model.sites.select(sites) if site.kind != "cross"), None):
+        raise ValueError(f"{other.path} does not look at words: give cross-attention modules.")
+    if not WORD.findall(prompt):
+        raise ValueError(f"prompt is {prompt!r}, expected words.")
+
+
 def attention_html(
     model: Model, prompt: str, seed: int = 0, sites: Which = "cross", kind: Kind = "values", **sampling: Unpack[SamplingKeywords]
 ) -> str:
@@ -34,13 +44,8 @@ def attention_html(
 
     The arguments are those of `Model.attention`, and so are the errors. A word that the prompt has twice is cut out twice.
     """
-    if kind not in SAID:
-        raise ValueError(f"kind is {kind!r}, expected {' or '.join(map(repr, SAID))}, which a page can show.")
+    check_words(model, prompt, sites, kind)
     how, chosen = dict(model.sampling(**sampling)), model.sites.select(sites)
-    if other := next((site for site in chosen if site.kind != "cross"), None):
-        raise ValueError(f"{other.path} does not look at words: give cross-attention modules.")
-    if not WORD.findall(prompt):
-        raise ValueError(f"prompt is {prompt!r}, expected words.")
     by = ("layer", "step") if how["steps"] * len(chosen) <= CELLS else ("layer",)
     attention: AttentionMap = model.attention(prompt, seed, sites, by, kind=kind, **sampling)
     words = dict.fromkeys(attention.words)
@@ -104,8 +109,9 @@ def attention_page(
     need("pages", "The page with attention")
     file = as_path(file)
     check_page(file)
+    check_words(model, prompt, sites, kind)
+    made_folder(file.parent)
     html = attention_html(model, prompt, seed, sites, kind, **sampling)
-    file.parent.mkdir(parents=True, exist_ok=True)
     return save_page(file, html)
 
 

@@ -24,6 +24,7 @@ from markupsafe import Markup
 from audioscope.audio import Clip
 from audioscope.store import write_whole
 
+PACK = "audioscopePack("  # how a file of sounds begins, which a page loads
 START, OURS = '<!doctype html>\n<html lang="en">\n<head>\n<meta name="generator" content="audioscope">', "<body data-page="
 LOUDNESS = -23.0  # LUFS at which every clip of a page is played
 
@@ -114,12 +115,13 @@ def _hash(script: str) -> str:
 
 
 def check_page(file: Path) -> None:
-    """What can be said of a page before the work for it: raises ValueError for a folder, and for a page of something else."""
+    """What can be said of a page before the work for it: raises ValueError for a folder, and for a file of something else."""
     if file.is_dir():
         raise ValueError(f"{file} is a folder: give the name of a file.")
-    there = file.read_text(encoding="utf-8", errors="replace") if file.suffix == ".html" and file.exists() else ""
-    if there and not (OURS in there or there.startswith(START) or START.startswith(there)):  # one of ours may have been cut short
-        raise ValueError(f"{file} is a page of something else, and would be overwritten: choose another name.")
+    there = file.read_text(encoding="utf-8", errors="replace") if file.exists() else ""
+    start = PACK if file.suffix == ".js" else START
+    if there and not (OURS in there or there.startswith(start) or start.startswith(there)):  # one of ours may have been cut short
+        raise ValueError(f"{file} is a file of something else, and would be overwritten: choose another name.")
 
 
 def save_page(file: Path, text: str) -> Path:

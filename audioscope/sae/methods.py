@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from functools import lru_cache, reduce
+from functools import reduce
 from operator import add
 from typing import Any
 from zlib import crc32
@@ -41,9 +41,15 @@ def random_features_method(
     """
     chosen, concept = list(saes), choose_one(concept)
 
-    @lru_cache(maxsize=2)  # all strengths of a prompt and seed share one
+    last: dict[int, SteeringVector] = {}  # all strengths of a prompt and seed share one; workers cannot be given an lru_cache
+
     def drawn(seed: int) -> SteeringVector:
-        return reduce(add, (sae.vector(concept.name, features, random=seed % 2**31, **keywords) for sae in chosen))
+        vector = last.get(seed)
+        if vector is None:
+            vector = reduce(add, (sae.vector(concept.name, features, random=seed % 2**31, **keywords) for sae in chosen))
+            last.clear()
+            last[seed] = vector
+        return vector
 
     def edits(pair: Pair, strength: float, seed: int) -> list[Edit]:
         return [AddVector(drawn(seed), strength)]

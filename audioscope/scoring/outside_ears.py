@@ -17,6 +17,7 @@ import torch
 from scipy.stats import binomtest
 from torch import Tensor
 
+from audioscope.errors import said, whole
 from audioscope.scoring.measures import measure
 from audioscope.scoring.scorers import Musicnn
 from audioscope.stats import auroc, auroc_interval
@@ -54,7 +55,10 @@ def outside(sound: Tensor, captions: Sequence[Caption], ceilings: pd.DataFrame |
         >>> table["ear"].unique().tolist()
         ['judge', 'musicnn', 'beat']
     """
-    found = _heard(sound, [song for _, song, _ in captions], [named for _, _, named in captions])
+    told = list(captions)
+    if not isinstance(sound, Tensor) or sound.ndim != 2 or len(sound) != len(told) or not told:
+        raise ValueError(f"sound is {said(sound)}, expected a tensor [{len(told)} clips, samples], one clip for each caption.")
+    found = _heard(sound, [song for _, song, _ in told], [named for _, _, named in told])
     return found.merge(_shipped_ceilings() if ceilings is None else ceilings, how="left")
 
 
@@ -110,7 +114,7 @@ def _heard(sound: Tensor, songs: Sequence[Song], named: Sequence[Collection[str]
                     any(_in_band(bpm * by, label) for by in factors) for bpm, label in zip(beat[asked], labels, strict=True)
                 ]
                 rows.append({"group": group, "concept": "", "ear": "beat"} | _share(np.array(inside), figure))
-    return pd.DataFrame(rows)
+    return pd.DataFrame(rows, columns=None if rows else ["group", "concept", "ear", "clips", "figure", "value", "low", "high"])
 
 
 def _in_band(bpm: float, tempo: str, slack: float = 0.05) -> bool:
@@ -216,8 +220,7 @@ def real_leads(songs: int = 200) -> pd.DataFrame:
         >>> bool(judge["value"] >= judge["real"])
         True
     """
-    if songs < 20:
-        raise ValueError(f"songs is {songs}, expected at least 20: the accuracy of fewer says little.")
+    songs = whole("songs", songs, 20, why=": the accuracy of fewer says little")
     leads, banks = [each["label"] for each in recordings() if each["group"] == "lead"], _banks()
     numbers = [number for number in range(3 * songs) if pool.song(number, RENDERED_POOL).lead in leads][:songs]
     drawn = [pool.song(number, RENDERED_POOL) for number in numbers]

@@ -17,7 +17,7 @@ from audioscope.model import Model
 from audioscope.scoring.scorers import Scorer, feature_distance, scores_of
 from audioscope.steer.methods import SteeringMethod
 from audioscope.steer.results import between_ends
-from audioscope.steer.sweeps import BATCH, bench_of, checked_methods
+from audioscope.steer.sweeps import BATCH, bench_of, check_sides, checked_methods
 from audioscope.steer.vectors import SteeringVector
 from audioscope.tracing import Row, SamplingKeywords
 
@@ -113,10 +113,13 @@ def even_strengths(
     low, high, count = real("low", low), real("high", high), whole("count", count, 3)
     if not low < high:
         raise ValueError(f"low is {low:g} and high is {high:g}, expected low < high.")
-    (chosen,) = checked_methods(method)
+    chosen, *others = checked_methods(method)
+    if others:
+        raise ValueError(f"There are {len(others) + 1} methods, expected one.")
     if chosen.largest is not None and max(-low, high) > chosen.largest:
         raise ValueError(f"{chosen.cell!r} goes to strength {chosen.largest:g} at most, but low is {low:g} and high is {high:g}.")
     bench = bench_of(model, concept, scorer, price, batch_size, None, sampling)
+    check_sides(bench.concept, [(chosen, low)])
     pairs = bench.pairs(split, whole("prompts", prompts, 2))
     halves = pairs[: len(pairs) // 2], pairs[len(pairs) // 2 :]
     ends = bench.concept.name, bench.concept.opposite

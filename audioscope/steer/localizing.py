@@ -13,14 +13,14 @@ from audioscope.atlas.atlas import Atlas
 from audioscope.atlas.localization import localize
 from audioscope.atlas.published import published
 from audioscope.concepts import choose_one
-from audioscope.errors import as_path, one_or_more, whole
+from audioscope.errors import all_of, as_path, one_or_more, said, whole
 from audioscope.model import Model
 from audioscope.stats import rank_correlation
 from audioscope.steer.caa import caa
 from audioscope.steer.cells import ALL, NATURAL, OWN, OWN_NATURAL, REWRITTEN, Cell
 from audioscope.steer.methods import prompt_switch_method, vector_method
 from audioscope.steer.results import SteeringSweep
-from audioscope.steer.sweeps import steering_sweep
+from audioscope.steer.sweeps import check_sweep, steering_sweep
 from audioscope.store import data_folder
 from audioscope.tiny.planting import planted
 
@@ -31,7 +31,7 @@ ENDS = {  # of the paper's axes, the concepts whose impacts it publishes; of "ro
 }  # fmt: skip
 
 
-def localization_benefits(sweeps: Sequence[SteeringSweep], atlas: Atlas) -> pd.DataFrame:
+def localization_benefits(sweeps: SteeringSweep | Sequence[SteeringSweep], atlas: Atlas) -> pd.DataFrame:
     """Tell, for each axis, what steering at its own layers brings over all layers, and how concentrated its concept is.
 
     Args:
@@ -50,7 +50,7 @@ def localization_benefits(sweeps: Sequence[SteeringSweep], atlas: Atlas) -> pd.D
           interval (prompts as units); NaN if rewriting does not move the score.
 
     Raises:
-        ValueError: A sweep lacks one of the first cells, or belongs to another model than the atlas.
+        ValueError: A sweep lacks one of the first cells, or belongs to another model than the atlas, or the atlas lacks a concept.
 
     Example:
         >>> atlas, sweeps = audioscope.datasets.atlas(), [audioscope.datasets.steering(axis) for axis in ("fast", "metal")]
@@ -58,11 +58,15 @@ def localization_benefits(sweeps: Sequence[SteeringSweep], atlas: Atlas) -> pd.D
         >>> found["axis"].tolist(), bool(found["concentration"].between(0, 1).all())
         (['fast', 'metal'], True)
     """
+    if not isinstance(atlas, Atlas):
+        raise ValueError(f"atlas is {said(atlas)}, expected an Atlas.")
     shares, lines = atlas.concentration(), []
-    for sweep in sweeps:
+    for sweep in all_of("sweeps", sweeps, SteeringSweep):
         if sweep.settings["fingerprint"] != atlas.settings.get("fingerprint"):
             raise ValueError(f"The sweep of {sweep.concept!r} and the atlas belong to models with other weights.")
-        concentration = float(shares.reindex(sweep.ends).mean())
+        if missing := [end for end in sweep.ends if end not in shares]:
+            raise ValueError(f"The atlas has no {missing[0]!r}, an end of the axis {sweep.concept!r}: give one that has.")
+        concentration = float(shares[list(sweep.ends)].mean())
         layers = len(sweep.settings["methods"][str(OWN)]["at"]) if str(OWN) in sweep.settings.get("methods", {}) else 0
         for lengths, (own, everywhere) in LENGTHS.items():
             if lengths == "unit" or {str(own), str(everywhere)} <= set(sweep.cells):
@@ -156,6 +160,7 @@ def steer_planted(
     if not layers:
         raise ValueError("layers is empty, expected the number of at least one layer.")
     prompts = whole("prompts", prompts, 1, len(chosen.neutral_pairs("test")), f", the test prompts of {chosen.name!r}")
+    check_sweep(model, [chosen], prompts, **keywords)
     how = {name: keywords[name] for name in ("steps", "guidance", "seconds", "negative_prompt", "progress") if name in keywords}
     with planted(model, {chosen: layers}):
         atlas = localize(model, [chosen], pairs=pairs, clips=False, out=folder / "atlas", **how)

@@ -13,7 +13,7 @@ import numpy as np
 import pandas as pd
 
 from audioscope.atlas.atlas import Atlas
-from audioscope.concepts import Concept, Pair, choose
+from audioscope.concepts import Concept, Pair, choose, shipped_concepts
 from audioscope.edits import Edit
 from audioscope.errors import as_path, one_or_more, plain_name, said, whole
 from audioscope.model import Model
@@ -23,10 +23,10 @@ from audioscope.steer.caa import caa, steering_sites
 from audioscope.steer.cells import RANDOM_DIRECTION, RANDOM_SETS, REWRITTEN, SHUFFLED_LABELS
 from audioscope.steer.methods import SteeringMethod, prompt_switch_method, random_direction_method, random_sets, vector_method
 from audioscope.steer.results import SteeringSweep
-from audioscope.steer.sweeps import steering_sweep
+from audioscope.steer.sweeps import check_sweep, steering_sweep
 from audioscope.steer.tables import axes, compared, over_axes, steer_all, steerable
 from audioscope.steer.vectors import SteeringVector
-from audioscope.store import safe_name
+from audioscope.store import made_folder, safe_name
 from audioscope.tracing import Row, Sampling, SamplingKeywords
 
 Edits: TypeAlias = Callable[[Pair, float, int], Sequence[Edit]]
@@ -98,14 +98,23 @@ def benchmark(
     """
     if not callable(method):
         raise TypeError(f"method is {said(method)}, expected a function of (model, concept, sites).")
+    if not isinstance(name, str) or not name.strip():
+        raise ValueError(f"name is {said(name)}, expected the method's name, a text.")
     plain_name("The name of a method", name)
     if name.split(" ")[0] in (REWRITTEN.method, "random") or name == SHUFFLED_LABELS.method:
         raise ValueError(f"name is {name!r}, which begins like one of the controls: choose another.")
-    if unknown := set(keywords) - {*signature(steering_sweep).parameters, *SamplingKeywords.__annotations__}:
-        raise TypeError(f"benchmark has no argument {unknown.pop()!r}: expected those of steering_sweep.")
-    chosen = axes() if concepts is None else [concept.name for concept in choose(one_or_more(concepts))]
-    draws, prompts = whole("draws", draws, 1), whole("prompts", prompts, 1)
+    if unknown := set(keywords) - {*signature(steering_sweep).parameters, *SamplingKeywords.__annotations__} | {"part"} & set(
+        keywords
+    ):
+        raise TypeError(f"benchmark has no argument {unknown.pop()!r}: expected those of steering_sweep, but not part.")
+    picked = choose(axes() if concepts is None else one_or_more(concepts))
+    if own := next((concept for concept in picked if concept != shipped_concepts().get(concept.name)), None):
+        raise ValueError(f"{own.name!r} has pairs of its own, expected shipped axes: for your own concepts, use steering_sweep.")
+    chosen = [concept.name for concept in picked]
+    draws, seeds = whole("draws", draws, 1), whole("seeds", keywords.get("seeds", 2), 1)
+    check_sweep(model, picked, prompts, **keywords | {"seeds": seeds})
     out = Path("runs/benchmark") / safe_name(name) if out is None else as_path(out)
+    made_folder(out)
     how = model.sampling(**{each: keywords.get(each) for each in SamplingKeywords.__annotations__})
 
     def methods(concept: Concept, folder: Path) -> list[SteeringMethod]:

@@ -11,7 +11,7 @@ import numpy as np
 import pandas as pd
 from tqdm.auto import tqdm
 
-from audioscope.concepts import choose
+from audioscope.concepts import choose_one
 from audioscope.errors import real, said, whole
 from audioscope.model import Model
 from audioscope.scoring.scorers import Scorer, check_scores, scores_of
@@ -25,7 +25,7 @@ KEEP = 0.5  # the least share of its gain that a vector keeps beside another
 
 
 def interference(
-    model: Model, vectors: Mapping[str, SteeringVector], strengths: float | Mapping[str, float] = 1.0, *, prompts: int = 8,
+    model: Model, vectors: Mapping[Any, SteeringVector], strengths: float | Mapping[Any, float] = 1.0, *, prompts: int = 8,
     split: str = "select", scorer: Scorer | None = None, price: Scorer | None = None, batch_size: int = BATCH, progress: bool = True,
     **sampling: Unpack[SamplingKeywords],
 ) -> pd.DataFrame:  # fmt: skip
@@ -36,7 +36,7 @@ def interference(
 
     Args:
         model: The model to steer.
-        vectors: Vectors by the concepts that they steer toward, at least two.
+        vectors: Vectors by the concepts that they steer toward (names or Concept values), at least two.
         strengths: How strong each is, one number or one by concept.
         prompts: How many neutral prompts for each two.
         split: Which of them, see `Concept.split`.
@@ -63,13 +63,18 @@ def interference(
     """
     if not isinstance(vectors, Mapping) or len(vectors) < 2:
         raise ValueError(f"vectors is {said(vectors)}, expected at least two vectors by concept.")
-    names = list(vectors)
+    concepts = {concept.name: concept for concept in map(choose_one, vectors)}
+    vectors = {choose_one(each).name: vector for each, vector in vectors.items()}
+    names: list[str] = list(vectors)
+    if isinstance(strengths, Mapping):
+        strengths = {choose_one(each).name: value for each, value in strengths.items()}
+        if extra := [name for name in strengths if name not in names]:
+            raise ValueError(f"strengths has {extra[0]!r}, for which there is no vector.")
     if missing := [name for name in names if isinstance(strengths, Mapping) and name not in strengths]:
         raise ValueError(f"strengths has none for {', '.join(missing)}.")
     sizes = {name: real("strengths", strengths[name] if isinstance(strengths, Mapping) else strengths) for name in names}
     edits = {name: AddVector(vectors[name], sizes[name]) for name in names}
     model.check_edits(edits.values())
-    concepts = {concept.name: concept for concept in choose(names)}
     first_bench = bench_of(model, concepts[names[0]], scorer, price, batch_size, None, sampling)
     benches = {name: replace(first_bench, concept=concepts[name]) for name in names}
     for bench in benches.values():

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
+from inspect import signature
 from pathlib import Path
 from typing import Any, Unpack
 
@@ -120,6 +121,38 @@ class _Bench:
         found = found.astype("float32")
         found.loc[~finite] = np.nan
         return found
+
+
+def check_sweep(model: Model, concepts: Sequence[Concept], prompts: int, **keywords: Any) -> None:
+    """Check what can be checked of sweeps to come before their methods are made. Raises as `steering_sweep` does, TypeError for unknown keywords."""
+    if unknown := [
+        each for each in keywords if each not in (*signature(steering_sweep).parameters, *SamplingKeywords.__annotations__)
+    ]:
+        raise TypeError(f"A steering sweep has no argument {unknown[0]!r}.")
+    sampling: Any = {each: keywords[each] for each in SamplingKeywords.__annotations__ if each in keywords}
+    for concept in concepts:
+        bench = bench_of(model, concept, keywords.get("scorer"), keywords.get("price"), keywords.get("batch_size", BATCH),
+                         keywords.get("workers"), sampling, keywords.get("also"))  # fmt: skip
+        bench.pairs(keywords.get("split", "test"), prompts, keywords.get("without", ()))
+    whole("seeds", keywords.get("seeds", 2), 1)
+    _checked_grid(keywords.get("grid", GRID))
+    strengths = keywords.get("strengths")
+    for each in strengths.values() if isinstance(strengths, Mapping) else [] if strengths is None else [strengths]:
+        for value in one_or_more(each):
+            real("strengths", value)
+
+
+def check_sides(concept: Concept, methods: Iterable[tuple[SteeringMethod, float]]) -> None:
+    """Raises ValueError if a method at a strength moves away from an opposite that the concept does not have."""
+    if concept.opposite:
+        return
+    for method, strength in methods:
+        if method.metadata.get("against") == "opposite":
+            raise ValueError(
+                f"{concept.name!r} has no opposite, which {method.cell!r} moves away from: make it with against='neutral'."
+            )
+        if strength < 0 and method.name in (REWRITTEN.method, TEXT_BLEND):
+            raise ValueError(f"{concept.name!r} has no opposite, so a prompt cannot be rewritten to it: use strengths above 0.")
 
 
 def bench_of(
@@ -479,13 +512,7 @@ def _run(
             raise ValueError(
                 f"Strength {strength:g} of {method.cell!r} is out of range: expected at most {method.largest:g} in magnitude."
             )
-    if not chosen.opposite and (
-        two := next((method for method in methods if method.metadata.get("against") == "opposite"), None)
-    ):
-        raise ValueError(f"{chosen.name!r} has no opposite, which {two.cell!r} moves away from: make it with against='neutral'.")
-    rewrites = (REWRITTEN.method, TEXT_BLEND)
-    if not chosen.opposite and any(strength < 0 and method.name in rewrites for method, strength in variants):
-        raise ValueError(f"{chosen.name!r} has no opposite, so a prompt cannot be rewritten to it: use strengths above 0.")
+    check_sides(chosen, variants)
     settings = {
         **bench.model.identity, "concept": chosen.name, "opposite": chosen.opposite, "split": split,
         "scorer": bench.scorer.name, "scorer_fingerprint": bench.scorer.fingerprint, "units": bench.scorer.units,

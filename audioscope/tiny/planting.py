@@ -10,8 +10,8 @@ from typing import Any, Literal, get_args
 import torch
 from torch import Tensor
 
-from audioscope.concepts import Concept
-from audioscope.errors import said, whole
+from audioscope.concepts import Concept, choose_one
+from audioscope.errors import one_or_more, said, whole
 from audioscope.model import Model
 
 SAME = 1e-4  # largest difference of two encodings of one text
@@ -79,7 +79,7 @@ class Planted:
 
 
 @contextmanager
-def planted(model: Model, plan: Mapping[Concept, Sequence[int]], needs: Needs = "each") -> Iterator[None]:
+def planted(model: Model, plan: Mapping[Any, int | Sequence[int]], needs: Needs = "each") -> Iterator[None]:
     """Let the words of each concept reach only some layers of `tiny`, while this block lasts.
 
     Every other layer reads the neutral prompt of the pair, encoded anew: hiding tokens would not do, since the encoder has told the
@@ -93,7 +93,7 @@ def planted(model: Model, plan: Mapping[Concept, Sequence[int]], needs: Needs = 
 
     Args:
         model: The model `tiny`, or a fine-tuned copy.
-        plan: The layers of each concept; its pairs need neutral prompts.
+        plan: The layers of each concept, a name or a Concept; its pairs need neutral prompts.
         needs: "each" (each layer reads what it is given), "all" or "any".
 
     Yields:
@@ -115,10 +115,11 @@ def planted(model: Model, plan: Mapping[Concept, Sequence[int]], needs: Needs = 
         raise ValueError(f"Truth is planted in tiny and its copies, not in {model.name!r}.")
     if needs not in get_args(Needs):
         raise ValueError(f"needs is {said(needs)}, expected one of {', '.join(get_args(Needs))}.")
-    texts, pipe = _Texts(_checked(model, plan, needs)), model.pipe
+    chosen = _checked_layers(model, plan)
+    texts, pipe = _Texts(_checked(chosen, needs)), model.pipe
     if "encode_prompt" in vars(pipe):
         raise ValueError(f"{model.name!r} is planted already: give all concepts in one plan.")
-    encode, before, denoiser, trained = pipe.encode_prompt, {}, model.denoiser, model.planted
+    encode, denoiser, trained = pipe.encode_prompt, model.denoiser, model.planted
 
     def given(prompts: list[str], device: Any) -> Tensor:
         """What the denoiser makes of prompts for its layers, without the token of the duration."""
@@ -135,26 +136,42 @@ def planted(model: Model, plan: Mapping[Concept, Sequence[int]], needs: Needs = 
         return encode(prompt, device, count, *args, **kwargs)
 
     modules = {site.layer: model.denoiser.get_submodule(site.path.partition(".")[2]) for site in model.sites.cross}
-    for layer, module in modules.items():
-        before[layer] = module.processor
-        module.processor = Planted(module.processor, layer, texts)
-    pipe.encode_prompt = encode_prompt
-    where = {concept.name: [model.sites.cross[layer].path for layer in sorted(set(layers))] for concept, layers in plan.items()}
-    model.planted = {"needs": needs, "sites": where}
+    before = {layer: module.processor for layer, module in modules.items()}
+    where = {concept.name: [model.sites.cross[layer].path for layer in layers] for concept, layers in chosen.items()}
     try:
+        for layer, module in modules.items():
+            module.processor = Planted(module.processor, layer, texts)
+        pipe.encode_prompt = encode_prompt
+        model.planted = {"needs": needs, "sites": where}
         yield
     finally:
         model.planted = trained
-        del pipe.encode_prompt
+        vars(pipe).pop("encode_prompt", None)
         for layer, module in modules.items():
             module.processor = before[layer]
 
 
-def _checked(model: Model, plan: Mapping[Concept, Sequence[int]], needs: Needs) -> dict[str, list[_Plan]]:
+def _checked_layers(model: Model, plan: Any) -> dict[Concept, list[int]]:
+    """The layers of each concept, in order. Raises ValueError for what is no plan, and for layers that do not exist."""
+    if not isinstance(plan, Mapping) or not plan:
+        raise ValueError(f"plan is {said(plan)}, expected the layers of at least one concept, such as {{'metal': [3]}}.")
+    found: dict[Concept, list[int]] = {}
+    for each, layers in plan.items():
+        concept = choose_one(each)
+        if concept.name in [other.name for other in found]:
+            raise ValueError(f"plan has the concept {concept.name!r} twice: give all of its layers at once.")
+        mine = {whole(f"a layer of {concept.name!r}", layer, 0, len(model.sites.cross) - 1) for layer in one_or_more(layers)}
+        if not mine:
+            raise ValueError(f"plan has no layer for {concept.name!r}, expected at least one.")
+        found[concept] = sorted(mine)
+    return found
+
+
+def _checked(plan: Mapping[Concept, Sequence[int]], needs: Needs) -> dict[str, list[_Plan]]:
     """By text, the pairs that have it. Raises ValueError for plans that cannot be."""
     found: dict[str, list[_Plan]] = {}
     for concept, layers in plan.items():
-        mine = frozenset(whole(f"a layer of {concept.name!r}", layer, 0, len(model.sites.cross) - 1) for layer in layers)
+        mine = frozenset(layers)
         for pair in concept.pairs:
             if not pair.neutral:
                 raise ValueError(f"Pair {pair.index} of {concept.name!r} has no neutral prompt, which other layers would read.")

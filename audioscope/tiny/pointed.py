@@ -17,6 +17,7 @@ from torch import Tensor
 from tqdm.auto import tqdm
 
 from audioscope.attention import Kind
+from audioscope.errors import whole
 from audioscope.model import Model
 from audioscope.stats import auroc
 from audioscope.tiny.bank import RATE, NoteBank
@@ -97,6 +98,8 @@ def pointing(
         >>> audioscope.tiny.pointing(model, songs=1, steps=2, progress=False)["word"].nunique()
         2
     """
+    model.check_unsteered("pointing")
+    songs = whole("songs", songs, 1)
     bank, lines, steps = NoteBank(), [], model.sampling(steps=steps).steps
     codec = model.pipe.vae
     for number in tqdm(range(songs), desc="pointing", disable=not progress):
