@@ -254,7 +254,7 @@ def sae(site: str) -> SAE:
 
 
 def fingerprint() -> str:
-    """The hash of the weights that everything shipped was measured on.
+    """The hash of the weights that everything shipped was measured on, but for the sweeps "sae_steering", of the version before.
 
     It is read from the atlas's settings alone, since its table is large.
 
@@ -269,7 +269,7 @@ def fingerprint() -> str:
 
 
 def is_shipped(model: Model) -> bool:
-    """Whether everything shipped was measured on a model's weights.
+    """Whether what ships was measured on a model's weights: all but the sweeps "sae_steering".
 
     Args:
         model: The model.

@@ -64,7 +64,7 @@ map_of_tiny = atlas.explore(model).wait()
 map_of_tiny
 
 # %% [markdown]
-# Tempo sits in layers <!--=atlas.own.fast-->1 and 2<!--/-->, genre in layer <!--=atlas.holds.genre-->0<!--/-->, the bongos in layers <!--=atlas.holds.bongos-->0, 6 and 7<!--/-->. Not every concept has such a place: the *harmonica* gets little from any single layer.
+# Tempo sits in layer <!--=atlas.holds.fast-->1<!--/-->, genre in layer <!--=atlas.holds.genre-->0<!--/-->, the bongos in layers <!--=atlas.holds.bongos-->0, 6 and 7<!--/-->. Not every concept has such a place: the *harmonica* gets little from any single layer.
 
 # %%
 impact = atlas.impacts().pivot(index="concept", columns="layer", values="impact")
@@ -135,7 +135,9 @@ check(
 # |---|---|---|
 # | hear what the model can and cannot play | [1. Hear the model](01_hear_the_model.ipynb) | 15 |
 # | see how text gets into it, and swap the text by hand | [2. Look inside](02_look_inside.ipynb) | 20 |
+# | see when the model looks at which word | [2b. Words on the time line](02b_words_on_the_time_line.ipynb) | 20 |
 # | make a map like the one above without being fooled by it | [3. The concept atlas](03_concept_atlas.ipynb) | 30 |
+# | go from a layer to a single head | [3b. From layer to head](03b_from_layer_to_head.ipynb) | 20 |
 # | see the maps of large models | [4. Real models](04_real_models.ipynb) | 20 |
 # | make steering vectors and measure what they cost | [5. Steer with CAA](05_steer_with_caa.ipynb) | 40 |
 # | take a layer apart into features | [6. Train an SAE](06_train_an_sae.ipynb) | 30 |

@@ -127,7 +127,7 @@ print(ranks.round(2).to_string())
 assert ranks["brings"].mean() > 0.7 and ranks["brings"].mean() > ranks["looks"].mean() + 0.2
 
 # %% [markdown]
-# The ranks of what a word brings are nearly those of what is lost without it. Looks alone know less. This holds for small changes; what comes of a large one, only trying it tells.
+# For these four words, one clip each, the ranks of what a word brings are much like those of what is lost without it, and looks alone know less. This is an illustration, not a test; and it holds for small changes: what comes of a large one, only trying it tells.
 
 # %% [markdown]
 # ## A voice's word looks where the voice is; percussion's looks away

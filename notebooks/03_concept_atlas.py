@@ -87,7 +87,7 @@ assert false["beyond"] == (impacts["low"] > impacts["control"]).sum() > 100 and 
 # That interval is for the same concepts and other pairs. A wider question is what other concepts would give. The columns `all_low` and `all_high` answer it for concepts drawn one by one: the interval is
 # <!--=atlas.top.all-->[.13, .43]<!--/-->, and it reaches far below the threshold. When you print `functional`, it shows how fragile the set is. You see the share of draws of pairs and concepts in which the layer passes
 # (<!--=atlas.top.share-->81 %<!--/--> here, down to <!--=atlas.top.share.least-->64 %<!--/--> with the other network or scale), and which concepts, or whole groups of concepts, change the set when they are left out. Here these are
-# <!--=atlas.top.without-->all of genre and all of percussion<!--/-->: the layer carries these two groups (<!--=atlas.top.genre-->.64<!--/--> and <!--=atlas.top.percussion-->.74<!--/-->) and little else (lead <!--=atlas.top.lead-->.02<!--/-->, voice <!--=atlas.top.voice-->.04<!--/-->). To call the layer "shared by the concepts" would claim
+# <!--=atlas.top.without-->all of genre and all of percussion<!--/-->: the layer carries these two groups (<!--=atlas.top.genre-->.64<!--/--> and <!--=atlas.top.percussion-->.74<!--/-->) some of mood (<!--=atlas.top.mood-->.25<!--/-->), and little else (tempo <!--=atlas.top.tempo-->.08<!--/-->, voice <!--=atlas.top.voice-->.04<!--/-->, lead <!--=atlas.top.lead-->.02<!--/-->). To call the layer "shared by the concepts" would claim
 # too much.
 
 # %%
@@ -175,7 +175,7 @@ print(
 assert 10 < len(holds) < 40 and len(holds) < false["beyond"] / 3 and agreement["undecided"].sum() > len(holds) / 2
 
 # %% [markdown]
-# ## An ear from outside hears the same layers
+# ## An ear from outside confirms the layers of fast, slow and metal
 # The listener and the judge learned from the same rendered music, so they may share an error. *musicnn* learned from recordings, by other people, to name
 # what is heard in them (`audioscope.scoring.Musicnn`). It is worth asking only where it hears a concept in rendered music, which certainly has it: this is its
 # *ceiling*. An AUROC of at least <!--=outside.least-->.75<!--/--> is reached for slow (<!--=outside.musicnn.slow.ceiling-->.79<!--/-->), fast (<!--=outside.musicnn.fast.ceiling-->.84<!--/-->), metal (<!--=outside.musicnn.metal.ceiling-->.97<!--/-->), opera (<!--=outside.musicnn.opera.ceiling-->.83<!--/-->) and flute (<!--=outside.musicnn.flute.ceiling-->.87<!--/-->). For these, it scored the same swaps.
@@ -315,9 +315,9 @@ print(f"{beyond:.0%} of the concepts have a best layer beyond the control, on pa
 assert beyond > 0.9
 
 # %% [markdown]
-# ## Training on other music kept the largest cells and moved others
+# ## Training on other music kept most of the largest cells and moved others
 # `data/atlas/before.csv` holds the clipped impacts of the version of `tiny` before this one. Training went on from its weights, with more recordings of each instrument, a synthesized singing voice, clearer idioms and a finer codec. Each point is one concept at one layer. Over all cells,
-# the correlation is <!--=before.r-->.88<!--/-->, by ranks (Spearman) <!--=before.rho-->.66<!--/-->, and among the <!--=before.small.count-->218<!--/--> cells below .2 it is <!--=before.small-->.65<!--/-->. The largest cells, genre and percussion in the functional layer among them, stayed; a quarter of the larger ones fell below half, tempo's strongest layer is another, and of the weak ones, many moved. Both maps come from one continued training run, so they
+# the correlation is <!--=before.r-->.88<!--/-->, by ranks (Spearman) <!--=before.rho-->.66<!--/-->, and among the <!--=before.small.count-->218<!--/--> cells below .2 it is <!--=before.small-->.65<!--/-->. Most of the largest cells stayed; jazz in the functional layer shrank, and a quarter of the larger ones fell below half, reggae in that layer among them; tempo's strongest layer is another, and of the weak ones, many moved. Both maps come from one continued training run, so they
 # say nothing about what a second run from scratch would give.
 
 # %%
@@ -533,7 +533,7 @@ check(
 # not two pairs of ears. Beyond their calibrated range, both extrapolate the raw scores. The paper used 34 pairs and published no intervals.
 #
 # ## Read next
-# - [4. Real models](04_real_models.ipynb): the same map of three large models.
+# - [4. Real models](04_real_models.ipynb): the same map of four large models.
 # - [8. Your own music](08_your_own_music.ipynb), if you came with a concept of your own.
 # - `audioscope atlas --help`: the same on the command line, for an overnight run.
 

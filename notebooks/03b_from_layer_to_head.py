@@ -12,7 +12,7 @@
 # ---
 
 # %% [markdown]
-# # 3b. From layer to head: in the layer that genre and drums share, genre has a head of its own
+# # 3b. From layer to head: in the layer that genre and drums share, one head carries genre
 #
 # **You will hear** one attention head turn reggae into metal, and a song in which every head but that one was told to be metal.
 #
@@ -57,7 +57,7 @@ print(f"all heads and the whole layer: {float((all_heads - whole).norm() / (whol
 assert (all_heads - whole).norm() < 1e-4 * (whole - as_it_is).norm() < (one_head - whole).norm()
 
 # %% [markdown]
-# ## Genre has one head, and percussion is spread
+# ## Genre has one head, shared by the bongos; for drums and maracas none is established
 # The map of heads ships with <!--=heads.pairs-->8<!--/--> pairs a concept: each head's output, alone, is copied from the clean run into the corrupted one. It is the sweep of notebook 3 with `sites="cross.heads"`, and everything that you know
 # of atlases works: intervals, controls, scales, two networks that listen.
 
@@ -232,8 +232,8 @@ alone, left, chance = results["value"]
 assert 0.4 < alone < 0.6 < left and alone + left > 1 and alone > chance + 0.2 and results["low"][0] > results["high"][2]
 
 # %% [markdown]
-# Four of forty-eight heads bring about half of the way, and four others nearly nothing. But the other forty-four still bring more than half without them: the two parts add up to more than the whole. So these heads are enough for half of *happy*, but
-# not necessary for the other half: others do similar work.
+# Four of forty-eight heads bring about half of the way, and four others nearly nothing. But the other forty-four still bring more than half without them: the two parts add up to more than the whole. So these heads are enough for about half of *happy*, but
+# not necessary for it: others do similar work.
 #
 # Now listen to it: a sad song, the same with these four heads told to be happy, with all others told so, and the happy song.
 

@@ -110,7 +110,7 @@ assert (alike.loc["tiny", "overlap"] == 0).all(), "tiny shares none with any of 
 
 # %% [markdown]
 # The paper's three models agree that few layers matter, but not on which ones: their functional layers do not overlap at all. `tiny` shares none with Stable Audio 3 (rank correlation of the layer means
-# <!--=published.stable-audio-3.rank-->.01<!--/-->), although the two are built alike. (On the paper's ten concepts alone, `tiny`'s layer <!--=atlas.functional-->0<!--/--> has <!--=atlas.ten.listener.raw-->.24<!--/--> by the listener and <!--=atlas.ten.judge.raw-->.21<!--/--> by the judge, or clipped <!--=atlas.ten.listener.clipped-->.17<!--/--> and <!--=atlas.ten.judge.clipped-->.18<!--/-->. That
+# <!--=published.stable-audio-3.rank-->.01<!--/-->), although the two are built alike. (On the ten concepts that the paper published for ACE-Step, `tiny`'s layer <!--=atlas.functional-->0<!--/--> has <!--=atlas.ten.listener.raw-->.24<!--/--> by the listener and <!--=atlas.ten.judge.raw-->.21<!--/--> by the judge, or clipped <!--=atlas.ten.listener.clipped-->.17<!--/--> and <!--=atlas.ten.judge.clipped-->.18<!--/-->. That
 # is above or below the threshold of <!--=atlas.threshold-->.21<!--/-->, depending on how you look at it.) So an atlas is a fact about one set of weights, and the first thing to make for a new set.
 #
 # ## A number without an interval says little
@@ -146,7 +146,7 @@ sides.round(2).unstack("concept")
 
 # %% [markdown]
 # Bongos and tempo are opposite cases. Several layers each bring in much of the bongos, so no layer is missed when it alone reads the other prompt. Tempo sits
-# only in layers <!--=atlas.own.fast-->1 and 2<!--/-->: each is sufficient for a part of it, and without either one, about as much is lost.
+# only in layers <!--=atlas.own.fast-->1 and 2<!--/-->: each alone brings a part of it, and where one of them is told otherwise, a part is lost.
 
 # %%
 bongos, fast = sides.loc["bongos"], sides.loc["fast"]

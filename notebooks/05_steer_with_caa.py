@@ -174,7 +174,7 @@ assert min(area["caa own"], area["caa all"], area["text blend all"]) > max(
 )
 
 # %% [markdown]
-# ## Vectors at many places and three controls, compared on 18 axes
+# ## Vectors at many places and four controls, compared on 18 axes
 # Each axis has twelve prompts from the test split and two seeds. The judge measures the gain, the listener the price. The vector acts at the concept's
 # *own* layers; at *all* layers, with every direction as long as a site's output, as in the paper; at all layers in *natural lengths*, as they came out of
 # the mean; and so at the own layers. There, and at all layers, it acts on the memory tokens, too (notebook 3b), or on the *music alone*. It also acts at the *shared* functional layer; and at three sets of *random layers*, each with as many layers as the concept's own. Rewriting the prompt late
@@ -208,7 +208,7 @@ steered = counts(full).set_index("cell")
 steered[["steers", "axes", "low", "high"]].round(1)
 
 # %% [markdown]
-# Two of three controls behave as they should. Rewriting the prompt steers <!--=steers.pci-->18<!--/--> axes <!--=steers.pci.interval-->[14.7, 18.0]<!--/-->. A fixed random direction steers <!--=steers.fixed_direction-->0<!--/--> <!--=steers.fixed_direction.interval-->[.0, 3.3]<!--/-->,
+# Of the four controls, three behave as they should. Rewriting the prompt steers <!--=steers.pci-->18<!--/--> axes <!--=steers.pci.interval-->[14.7, 18.0]<!--/-->. A fixed random direction steers <!--=steers.fixed_direction-->0<!--/--> <!--=steers.fixed_direction.interval-->[.0, 3.3]<!--/-->,
 # with one draw of the direction, and of its sign, for each axis. The vector at all layers steers <!--=steers.all-->12<!--/--> <!--=steers.all.interval-->[7.4, 15.6]<!--/-->, <!--=steers.all_natural_lengths-->13<!--/--> in natural lengths; at the
 # concept's own layers, it steers <!--=steers.own-->12<!--/--> <!--=steers.own.interval-->[7.4, 15.6]<!--/-->; at the one shared layer, <!--=steers.shared-->7<!--/-->; at three random sets, <!--=steers.random_layers_1-->2<!--/-->, <!--=steers.random_layers_2-->5<!--/--> and <!--=steers.random_layers_3-->2<!--/-->.
 # Shuffled labels "steer" <!--=steers.shuffled_labels-->3<!--/--> axes (<!--=steers.shuffled_labels.which-->metal, opera and maracas<!--/-->): this control failed, and the next section looks into it.
@@ -227,8 +227,8 @@ assert steered.loc["shuffled labels own", "steers"] > 2
 # A random half of the pairs had their labels swapped, so that on average the concept cancels out. But only on average: what remains in a single draw points
 # along the true vector, forward or backward (cosine <!--=shuffled.least-->−.51<!--/--> to <!--=shuffled.most-->.42<!--/--> over the axes), and setting the strength by the price stretches that small
 # remainder to full size. The more of the true vector remains, the more it steers (rank correlation <!--=shuffled.rank-->.58<!--/-->). So this control is in part a weak copy of the
-# vector with a random sign. But only in part: the correlation comes from the axes where much of the vector remains, and <!--=shuffled.odd-->maracas<!--/--> passes with a
-# cosine of <!--=shuffled.odd.cosine-->−.02<!--/--> (share <!--=shuffled.odd.share-->.50<!--/-->), which nothing here explains. More draws would tell.
+# vector with a random sign. But only in part: of the axes that pass, only metal keeps a part of the true vector that is worth the name. In <!--=shuffled.odd-->maracas<!--/-->, next to nothing of it is left
+# (cosine <!--=shuffled.odd.cosine-->−.02<!--/-->, share <!--=shuffled.odd.share-->.50<!--/-->), as in opera; and flute, which keeps most of it, does not pass. Nothing here explains that; more draws would tell.
 
 # %%
 alike = pd.read_parquet(data_folder() / "results" / "steering_shuffled.parquet")
@@ -249,13 +249,13 @@ print(f"rank correlation: {left.corr(share, 'spearman'):.2f}")
 assert left.corr(share, "spearman") > 0.5 and left.max() > 0.3 and left.min() < -0.2
 
 # %% [markdown]
-# ## A vector steers almost anywhere, but a random direction does not
+# ## A vector beats a random direction, most of all where the concept sits
 # With 18 axes, one in twenty comparisons looks significant by chance. So each count below is after Holm's correction over the axes, next to the mean over
 # axes with its interval and the sign test.
 #
 # At no more than the price of rewriting the prompt, the vector gains significantly more than a random direction of equal length on <!--=steer.all-random_direction.better-->11<!--/--> axes at all
-# layers, on <!--=steer.own-random_direction.better-->12<!--/--> at its own layers, and still on <!--=steer.random_layers-random_direction.better-->3<!--/--> at random layers (the mean of the three sets). On average, all three exceed it. So the
-# *direction* matters most.
+# layers, on <!--=steer.own-random_direction.better-->12<!--/--> at its own layers, and still on <!--=steer.random_layers-random_direction.better-->3<!--/--> at random layers (the mean of the three sets). On average, all three exceed it: the
+# direction matters even at random layers, and the choice of layers at least as much.
 
 # %%
 pairs = pd.read_parquet(data_folder() / "results" / "steering_pairs.parquet")
@@ -307,9 +307,9 @@ natural = layers.loc[("caa all, natural lengths", "caa all")]
 assert natural["low"] < 0 < natural["high"]
 
 # %% [markdown]
-# ## The memory carries some genres, and pays off for few of them
+# ## The memory carries some genres, but on no axis does it pay off for certain
 # In notebook 3b, genre came in through the memory tokens. A vector that leaves them out (*music alone*) gains as much on average: with the memory, own layers gain <!--=steer.own-own_music_alone.mean-->.05 [−.07, .17]<!--/--> more, all layers
-# <!--=steer.all-all_music_alone.mean-->.09 [−.02, .21]<!--/-->. For reggae, the difference is all that there is at its own layer; for jazz, the memory costs more than it brings. So what carries a concept from the prompt is not always what a mean difference steers best.
+# <!--=steer.all-all_music_alone.mean-->.09 [−.02, .21]<!--/-->. After Holm's correction, own layers gain significantly more with it on <!--=steer.own-own_music_alone.better-->0<!--/--> axes, and less on <!--=steer.own-own_music_alone.worse-->1<!--/-->. Reggae seems to need it at its own layer; for jazz, the memory costs more than it brings. So what carries a concept from the prompt is not always what a mean difference steers best.
 
 # %%
 beside = answers(("caa own", "caa own, music alone"), ("caa all", "caa all, music alone"))
@@ -386,8 +386,8 @@ assert (shares["judge"] - shares["musicnn"]).abs().max() < 0.4
 assert layers.loc[("caa all", "pci all"), "better"] == 0 and layers.loc[("caa all", "pci all"), "worse"] >= 12
 
 # %% [markdown]
-# ## Mood is register and brightness here, not major and minor
-# The judge hears happy and sad. A direct measurement shows how: register and brightness go up with happy, while the measured mode (major or minor) does not
+# ## Mood shows in register and brightness here; the measured mode does not move
+# The judge hears happy and sad. A direct measurement shows how: from sad to happy, register and brightness go up, while the measured mode (major or minor) does not
 # move, whether the vector or the prompt sets the mood. (The prompt moves both further.) Either the model does not use the mode for mood, or the measurement does not show it in four seconds
 # of band music.
 
@@ -403,10 +403,10 @@ for way in ("caa own", "pci all"):
     assert abs(ends["mode"].iloc[-1] - ends["mode"].iloc[0]) < 0.12
 
 # %% [markdown]
-# ## Why a xylophone resists: its notes have a place in time
+# ## A xylophone resists, perhaps because its notes have a place in time
 # A CAA vector is one direction for the whole clip. A xylophone plays short notes, so what its text adds differs from moment to moment and averages out. To see
 # this, keep time: average over prompts only, which gives each time token its own direction. That takes a custom edit: `audioscope.Apply` accepts any function
-# of a site's output. On prompts from the selection split, at the same price, the direction that keeps time goes halfway to a xylophone, and the pooled one does not move.
+# of a site's output. On six prompts from the selection split, at about the same price, the direction that keeps time moves toward a xylophone, and the pooled one does not. (A random direction that keeps time was not tried.)
 
 
 # %%

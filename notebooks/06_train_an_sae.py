@@ -105,7 +105,7 @@ again
 
 # %% [markdown]
 # It does not pass. It is well below PCA at every level, and below the random tokens at the cleaner ones, by up to <!--=sae.6.cross.ahead.most-->18 %<!--/--> of what they leave; but at <!--=sae.6.cross.failed-->6<!--/--> of 10 levels, the noisier ones, the random tokens are
-# ahead (at most, the SAE has <!--=sae.6.cross.ahead.least-->−14 %<!--/--> of an advantage). So over all levels it is about even with a dictionary that takes no training.
+# ahead (at worst, its advantage is <!--=sae.6.cross.ahead.least-->−14 %<!--/-->, that is, the tokens leave less). So over all levels it is about even with a dictionary that takes no training.
 #
 # Nor do the others. In layer 0, the SAE is well below PCA by token, but the random tokens are a little better: <!--=sae.0.cross.fvu_per_level-->2 to 3 %<!--/--> against <!--=sae.0.cross.tokens_fvu-->2 to 3 %<!--/-->. There the text is read
 # off, and the tokens of a few prompts cover nearly all there is. In self-attention, the SAEs leave <!--=sae.6.self.fvu_per_level-->13 to 14 %<!--/--> in layer 6 and <!--=sae.0.self.fvu_per_level-->13 to 43 %<!--/--> in layer 0, where random

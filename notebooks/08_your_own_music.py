@@ -204,7 +204,7 @@ if stand_in:
 
 # %% [markdown]
 # ## Pairs of prompts need no audio
-# If you can express your concept in the model's words, write the pairs yourself: here *guitar* against *piano*, which the paper does not have. The columns are
+# If you can express your concept in the model's words, write the pairs yourself: here *guitar* against *piano*, which is not among the concepts that ship. The columns are
 # concept, clean and corrupted; add a neutral prompt and a split if you also want to steer with the concept. Spread the kinds of song evenly over the splits;
 # otherwise you build on jazz and test on reggae.
 

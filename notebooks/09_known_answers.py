@@ -135,12 +135,12 @@ for needs, finds in (("all", "necessary"), ("any", "sufficient")):
 assert table[other].abs().max() < 1e-3  # and a layer that has nothing to do with it is never named
 
 # %% [markdown]
-# The sufficient patch (one layer gets the clean words) misses an AND; the necessary patch (one layer gets the corrupted words) finds it: take the words from either layer, and the concept is gone. With an OR it is the other way round: either layer alone
+# The sufficient patch (one layer gets the clean words) misses an AND; the necessary patch (one layer gets the corrupted words) finds it: take the words from either layer, and the concept is gone. With an OR it is the other way around: either layer alone
 # brings the concept, and neither is needed. So a layer that one kind of patch does not name may still matter: run both.
 #
 # ## In six songs with a planted layer, steering there beats steering everywhere
-# The paper's second claim is that steering works better at the right layers than everywhere. If the claim is about concepts that *sit* in few layers, it should hold most where we know that they do. Steer the planted concept with the same vector, at its layer
-# and at all layers, there with norm 1 at every layer, as in the paper, and in natural lengths, which add nothing where the concept makes no difference, at strengths that sound as far from the unsteered song as rewriting its prompt does (`calibrate`, as in notebook 5).
+# The paper's second claim is that steering works better at the right layers than everywhere. If the claim is about concepts that *sit* in few layers, it should hold most where we know that they do. Steer the planted concept with the same vector in three ways: at its layer; at all
+# layers with norm 1, as in the paper; and at all layers in natural lengths, which add little where the concept changes nothing. Each strength is set so that the clip is as far from the unsteered song as rewriting its prompt makes it (`calibrate`, as in notebook 5).
 
 # %%
 with planted(model, {concept: [layer]}):
@@ -186,7 +186,7 @@ assert by_model["better"]["ace-step"] == by_model["axes"]["ace-step"] == 5
 assert by_model["better"]["tiny"] < by_model["axes"]["tiny"] / 2 and by_model["low"]["tiny"] < 0
 
 # %% [markdown]
-# In ACE-Step, as the paper measured it, localizing pays on all five axes. In `tiny` it does on few, and the more concentrated concepts do not gain more. What the interval leaves open, more axes would have to decide.
+# In ACE-Step, as the paper measured it, localizing pays on all five axes. In `tiny` it does on few; whether the more concentrated concepts gain more is open there, since the interval of the rank correlation reaches from below 0 to above it. More axes would have to decide.
 #
 # ## Exercise: which patch finds it?
 # A concept needs two layers at once (AND). You may run one atlas only. With which `direction` does it name both layers? Answer "sufficient" or "necessary".
