@@ -50,7 +50,7 @@ def main() -> None:
     rows = []
     for mels, components, start, iterations in (
         *[(96, n, "partials", 16) for n in (64, 96, 128, 192)],
-        *[(128, n, "partials", 16) for n in (128, 192)],
+        *[(128, n, "partials", 16) for n in (96, 128, 192)],  # the first is the codec that ships
         *[(96, 96, "zero", n) for n in (8, 16, 32, 64)],
         *[(96, 96, "partials", n) for n in (0, 8, 32)],
     ):
