@@ -45,7 +45,8 @@ def test_shipped_vectors_are_those_of_the_table(tiny):
     for axis in audioscope.datasets.steering_table()["concept"].unique():
         vector, settings = datasets.vector(axis), audioscope.datasets.steering(axis).settings
         natural = settings["methods"]["caa all, natural lengths"]
-        assert natural["vector"] == json.loads(json.dumps(dict(vector.metadata))) and natural["at"] == list(vector.paths)
+        asked = {name: value for name, value in vector.metadata.items() if name != "halves"}  # comes of the making
+        assert natural["vector"] == json.loads(json.dumps(asked)) and natural["at"] == list(vector.paths)
 
 
 def test_shipped_maps_are_of_this_model(tiny):

@@ -21,7 +21,7 @@ TUPLES = [("a fast song", "a slow song"), ("a fast jazz song", "a slow jazz song
 
 def test_any_function_is_an_edit(tiny):
     """`Apply` does what an edit of the package does, is bound to its steps and branch, and says what it expects of the function."""
-    vector = datasets.vector("fast").only([tiny.sites[2].path])
+    vector = datasets.vector("fast").only([tiny.sites[2].path], memory=False)
     seen = []
 
     def steered(output, here):

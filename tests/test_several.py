@@ -36,8 +36,8 @@ def test_what_is_left_of_each_gain(tiny, vectors):
     assert row["gain_one"] == pytest.approx((alone - bare).mean(), abs=0.05)
     assert row["kept_one"] == pytest.approx(expected.value, abs=0.05, nan_ok=True)
     assert table["fit"].isna().tolist() == table[["kept_one", "kept_other"]].isna().any(axis=1).tolist()
-    drums = vectors["drums"].edit(0.5).vector
-    undone = interference(tiny, {"drums": drums, "happy": -1.0 * drums}, 0.5, **HOW | {"prompts": 6}).iloc[0]
+    drums = vectors["drums"]
+    undone = interference(tiny, {"drums": drums, "happy": -1.0 * drums}, 1.0, **HOW | {"prompts": 6}).iloc[0]
     assert abs(undone["kept_one"]) < 0.1 and undone["fit"] is not True, "nothing is left"
 
 

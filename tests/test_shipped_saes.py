@@ -48,7 +48,7 @@ def test_the_report_is_complete_and_true(tiny, site):
         sae, TokenStream(tiny, site), held_out, progress=False, fitted_on=audioscope.datasets.concept_prompts()[::150]
     )
     np.testing.assert_allclose(found.levels["fvu"], report["fvu_per_level"], rtol=0.35)
-    np.testing.assert_allclose(found.levels["l0"], report["l0_per_level"], rtol=0.2)
+    np.testing.assert_allclose(found.levels["l0"], report["l0_per_level"], rtol=0.3)  # of other prompts
 
 
 @pytest.mark.parametrize("site", STRONGEST)

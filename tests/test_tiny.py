@@ -264,7 +264,7 @@ def test_training_resumes(tmp_path, monkeypatch):
     assert list((work / "candidates").glob("step-*"))
     with pytest.raises(FileExistsError, match="--resume"):
         module.train(3 / 3600, out, work, recipe=recipe)
-    module.train(4 / 3600, out, work, resume=True, recipe=recipe)
+    module.train(10 / 3600, out, work, resume=True, recipe=recipe)
     assert torch.load(work / "state.pt", weights_only=True)["step"] > first >= 1
     assert (out / "model_index.json").exists() and json.loads((out / "training.json").read_text())["steps"] > first
 

@@ -334,7 +334,7 @@ def _description(cells: pd.DataFrame, means: pd.DataFrame) -> str:
     """The chart in words, for readers who cannot see it."""
     layers = ", ".join(str(layer) for layer in means.layer[means.functional]) or "none"
     text = f"Heatmap of impact, {cells.concept.nunique()} concepts by {len(means)} {noun(means.layer)}s. Functional {noun(means.layer)}s: {layers}."
-    if cells.defined.any():
+    if cells.impact.notna().any():
         top = cells.loc[cells.impact.idxmax()]
         text += f" Largest impact: {top.concept} at {noun(means.layer)} {top.layer}, {top.reading}."
     undefined = list(cells.concept[~cells.defined].unique())

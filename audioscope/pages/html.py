@@ -121,7 +121,8 @@ def check_page(file: Path) -> None:
     there = file.read_text(encoding="utf-8", errors="replace") if file.exists() else ""
     start = PACK if file.suffix == ".js" else START
     if there and not (OURS in there or there.startswith(start) or start.startswith(there)):  # one of ours may have been cut short
-        raise ValueError(f"{file} is a file of something else, and would be overwritten: choose another name.")
+        what = "page" if file.suffix == ".html" else "file"
+        raise ValueError(f"{file} is a {what} of something else, and would be overwritten: choose another name.")
 
 
 def save_page(file: Path, text: str) -> Path:

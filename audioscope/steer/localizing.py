@@ -45,7 +45,7 @@ def localization_benefits(sweeps: SteeringSweep | Sequence[SteeringSweep], atlas
         - model, axis, layers: the model's name, the axis, and how many layers the first of the two acts at.
         - lengths: "unit" if the vector has norm 1 at every site, as in the paper; "natural" if it is as long at each site as the
           difference that it was made from, and so adds nothing where the concept makes no difference.
-        - concentration: `Atlas.concentration`, mean over the two ends of the axis.
+        - concentration: `Atlas.concentration`, mean over the two ends of the axis; NaN if the impacts of one are undefined.
         - benefit, low, high: the AUC at its own layers minus that at all, as a share of the AUC of rewriting the prompt, with its 95 %
           interval (prompts as units); NaN if rewriting does not move the score.
 
@@ -55,7 +55,7 @@ def localization_benefits(sweeps: SteeringSweep | Sequence[SteeringSweep], atlas
     Example:
         >>> atlas, sweeps = audioscope.datasets.atlas(), [audioscope.datasets.steering(axis) for axis in ("fast", "metal")]
         >>> found = audioscope.steer.localization_benefits(sweeps, atlas)
-        >>> found["axis"].tolist(), bool(found["concentration"].between(0, 1).all())
+        >>> found["axis"].unique().tolist(), bool(found["concentration"].between(0, 1).all())
         (['fast', 'metal'], True)
     """
     if not isinstance(atlas, Atlas):
@@ -64,9 +64,9 @@ def localization_benefits(sweeps: SteeringSweep | Sequence[SteeringSweep], atlas
     for sweep in all_of("sweeps", sweeps, SteeringSweep):
         if sweep.settings["fingerprint"] != atlas.settings.get("fingerprint"):
             raise ValueError(f"The sweep of {sweep.concept!r} and the atlas belong to models with other weights.")
-        if missing := [end for end in sweep.ends if end not in shares]:
+        if missing := [end for end in sweep.ends if end not in atlas.concepts]:
             raise ValueError(f"The atlas has no {missing[0]!r}, an end of the axis {sweep.concept!r}: give one that has.")
-        concentration = float(shares[list(sweep.ends)].mean())
+        concentration = float(shares.reindex(sweep.ends).mean(skipna=False))
         layers = len(sweep.settings["methods"][str(OWN)]["at"]) if str(OWN) in sweep.settings.get("methods", {}) else 0
         for lengths, (own, everywhere) in LENGTHS.items():
             if lengths == "unit" or {str(own), str(everywhere)} <= set(sweep.cells):
