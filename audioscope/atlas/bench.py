@@ -16,11 +16,11 @@ from scipy.stats import binomtest
 from audioscope.atlas.atlas import Atlas, Scale
 from audioscope.atlas.localization import localize
 from audioscope.atlas.screening import screen
-from audioscope.concepts import Concept, choose_one, shipped_concepts
-from audioscope.errors import as_path, listed, one_or_more, said, whole
+from audioscope.concepts import Concept, shipped_concepts
+from audioscope.errors import as_path, listed, said, whole
 from audioscope.model import Model
 from audioscope.store import content_hash
-from audioscope.tiny.planting import Needs, planted
+from audioscope.tiny.planting import Needs, checked_layers, planted
 from audioscope.tracing import SamplingKeywords
 
 KINDS = tuple(f"{patch} {direction}" for patch in ("text", "output") for direction in ("sufficient", "necessary"))
@@ -65,8 +65,8 @@ def known_answers(
 
     Raises:
         TypeError: A keyword is not among these.
-        ValueError: No plan for a model in which nothing was planted by training, a plan that cannot be, an unknown kind, fewer pairs than asked for, or kinds other than of text if layers need each
-            other: of two that do, the last alone has anything to put out.
+        ValueError: No plan for a model in which nothing was planted by training, a plan that cannot be, an unknown kind, fewer pairs
+            than asked for, or kinds other than of text if layers need each other: of two that do, the last alone has anything to put out.
 
     Example:
         >>> metal = audioscope.datasets.concepts()["metal"]
@@ -116,22 +116,16 @@ def known_answers(
     if SCREEN in kinds and (foreign := set(keywords) - {*signature(screen).parameters, *SamplingKeywords.__annotations__}):
         raise ValueError(f"A screen has no argument {foreign.pop()!r}: leave {SCREEN!r} out of kinds.")
     seen = {site.path for site in model.sites.select(keywords.get("sites", "cross"))}
-    for each, layers in plan.items():
-        concept = choose_one(each)
+    for concept, mine in checked_layers(model, plan).items():
         there = concept.split("localize")
         if len(there) < most:
             raise ValueError(f"{concept.name!r} has {len(there)} pairs in split 'localize', fewer than {most}.")
-        if concept.name in [other.name for other in few]:
-            raise ValueError(f"plan has the concept {concept.name!r} twice: give all of its layers at once.")
-        mine = [whole(f"a layer of {concept.name!r}", layer, 0, len(model.sites.cross) - 1) for layer in one_or_more(layers)]
         if hidden := [layer for layer in mine if model.sites.cross[layer].path not in seen]:
             raise ValueError(
                 f"{concept.name!r} is planted in layer {hidden[0]}, which sites={said(keywords['sites'])} leaves out."
             )
         first = tuple(there[:most])
-        if (
-            two.get(concept.name) == "any"
-        ):  # either layer's word was always true in training: two words that differ have no meaning
+        if two.get(concept.name) == "any":  # in training, either layer's word was true: two words that differ have no meaning
             first = tuple(replace(pair, corrupted=pair.neutral) for pair in first)
         few[replace(concept, pairs=first)] = mine
     answers = {concept.name: {model.sites.cross[layer].path for layer in layers} for concept, layers in few.items()}
@@ -215,8 +209,8 @@ def precision_recall(table: pd.DataFrame, by: Sequence[str] = ("kind", "needs", 
         found, right, there = (int(known[name].sum()) for name in ("found", "right", "planted"))
         precision, recall = (right / whole_count if whole_count else np.nan for whole_count in (found, there))
         line = dict(zip(by, names, strict=True)) | {"concepts": len(rows), "undefined": int((~rows["defined"]).sum())}
+        shared = "needs" in rows and rows["needs"].astype(str).str.startswith("trained").any()
         for name, value, count in (("precision", precision, found), ("recall", recall, there)):
-            shared = rows.get("needs", pd.Series(dtype=str)).astype(str).str.startswith("trained").any()
             bounds = binomtest(right, count).proportion_ci() if count and not shared else None
             line |= {
                 name: value,

@@ -278,8 +278,6 @@ def _atlas(options: argparse.Namespace) -> None:
     if options.part is None and not options.plan:
         need("pages", "The atlas page")
         _check_pages(options.out / "index.html", options.out / KNOWN, options.html)
-    if options.html is not None:
-        options.html.parent.mkdir(parents=True, exist_ok=True)  # before hours of work
     checked_workers(options.workers)
     checked_part(options.part)
     model = loaded(options)

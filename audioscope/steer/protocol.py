@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
-from inspect import signature
 from pathlib import Path
 from typing import Any, TypeAlias
 from zlib import crc32
@@ -23,7 +22,7 @@ from audioscope.steer.caa import caa, steering_sites
 from audioscope.steer.cells import RANDOM_DIRECTION, RANDOM_SETS, REWRITTEN, SHUFFLED_LABELS
 from audioscope.steer.methods import SteeringMethod, prompt_switch_method, random_direction_method, random_sets, vector_method
 from audioscope.steer.results import SteeringSweep
-from audioscope.steer.sweeps import check_sweep, steering_sweep
+from audioscope.steer.sweeps import check_sweep
 from audioscope.steer.tables import axes, compared, over_axes, steer_all, steerable
 from audioscope.steer.vectors import SteeringVector
 from audioscope.store import made_folder, safe_name
@@ -103,16 +102,14 @@ def benchmark(
     plain_name("The name of a method", name)
     if name.split(" ")[0] in (REWRITTEN.method, "random") or name == SHUFFLED_LABELS.method:
         raise ValueError(f"name is {name!r}, which begins like one of the controls: choose another.")
-    if unknown := set(keywords) - {*signature(steering_sweep).parameters, *SamplingKeywords.__annotations__} | {"part"} & set(
-        keywords
-    ):
-        raise TypeError(f"benchmark has no argument {unknown.pop()!r}: expected those of steering_sweep, but not part.")
+    if "part" in keywords:
+        raise TypeError("benchmark has no argument 'part': its row is of whole sweeps.")
     picked = choose(axes() if concepts is None else one_or_more(concepts))
     if own := next((concept for concept in picked if concept != shipped_concepts().get(concept.name)), None):
         raise ValueError(f"{own.name!r} has pairs of its own, expected shipped axes: for your own concepts, use steering_sweep.")
     chosen = [concept.name for concept in picked]
-    draws, seeds = whole("draws", draws, 1), whole("seeds", keywords.get("seeds", 2), 1)
-    check_sweep(model, picked, prompts, **keywords | {"seeds": seeds})
+    draws = whole("draws", draws, 1)
+    check_sweep(model, picked, prompts, **keywords)
     out = Path("runs/benchmark") / safe_name(name) if out is None else as_path(out)
     made_folder(out)
     how = model.sampling(**{each: keywords.get(each) for each in SamplingKeywords.__annotations__})

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import replace
 from itertools import combinations
 from typing import Any, Unpack
 
@@ -14,7 +13,7 @@ from tqdm.auto import tqdm
 from audioscope.concepts import choose_one
 from audioscope.errors import real, said, whole
 from audioscope.model import Model
-from audioscope.scoring.scorers import Scorer, check_scores, scores_of
+from audioscope.scoring.scorers import Scorer, scores_of
 from audioscope.stats import Ratio, ratio_of_means
 from audioscope.steer.results import between_ends
 from audioscope.steer.sweeps import BATCH, bench_of
@@ -76,10 +75,7 @@ def interference(
     edits = {name: AddVector(vectors[name], sizes[name]) for name in names}
     model.check_edits(edits.values())
     first_bench = bench_of(model, concepts[names[0]], scorer, price, batch_size, None, sampling)
-    benches = {name: replace(first_bench, concept=concepts[name]) for name in names}
-    for bench in benches.values():
-        for end in bench.ends:
-            check_scores(bench.scorer, end)
+    benches = {name: first_bench.of(concepts[name]) for name in names}
     count = whole("prompts", prompts, 2)
     units = {}
     for one, other in combinations(names, 2):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from inspect import signature
 from pathlib import Path
@@ -73,6 +73,14 @@ class _Bench:
     def ends(self) -> list[str]:
         return [name for name in (self.concept.name, self.concept.opposite) if name]
 
+    def of(self, concept: Concept) -> _Bench:
+        """The same for another concept. Raises ValueError if a scorer does not know it."""
+        bench = replace(self, concept=concept)
+        for each in (bench.scorer, *bench.also):
+            for name in bench.ends:
+                check_scores(each, name)
+        return bench
+
     def pairs(self, split: str, count: int, without: Iterable[str] = ()) -> tuple[Pair, ...]:
         seen = set(without)
         found = tuple(pair for pair in self.concept.neutral_pairs(split) if pair.neutral not in seen)
@@ -130,10 +138,10 @@ def check_sweep(model: Model, concepts: Sequence[Concept], prompts: int, **keywo
     ]:
         raise TypeError(f"A steering sweep has no argument {unknown[0]!r}.")
     sampling: Any = {each: keywords[each] for each in SamplingKeywords.__annotations__ if each in keywords}
+    bench = bench_of(model, concepts[0], keywords.get("scorer"), keywords.get("price"), keywords.get("batch_size", BATCH),
+                     keywords.get("workers"), sampling, keywords.get("also"))  # fmt: skip
     for concept in concepts:
-        bench = bench_of(model, concept, keywords.get("scorer"), keywords.get("price"), keywords.get("batch_size", BATCH),
-                         keywords.get("workers"), sampling, keywords.get("also"))  # fmt: skip
-        bench.pairs(keywords.get("split", "test"), prompts, keywords.get("without", ()))
+        bench.of(concept).pairs(keywords.get("split", "test"), prompts, keywords.get("without", ()))
     whole("seeds", keywords.get("seeds", 2), 1)
     _checked_grid(keywords.get("grid", GRID))
     strengths = keywords.get("strengths")
@@ -180,10 +188,7 @@ def bench_of(
             raise ValueError(f"also contains {other.name!r}, which is the {which} already: leave it out.")
         if other.name in TAKEN or other.name in [each.name for each in (scorer, price, *others[:place])]:
             raise ValueError(f"also contains a scorer named {other.name!r}, and that name is taken: give it another.")
-    bench = _Bench(model, chosen, scorer, price, model.sampling(**sampling), size, checked_workers(workers), others)
-    for each in (scorer, *others):
-        for name in bench.ends:
-            check_scores(each, name)
+    bench = _Bench(model, chosen, scorer, price, model.sampling(**sampling), size, checked_workers(workers), others).of(chosen)
     if not hasattr(bench.price, "layers"):
         raise ValueError(
             f"The scorer {bench.price.name!r} has no layers(), from which the distance to the unsteered clip is computed: "

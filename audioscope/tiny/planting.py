@@ -115,7 +115,7 @@ def planted(model: Model, plan: Mapping[Any, int | Sequence[int]], needs: Needs 
         raise ValueError(f"Truth is planted in tiny and its copies, not in {model.name!r}.")
     if needs not in get_args(Needs):
         raise ValueError(f"needs is {said(needs)}, expected one of {', '.join(get_args(Needs))}.")
-    chosen = _checked_layers(model, plan)
+    chosen = checked_layers(model, plan)
     texts, pipe = _Texts(_checked(chosen, needs)), model.pipe
     if "encode_prompt" in vars(pipe):
         raise ValueError(f"{model.name!r} is planted already: give all concepts in one plan.")
@@ -151,7 +151,7 @@ def planted(model: Model, plan: Mapping[Any, int | Sequence[int]], needs: Needs 
             module.processor = before[layer]
 
 
-def _checked_layers(model: Model, plan: Any) -> dict[Concept, list[int]]:
+def checked_layers(model: Model, plan: Any) -> dict[Concept, list[int]]:
     """The layers of each concept, in order. Raises ValueError for what is no plan, and for layers that do not exist."""
     if not isinstance(plan, Mapping) or not plan:
         raise ValueError(f"plan is {said(plan)}, expected the layers of at least one concept, such as {{'metal': [3]}}.")
