@@ -55,7 +55,7 @@ test: setup browser
 
 # What a push must pass, in three to five minutes: those marked `slow`, or named in tests/slow.txt, are left to `make test`.
 check: lint
-	$(PYTEST) tests -m "not slow"
+	$(PYTEST) -p no:nbmake tests -m "not slow"
 
 # What may break next, at length: killed work, odd inputs, hostile pages, many threads. About half an hour on two cores.
 campaign: setup browser

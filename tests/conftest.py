@@ -1,25 +1,27 @@
 """Models that tests share: the shipped `tiny`, and small random ones built from the real classes."""
 
+from __future__ import annotations
+
 import os
 import shutil
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-import pandas as pd
 import pytest
-import torch
+from helpers.browsing import BROWSERS, LIMIT, REASON
+from helpers.timed import named
 
-torch.set_num_threads(1)  # small tensors: threads cost more than they give, and tests may run side by side
+if TYPE_CHECKING:  # torch and diffusers are imported by the processes that test, not by the one that hands out the tests
+    from audioscope.model import Model
 
-from helpers.browsing import BROWSERS, LIMIT, REASON  # noqa: E402
-from helpers.pipelines import BUILDERS  # noqa: E402
-from helpers.timed import named  # noqa: E402
-
-import audioscope  # noqa: E402
-from audioscope.model import Model  # noqa: E402
+KINDS = ("stable_audio", "stable_audio_3", "audioldm2", "ace_step")
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Mark the tests that tests/slow.txt names (helpers/timed.py writes it)."""
+    import torch
+
+    torch.set_num_threads(1)  # small tensors: threads cost more than they give, and tests may run side by side
     slow = set(named())
     for item in items:
         if item.nodeid in slow:
@@ -28,6 +30,8 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 @pytest.fixture(scope="session")
 def tiny() -> Model:
+    import audioscope
+
     return audioscope.load("tiny")
 
 
@@ -36,6 +40,10 @@ def _random(name: str):
 
     @pytest.fixture(scope="session", name=name)
     def made(tmp_path_factory) -> Model:
+        from helpers.pipelines import BUILDERS
+
+        import audioscope
+
         folder = tmp_path_factory.mktemp(name) / "pipe"
         BUILDERS[name]().save_pretrained(folder)
         return audioscope.load(folder)
@@ -43,11 +51,10 @@ def _random(name: str):
     return made
 
 
-stable_audio, stable_audio_3 = _random("stable_audio"), _random("stable_audio_3")
-audioldm2, ace_step = _random("audioldm2"), _random("ace_step")
+stable_audio, stable_audio_3, audioldm2, ace_step = map(_random, KINDS)
 
 
-@pytest.fixture(params=["tiny", *BUILDERS])
+@pytest.fixture(params=["tiny", *KINDS])
 def model(request) -> Model:
     """Each law holds on all: tiny, Stable Audio with its SDE scheduler, Stable Audio 3 re-noising, AudioLDM2, ACE-Step 1.5."""
     return request.getfixturevalue(request.param)
@@ -83,6 +90,8 @@ class Nearness:
         pass
 
     def __call__(self, audio, rate):
+        import pandas as pd
+
         return pd.DataFrame({self.concepts[0]: -(audio - audio[:1]).flatten(1).norm(dim=1).numpy()})
 
 
