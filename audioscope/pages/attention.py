@@ -59,14 +59,18 @@ def attention_html(
     values = torch.nn.functional.adaptive_avg_pool1d(pooled, min(MOMENTS, len(attention.seconds))).numpy()
     values = values.reshape(*attention.values.shape[:-1], -1)
     values = values / max(float(values[..., : len(attention.words), :].max()), 1e-12)
+    labels = {axis: list(attention.labels[axis]) for axis in attention.by}
+    labels["layer"] = [
+        f"{layer} ({site['path']})" for layer, site in zip(labels["layer"], attention.settings["sites"], strict=True)
+    ]
     data = {
-        "seconds": clips[0].seconds, "labels": [attention.labels[axis] for axis in attention.by], "shape": list(values.shape),
+        "seconds": clips[0].seconds, "axes": list(labels), "labels": list(labels.values()), "shape": list(values.shape),
         "named": len(attention.words), "clips": [{"title": "as it is", **sound(clips[0])}, *(heard.get(name) for name in names)],
         "values": base64.b64encode((255 * values.clip(0, 1)).round().astype(np.uint8).tobytes()).decode(),
     }  # fmt: skip
     body = render(
         "attention.html", said=SAID[kind], title=f"“{prompt}”", moments=values.shape[-1], axes=[
-            {"name": axis.capitalize(), "labels": attention.labels[axis]} for axis in attention.by
+            {"name": axis.capitalize(), "labels": each} for axis, each in labels.items()
         ],
         rows=[
             {"word": name, "clip": name in heard, "mean": float(line.mean()), "peak": float(attention.seconds[line.argmax()]),

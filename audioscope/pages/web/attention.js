@@ -1,7 +1,7 @@
 // Words under a spectrogram: bands show when the model looks at each; a pressed word is heard cut out, in phase with the clip as it is.
 import { Player, playButton, scope } from "audioscope/player.js";
 
-// data: {seconds, labels: [[...], ...], shape: [..., words, moments], values: base64 of bytes, top, clips: [{title, sound, picture, gain} or null]}
+// data: {seconds, axes: ["layer", ...], labels: [[...], ...], shape: [..., words, moments], values: base64 of bytes, top, clips: [{title, sound, picture, gain} or null]}
 const data = JSON.parse(document.getElementById("attention").textContent);
 const section = document.querySelector("section.attention");
 const find = name => section.querySelector(name);
@@ -37,6 +37,12 @@ function draw() {
   });
 }
 
+// What is heard, and of which layer and step the bands are.
+function say(clip) {
+  const places = data.labels.map((labels, axis) => (chosen[axis] < 0 ? `all ${data.axes[axis]}s` : `${data.axes[axis]} ${labels[chosen[axis]]}`));
+  find(".caption").textContent = `Now: ${clip.title}. Bands: ${places.join(", ")}`;
+}
+
 function choose(row) {
   muted = muted === row ? -1 : row;
   buttons.forEach((button, i) => button.setAttribute("aria-pressed", String(i === muted)));
@@ -44,7 +50,7 @@ function choose(row) {
   player.fade(clips.map(each => (each === clip ? 1 : 0)));
   find("img").src = clip.picture;
   find("img").alt = `Mel spectrogram: ${clip.title}`;
-  find(".caption").textContent = `Now: ${clip.title}`;
+  say(clip);
 }
 
 buttons.forEach((button, row) => button.addEventListener("click", () => choose(row)));
@@ -53,8 +59,9 @@ section.querySelectorAll("input[type=range]").forEach(range =>
     const axis = Number(range.dataset.axis), place = Number(range.value) - 1;
     chosen[axis] = place;
     const text = place < 0 ? "all" : data.labels[axis][place];
-    range.nextElementSibling.textContent = text;
+    range.nextElementSibling.textContent = place < 0 ? "all" : text.split(" ")[0];
     range.setAttribute("aria-valuetext", text);
+    say(data.clips[muted + 1]);
     draw();
   }),
 );
