@@ -23,6 +23,7 @@ def main() -> None:
     options.add_argument("--sites", default="cross")
     chosen = options.parse_args()
     units = chosen.units
+    torch.set_num_threads(1)  # a sweep in its own process takes one, so the bare calls may have no more
     model = audioscope.load("tiny")
     concept = audioscope.datasets.concepts()["female"]
     pairs = concept.split("localize")[: units + 1]
