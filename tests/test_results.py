@@ -9,6 +9,7 @@ from audioscope import datasets
 from audioscope.scoring import trusted
 from audioscope.steer import SteeringSweep
 from audioscope.steer.tables import PAIRS, axes, compared, counts, sweep_views, write_results
+from audioscope.store import save_small
 
 CELLS = [
     "caa shared", "caa own", "caa all", "caa own, natural lengths", "caa all, natural lengths", "caa own, music alone",
@@ -106,3 +107,20 @@ def test_writing_and_reading_give_the_same_sweep(tmp_path, monkeypatch):
         assert row.more == pytest.approx(one - other) and (row.p < 0.05) == (row.low > 0 or row.high < 0)
     with pytest.raises(KeyError, match=r"violin.*Available: fast, jazz"):
         datasets.steering("violin")
+
+
+def test_a_small_table_is_right_to_1_part_in_2048_at_any_size_and_smaller(tmp_path):
+    rng = np.random.default_rng(0)
+    scores = (rng.standard_normal(5000) * 10.0 ** rng.integers(-30, 30, 5000)).astype("float32")
+    scores[:7] = np.nan, np.inf, -np.inf, 0, 1, -2047, 2048
+    table = pd.DataFrame({"score": scores, "strength": rng.standard_normal(5000), "pair": np.arange(5000, dtype="int16")})
+    table["site"] = pd.Categorical(rng.choice(["one", "other"], 5000))
+    save_small(table, tmp_path / "small.parquet")
+    table.to_parquet(tmp_path / "whole.parquet", compression="zstd", compression_level=19)
+    again = pd.read_parquet(tmp_path / "small.parquet")
+    np.testing.assert_allclose(again["score"], scores, rtol=1 / 2048)
+    np.testing.assert_array_equal(again["score"][:7], scores[:7])
+    pd.testing.assert_frame_equal(again.drop(columns="score"), table.drop(columns="score"))
+    assert (tmp_path / "small.parquet").stat().st_size < 0.9 * (tmp_path / "whole.parquet").stat().st_size
+    save_small(again, tmp_path / "twice.parquet")
+    pd.testing.assert_frame_equal(pd.read_parquet(tmp_path / "twice.parquet"), again)

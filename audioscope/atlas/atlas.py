@@ -596,7 +596,7 @@ class Atlas:
         Args:
             folder: Is created if it does not exist.
             shipped: Write a small copy with only the examples' clips, as MP3, and only the scores of the atlas's own concepts,
-                to 3 decimals.
+                right to 1 part in 2,048.
 
         Returns:
             The folder.
@@ -620,13 +620,12 @@ class Atlas:
             for old, new in renamed.items():
                 Clip.load(self.folder / old).save(folder / new)
             clip = table["clip"].astype(str).map(lambda name: renamed.get(name, ""))
-            scored = {name: table[name].round(3) for name in ("score", *map(score_column, self.scorers[1:]))}
-            table = table.assign(clip=clip, **scored)
+            table = table.assign(clip=clip)
         else:
             copy_clips(table, self.folder, folder)
         categories = ("model", "concept", "row", "site", "scored", "clip", "clean_prompt", "corrupted_prompt")
         table = table.astype(dict.fromkeys(categories, "category") | {"layer": "int16", "pair": "int16", "seed": "int64"})
-        save_table(table, folder / "atlas.parquet", self.settings, folder / "atlas.json", FORMAT)
+        save_table(table, folder / "atlas.parquet", self.settings, folder / "atlas.json", FORMAT, small=shipped)
         return folder
 
     @classmethod

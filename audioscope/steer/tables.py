@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -20,7 +21,7 @@ from audioscope.steer.methods import SteeringMethod
 from audioscope.steer.results import FLOOR, SURE, SteeringSweep
 from audioscope.steer.sweeps import steering_sweep
 from audioscope.steer.vectors import SteeringVector
-from audioscope.store import write_whole
+from audioscope.store import save_small, write_whole
 
 
 def axes() -> list[str]:
@@ -103,7 +104,7 @@ def steer_all(
 
 
 def write_results(sweeps: Iterable[SteeringSweep], out: str | Path, name: str = "steering") -> None:
-    """Write the five files of finished sweeps; the clips' scores have 3 decimals, and their audio is left out."""
+    """Write the five files of finished sweeps; the clips' scores are right to 1 part in 2,048, and their audio is left out."""
     _write([_Found.of(sweep) for sweep in sweeps], out, name)
 
 
@@ -127,20 +128,13 @@ def _write(found: Sequence[_Found], out: str | Path, name: str) -> None:
     out = as_path(out)
     out.mkdir(parents=True, exist_ok=True)
     summary, pairs, seen, clips = (pd.concat(each, ignore_index=True) for each in list(zip(*found, strict=True))[1:])
-    digits = {column: 5 if column.startswith("distance") else 3 for column in clips.select_dtypes("float32").columns}
-    clips = clips.assign(clip="").round(digits | {"clipped": 5, "dc": 5})
     texts = ["model", "concept", "opposite", "method", "sites", "cell", "text", "clip"]
-    clips = clips.astype(dict.fromkeys(texts, "category") | {"prompt": "int16"})
+    clips = clips.assign(clip="").astype(dict.fromkeys(texts, "category") | {"prompt": "int16"})
     settings = {each.settings["concept"]: each.settings for each in found}
     write_whole(out / f"{name}.parquet", summary.to_parquet)
     write_whole(out / f"{name}_pairs.parquet", pairs.to_parquet)
     write_whole(out / f"{name}_views.parquet", seen.to_parquet)
-    write_whole(
-        out / f"{name}_clips.parquet",
-        lambda path: clips.to_parquet(
-            path, compression="zstd", compression_level=19, use_dictionary=[*clips.columns.difference([*digits, "strength"])]
-        ),
-    )
+    write_whole(out / f"{name}_clips.parquet", partial(save_small, clips))
     write_whole(out / f"{name}_settings.json", lambda path: path.write_text(json.dumps(settings, separators=(",", ":")) + "\n"))
 
 
