@@ -178,7 +178,7 @@ def save_small(table: pd.DataFrame, file: Path | io.BytesIO) -> None:
 
     def kept(values: pd.Series[Any]) -> np.ndarray:
         part, power = np.frexp(values.to_numpy())
-        return np.ldexp(np.round(part * 2**11), power - 11).astype(np.float32)
+        return np.asarray(np.ldexp(np.round(part * 2**11), power - 11), np.float32)
 
     floats = [*table.select_dtypes("float32").columns]
     table.assign(**{name: kept(table[name]) for name in floats}).to_parquet(

@@ -33,7 +33,10 @@ def main() -> None:
             bare.append(middle - began)
             read.append(time.perf_counter() - middle)
         ratios = [one / other for one, other in zip(read, bare, strict=True)]  # neighbors, so that a busy moment slows both
-        print(f"by {', '.join(by) or 'nothing'}: {median(read):.3f} s, bare {median(bare):.3f} s, ratio {median(ratios):.2f}", flush=True)
+        print(
+            f"by {', '.join(by) or 'nothing'}: {median(read):.3f} s, bare {median(bare):.3f} s, ratio {median(ratios):.2f}",
+            flush=True,
+        )
 
 
 if __name__ == "__main__":
