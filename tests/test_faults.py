@@ -228,7 +228,7 @@ def test_the_command_line_takes_device_dtype_and_variant(tmp_path, capsys):
     assert "dtype is 'int8'" in capsys.readouterr().err
 
 
-def test_a_tilde_is_the_home_everywhere(tmp_path, monkeypatch):
+def test_a_tilde_is_the_home_everywhere(tmp_path, monkeypatch, capsys):
     from audioscope.cli.main import parser
 
     monkeypatch.setenv("HOME", str(tmp_path))
@@ -247,6 +247,9 @@ def test_a_tilde_is_the_home_everywhere(tmp_path, monkeypatch):
     ):
         assert Path(saved).is_relative_to(tmp_path) and Path(saved).exists()
     assert not Path("~").exists()
+    with pytest.raises(SystemExit):
+        parser().parse_args(["atlas", "--html=~nobody-of-this-name/a.html"])
+    assert "determine home directory" in capsys.readouterr().err, "the reason is said, not only the value"
 
 
 # --- a way on after a refusal

@@ -44,7 +44,10 @@ def command(
 
 def path(text: str) -> Path:
     """A path as an argument, also in the form --out=~/folder, which no shell expands."""
-    return as_path(text)
+    try:
+        return as_path(text)
+    except ValueError as error:  # argparse says the reason of this kind only
+        raise argparse.ArgumentTypeError(str(error)) from error
 
 
 def loaded(options: argparse.Namespace) -> Any:
