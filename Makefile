@@ -11,7 +11,7 @@ help:
 	@echo "make lab      JupyterLab on notebooks/"
 	@echo "make book     the notebooks, run and as pages with sound, in book/index.html"
 	@echo "make docs     the documentation site, with the book, in site/index.html"
-	@echo "make check    lint, types and the tests that matter most, in three to five minutes"
+	@echo "make check    lint, types and the tests that matter most, in two to three minutes"
 	@echo "make campaign  what may break next: kills, odd inputs, hostile pages, threads; half an hour"
 	@echo "make setup    the environment alone, in .venv"
 	@echo "make results  rebuild what depends on the tiny model's weights"
@@ -53,7 +53,7 @@ test: setup browser
 	$(BIN)/python tests/helpers/answered.py runs/notebooks
 	$(PYTEST) --nbmake --nbmake-timeout=3600 --durations=60 runs/notebooks tests
 
-# What a push must pass, in three to five minutes: those marked `slow`, or named in tests/slow.txt, are left to `make test`.
+# What a push must pass, in two to three minutes: those marked `slow`, or named in tests/slow.txt, are left to `make test`.
 check: lint
 	$(PYTEST) -p no:nbmake tests -m "not slow"
 
