@@ -59,6 +59,7 @@ def unmarked(text, *more):
     return RESULT.findall(text)
 
 
+@pytest.mark.slow
 def test_the_prose_says_what_the_tables_give(values):
     assert checker.differences(values, digests()) == []
     names = [name for file in checker.prose() for name, _ in marked(file.read_text())]
@@ -67,6 +68,7 @@ def test_the_prose_says_what_the_tables_give(values):
     }
 
 
+@pytest.mark.slow
 def test_one_wrong_digit_is_found(values, tmp_path, monkeypatch):
     file = tmp_path / "README.md"
     file.write_text("Layer 0 has <!--=atlas.top-->.25 [.24, .27]<!--/--> and <!--=atlas.gone-->3<!--/-->.")
@@ -76,6 +78,7 @@ def test_one_wrong_digit_is_found(values, tmp_path, monkeypatch):
     assert filled(file.read_text(), values).startswith(f"Layer 0 has <!--=atlas.top-->{values['atlas.top']}<!--/-->")
 
 
+@pytest.mark.slow
 def test_one_other_value_of_a_table_is_found(values, tmp_path, monkeypatch):
     """Also one that moves no claim: the digests are of all that the tables hold."""
     folder = tmp_path / "results"
