@@ -100,6 +100,7 @@ def test_a_probe_of_nothing_is_chance(clips):
     assert 0.3 < np.mean(found) < 0.7, found
 
 
+@pytest.mark.slow
 def test_twins_are_kept_together(clips):
     """With every pair in one fold, a clip is never judged by what was learnt of its twin."""
     one, other = clips["techno"][:6], clips["techno"][6:]
@@ -110,12 +111,14 @@ def test_twins_are_kept_together(clips):
     assert len(other) == 6
 
 
+@pytest.mark.slow
 def test_stereo_is_heard_as_its_mean(clips):
     wide = [Clip(np.repeat(clip.samples, 2, 0), clip.rate, f"{i}") for i, clip in enumerate(clips["techno"])]
     probe = audioscope.scoring.probe_scorer("mine", wide, clips["opera"][:6] + [Clip(c.samples, c.rate, f"{i}") for i, c in enumerate(clips["opera"][6:])], audioscope.scoring.listener_scorer())  # fmt: skip
     assert probe.auroc > 0.95
 
 
+@pytest.mark.slow
 def test_what_a_probe_cannot_be_made_of_is_said(clips):
     base = audioscope.scoring.listener_scorer()
     with pytest.raises(ValueError, match="at least 5"):
