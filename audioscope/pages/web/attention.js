@@ -37,20 +37,22 @@ function draw() {
   });
 }
 
+const heard = () => data.clips[muted + 1];
+
 // What is heard, and of which layer and step the bands are.
-function say(clip) {
+function say() {
   const places = data.labels.map((labels, axis) => (chosen[axis] < 0 ? `all ${data.axes[axis]}s` : `${data.axes[axis]} ${labels[chosen[axis]]}`));
-  find(".caption").textContent = `Now: ${clip.title}. Bands: ${places.join(", ")}`;
+  find(".caption").textContent = `Now: ${heard().title}. Bands: ${places.join(", ")}`;
 }
 
 function choose(row) {
   muted = muted === row ? -1 : row;
   buttons.forEach((button, i) => button.setAttribute("aria-pressed", String(i === muted)));
-  const clip = muted < 0 ? data.clips[0] : data.clips[muted + 1];
+  const clip = heard();
   player.fade(clips.map(each => (each === clip ? 1 : 0)));
   find("img").src = clip.picture;
   find("img").alt = `Mel spectrogram: ${clip.title}`;
-  say(clip);
+  say();
 }
 
 buttons.forEach((button, row) => button.addEventListener("click", () => choose(row)));
@@ -61,7 +63,7 @@ section.querySelectorAll("input[type=range]").forEach(range =>
     const text = place < 0 ? "all" : data.labels[axis][place];
     range.nextElementSibling.textContent = place < 0 ? "all" : text.split(" ")[0];
     range.setAttribute("aria-valuetext", text);
-    say(data.clips[muted + 1]);
+    say();
     draw();
   }),
 );
