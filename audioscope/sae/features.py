@@ -25,6 +25,7 @@ from audioscope.workers import Workers, collect
 Negatives = Literal["all", "counterfactual"]
 Against = Literal["counterfactual", "neutral"]
 NEGATIVES: tuple[Negatives, ...] = get_args(Negatives)
+DECIMALS = {"d": 3, "auroc": 3}  # of scores; the others have 4
 
 
 @lru_cache(maxsize=1)
@@ -286,7 +287,8 @@ def score_features(
         **keywords: Those of `audioscope.sae.concept_activations`.
 
     Returns:
-        One row per concept, feature and noise level, rounded to 4 decimals, without features that are not active there.
+        One row per concept, feature and noise level, without features that are not active there: d and auroc rounded
+        to 3 decimals, the others to 4.
 
         - concept, feature, sigma (NaN for the mean over all levels),
         - mean_with, mean_without: the mean activation with and without the concept,
@@ -310,8 +312,8 @@ def score_features(
     for concept in chosen:
         one, other = (np.concatenate([part, part.mean(1, keepdims=True)], 1) for part in readings.of(concept.name, name))
         found = scores_of(one, other)
-        level, feature = np.nonzero((found["mean_with"] > 0) | (found["mean_without"] > 0))
+        feature, level = np.nonzero(((found["mean_with"] > 0) | (found["mean_without"] > 0)).T)
         which = {"concept": concept.name, "feature": feature.astype("int32"), "sigma": sigmas[level].astype("float32")}
-        columns = {column: values[level, feature].round(4).astype("float32") for column, values in found.items()}
+        columns = {column: values[level, feature].round(DECIMALS.get(column, 4)).astype("float32") for column, values in found.items()}
         tables.append(pd.DataFrame(which | columns))
     return pd.concat(tables, ignore_index=True)

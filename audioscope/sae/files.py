@@ -67,8 +67,12 @@ def save_sae(sae: SAE, folder: str | Path) -> Path:
     if sae.report:
         files[folder / "report.json"] = as_json(sae.report)
     if sae.scores is not None:
-        scores = sae.scores.astype({"concept": "category"})
-        files[folder / "scores.parquet"] = lambda part: scores.to_parquet(part, compression="zstd", compression_level=19)
+        scores = sae.scores.astype({"concept": "category", "feature": "int32"})
+        # features come in order, so their differences are small; the other columns have few values
+        others, deltas = [name for name in scores if name != "feature"], {"feature": "DELTA_BINARY_PACKED"}
+        files[folder / "scores.parquet"] = lambda part: scores.to_parquet(
+            part, compression="zstd", compression_level=19, use_dictionary=others, column_encoding=deltas
+        )
     if sae.units is not None:
         # ranks hardly repeat, so their bytes are stored and not a dictionary of them
         ranks = [name for name in sae.units if name not in ("concept", "pair", "has")]
