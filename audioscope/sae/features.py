@@ -314,6 +314,8 @@ def score_features(
         found = scores_of(one, other)
         feature, level = np.nonzero(((found["mean_with"] > 0) | (found["mean_without"] > 0)).T)
         which = {"concept": concept.name, "feature": feature.astype("int32"), "sigma": sigmas[level].astype("float32")}
-        columns = {column: values[level, feature].round(DECIMALS.get(column, 4)).astype("float32") for column, values in found.items()}
+        columns = {
+            column: values[level, feature].round(DECIMALS.get(column, 4)).astype("float32") for column, values in found.items()
+        }
         tables.append(pd.DataFrame(which | columns))
     return pd.concat(tables, ignore_index=True)
