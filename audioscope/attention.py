@@ -21,7 +21,7 @@ from audioscope.errors import UnknownName, as_path, index_of, known_name, listed
 from audioscope.gates import pulls, sound_of
 from audioscope.model import Model
 from audioscope.sites import Site, labels_of, output_projection
-from audioscope.store import load_table, save_table
+from audioscope.store import load_table, made_folder, save_table
 from audioscope.tracing import Row, SamplingKeywords, with_sources
 from audioscope.views import view
 from audioscope.weights import Attending, around_attention
@@ -43,7 +43,7 @@ class AttentionMap:
     Args:
         prompt: The text.
         seed: The seed of the starting noise.
-        words: The words of the prompt, in order.
+        words: The words that were looked at, in order: of the prompt, or of the negative prompt if branch "uncond" was read.
         others: The names of the other tokens, together by kind: padding, ends, duration; of self-attention, moments in s.
         seconds: The middle of each moment, float32 [moments], in s. In AudioLDM2, whose tokens are time by mel bands, neighbors may be
             bands of one moment.
@@ -74,11 +74,17 @@ class AttentionMap:
     settings: dict[str, Any] = field(default_factory=dict)
     memory: np.ndarray | None = None
 
+    @property
+    def text(self) -> str:
+        """The text that was looked at: the prompt, or the negative prompt ("" without one) if branch "uncond" was read."""
+        cond = self.settings.get("branch", "cond") == "cond"
+        return self.prompt if cond else self.settings.get("negative_prompt") or ""
+
     def of(self, word: str | int, memory: bool = False) -> np.ndarray:
         """The attention to one word.
 
         Args:
-            word: The word, or its number from 0; of one that the prompt has twice, the sum.
+            word: The word, or its number from 0; of one that the prompt has twice, the sum. Or one of `others`.
             memory: Return that of the tokens before those of the music instead.
 
         Returns:
@@ -98,7 +104,8 @@ class AttentionMap:
                 "This map has no memory: no tokens of the model come before the music's, or it was made before maps had one."
             )
         values = self.values if not memory or self.memory is None else self.memory
-        return np.asarray(values[..., numbers_of(word, self.words), :].sum(-2))
+        rows = [len(self.words) + self.others.index(word)] if word in self.others else numbers_of(word, self.words)
+        return np.asarray(values[..., rows, :].sum(-2))
 
     def at(self, **place: str | int) -> AttentionMap:
         """The map at one layer, head or step, or at several of these.
@@ -120,9 +127,8 @@ class AttentionMap:
         values, memory, by, chosen = self.values, self.memory, self.by, dict(self.settings.get("at", {}))
         for axis, wanted in place.items():
             if axis not in by:
-                raise UnknownName(
-                    f"The map does not tell {axis!r} apart; it tells {', '.join(by) or 'none'}: read it with by={axis!r}."
-                )
+                how = f": read it with by={axis!r}" if axis in AXES else f"; there are {', '.join(AXES)}"
+                raise UnknownName(f"The map does not tell {axis!r} apart; it tells {', '.join(by) or 'none'}{how}.")
             number = index_of(wanted)
             chosen[axis] = known_name(axis, str(wanted) if number is None else str(number), self.labels[axis])
             one, where = self.labels[axis].index(chosen[axis]), by.index(axis)
@@ -214,8 +220,7 @@ class AttentionMap:
             >>> bool((audioscope.AttentionMap.load(folder).values == attention.values).all())
             True
         """
-        folder = as_path(folder)
-        folder.mkdir(parents=True, exist_ok=True)
+        folder = made_folder(as_path(folder))
         about = {
             **self.settings, "prompt": self.prompt, "seed": self.seed, "words": self.words, "others": self.others,
             "seconds_of_moments": self.seconds.tolist(), "memory": 0 if self.memory is None else self.memory.shape[-1], "by": list(self.by), "labels": self.labels,
@@ -239,8 +244,10 @@ class AttentionMap:
             ValueError: The files are damaged, or a newer audioscope wrote them.
         """
         folder = as_path(folder)
-        if not (folder / "attention.parquet").exists():
-            raise FileNotFoundError(f"{folder} holds no attention map (attention.parquet): make one with model.attention.")
+        if not all((folder / name).exists() for name in ("attention.parquet", "attention.json")):
+            raise FileNotFoundError(
+                f"{folder} holds no attention map (attention.parquet and attention.json): make one with model.attention."
+            )
         table, about = load_table(folder / "attention.parquet", folder / "attention.json", FORMAT, NEEDED)
         names = ("prompt", "seed", "words", "others", "by", "labels")
         prompt, seed, words, others, by, labels = (about.pop(name) for name in names)
@@ -254,9 +261,10 @@ class AttentionMap:
         mean = self.overall().mean(-1)
         most = sorted(zip(self.words, mean, strict=False), key=lambda each: -each[1])[:5]
         apart = f", by {' and '.join(self.by)}" if self.by else ""
+        branch = f", branch 'uncond' of {self.prompt!r}" if self.settings.get("branch", "cond") != "cond" else ""
         return (
-            f"AttentionMap({self.prompt!r}, seed={self.seed}: {len(self.words)} words x {len(self.seconds)} moments{apart}, "
-            f"{self.settings.get('kind', 'weights')})\n  most: {', '.join(f'{word} {value:.3f}' for word, value in most)}"
+            f"AttentionMap({self.text!r}{branch}, seed={self.seed}: {len(self.words)} words x {len(self.seconds)} moments{apart}, "
+            f"{self.settings.get('kind', 'weights')})\n  most: {', '.join(f'{word} {value:.3f}' for word, value in most) or 'no words'}"
         )
 
 
@@ -288,7 +296,7 @@ def attention(
         raise ValueError(
             f"These sites have {' and '.join(map(str, sorted(heads)))} heads: give sites with as many, or leave 'head' out."
         )
-    if words_edit := next((edit for edit in (*acts, *model.steering) if edit.target not in ("output", "path")), None):
+    if words_edit := next((edit for edit in (*acts, *model.steering) if _changes_words(edit, model)), None):
         raise ValueError(
             f"{type(words_edit).__name__} changes which words there are, or what they bring: read the attention without it, or of the other prompt."
         )
@@ -332,8 +340,8 @@ def attention(
             sums[site] = torch.zeros(len(seen), how.steps if per_step else 1, *seen.shape[1:])
         sums[site][:, step if per_step else 0].add_(seen.cpu(), alpha=share)
 
-    with watching(model, chosen, layout[branch][0], add):
-        model.run([row], decode=False, **how)
+    run = model.run([row], decode=False, within=watching(model, chosen, layout[branch][0], add), **how)
+    model.check_finite([row], run)
     there = {name for each in names.values() for name in each}
     if gone := [word for number, word in enumerate(words) if number not in there and names]:
         warnings.warn(
@@ -342,6 +350,11 @@ def attention(
     edited = {"edited": True} if acts or model.steering else {}
     more = {"kind": kind, "branch": branch, **edited, **({"concept": concept, "scorer": judge.name} if kind == "score" else {})}
     return _gathered(model, row, how, chosen, axes, words, names, sums, more)
+
+
+def _changes_words(edit: Edit, model: Model) -> bool:
+    """Whether tokens are no longer those of the row's own prompt, or their keys or values no longer what it brings."""
+    return edit.target not in ("output", "path", "prediction") or any(site.of_text for site in edit.where(model.sites))
 
 
 def _gathered(

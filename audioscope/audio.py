@@ -22,7 +22,7 @@ import soundfile as sf
 from filelock import FileLock
 
 from audioscope.errors import as_path, said, whole
-from audioscope.store import write_whole
+from audioscope.store import made_folder, write_whole
 
 # Dark to light through one hue family: readable in grayscale and with color blindness.
 DENSEST = 10_000  # samples in a byte of a file: silence in FLAC comes to 5,000
@@ -131,7 +131,7 @@ class Clip:
             16000
         """
         path = check_suffix(path)
-        path.parent.mkdir(parents=True, exist_ok=True)
+        made_folder(path.parent)
         write_whole(path, lambda part: part.write_bytes(self.encoded(path.suffix[1:])))
         return path
 

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from audioscope.errors import as_path
-from audioscope.store import notebooks_folder
+from audioscope.store import made_folder, notebooks_folder
 
 __all__ = ["Verdict", "check", "copy_notebooks"]
 HEADS = {True: ("Right.", "#009e73"), False: ("Not yet.", "#d55e00"), None: ("Your turn.", "#0072b2")}
@@ -110,7 +110,7 @@ def copy_notebooks(out: str | Path) -> list[Path]:
         []
     """
     out, copied = as_path(out), []
-    out.mkdir(parents=True, exist_ok=True)
+    made_folder(out)
     for file in sorted(notebooks_folder().glob("*.ipynb")):
         if not (out / file.name).exists():
             (out / file.name).write_bytes(file.read_bytes())

@@ -87,12 +87,28 @@ def planted() -> dict[str, Atlas]:
     return {name: Atlas.load(data_folder() / "maps" / name) for name in PLANTED}
 
 
+def confirmed() -> dict[str, Atlas]:
+    """Load the shipped test of what the map of heads suggests: that in layer 0, one head carries genre.
+
+    Returns:
+        Atlases "sufficient" and "necessary" of the four heads of layer 0, for genre and percussion, on 26 pairs of each concept; the map
+        of heads (`maps`) has 8 others.
+
+    Example:
+        >>> atlas = audioscope.datasets.confirmed()["sufficient"]
+        >>> atlas.settings["pairs"], len(atlas.sites)
+        (26, 4)
+    """
+    folders = {"sufficient": "confirmed", "necessary": "confirmed_necessary"}
+    return {name: Atlas.load(data_folder() / "maps" / folder) for name, folder in folders.items()}
+
+
 def screening() -> pd.DataFrame:
     """Load the shipped table of how well `audioscope.screen` ranks what patching finds in `tiny`.
 
     Returns:
         A table with one row per mode, kind of cells ("heads", "layers", "windows") and concept, with the columns of `Screen.compare`
-        and the mean number of generations a pair.
+        and the mean number of generations a pair. Both the screens and the exact maps are of the same 4 pairs and seeds.
 
     Example:
         >>> table = audioscope.datasets.screening()

@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from itertools import pairwise
 from typing import ClassVar, Literal
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -107,6 +108,11 @@ class Copying(Edit):
     """The base of edits that need another row: their prompt, unedited, from the row's seed."""
 
     prompt: str
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not isinstance(self.prompt, str):
+            raise ValueError(f"prompt is {said(self.prompt)}, expected a text such as 'a slow sad song with violin'.")
 
     @property
     def texts(self) -> tuple[str, ...]:
@@ -321,7 +327,7 @@ class MuteWord(Edit):
             raise ValueError(f"branch is {self.branch!r}, expected 'cond', which alone has the prompt's words.")
         if not (isinstance(self.word, str) and self.word.strip()):
             object.__setattr__(self, "word", whole("word", self.word, why=", or a word such as 'violin'"))
-        if self.renormalize not in (True, False):
+        if not isinstance(self.renormalize, bool | np.bool):
             raise ValueError(f"renormalize is {said(self.renormalize)}, expected True or False.")
 
 

@@ -8,8 +8,9 @@ import os
 import unicodedata
 from collections.abc import Collection
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
+Kind = TypeVar("Kind")
 FIX_TORCHAUDIO = "With a CPU-only torch, torchaudio's CUDA files fail to load: run `python -m audioscope.fix_torchaudio` once."
 
 
@@ -39,9 +40,20 @@ def said(value: Any) -> str:
     return text if len(text) <= 120 else f"{text[:117]}..."
 
 
+def sendable(error: Exception) -> Exception:
+    """An error as it may travel to another process: itself, or its name and message, if it cannot be pickled and made again."""
+    import cloudpickle
+
+    try:
+        cloudpickle.loads(cloudpickle.dumps(error))
+        return error
+    except Exception:  # such as one whose __init__ takes other arguments than it passes on
+        return RuntimeError(f"{type(error).__name__}: {error}")
+
+
 def as_path(value: Any) -> Path:
-    """A path with ~ expanded. Raises ValueError for what is none."""
-    if not isinstance(value, str | os.PathLike) or "\0" in os.fspath(value):
+    """A path with ~ expanded. Raises ValueError for what is none; an empty text, which pathlib takes for the current folder, is none."""
+    if not isinstance(value, str | os.PathLike) or not os.fspath(value) or "\0" in os.fspath(value):
         raise ValueError(f"A path is {said(value)}, expected a text or a Path.")
     try:
         return Path(value).expanduser()
@@ -73,6 +85,13 @@ def all_of(name: str, value: Any, kind: type) -> list[Any]:
     if wrong := [each for each in several if not isinstance(each, kind)]:
         raise ValueError(f"{name} contains {said(wrong[0])}, expected one or more of {kind.__name__}.")
     return several
+
+
+def of_kind(name: str, value: Any, kind: type[Kind]) -> Kind:
+    """A value of a kind. Raises ValueError that names it for anything else."""
+    if not isinstance(value, kind):
+        raise ValueError(f"{name} is {said(value)}, expected {'an' if kind.__name__[0] in 'AEIOU' else 'a'} {kind.__name__}.")
+    return value
 
 
 def texts(name: str, value: Any) -> list[str]:

@@ -64,7 +64,7 @@ def load(
         (12, 16000)
         >>> audioscope.load("stabilityai/stable-audio-open-1.0")  # doctest: +SKIP
     """
-    device, precision = _checked_device(default_device(device)), _checked_dtype(dtype)
+    device, precision = default_device(device), _checked_dtype(dtype)
     if adapter is not None and not isinstance(adapter, Adapter):
         raise ValueError(f"adapter is {said(adapter)}, expected an Adapter, or None for the one that audioscope has.")
     source, local = _source(name)
@@ -137,7 +137,7 @@ class Origin:
         """Load it again; in a worker, once. Raises DifferentModel if it is not what it was."""
         key = str((self.name, self.dtype, sorted(parts.items())))
         if key not in _KEPT:
-            model = load(self.name, device=self.device, dtype=self.dtype, adapter=self.adapter, **self.keywords)
+            model = load(self.name, device=DEVICE or self.device, dtype=self.dtype, adapter=self.adapter, **self.keywords)
             model.name = self.called
             there = model.parts()
             if differ := sorted(name for name in parts.keys() | there.keys() if parts.get(name) != there.get(name)):
@@ -155,15 +155,19 @@ class DifferentModel(ValueError):
     """A model that was pickled is not what loading gives: its weights, scheduler, processors or LoRA were changed."""
 
 
-def become_worker(threads: int) -> None:
-    """What a process does first that does units for another one: it keeps the model, and leaves warnings to its driver."""
-    global KEEP
-    KEEP = True
+def become_worker(threads: int, device: str | None = None) -> None:
+    """What a process does first that does units for another one: it keeps the model, and leaves warnings to its driver.
+
+    device: where it loads models; None is where they were.
+    """
+    global KEEP, DEVICE
+    KEEP, DEVICE = True, device
     warnings.simplefilter("ignore")
     torch.set_num_threads(threads)
 
 
 KEEP = False  # a worker keeps the model that it loaded for later sweeps
+DEVICE: str | None = None  # of a worker, which may see other GPUs than its driver
 _KEPT: dict[str, Model] = {}
 
 
@@ -218,16 +222,6 @@ def _checked_dtype(dtype: torch.dtype | str | None) -> torch.dtype:
     if not isinstance(found, torch.dtype) or not found.is_floating_point:
         raise ValueError(f"dtype is {dtype!r}, expected a float type such as 'float32', 'bfloat16' or 'float16'.")
     return found
-
-
-def _checked_device(device: str) -> str:
-    try:
-        torch.empty(0, device=device)
-    except Exception as error:  # an unknown name, or a device that is not there: torch raises several kinds
-        raise ValueError(
-            f"device is {device!r}, which torch cannot use here ({_first_line(error).split('. ')[0]}): try 'cpu'."
-        ) from error
-    return device
 
 
 def _check_keywords(keywords: Mapping[str, Any], folder: Path | None) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 import warnings
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from contextvars import ContextVar
 from copy import deepcopy
 from dataclasses import dataclass, fields, replace
@@ -21,10 +21,11 @@ from torch import Tensor, nn
 from audioscope import tracing
 from audioscope.adapters import Adapter, adapter_for
 from audioscope.audio import Clip
+from audioscope.components import describe
 from audioscope.edits import Edit, Which, as_edits
 from audioscope.errors import index_of, one_or_more, real, said, seed_number, whole
 from audioscope.sites import Site, Sites, find_sites
-from audioscope.store import batches, content_hash, describe, fingerprint
+from audioscope.store import batches, content_hash, fingerprint
 from audioscope.tracing import Sampling, SamplingKeywords
 from audioscope.views import view
 
@@ -88,6 +89,9 @@ class Activations:
 
 class Origin(Protocol):
     """Where a model came from: `again` loads it, and raises ValueError if it has other parts than it had."""
+
+    @property
+    def device(self) -> str: ...
 
     def again(self, parts: Mapping[str, str]) -> Model: ...
 
@@ -190,7 +194,7 @@ class Model:
         return self.origin.again, (self.parts(),)
 
     def parts(self) -> dict[str, str]:
-        """Hashes of all that decides what the model does, by component: weights, classes, processors, hooks, the scheduler.
+        """Hashes of all that decides what the model does, by component: weights, classes, settings, processors, hooks, rules.
 
         Unlike `fingerprint`, they read every weight.
 
@@ -317,6 +321,7 @@ class Model:
         decode: bool = True,
         latents: Tensor | None = None,
         on_step: Callable[[int], None] | None = None,
+        within: AbstractContextManager[Any] | None = None,
         **sampling: Unpack[SamplingKeywords],
     ) -> tracing.Run:
         """Run one batch of rows, each with a prompt, a seed and edits of its own, through the pipeline; threads take turns.
@@ -330,6 +335,7 @@ class Model:
             latents: Starting noise of all rows, missing ones included, instead of what each seed draws.
             on_step: Called with the number of each step before that step, and with `steps` before decoding, to show progress; an
                 exception in it ends the run.
+            within: Entered when it is this thread's turn, and left after the run: for hooks that no other run may see.
             **sampling: `steps`, `guidance`, `seconds`, `negative_prompt`; the model's defaults if omitted.
 
         Returns:
@@ -353,18 +359,18 @@ class Model:
             >>> model.run([plain, edited], steps=2).audio.shape
             torch.Size([2, 1, 65536])
         """
-        return self._run(self._steered(rows), read, decode, latents, on_step, self.sampling(**sampling))
+        return self._run(self._steered(rows), read, decode, latents, on_step, self.sampling(**sampling), within)
 
     def _steered(self, rows: Iterable[tracing.Row]) -> list[tracing.Row]:
         return [replace(row, edits=row.edits + self.steering) for row in rows]
 
     def _run(
         self, rows: Sequence[tracing.Row], read: tracing.Read | None, decode: bool, latents: Tensor | None,
-        on_step: Callable[[int], None] | None, how: Sampling,
+        on_step: Callable[[int], None] | None, how: Sampling, within: AbstractContextManager[Any] | None = None,
     ) -> tracing.Run:  # fmt: skip
         fitted = [edit for row in rows for edit in row.edits if edit.made_for is not None]
         self.check_edits({(id(edit.made_for), edit.sites): edit for edit in fitted}.values())
-        with self.turn:
+        with self.turn, within or nullcontext():
             try:
                 run = tracing.run(
                     self.pipe, self.adapter, self.sites, rows, how, read=read, decode=decode, latents=latents, on_step=on_step
@@ -440,7 +446,8 @@ class Model:
         """
         return self._clips(rows, self.run(rows, **keywords))
 
-    def _check_finite(self, rows: Sequence[tracing.Row], run: tracing.Run) -> None:
+    def check_finite(self, rows: Sequence[tracing.Row], run: tracing.Run) -> None:
+        """Raise FloatingPointError that names the first row with NaN or infinite values."""
         for row, finite in zip(rows, run.finite, strict=True):
             if not finite:
                 raise FloatingPointError(
@@ -449,7 +456,7 @@ class Model:
 
     def _clips(self, rows: Sequence[tracing.Row], run: tracing.Run) -> list[Clip]:
         assert run.audio is not None
-        self._check_finite(rows, run)
+        self.check_finite(rows, run)
         return [Clip(wave.numpy(), self.rate, row.prompt, row.seed, self.name) for wave, row in zip(run.audio, rows, strict=True)]
 
     def check_edits(self, edits: Collection[Edit]) -> None:
@@ -629,9 +636,10 @@ class Model:
             An `audioscope.AttentionMap`.
 
         Raises:
-            ValueError: Input is out of range, the scorer does not know the concept or lets no gradient through, or a module does not
-                show its weights.
+            ValueError: Input is out of range, an edit changes what words there are or bring, the scorer does not know the concept or
+                lets no gradient through, or a module does not show its weights.
             UnknownName: The model does not have a site.
+            FloatingPointError: The model produces NaN or infinity.
 
         Example:
             >>> model.attention("a fast song with violin", sites=9, by="head", steps=2).values.shape[:2]  # heads; words and others
@@ -693,7 +701,7 @@ class Model:
         def results() -> Iterator[Activations]:
             for part in batches(rows, size):
                 run = self._run(part, read, False, None, None, how)
-                self._check_finite(part, run)
+                self.check_finite(part, run)
                 yield from _activations(part, run, read)
 
         return next(results()) if isinstance(prompts, str) else results()

@@ -15,6 +15,7 @@ from typing import Any
 
 import cloudpickle
 
+from audioscope.errors import real, said, sendable, whole
 from audioscope.loading import become_worker
 from audioscope.store import Do, Unit, write_whole
 
@@ -30,8 +31,13 @@ class Ray:
 
     Args:
         address: Of the cluster: "auto" for the one that this machine belongs to, or "ray://host:10001".
-        gpus: Of each actor; a fraction shares one GPU. None is 1 for a model on a GPU, and 0 on a CPU.
-        actors: How many; None is as many as there are cores or GPUs for.
+        gpus: Of each actor; a fraction shares one GPU. None is 1 for a model on a GPU, and 0 on a CPU. With any, each actor loads
+            the model on its GPU, also if it is on a CPU here.
+        actors: How many at most; None is as many as there are cores or GPUs for.
+
+    Raises:
+        ValueError: The address is no text, gpus is neither a fraction of one GPU nor a whole number of them, or actors is no whole
+            number of at least 1.
 
     Example:
         >>> audioscope.workers.Ray("ray://head:10001", gpus=0.25)
@@ -42,12 +48,23 @@ class Ray:
     gpus: float | None = None
     actors: int | None = None
 
+    def __post_init__(self) -> None:
+        if not isinstance(self.address, str) or not self.address:
+            raise ValueError(f"address is {said(self.address)}, expected 'auto' or 'ray://host:10001'.")
+        if self.gpus is not None:
+            gpus = real("gpus", self.gpus)
+            if gpus < 0 or (gpus > 1 and gpus != int(gpus)):
+                raise ValueError(f"gpus is {said(self.gpus)}, expected a fraction from 0 to 1, or a whole number.")
+            object.__setattr__(self, "gpus", gpus)
+        if self.actors is not None:
+            object.__setattr__(self, "actors", whole("actors", self.actors, 1, why=", or None for all that there is room for"))
+
 
 class _Actor:
     """What runs on a node."""
 
-    def __init__(self, threads: int):
-        become_worker(threads)
+    def __init__(self, threads: int, device: str | None):
+        become_worker(threads, device)
         self.name, self.work = "", None
 
     def do(self, name: str, payload: bytes, unit: Unit) -> dict[str, bytes]:
@@ -58,7 +75,10 @@ class _Actor:
         try:
             (folder / "units").mkdir()
             work: Do = self.work  # type: ignore[assignment]
-            work(unit, folder)
+            try:
+                work(unit, folder)
+            except Exception as error:
+                raise sendable(error) from None
             files = sorted((file for file in folder.rglob("*") if file.is_file()), key=lambda file: file.suffix == ".parquet")
             return {file.relative_to(folder).as_posix(): file.read_bytes() for file in files}
         finally:
@@ -82,7 +102,7 @@ class _Worker:
         self.ray: Any = ray
         self.key = (*_session(), str(options), threads)
         self.broken = (ray.exceptions.RayError,)
-        self.actor: Any = self.ray.remote(_Actor).options(**options).remote(threads)
+        self.actor: Any = self.ray.remote(_Actor).options(**options).remote(threads, "cuda" if options["num_gpus"] else None)
         self.payloads = payloads  # name -> the work in the cluster's store, sent once
 
     def do(self, name: str, payload: bytes, unit: Unit, folder: Path) -> None:
@@ -154,17 +174,21 @@ def actors(where: Ray, threads: int, units: int, gpu: bool) -> tuple[Callable[[i
         try:
             ray.init(where.address, log_to_driver=False, logging_level=logging.WARNING)
         except Exception as error:  # of several kinds
+            begin = (
+                "start one with `ray start --head`" if where.address == "auto" else "give the address of a head node that runs"
+            )
             raise ConnectionError(
-                f"No Ray cluster answers at {where.address!r} ({' '.join(str(error).split())[:200]}): start one with `ray start --head`."
+                f"No Ray cluster answers at {where.address!r} ({' '.join(str(error).split())[:200]}): {begin}."
             ) from error
     there = ray.cluster_resources()
     gpus = where.gpus if where.gpus is not None else float(gpu)
     fit = int(there.get("GPU", 0) / gpus) if gpus else int(there.get("CPU", 0) // threads)
-    many = min(units, fit if where.actors is None else where.actors)
-    if many < 1:
+    if fit < 1:
+        needs = f"{gpus:g} of a GPU" if gpus else f"{threads} CPUs"
         raise ValueError(
-            f"The Ray cluster has {there.get('CPU', 0):g} CPUs and {there.get('GPU', 0):g} GPUs, too few for one model."
+            f"The Ray cluster has {there.get('CPU', 0):g} CPUs and {there.get('GPU', 0):g} GPUs, too few for one model, which needs {needs}."
         )
+    many = min(units, fit, where.actors or fit)
     options = {
         "num_cpus": 0 if gpus else threads,
         "num_gpus": gpus,

@@ -35,6 +35,8 @@ def fetched(
     inside = Path(said_text("subfolder", subfolder))
     if inside.is_absolute() or ".." in inside.parts:
         raise ValueError(f"subfolder is {subfolder!r}, expected a folder inside the repository.")
+    if revision is not None:
+        said_text("revision", revision)
     place = as_path(source)
     near = place.parent.is_dir() and place.parent != Path(".")
     if place.is_dir():
@@ -73,7 +75,7 @@ def unreachable(name: str | Path, error: BaseException, revision: str | None = N
     """Why the hub did not give or take a repository, and what to do about it, in one line."""
     from huggingface_hub import errors
 
-    advice = "is the name right, and is there a network connection?"
+    advice = "is the name right, and is there a network connection"
     status = getattr(getattr(error, "response", None), "status_code", None)
     first = (str(error).strip().splitlines() or [type(error).__name__])[0][:200]
     offline = (errors.LocalEntryNotFoundError, errors.OfflineModeIsEnabled)
@@ -85,6 +87,8 @@ def unreachable(name: str | Path, error: BaseException, revision: str | None = N
         text = f"has no revision {revision!r} on the hub"
     elif status in (401, 403):
         text = f"was refused by the hub ({status}): the token is missing, wrong, or lacks the right to it"
+    elif isinstance(error, errors.HFValidationError):
+        text = f"is no name or revision that the hub can have ({first.rstrip('.')})"
     elif isinstance(error, offline) or "Connect" in type(error).__name__:
         text = f"is not in the cache of this machine, and the hub cannot be reached: {advice}"
     else:

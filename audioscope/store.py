@@ -260,10 +260,17 @@ def batches(items: Sequence[T], size: int, desc: str = "", unit: str = "prompt",
 
 
 def default_device(device: str | None) -> str:
-    """The named device; if None, a GPU if there is one, else the CPU."""
+    """The named device; if None, a GPU if there is one, else the CPU. Raises ValueError for one that torch cannot use here."""
     import torch
 
-    return device or ("cuda" if torch.cuda.is_available() else "cpu")
+    if device is None:
+        return "cuda" if torch.cuda.is_available() else "cpu"
+    try:
+        torch.empty(0, device=device)
+    except Exception as error:  # an unknown name, or a device that is not there: torch raises several kinds
+        why = next(iter(str(error).splitlines()), type(error).__name__).split(". ")[0]
+        raise ValueError(f"device is {device!r}, which torch cannot use here ({why}): try 'cpu'.") from error
+    return device
 
 
 def check_same(what: str, there: Mapping[str, Any], now: Mapping[str, Any], advice: str) -> None:
@@ -312,6 +319,8 @@ def made_folder(folder: Path) -> Path:
         folder.mkdir(parents=True, exist_ok=True)
     except (FileExistsError, NotADirectoryError) as error:
         raise ValueError(f"{folder} is a file, or lies in one: choose another folder.") from error
+    except OSError as error:
+        raise ValueError(f"{folder} cannot be made ({error.strerror or error}): choose another folder.") from error
     return folder
 
 
@@ -438,28 +447,6 @@ def run_units(
 def _make(work: Callable[..., pd.DataFrame], unit: Unit, folder: Path) -> None:
     """Do a unit and write its table."""
     write_whole(unit_file(folder, unit), partial(work(unit, folder).to_parquet, write_page_checksum=True))
-
-
-def describe(part: Any) -> str:
-    """A hash of a pipeline's component: of a network all weights, classes, processors and hooks; of a scheduler its configuration."""
-    import torch
-
-    digest = hashlib.sha256(f"{type(part).__module__}.{type(part).__qualname__}".encode())
-    if not hasattr(part, "named_modules"):  # a scheduler or a tokenizer
-        about = getattr(part, "config", None) or {
-            n: getattr(part, n, None) for n in ("padding_side", "model_max_length", "vocab_size")
-        }
-        digest.update(json.dumps(dict(about), sort_keys=True, default=str).encode())
-        return digest.hexdigest()[:16]
-    for path, module in part.named_modules():
-        processor = getattr(module, "processor", None)
-        changed = sorted(name for name in vars(module) if name in ("forward", "__call__", "_hf_hook"))
-        hooks = len(module._forward_hooks) + len(module._forward_pre_hooks)
-        digest.update(f"{path} {type(module).__qualname__} {type(processor).__qualname__} {changed} {hooks}".encode())
-    for name, value in part.state_dict().items():
-        digest.update(f"{name} {value.dtype} {list(value.shape)}".encode())
-        digest.update(value.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy())
-    return digest.hexdigest()[:16]
 
 
 def fingerprint(*modules: nn.Module) -> str:

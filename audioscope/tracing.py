@@ -349,7 +349,13 @@ def _finder(pipe: Any, adapter: Adapter, seconds: float) -> Finder:
         names = tokens_of(pipe, adapter, prompt, site, count, valid, seconds)
         found = tuple(place for place, name in enumerate(names) if name in wanted)
         if not found and site.stream != "gpt2":
-            raise ValueError(f"{site.path} has no token of {word!r}: the prompt is too long, and was cut off before it.")
+            last = max((name for name in names if isinstance(name, int)), default=-1)
+            why = (
+                "its token is that of another word, too"
+                if last > min(wanted)
+                else "the prompt is too long, and was cut off before it"
+            )
+            raise ValueError(f"{site.path} has no token of {word!r}: {why}.")
         return found
 
     return places

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -104,7 +105,10 @@ def around_attention(module: nn.Module, around: Callable[[Attending], Tensor]) -
 
     module.forward = forward
     try:
-        yield
+        with warnings.catch_warnings():
+            # nnsight's own is in `inner`, so that its interventions act
+            warnings.filterwarnings("ignore", message=".*`forward` was replaced after nnsight wrapped this module")
+            yield
     finally:
         if own is None:
             del module.forward

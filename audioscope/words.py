@@ -2,28 +2,38 @@
 
 from __future__ import annotations
 
-import re
+import unicodedata
 from collections.abc import Sequence
 from difflib import get_close_matches
 from typing import Any
+
+import regex
 
 from audioscope.adapters import Adapter
 from audioscope.errors import UnknownName, index_of, said
 from audioscope.sites import Site
 
 CAPTION, PACKED = "# Caption\n", 256  # of ACE-Step's template: what precedes the prompt, and how many tokens it may have
-WORD = re.compile(r"\w+(?:[-'’]\w+)*")
+WORD = regex.compile(r"[\w\p{M}]+(?:[-'’&][\w\p{M}]+)*")  # with the marks that many scripts write vowels with, and as in R&B
 
 
 def numbers_of(word: Any, words: Sequence[str]) -> list[int]:
     """The places of a word among others, whatever the case, or of the one with a number; UnknownName with the nearest if there is none."""
     if (number := index_of(word)) is not None and 0 <= number < len(words):
         return [number]
-    found = [place for place, each in enumerate(words) if isinstance(word, str) and each.lower() == word.lower()]
+    found = [place for place, each in enumerate(words) if isinstance(word, str) and _alike(each) == _alike(word)]
     if not found:
         near = get_close_matches(str(word), words, n=3, cutoff=0.3) or list(words)[:8]
-        raise UnknownName(f"The prompt has no word {said(word)}. Nearest: {', '.join(dict.fromkeys(near))}.")
+        several = " Give one word at a time." if isinstance(word, str) and len(WORD.findall(word)) > 1 else ""
+        raise UnknownName(
+            f"The prompt has no word {said(word)}. Nearest: {', '.join(dict.fromkeys(near)) or 'none, since it has no words'}.{several}"
+        )
     return found
+
+
+def _alike(word: str) -> str:
+    """What two spellings of a word share: case, apostrophe, and how accents are coded do not count."""
+    return unicodedata.normalize("NFC", word).casefold().replace("’", "'")
 
 
 def tokens_of(pipe: Any, adapter: Adapter, prompt: str, site: Site, count: int, valid: int, seconds: float) -> list[str | int]:

@@ -28,7 +28,7 @@ from threadpoolctl import threadpool_limits
 from tqdm.auto import tqdm
 
 from audioscope import loading
-from audioscope.errors import whole
+from audioscope.errors import sendable, whole
 from audioscope.installed import cores, need
 from audioscope.loading import DifferentModel
 from audioscope.model import Model
@@ -49,11 +49,19 @@ def room(model: Model) -> int:
     """How many workers this machine has cores and memory, or GPUs, for."""
     device = next(model.denoiser.parameters()).device
     if device.type != "cpu":
-        return torch.cuda.device_count() if device.type == "cuda" else 1
+        return len(gpus(model)) if device.type == "cuda" else 1
     parts = [part for part in model.pipe.components.values() if isinstance(part, torch.nn.Module)]
     size = sum(p.numel() * p.element_size() for part in parts for p in part.parameters())
     # activations of a unit take about as much as the weights
     return max(1, min(cores(), int(0.8 * psutil.virtual_memory().total / (2 * size + OWN))))
+
+
+def gpus(model: Model) -> list[str]:
+    """Names of the GPUs for a model's workers, as CUDA_VISIBLE_DEVICES has them: all that this process may use, or the chosen one."""
+    mine = [name.strip() for name in os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",") if name.strip()]
+    names = mine[: torch.cuda.device_count()] or [str(number) for number in range(torch.cuda.device_count())]
+    chosen = torch.device(model.origin.device).index if model.origin is not None else None
+    return names if chosen is None else [names[chosen]]
 
 
 def threads(model: Model) -> int:
@@ -75,6 +83,13 @@ def checked_workers(workers: Any) -> int | Ray | None:
         need("ray", "A sweep on Ray")
         return workers
     return None if workers is None else whole("workers", workers, 1, why=", None, 'ray', or 'ray://address'")
+
+
+def processes(workers: int | Ray | None, model: Model, units: int) -> int:
+    """How many workers, as `checked_workers` gives them, would share so many units; a Ray cluster is asked."""
+    if isinstance(workers, Ray):
+        return _maker(workers, model, threads(model), units)[1]
+    return min(units, room(model) if workers is None else workers)
 
 
 @contextmanager
@@ -165,10 +180,11 @@ def _write(read: Callable[[T], Mapping[str, torch.Tensor]], items: Sequence[T], 
 
 def _maker(workers: int | Ray | None, model: Model, number: int, many: int) -> tuple[Callable[[int], Any], int]:
     """What makes a worker from its place, and how many there are to be."""
-    gpu = next(model.denoiser.parameters()).device.type == "cuda"
+    on_gpu = next(model.denoiser.parameters()).device.type == "cuda"
     if isinstance(workers, Ray):
-        return actors(workers, number, many, gpu)
-    return lambda place: _take(place, number, gpu), many
+        return actors(workers, number, many, on_gpu)
+    names = gpus(model) if on_gpu else [""]
+    return lambda place: _take(names[place % len(names)], number), many
 
 
 def _here(do: Do, unit: Unit, folder: Path, number: int) -> tuple[Unit, str]:
@@ -185,12 +201,12 @@ class _Worker:
 
     broken: tuple[type[BaseException], ...] = (BrokenProcessPool, ShutdownExecutorError)
 
-    def __init__(self, place: int, number: int, gpu: bool):
+    def __init__(self, gpu: str, number: int):
         env = {name: str(number) for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")}
         env["LOKY_MAX_MEMORY_LEAK_SIZE"] = "1e15"  # it would take a model that was loaded for a leak, and start afresh
-        env |= {"CUDA_VISIBLE_DEVICES": str(place)} if gpu else {}
-        self.key = (place if gpu else -1, number)
-        self.executor = ProcessPoolExecutor(1, timeout=IDLE, initializer=_begin, initargs=(number, os.getpid()), env=env)
+        env |= {"CUDA_VISIBLE_DEVICES": gpu} if gpu else {}
+        self.key, given = (gpu, number), (number, os.getpid(), "cuda" if gpu else None)
+        self.executor = ProcessPoolExecutor(1, timeout=IDLE, initializer=_begin, initargs=given, env=env)
 
     def do(self, name: str, payload: bytes, unit: Unit, folder: Path) -> None:
         """Do a unit there. Raises what it raises, and one of `broken` if the process dies."""
@@ -210,13 +226,14 @@ _idle: list[_Worker] = []  # those of earlier sweeps
 _lock = threading.Lock()
 
 
-def _take(place: int, number: int, gpu: bool) -> _Worker:
+def _take(gpu: str, number: int) -> _Worker:
+    """A worker of an earlier sweep, or a new one; gpu: the name of the one that it sees, "" on a CPU."""
     with _lock:
-        fitting = next((worker for worker in _idle if worker.key == (place if gpu else -1, number)), None)
+        fitting = next((worker for worker in _idle if worker.key == (gpu, number)), None)
         if fitting is not None:
             _idle.remove(fitting)
             return fitting
-    return _Worker(place, number, gpu)
+    return _Worker(gpu, number)
 
 
 def _shared(
@@ -294,9 +311,9 @@ def end_workers() -> None:
 _work: dict[str, Do] = {}
 
 
-def _begin(number: int, parent: int) -> None:
+def _begin(number: int, parent: int, device: str | None) -> None:
     """What a worker on this machine does first, too: leave Ctrl-C to the driver, and end with it."""
-    loading.become_worker(number)
+    loading.become_worker(number, device)
     signal.signal(signal.SIGINT, signal.SIG_IGN)
 
     def watch() -> None:
@@ -315,5 +332,8 @@ def _do(name: str, payload: bytes | None, unit: Unit, folder: Path) -> bool:
             return False
         _work.clear()
         _work[name] = cloudpickle.loads(payload)
-    _work[name](unit, folder)
+    try:
+        _work[name](unit, folder)
+    except Exception as error:
+        raise sendable(error) from None
     return True

@@ -142,6 +142,16 @@ def test_a_plans_hours_are_units_of_a_fixed_part_and_of_steps(tiny, monkeypatch)
     assert plan.disk_mb == pytest.approx(120 * 14 * 65_536 * 2 * 0.6 / 1e6) and plan.clips == plan.generations == 120 * 14
     assert audioscope.atlas.plan(tiny, ["fast", "drums"], pairs=30, clips=False).disk_mb == 0
     alone, four = (audioscope.atlas.plan(tiny, ["fast", "drums"], pairs=30, seeds=2, steps=10, workers=n) for n in (1, 4))
+    parts = [audioscope.atlas.plan(tiny, ["fast", "drums"], pairs=30, seeds=2, steps=10, workers=1, part=(n, 7)) for n in (1, 7)]
+    assert [part.units for part in parts] == [18, 17], "120 units in 7 parts"
+    began, wrongs = (
+        clock[0],
+        {"workers": (0, "workers is 0"), "part": ("61/61", "part is '61/61', but the sweep has only 60 units")},
+    )
+    for name, (value, said) in wrongs.items():
+        with pytest.raises(ValueError, match=said):
+            audioscope.atlas.plan(tiny, ["fast", "drums"], pairs=30, **{name: value})
+    assert clock[0] == began, "before any work"
     assert alone.hours == pytest.approx(4 * four.hours) and "with 4 workers" in repr(four) and "with 1 worker\n" in repr(alone)
 
 

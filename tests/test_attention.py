@@ -1,16 +1,20 @@
 """Attention maps: they are what the model computes, on all adapters, and the generation is not changed by looking."""
 
+import threading
+import warnings
+
 import numpy as np
 import pandas as pd
 import pytest
 import torch
+from conftest import KINDS
 from test_inside import A, B, edited, sampled
 
 import audioscope
-from audioscope import Ablate, Apply, AttentionMap, MuteWord, PatchText, Read, Row
+from audioscope import Ablate, Apply, AttentionMap, MuteWord, PatchOutput, PatchText, Read, Row
 from audioscope.attention import contribution, watching
 from audioscope.sites import output_projection
-from audioscope.words import tokens_of
+from audioscope.words import WORD, tokens_of
 
 STEPS = 3
 
@@ -36,8 +40,7 @@ def test_weights_times_values_are_what_the_heads_give(model, kind):
             (step, heads, output(heads), weights, contribution(output, values), call.valid, float(values.abs().max()))
         )
 
-    with watching(model, sites, layout[branch][0], at):
-        plain = model.run([Row(A, 0)], decode=False, **settings)
+    plain = model.run([Row(A, 0)], decode=False, within=watching(model, sites, layout[branch][0], at), **settings)
     read = Read(tuple(sites) + tuple(head for site in sites for head in site.heads), pool=False, branch=branch)
     run = model.run([Row(A, 0)], decode=False, read=read, **settings)
     assert torch.equal(plain.latents, run.latents), "looking changes no bit"
@@ -86,6 +89,99 @@ def test_a_word_is_all_of_its_pieces(tiny):
         "(padding)",
         "(duration)",
     ]
+
+
+@pytest.mark.parametrize("name", KINDS)
+def test_words_have_their_own_tokens_on_every_adapter(name, request):
+    """All pieces of a word, and nothing of its neighbors, whatever precedes the prompt; spelled out by what the tokenizer calls them."""
+    prompt, model = "a mid-tempo song, with violins", request.getfixturevalue(name)
+    words = WORD.findall(prompt)
+    for stream in {site.stream for site in model.sites.cross} - {"gpt2"}:
+        site = next(site for site in model.sites.cross if site.stream == stream)
+        tokenizer = model.pipe.tokenizer_2 if stream == "t5" else model.pipe.tokenizer
+        before = model.pipe._format_prompt(prompt=prompt, lyrics="", audio_duration=1.0)[0] if model.adapter.packed_by else prompt
+        pieces = tokenizer.convert_ids_to_tokens(tokenizer(before, truncation=True).input_ids)
+        names = tokens_of(model.pipe, model.adapter, prompt, site, len(pieces) + len(model.adapter.trailing), len(pieces), 1.0)
+        spelled = {
+            word: "".join(piece for piece, name in zip(pieces, names, strict=False) if name == number)
+            for number, word in enumerate(words)
+        }
+        for word, found in spelled.items():
+            if stream == "t5":
+                assert found.replace("▁", "").replace("<unk>", "-") == word
+            else:  # whole words, and <unk> for what the small vocabulary lacks
+                assert found == (word if word in ("a", "song", "with") else "<unk>" * (3 if "-" in word else 1))
+
+
+def test_words_are_words_in_any_script(tiny):
+    """Marks belong to their letters, however they are coded; one word is asked for at a time."""
+    assert WORD.findall("धीमा गाना, R&B, cafe\u0301") == ["धीमा", "गाना", "R&B", "cafe\u0301"]
+    found = tiny.attention("slow R&B in a cafe\u0301, don’t stop", steps=1, sites=0)
+    assert found.words == ["slow", "R&B", "in", "a", "cafe\u0301", "don’t", "stop"]
+    for word in ("r&b", "café", "don't"):
+        assert found.of(word).shape == found.seconds.shape
+    with pytest.raises(audioscope.errors.UnknownName, match=r"no word 'slow R&B'.*one word at a time"):
+        found.of("slow R&B")
+    assert np.array_equal(found.of("(padding)"), found.values[len(found.words) + found.others.index("(padding)")])
+
+
+@pytest.mark.parametrize("kind", ["weights", "values"])
+def test_a_map_shows_what_is_computed_word_by_word_and_moment_by_moment(model, kind):
+    """The public map, cell by cell, on every adapter: the sums over a word's tokens, in the order of time."""
+    settings, prompt = how(model), "a slow song with violin"
+    site = next(site for site in model.sites.cross if site.stream != "gpt2")
+    found = model.attention(prompt, sites=[site], by=("layer", "head", "step"), kind=kind, **settings)
+    seen = []
+
+    def at(site, step, weights, call, output):
+        names = tokens_of(model.pipe, model.adapter, prompt, site, weights.shape[-1], call.valid, settings["seconds"])
+        weights = weights if kind == "weights" else weights.abs() * contribution(output, call.value[0])[:, None]
+        columns = [[name == word for name in names] for word in [*range(5), *found.others]]
+        seen.append(torch.stack([weights[..., torch.tensor(mine)].sum(-1) for mine in columns], 1))  # [heads, words, tokens]
+
+    row = model.adapter.rows(1, settings["guidance"])["cond"][0]
+    model.run([Row(prompt, 0)], decode=False, within=watching(model, [site], row, at), **settings)
+    leading = model.adapter.leading(model.denoiser)
+    expected = torch.stack(seen, 1)[..., leading:][..., : len(found.seconds)]
+    assert expected.std(-1).max() > 0, "the order of moments shows"
+    np.testing.assert_allclose(found.values[0], expected.movedim(1, 1).numpy(), rtol=1e-4, atol=1e-6)
+
+
+@pytest.mark.parametrize("name", ["tiny", "stable_audio", "stable_audio_3", "audioldm2"])
+def test_the_other_branch_looks_at_the_negative_prompt(name, request):
+    """In the first step, before the branches have met, as at a prompt."""
+    model = request.getfixturevalue(name)
+    sites = [site for site in model.sites.cross if site.stream != "gpt2"][:3]
+    settings = {**how(model), "steps": 1, "guidance": 3.0, "by": ("layer", "head"), "sites": sites}
+    del settings["negative_prompt"]
+    prompt, negative = "a slow song with violin", "a fast song with guitar"  # as long: AudioLDM2 pads one to the other
+    other = model.attention(prompt, branch="uncond", negative_prompt=negative, **settings)
+    as_prompt = model.attention(negative, negative_prompt=prompt, **settings)
+    assert other.words == as_prompt.words and "branch 'uncond'" in repr(other) and negative in repr(other)
+    assert negative in other.chart().to_dict()["title"]["subtitle"]
+    cond = model.attention(prompt, negative_prompt=negative, **settings)
+    for number in range(len(other.words)):
+        np.testing.assert_allclose(other.of(number), as_prompt.of(number), rtol=1e-3, atol=1e-5)
+    assert max(np.abs(other.of(number) - cond.of(number)).max() for number in range(5)) > 1e-4
+
+
+def test_threads_take_turns_at_looking(tiny):
+    """A map made while another thread generates is the same, and so is what the other one hears; nothing stays behind."""
+    prompt, jobs = "a slow song with violin", {}
+    asked = {
+        "plain": lambda: tiny.generate(prompt, seed=1, steps=5).samples,
+        "muted": lambda: tiny.generate(prompt, seed=2, steps=5, edits=MuteWord("cross", "violin")).samples,
+        "map": lambda: tiny.attention(prompt, by=("layer", "step"), steps=3).values,
+        "another map": lambda: tiny.attention("a fast song", by="layer", steps=4).values,
+    }
+    alone = {name: ask() for name, ask in asked.items()}
+    threads = [threading.Thread(target=lambda name=name: jobs.update({name: asked[name]()})) for name in asked for _ in range(2)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    for name, expected in alone.items():
+        assert np.array_equal(jobs[name], expected) and np.array_equal(asked[name](), expected), name
 
 
 def test_axes_are_means_of_one_another(tiny):
@@ -179,7 +275,8 @@ def test_edits_and_branches_are_seen(tiny):
     how = {"sites": 3, "by": "step", "steps": STEPS, "kind": "values"}
     edited = tiny.attention(slow, edits=Ablate(0), **how).values[0]
     assert np.abs(edited - tiny.attention(slow, **how).values[0]).max() > 1e-3
-    for other in (PatchText(0, fast), MuteWord(0, "slow")):
+    both = [f"{tiny.sites[3].path}.{what}" for what in ("keys", "values")]
+    for other in (PatchText(0, fast), MuteWord(0, "slow"), *(PatchOutput(part, fast) for part in both)):
         with pytest.raises(ValueError, match="read the attention without it"):
             tiny.attention(slow, edits=other, **how)
     empty = tiny.attention(slow, branch="uncond", **how).values
@@ -201,8 +298,37 @@ def test_a_map_is_kept(tiny, tmp_path):
     again = AttentionMap.load(attention.save(tmp_path))
     assert np.array_equal(again.values, attention.values) and again.words == attention.words and repr(again) == repr(attention)
     assert "violin" in repr(attention) and again.settings["fingerprint"] == tiny.fingerprint
-    with pytest.raises(FileNotFoundError, match="no attention map"):
-        AttentionMap.load(tmp_path / "nothing")
+    (tmp_path / "attention.json").unlink()
+    for folder in (tmp_path, tmp_path / "nothing"):
+        with pytest.raises(FileNotFoundError, match="no attention map"):
+            AttentionMap.load(folder)
+    with pytest.raises(ValueError, match="is a file, or lies in one"):
+        attention.save(tmp_path / "attention.parquet")
+
+
+def test_what_is_not_finite_is_no_map(tiny):
+    weight = tiny.denoiser.transformer_blocks[3].cross_attn.to_out.weight
+    kept = weight.detach().clone()
+    try:
+        weight.data.fill_(float("nan"))
+        with pytest.raises(FloatingPointError, match="NaN or infinity for 'a song'"):
+            tiny.attention("a song", steps=1)
+    finally:
+        weight.data.copy_(kept)
+
+
+def test_looking_beside_edits_warns_of_nothing(tiny):
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        tiny.attention("a slow song", steps=2, edits=Ablate(3))
+        tiny.generate("a slow song", steps=2, edits=[MuteWord(3, "slow"), Ablate(3)])
+
+
+def test_a_chart_that_is_saved_runs_nothing_of_a_prompt(tiny, tmp_path):
+    hostile = "slow <script>alert(1)</script> violin</script><img src=x onerror=alert(2)>"
+    tiny.attention(hostile, steps=1, sites=0).chart().save(tmp_path / "chart.html")
+    text = (tmp_path / "chart.html").read_text()
+    assert "</script><img" not in text and "alert(1)</script>" not in text and text.count("alert(2)") >= 1
 
 
 def test_self_attention_looks_at_moments(tiny):
@@ -257,8 +383,8 @@ def test_a_muted_word_adds_nothing(model):
             )
             found.append(weights[..., mine].sum(-1).T)
 
-    with watching(model, [first], model.adapter.rows(1, settings["guidance"])["cond"][0], at):
-        model.run([Row(A, 0)], decode=False, **settings)
+    looking = watching(model, [first], model.adapter.rows(1, settings["guidance"])["cond"][0], at)
+    model.run([Row(A, 0)], decode=False, within=looking, **settings)
     word = A.split()[1]
     mutes = [(), (MuteWord(first, word),), (MuteWord(first, 1, renormalize=True),), (MuteWord(first.heads[1], word),)]
     read = Read(first.heads, steps=(0,), pool=False)
@@ -339,8 +465,20 @@ def test_there_is_a_page_for_every_model(model, tmp_path, monkeypatch):
     from audioscope.pages import attention, attention_page
 
     monkeypatch.setattr(attention, "sound", lambda clip: {})  # the random pipelines have rates that MP3 does not
-    text = attention_page(model, "a slow slow song", tmp_path / "page.html", **how(model)).read_text()
+    sites = (site for site in model.sites.cross)  # read once
+    text = attention_page(model, "a slow slow song", tmp_path / "page.html", sites=sites, **how(model)).read_text()
     assert text.count('class="word small"') == text.count("<canvas") >= 4 and text.count("without “slow”") == 2
+
+
+def test_a_page_has_no_button_for_what_is_cut_off(tiny, tmp_path):
+    from audioscope.pages import attention_page, show_attention
+
+    with pytest.warns(UserWarning, match="no attention: .*violin"):
+        text = attention_page(tiny, " ".join(["slow"] * 60) + " violin", tmp_path / "page.html", sites=[0], steps=1).read_text()
+    assert "without “slow”" in text and "without “violin”" not in text
+    for wrong in (None, ["a song"], 3):
+        with pytest.raises(ValueError, match="expected a text"):
+            show_attention(tiny, wrong, steps=1)
 
 
 def test_the_command_prints_a_map_and_writes_a_page(tmp_path, capsys):

@@ -138,12 +138,26 @@ def test_ones_own_tags(clips):
         ({"nets": []}, ValueError, "at least one net"),
         ({"nets": ["MTT", "MTT"]}, ValueError, "each once"),
         ({"nets": ["VGG"]}, KeyError, "Available: MTT, MSD"),
+        ({"device": "gpu"}, ValueError, "device is 'gpu', which torch cannot use here"),
     ],
 )
 def test_bad_input_is_one_line(keywords, kind, said):
     with pytest.raises(kind, match=said) as caught:
         Musicnn(**keywords)
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("change", "rate", "said"),
+    [
+        (lambda audio: 32_768 * audio, 16_000, "divide those of int16 by 32768"),
+        (lambda audio: audio / 0, 16_000, "expected finite samples"),
+        (lambda audio: audio, 16, "rate is 16, expected a whole number of at least 1000 Hz"),
+    ],
+)
+def test_sound_in_other_units_is_refused(ear, change, rate, said):
+    with pytest.raises(ValueError, match=said):
+        ear(change(torch.full((1, 1, 65_536), 0.1)), rate)
 
 
 def test_a_concept_without_a_tag_is_refused_before_any_work(tiny, ear, tmp_path):

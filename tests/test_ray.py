@@ -1,5 +1,8 @@
 """Sweeps on a Ray that the test starts: two nodes on this machine, one of them removed in the middle."""
 
+import socket
+import subprocess
+import sys
 import threading
 import time
 
@@ -51,6 +54,50 @@ def test_units_on_two_nodes_of_which_one_goes(cluster, tiny, tmp_path):
     assert audioscope.localize(tiny, **FEW, seeds=2, workers=1, out=out).table.equals(whole.table), "a sweep goes on anywhere"
     with pytest.raises(ValueError, match=r"\d CPUs and 0 GPUs, too few"):
         audioscope.localize(tiny, **FEW, workers=Ray(gpus=0.5), out=tmp_path / "none")
+
+
+def test_a_cluster_is_reached_from_outside(tiny, tmp_path, monkeypatch):
+    """By `ray://`, as from a laptop: a head node that this process does not belong to."""
+    monkeypatch.setenv("RAY_AUTH_MODE", "disabled")  # the command line asks for a token otherwise
+    with socket.socket() as free, socket.socket() as other:
+        free.bind(("127.0.0.1", 0))
+        other.bind(("127.0.0.1", 0))
+        port, own = free.getsockname()[1], other.getsockname()[1]
+    begin = ["start", "--head", "--num-cpus=1", "--include-dashboard=false", f"--port={own}", f"--ray-client-server-port={port}"]
+    command = [sys.executable, "-m", "ray.scripts.scripts"]
+    subprocess.run([*command, *begin], check=True, capture_output=True, timeout=LIMIT)
+    try:
+        there = audioscope.localize(tiny, **FEW, workers=Ray(f"ray://127.0.0.1:{port}", actors=4), out=tmp_path / "there")
+        assert there.table.equals(audioscope.localize(tiny, **FEW, workers=1, out=tmp_path / "here").table)
+    finally:
+        ray.shutdown()
+        on_ray.end_actors()
+        subprocess.run([*command, "stop", "--force"], capture_output=True, timeout=LIMIT)
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ({"gpus": "x"}, "gpus is 'x', expected a number"),
+        ({"gpus": float("nan")}, "gpus is nan"),
+        ({"gpus": -1}, "gpus is -1, expected a fraction"),
+        ({"gpus": 1.5}, "gpus is 1.5, expected a fraction from 0 to 1, or a whole number"),
+        ({"actors": 0}, "actors is 0, expected a whole number of at least 1"),
+        ({"actors": 2.5}, "actors is 2.5"),
+        ({"actors": "2"}, "actors is '2'"),
+        ({"address": ""}, "address is ''"),
+        ({"address": 3}, "address is 3"),
+    ],
+)
+def test_what_no_cluster_can_be_asked_is_said_at_once(given, message):
+    with pytest.raises(ValueError, match=message):
+        Ray(**given)
+
+
+def test_actors_never_wait_for_a_gpu_that_is_not_there(cluster, tiny, tmp_path):
+    ray.init(cluster.address, log_to_driver=False, logging_level="error")
+    with pytest.raises(ValueError, match=r"0 GPUs, too few for one model, which needs 0\.5 of a GPU"):
+        audioscope.localize(tiny, **FEW, workers=Ray(gpus=0.5, actors=1), out=tmp_path)
 
 
 def test_a_cluster_that_is_not_there_is_named(tiny, tmp_path):

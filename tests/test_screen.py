@@ -1,5 +1,8 @@
 """Gates and the screen: gradients through the whole sampler, and what they say about exact patching."""
 
+from dataclasses import replace
+from pathlib import Path
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -181,18 +184,67 @@ def test_estimates_and_residual_make_up_the_whole(tiny):
 def test_the_best_and_a_sample_are_patched(tiny, tmp_path):
     screen = audioscope.screen(tiny, ["fast"], 4, steps=2, progress=False)
     chosen = screen.choose(top=3, sample=2)
-    strongest = screen.impacts().assign(size=lambda t: t["impact"].abs()).nlargest(3, "size")["site"].tolist()
+    strongest = screen.impacts().nlargest(3, "impact")["site"].tolist()  # as `compare` ranks them
     assert screen.impacts()["defined"].all()
     assert list(chosen.top) == strongest and not set(chosen.sample) & set(chosen.top)
     atlas = audioscope.localize(tiny, ["fast"], 4, screened=chosen, steps=2, progress=False, out=tmp_path)
     assert {site.path for site in atlas.sites} == {*chosen.top, *chosen.sample}
     assert atlas.settings["screened"] == {"top": list(chosen.top), "sample": list(chosen.sample)}
     assert screen.compare(atlas)["cells"].tolist() == [5, 5]
+    with pytest.raises(ValueError, match="did not look at metal, but at fast"):
+        audioscope.localize(tiny, ["fast", "metal"], 1, screened=chosen, steps=2)
+    with pytest.raises(ValueError, match="of other weights"):
+        audioscope.localize(tiny, ["fast"], 1, screened=replace(chosen, fingerprint="0123"), steps=2)
     for wrong in ({"top": ["x"]}, np.zeros(3), "cross"):
         with pytest.raises(TypeError, match="expected a screen"):
             audioscope.localize(tiny, ["fast"], 1, screened=wrong)
     with pytest.raises(ValueError, match="give one of them"):
         audioscope.localize(tiny, ["fast"], 1, sites="self", screened=Chosen(("x",), ()))
+
+
+@pytest.mark.parametrize(
+    ("top", "sample", "said"),
+    [
+        (None, (), "top is None, expected a list"),
+        ("cross", (), "top is 'cross', expected a list"),
+        ((3,), (), "top contains 3, expected module paths"),
+        (("a", "b"), ("b",), "b is chosen twice"),
+        (("a", "a"), (), "a is chosen twice"),
+    ],
+)
+def test_a_choice_by_hand_is_of_paths(tiny, top, sample, said):
+    with pytest.raises(ValueError, match=said):
+        Chosen(top, sample)
+    assert Chosen([tiny.sites[1]], ()).top == (tiny.sites[1].path,)
+
+
+def test_a_table_that_was_changed_is_no_screen(tiny, tmp_path):
+    """Rows that are missing or there twice would change what is ranked, without a word."""
+    screen = audioscope.screen(tiny, ["fast"], 2, sites=[1, 2], steps=2, progress=False)
+    table, settings = screen.table, screen.settings
+    for wrong, about, said in (
+        (pd.concat([table, table]), settings, "has two lines of fast, 0,"), (table.iloc[1:], settings, "has 7 lines, expected 8"),
+        (table.iloc[:0], settings, "has 0 lines, expected one or more"), (table.drop(columns="together"), settings, "lack together"),
+        (table, {}, "lack concepts, fingerprint"), (table[table["site"] == tiny.sites[1].path], settings, "has 4 lines, expected 8"),
+    ):  # fmt: skip
+        with pytest.raises(ValueError, match=said):
+            Screen(wrong, about)
+    shuffled = Screen(table.sample(frac=1, random_state=0), settings).impacts()
+    assert shuffled.sort_values("site", ignore_index=True).equals(screen.impacts())
+    assert len(Screen(table[table["pair"] == 0], settings).impacts()) == 2, "all lines of a pair"
+    for ask, kind, said in (
+        (lambda: screen.chart("nope"), KeyError, "No screened concept 'nope'. Available: fast"),
+        (lambda: screen.compare(None), ValueError, "atlas is None, expected an Atlas"),
+        (lambda: screen.choose(2, 0, seed=-1), ValueError, "seed is -1"),
+        (lambda: screen.save(Path(__file__)), ValueError, "is a file, or lies in one"),
+        (lambda: audioscope.screen(tiny, ["fast"], 1, recompute="no"), ValueError, "recompute is 'no'"),
+        (lambda: audioscope.screen(tiny, ["fast"], 1, out=""), ValueError, "A path is ''"),
+    ):
+        with pytest.raises(kind, match=said):
+            ask()
+    (screen.save(tmp_path) / "screen.json").unlink()
+    with pytest.raises(FileNotFoundError, match="holds no screen"):
+        Screen.load(tmp_path)
 
 
 def test_what_cannot_be_screened_is_said(tiny, monkeypatch):
@@ -210,9 +262,14 @@ def test_what_cannot_be_screened_is_said(tiny, monkeypatch):
         def scores(self, audio, rate):
             return audio.square().mean((1, 2))
 
+    class Contradicting(Loudness):
+        def scores(self, audio, rate):
+            return -audio.square().mean((1, 2))[:, None]
+
     monkeypatch.setattr(tracing, "run", None)  # nothing is generated
     for change, said in (
         ({"scorer": Deaf()}, "No gradient reaches the audio"), ({"scorer": Flat()}, r"gave a tensor \[1\] for one clip"),
+        ({"scorer": Contradicting()}, "gave -0.0.* for a clip of noise, and its call 0.0"),
         ({"sites": "cross.keys"}, "belongs to the text"), ({"sites": [*tiny.sites[1].values]}, "screen 'cross.heads'"),
         ({"scorer": Loudness()}, "no `scores` through which gradients reach the audio"),
         ({"mode": "slow"}, "expected 'quick' or 'path'"), ({"points": 2}, "points is 2, expected a whole number of at least 3"),
@@ -249,6 +306,9 @@ def test_a_comparison_is_of_the_same_pairs_and_steps(tiny):
         screen.compare(audioscope.localize(tiny, ["fast"], 1, direction="necessary", **how))
     with pytest.raises(ValueError, match=r"made with other settings \(steps; steps: 2 there, 5 now\)"):
         screen.compare(audioscope.localize(tiny, ["fast"], 1, **{**how, "steps": 2}))
+    negative = audioscope.localize(tiny, ["fast"], 1, **how, negative_prompt="a slow song")
+    with pytest.raises(ValueError, match="made with other settings .*negative_prompt"):
+        screen.compare(negative)
     with pytest.raises(ValueError, match="share no pair"):
         screen.compare(audioscope.localize(tiny, ["slow"], 1, **how))
 

@@ -7,6 +7,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+import safetensors.torch
 import soundfile as sf
 import torch
 from helpers.hub import Hub, point_to
@@ -526,6 +527,16 @@ def test_a_pack_of_a_block_acts_on_the_residual_stream(tiny, tmp_path):
     assert torch.allclose(reads[1, 0] - reads[0, 0], (3 * unit).expand_as(reads[0, 0]), atol=1e-3)
     again = audioscope.steer.write_pack(found, tmp_path / "b.safetensors", tiny)
     assert torch.allclose(audioscope.steer.read_pack(again, tiny).directions[last.path], found.directions[last.path])
+
+
+def test_a_pack_replaces_no_other_file(tiny, tmp_path):
+    vector, file = audioscope.datasets.vector("fast").only([tiny.sites[6]]), tmp_path / "weights.safetensors"
+    safetensors.torch.save_file({"a": torch.ones(3)}, file)
+    with pytest.raises(ValueError, match="is of something else, and would be overwritten"):
+        audioscope.steer.write_pack(vector, file, tiny)
+    assert list(safetensors.torch.load_file(file)) == ["a"]
+    for _ in range(2):  # one of ours is replaced
+        audioscope.steer.write_pack(vector, tmp_path / "pack.safetensors", tiny)
 
 
 def test_packs_that_do_not_fit_are_refused_in_a_line(tiny, tmp_path):

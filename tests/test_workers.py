@@ -8,12 +8,16 @@ import subprocess
 import sys
 import threading
 import time
+from functools import partial
+from types import SimpleNamespace
 
 import numpy as np
 import pandas as pd
 import psutil
 import pytest
+import torch
 from helpers.browsing import LIMIT
+from helpers.pipelines import BUILDERS
 
 import audioscope
 from audioscope import workers
@@ -39,7 +43,7 @@ class Heard:
             if first or (self.always and mark.exists()):
                 mark.write_text("was here")
                 if self.error:
-                    raise self.error
+                    raise self.error()
                 os.kill(os.getpid(), signal.SIGKILL)
         return np.stack([level, level], 1)
 
@@ -158,14 +162,21 @@ def test_a_unit_that_kills_three_workers_is_marked_and_tried_again_later(tiny, t
     assert not again.table["failed"].any()
 
 
+class OfTwo(Exception):
+    """Unlike a plain one, it cannot be made again from what it passes on."""
+
+    def __init__(self, who="my scorer", what="tired"):
+        super().__init__(f"{who} is {what}")
+        self.lock = threading.Lock()
+
+
 @pytest.mark.slow
-def test_an_exception_of_a_scorer_ends_the_sweep_with_its_own_words(tiny, tmp_path):
+@pytest.mark.parametrize(("error", "kind"), [(partial(RuntimeError, "my scorer is tired"), "^"), (OfTwo, "^OfTwo: ")])
+def test_an_exception_of_a_scorer_ends_the_sweep_with_its_own_words(tiny, tmp_path, error, kind):
     marks = tmp_path / "marks"
     marks.mkdir()
-    with pytest.raises(RuntimeError, match="^my scorer is tired$"):
-        audioscope.localize(
-            tiny, **FEW, scorer=Heard(marks, error=RuntimeError("my scorer is tired")), workers=2, out=tmp_path / "out"
-        )
+    with pytest.raises(RuntimeError, match=rf"{kind}my scorer is tired$"):
+        audioscope.localize(tiny, **FEW, scorer=Heard(marks, error=error), workers=2, out=tmp_path / "out")
     assert audioscope.localize(tiny, **FEW, scorer=Heard(), workers=2, out=tmp_path / "out").table["score"].notna().all()
 
 
@@ -246,29 +257,61 @@ def test_long_work_is_spread_by_default(tiny, tmp_path, monkeypatch):
     assert len(workers._idle) == 2
 
 
+def _tokens_of_other_rules(model):
+    from tokenizers.normalizers import Lowercase, Replace, Sequence
+
+    model.pipe.tokenizer.backend_tokenizer.normalizer = Sequence([Lowercase(), Replace("fast", "slow")])
+
+
+def _replaced_forward(model):
+    block = model.denoiser.transformer_blocks[0].ff
+    block.forward = lambda *given, **named: type(block).forward(block, *given, **named) * 1.01
+
+
 CHANGED = {
-    "scheduler": lambda model: setattr(model.pipe, "scheduler", type(model.pipe.scheduler).from_config({**model.pipe.scheduler.config, "shift": 2.0})),
-    "transformer": lambda model: next(model.denoiser.parameters()).data.view(-1)[7].add_(1e-3),
-    "text_encoder": lambda model: model.pipe.text_encoder.register_forward_hook(lambda module, args, out: None),
-    "adapter": lambda model: setattr(model, "adapter", type(model.adapter)(**{**vars(model.adapter), "leading_tokens": 5})),
-    "vae": lambda model: model.pipe.vae.mean.add_(0.1),
+    "config": ("scheduler", lambda model: setattr(model.pipe, "scheduler", type(model.pipe.scheduler).from_config({**model.pipe.scheduler.config, "shift": 2.0}))),
+    "state": ("scheduler", lambda model: model.pipe.scheduler.set_shift(8.0)),
+    "weight": ("transformer", lambda model: next(model.denoiser.parameters()).data.view(-1)[7].add_(1e-3)),
+    "dtype": ("transformer", lambda model: model.denoiser.half()),
+    "scale": ("transformer", lambda model: setattr(model.denoiser.transformer_blocks[0].cross_attn, "scale", 0.5)),
+    "processor": ("transformer", lambda model: setattr(model.denoiser.transformer_blocks[0].cross_attn.processor, "strength", 2.0)),
+    "another processor": ("transformer", lambda model: setattr(model.denoiser.transformer_blocks[0].cross_attn, "processor", object())),
+    "forward": ("transformer", _replaced_forward),
+    "settings": ("transformer", lambda model: model.denoiser.register_to_config(num_layers=3)),
+    "training": ("transformer", lambda model: model.denoiser.train()),
+    "hook": ("text_encoder", lambda model: model.pipe.text_encoder.register_forward_hook(lambda module, args, out: None)),
+    "adapter": ("adapter", lambda model: setattr(model, "adapter", type(model.adapter)(**{**vars(model.adapter), "leading_tokens": 5}))),
+    "buffer": ("vae", lambda model: model.pipe.vae.mean.add_(0.1)),
+    "buffer that is not saved": ("vae", lambda model: model.pipe.vae.window.mul_(0.9)),
+    "tokens": ("tokenizer", lambda model: model.pipe.tokenizer.add_tokens(["theremin"])),
+    "rules": ("tokenizer", _tokens_of_other_rules),
+    "side": ("tokenizer", lambda model: setattr(model.pipe.tokenizer, "truncation_side", "left")),
 }  # fmt: skip
 
 
-@pytest.mark.parametrize("part", CHANGED)
-def test_a_changed_model_is_not_what_loading_gives(part):
-    model = audioscope.load("tiny")
+@pytest.mark.parametrize("kind", CHANGED)
+def test_a_changed_model_is_not_what_loading_gives(kind):
+    model, (part, change) = audioscope.load("tiny"), CHANGED[kind]
     same = pickle.dumps(model)
     assert pickle.loads(same).parts() == model.parts()
-    CHANGED[part](model)
+    change(model)
     with pytest.raises(ValueError, match=rf"was changed since it was loaded \({part}\)"):
         pickle.loads(pickle.dumps(model))
+
+
+@pytest.mark.parametrize("build", BUILDERS.values(), ids=BUILDERS)
+def test_a_run_changes_nothing_that_a_worker_compares(build):
+    model = Model(build(), "random")
+    before = model.parts()
+    model.generate("a fast song", steps=2)
+    model.activations(["a song"], "cross", steps=3)
+    assert model.parts() == before
 
 
 @pytest.mark.slow
 def test_a_changed_model_runs_here_and_that_is_said(tmp_path):
     model = audioscope.load("tiny")
-    CHANGED["transformer"](model)
+    CHANGED["weight"][1](model)
     with pytest.warns(UserWarning, match=r"was changed since it was loaded \(transformer\).* It runs in this process alone"):
         shared = audioscope.localize(model, **FEW, workers=2, out=tmp_path / "2")
     assert shared.table.equals(audioscope.localize(model, **FEW, workers=1, out=tmp_path / "1").table)
@@ -284,6 +327,27 @@ def test_what_cannot_be_sent_runs_here_and_that_is_said(tiny, tmp_path):
     scorer.lock = threading.Lock()
     with pytest.warns(UserWarning, match="The workers cannot be given this work"):
         audioscope.localize(tiny, **FEW, scorer=scorer, workers=2, out=tmp_path / "lock")
+
+
+@pytest.mark.parametrize(
+    ("visible", "there", "device", "names"),
+    [
+        ("", 2, "cuda", ["0", "1"]),
+        ("2,3", 2, "cuda", ["2", "3"]),
+        ("GPU-a, GPU-b", 2, "cuda", ["GPU-a", "GPU-b"]),
+        ("5,7", 2, "cuda:1", ["7"]),
+        ("", 4, "cuda:2", ["2"]),
+    ],
+)
+def test_workers_take_the_gpus_that_the_user_chose(monkeypatch, visible, there, device, names):
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: there)
+    weight = SimpleNamespace(device=torch.device("cuda"))
+    model = SimpleNamespace(origin=SimpleNamespace(device=device), denoiser=SimpleNamespace(parameters=lambda: iter([weight])))
+    assert workers.gpus(model) == names and workers.room(model) == len(names)
+    monkeypatch.setattr(workers, "_take", lambda gpu, number: gpu)
+    make, many = workers._maker(3, model, 1, 3)
+    assert [make(place) for place in range(many)] == [names[place % len(names)] for place in range(3)], "several share one"
 
 
 @pytest.mark.parametrize("wrong", [0, -1, 1.5, "2", True])

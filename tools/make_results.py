@@ -54,6 +54,7 @@ TEXT = ("text sufficient", "text necessary")
 RESULTS, SAES = ROOT / "data" / "results", ROOT / "data" / "tiny" / "sae"
 STRONGEST = tuple(f"transformer.transformer_blocks.{layer}.cross_attn" for layer in (0, 6))  # in the map
 COPIES = ("tiny-planted", "tiny-planted-two")  # which tools/make_planted.py makes, before the stage `known`
+CONFIRMED = ("metal", "reggae", "opera", "jazz", "drums", "bongos", "maracas")  # genre and percussion, which enter in layer 0
 DEVELOPMENT = ("fast", "metal", "flute", "female")  # concepts that the screen was developed on
 
 
@@ -99,6 +100,15 @@ def maps(model: Model, work: Path, **shared: Any) -> None:
         print(found.save(ROOT / "data" / "maps" / name, shipped=True))
 
 
+def confirmed(model: Model, work: Path, **shared: Any) -> None:
+    """The four heads of the layer that carries genre, on pairs that the map of heads has not seen; told, and left out."""
+    concepts = [replace(each, pairs=tuple(each.split("localize")[8:34])) for each in choose(CONFIRMED)]
+    for name, direction in (("confirmed", "sufficient"), ("confirmed_necessary", "necessary")):
+        folder = work / f"{name}-{model.fingerprint}"
+        found = localize(model, concepts, 26, sites=model.sites[0].heads, direction=direction, clips=False, out=folder, **shared)
+        print(found.save(ROOT / "data" / "maps" / name, shipped=True))
+
+
 def screens(model: Model, work: Path, **shared: Any) -> None:
     """How well screens rank what the maps find."""
     write_whole(ROOT / "data/results/screening.parquet", screening(model, work, **shared).to_parquet)
@@ -107,7 +117,7 @@ def screens(model: Model, work: Path, **shared: Any) -> None:
 def points(model: Model, work: Path, **shared: Any) -> None:
     """How well attention points at what sounds."""
     found = pointing(model, songs=120).round(3)
-    found = found.astype(dict.fromkeys(["auroc", "other", "averaged", "share"], "float32"))
+    found = found.astype(dict.fromkeys(["auroc", "other", "averaged", "averaged_other", "share"], "float32"))
     found = found.astype(dict.fromkeys(["part", "word"], "category") | dict.fromkeys(["song", "layer", "step"], "int16"))
     write_whole(ROOT / "data/results/pointing.parquet", found.to_parquet)
 
@@ -304,7 +314,7 @@ def screening(model: Model, work: Path, **shared: Any) -> pd.DataFrame:
     quick = {
         kind: screened(f"quick-{kind}", concepts, sites=sites) for kind, sites in (("heads", "cross.heads"), ("layers", "cross"))
     }
-    exact = {"heads": Atlas.load(out("map-heads")), "layers": Atlas.load(out("map-output"))}
+    exact = {"heads": datasets.maps()["heads"], "layers": datasets.maps()["output"]}
     found = {("quick", kind): (each, [exact[kind]]) for kind, each in quick.items()}
     found["path", "heads"] = screened("path", few, mode="path"), [exact["heads"]]
     found["quick", "windows"] = (
@@ -328,6 +338,7 @@ STAGES = {
         atlas,
         plants,
         maps,
+        confirmed,
         screens,
         points,
         heard,

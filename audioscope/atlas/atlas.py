@@ -19,7 +19,7 @@ from audioscope.errors import UnknownName, as_path
 from audioscope.sharing import fetched, model_card, push
 from audioscope.sites import Site, labels_of, named
 from audioscope.stats import mean_of_ratios, mean_of_ratios_random_concepts, ratio_of_means
-from audioscope.store import copy_clips, load_table, save_table
+from audioscope.store import copy_clips, load_table, made_folder, save_table
 from audioscope.views import view
 
 Scale = Literal["raw", "clipped", "probability"]
@@ -609,7 +609,7 @@ class Atlas:
             'early'
         """
         folder = as_path(folder)
-        folder.mkdir(parents=True, exist_ok=True)
+        made_folder(folder)
         table = self.table
         if shipped:
             table = table[table["scored"].isin(self.concepts)]

@@ -13,7 +13,7 @@ from scipy.cluster.hierarchy import leaves_list, linkage
 
 from audioscope.atlas.atlas import THRESHOLD, Atlas, ends
 from audioscope.atlas.robustness import CENSORED
-from audioscope.errors import said
+from audioscope.errors import of_kind, said
 from audioscope.theme import chart_theme, reading, rows
 
 if TYPE_CHECKING:
@@ -482,7 +482,8 @@ def attention_heatmap(attention: AttentionMap) -> alt.Chart:
         True
     """
     signed, values = attention.settings.get("kind") == "score", attention.overall()
-    names = [*attention.words, *attention.others]
+    # Altair writes a spec into a script of the page that it saves, which a text with </script> would end
+    text, *names = (each.replace("<", "‹") for each in (attention.text, *attention.words, *attention.others))
     places = [f"{row:03d}" for row in range(len(names))]
     drawn = pd.DataFrame([
         {"place": place, "word": name, "second": round(float(second), 3), "weight": round(float(value), 5)}
@@ -506,9 +507,9 @@ def attention_heatmap(attention: AttentionMap) -> alt.Chart:
         )
         .properties(
             width=520, height=alt.Step(ROW),
-            title=alt.TitleParams("What each look brings to the score" if signed else "Where in time the model looks at which word", subtitle=[attention.prompt]),
+            title=alt.TitleParams("What each look brings to the score" if signed else "Where in time the model looks at which word", subtitle=[text]),
             description=f"Heatmap of attention, {len(attention.words)} words and {len(attention.others)} other tokens by {len(attention.seconds)} "
-            f"moments, of the prompt: {attention.prompt}. Most: {names[top]}, {float(words[top].mean()):.3f} on average.",
+            f"moments, of the text: {text}. Most: {names[top]}, {float(words[top].mean()):.3f} on average.",
         )
         .configure(**chart_theme())
     )  # fmt: skip
@@ -544,6 +545,7 @@ def agreement_heatmap(
         >>> chart.to_dict()["description"][:63]
         'Heatmap of agreement, 21 concepts by 12 layers, up to 4 views: '
     """
+    of_kind("cells", cells, pd.DataFrame)
     if lacking := [name for name in ("views", "asked", "agree", "agreeing", "holds") if name not in cells]:
         raise ValueError(f"cells has no column {lacking[0]!r}, expected the table that `Atlas.agreement` returns.")
     if cells.empty:

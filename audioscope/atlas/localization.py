@@ -28,7 +28,7 @@ from audioscope.scoring.scorers import Scorer, check_scores, completed, default_
 from audioscope.sites import Site, said_kind
 from audioscope.store import content_hash, results_folder, run_units, safe_name
 from audioscope.tracing import Row, Sampling, SamplingKeywords
-from audioscope.workers import Workers, checked_workers, few_threads, room, silence, spread, threads
+from audioscope.workers import Workers, checked_workers, few_threads, processes, silence, spread, threads
 
 Patch = Literal["text", "output"]
 Direction = Literal["sufficient", "necessary"]
@@ -43,6 +43,11 @@ class Chosen:
     Args:
         top: Module paths of the highest, best first.
         sample: Module paths drawn from the rest, as a check on what the screen misses.
+        fingerprint: Of the weights that were screened; empty for a choice by hand, which fits any model.
+        concepts: The names of the concepts that were screened; none for a choice by hand.
+
+    Raises:
+        ValueError: A path is no text, or appears twice.
 
     Example:
         >>> by_hand = audioscope.atlas.Chosen(top=(model.sites[2].path,), sample=(model.sites[7].path,))
@@ -53,6 +58,29 @@ class Chosen:
 
     top: tuple[str, ...]
     sample: tuple[str, ...]
+    fingerprint: str = ""
+    concepts: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        for name in ("top", "sample"):
+            paths = listed(name, getattr(self, name), "a list of module paths")
+            if wrong := [path for path in paths if not isinstance(path, str | Site)]:
+                raise ValueError(f"{name} contains {said(wrong[0])}, expected module paths, as `model.sites` lists them.")
+            object.__setattr__(self, name, tuple(map(str, paths)))
+        both = self.top + self.sample
+        if twice := [path for path in both if both.count(path) > 1]:
+            raise ValueError(f"{twice[0]} is chosen twice: name each site once, in top or in sample.")
+
+    def check(self, model: Model, concepts: Iterable[str]) -> None:
+        """Raise ValueError if the screen was of other weights, or did not look at one of these concepts."""
+        if self.fingerprint and self.fingerprint != model.fingerprint:
+            raise ValueError(
+                f"The screen is of other weights ({self.fingerprint}) than this model ({model.fingerprint}): screen this one."
+            )
+        if self.concepts and (unknown := sorted(set(concepts) - set(self.concepts))):
+            raise ValueError(
+                f"The screen did not look at {', '.join(unknown)}, but at {', '.join(self.concepts)}: screen these, too."
+            )
 
 
 SPREAD = 0.15  # standard deviation of one pair's impact on tiny, root mean square over its 252 cells: what a plan assumes
@@ -282,6 +310,7 @@ def localize(
             screened = screened.choose()
         if not isinstance(screened, Chosen):
             raise TypeError(f"screened is {said(screened)}, expected a screen of audioscope.screen, or what its choose gave.")
+        screened.check(model, [concept.name for concept in choose(concepts)])
         sites = [*screened.top, *screened.sample]
     sweep = checked_sweep(model, concepts, pairs, seeds, patch, direction, sites, split, scorer, also, batch_size, when, sampling)
     if until_stable is not None:
@@ -415,7 +444,8 @@ def plan(
     when: When | int | None = None,
     batch_size: int | None = None,
     clips: bool = True,
-    workers: int | None = None,
+    workers: Workers = None,
+    part: Part = None,
     **sampling: Unpack[SamplingKeywords],
 ) -> Plan:
     """What `localize` with the same arguments would cost: one unit is run at 1 and at 3 steps, and timed.
@@ -425,7 +455,9 @@ def plan(
 
     Args:
         model, concepts, pairs, seeds, patch, direction, sites, split, scorer, also, when, batch_size, clips: As for `localize`.
-        workers: In how many processes; None is as many as there are cores and memory, or GPUs, for.
+        workers: In how many processes; None is as many as there are cores and memory, or GPUs, for. Of a Ray cluster it is asked how
+            many actors it has room for, and the time is that of actors as fast as this machine.
+        part: Of how many parts one is planned, such as "3/8"; None is the whole sweep.
         **sampling: `steps`, `guidance`, `seconds`, `negative_prompt`; the model's defaults if omitted.
 
     Returns:
@@ -439,8 +471,14 @@ def plan(
         >>> plan.units, plan.generations
         (68, 952)
     """
+    asked, mine = checked_workers(workers), checked_part(part)
     sweep = checked_sweep(model, concepts, pairs, seeds, patch, direction, sites, split, scorer, also, batch_size, when, sampling)
-    unit = sweep.units(1)[0]
+    every = sweep.units(pairs)
+    units = len(every[mine[0] - 1 :: mine[1]] if mine else every)
+    if not units:
+        raise ValueError(f"part is {said(part)}, but the sweep has only {len(every)} units.")
+    shared = processes(asked, model, units)
+    unit = every[0]
     timed = replace(sweep, window=None)  # the few steps that are timed have no thirds
     times, samples = {}, 0
     for count in (1, 1, 3):  # the first run is a warm-up
@@ -452,8 +490,6 @@ def plan(
             samples = audio[0].numel()
             times[count] = time.perf_counter() - began
     step = max(0.0, (times[3] - times[1]) / 2)
-    units = len(sweep.units(pairs))
-    shared = min(units, room(model) if workers is None else whole("workers", workers, 1))
     rows = len(sweep.sites) + 2
     kept = units * rows if clips else 0
     many, threshold = len(sweep.concepts), THRESHOLD / len(sweep.sites)

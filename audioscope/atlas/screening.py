@@ -22,20 +22,28 @@ from audioscope.atlas.atlas import Atlas
 from audioscope.atlas.localization import Chosen, Concepts, checked_sweep
 from audioscope.atlas.windows import window_of
 from audioscope.edits import Which
-from audioscope.errors import as_path, whole
+from audioscope.errors import as_path, known_name, of_kind, said, whole
 from audioscope.gates import Outputs, differentiable, gated, gradients, outputs, sound_of
 from audioscope.model import Model
-from audioscope.scoring.scorers import Scorer, check_scores, completed, default_scorer, noise_like
+from audioscope.scoring.scorers import Scorer, check_scores, completed, default_scorer, noise_like, scores_of
 from audioscope.sites import Site, named
 from audioscope.stats import ratio_of_means
-from audioscope.store import check_same, load_table, results_folder, run_units, save_table
+from audioscope.store import check_same, load_table, made_folder, results_folder, run_units, save_table
 from audioscope.tracing import Row, Sampling, SamplingKeywords
 from audioscope.views import view
 from audioscope.workers import Workers, checked_workers, spread
 
 Mode = Literal["quick", "path"]
 MODES: tuple[Mode, ...] = ("quick", "path")
-ALIKE = ("fingerprint", "scorer", "split", "steps", "guidance", "seconds")  # settings without which a comparison says nothing
+ALIKE = (
+    "fingerprint",
+    "scorer",
+    "split",
+    "steps",
+    "guidance",
+    "seconds",
+    "negative_prompt",
+)  # settings without which a comparison says nothing
 FORMAT = 1
 NEEDED = (
     "concept",
@@ -51,6 +59,8 @@ NEEDED = (
     "points",
     "generations",
 )
+DECIDED = ("model", "fingerprint", "concepts", "sites", "mode", "steps", "pairs")  # settings without which it is something else
+LINE = ["concept", "pair", "seed", "site", "step"]  # what a line of the table is of
 FIRST = 3  # points of a path, in the middles of equal parts, before it gets more
 RESIDUAL = 0.05  # of the way from corrupted to clean, beyond which a path gets more points
 
@@ -77,6 +87,22 @@ class Screen:
 
     table: pd.DataFrame
     settings: dict[str, Any]
+
+    def __post_init__(self) -> None:
+        if lacking := [*sorted(set(NEEDED) - set(self.table)), *sorted(set(DECIDED) - set(self.settings))]:
+            raise ValueError(
+                f"The table and settings of a screen lack {', '.join(lacking)}: they are of something else, or damaged."
+            )
+        lines, units = self.table[LINE].astype({"concept": str, "site": str}), self.table.drop_duplicates(LINE[:3])
+        if lines.duplicated().any():
+            line = ", ".join(map(str, lines[lines.duplicated()].iloc[0]))
+            raise ValueError(f"A screen's table has two lines of {line} ({', '.join(LINE)}): leave one of them.")
+        whole_table = len(units) * len(self.settings["sites"]) * lines["step"].nunique()
+        if not len(lines) or len(lines) != whole_table:
+            raise ValueError(
+                f"A screen's table has {len(lines)} lines, expected {whole_table or 'one or more'}: one of each pair, site and step. "
+                "Take all lines of a pair, or none."
+            )
 
     @property
     def concepts(self) -> list[str]:
@@ -144,16 +170,16 @@ class Screen:
         """Choose sites for an exact sweep: `audioscope.localize(..., screened=screen.choose(12, 6))`.
 
         Args:
-            top: How many of the sites with the largest estimated impact, of either sign, on any of the concepts. None is 8, or all
-                if there are fewer.
+            top: How many of the sites with the largest estimated impact on any of the concepts; what leads away from a concept comes
+                last. None is 8, or all if there are fewer.
             sample: How many of the others, drawn at random. None is 4, or all if fewer are left.
-            seed: Of the draw.
+            seed: Of the draw, from 0.
 
         Returns:
             The sites.
 
         Raises:
-            ValueError: There are fewer sites, or no estimate is defined.
+            ValueError: There are fewer sites, no estimate is defined, or the seed is no whole number.
 
         Example:
             >>> screen = audioscope.screen(model, ["fast"], pairs=4, sites="cross", steps=2, progress=False)
@@ -161,6 +187,7 @@ class Screen:
             >>> len(chosen.top), len(chosen.sample), set(chosen.top) & set(chosen.sample)
             (2, 1, set())
         """
+        rng = np.random.default_rng(whole("seed", seed))
         many, found = len(self.sites), self.impacts().query("defined")
         if found.empty:
             raise ValueError(
@@ -174,10 +201,11 @@ class Screen:
             many - top,
             f", of the {many - top} sites that are left",
         )
-        strength = found["impact"].abs().groupby(found["site"]).max().reindex([site.path for site in self.sites], fill_value=0.0)
+        strength = found.groupby(found["site"].astype(str))["impact"].max().reindex([site.path for site in self.sites])
         ranked = strength.sort_values(ascending=False, kind="stable").index.tolist()
-        drawn = np.random.default_rng(seed).choice(len(ranked) - top, sample, replace=False) + top
-        return Chosen(tuple(ranked[:top]), tuple(ranked[i] for i in drawn))
+        drawn = rng.choice(len(ranked) - top, sample, replace=False) + top
+        chosen = tuple(ranked[:top]), tuple(ranked[i] for i in drawn)
+        return Chosen(*chosen, str(self.settings["fingerprint"]), tuple(self.concepts))
 
     def compare(self, atlas: Atlas) -> pd.DataFrame:
         """Compare the estimates with exact impacts of the same sites: how well the screen ranks what patching finds.
@@ -190,12 +218,13 @@ class Screen:
                 output, whose effect is what a screen estimates.
 
         Returns:
-            A table with one row per shared concept whose exact impacts are defined, and one of all their cells ("all").
+            A table with one row per shared concept, and one of all cells with a defined exact impact ("all").
 
-            - concept, cells
+            - concept, cells: 0 if the exact impacts of the concept are undefined on these pairs; its other columns are then NaN
             - spearman: of estimated and exact impacts, raw scores
             - recall: how many of the three largest exact impacts are among the three largest estimates, 0 to 1
             - missed: the sites, as layers, that are not among the fifth with the largest estimates, of the atlas's own layers
+            - residual: of the concept's groups of sites, the one furthest from 0, as `impacts` gives it
 
         Raises:
             ValueError: They share no pair, or no site of a concept with a defined impact, or the atlas patched the other way.
@@ -206,6 +235,7 @@ class Screen:
             >>> screen.compare(atlas)["cells"].tolist()
             [3, 3]
         """
+        of_kind("atlas", atlas, Atlas)
         if atlas.settings["direction"] != "sufficient":
             raise ValueError(
                 f"The atlas is of direction {atlas.settings['direction']!r}; a screen estimates 'sufficient' patches."
@@ -214,23 +244,25 @@ class Screen:
         check_same("The atlas was made", there, now, "screen as the atlas was made, or the other way around")
         mine, atlas = self._shared(atlas)
         exact = atlas.impacts().query("defined")[["concept", "site", "layer", "impact"]]
-        both = exact.merge(mine.impacts()[["concept", "site", "impact"]], on=["concept", "site"], suffixes=("", "_estimated"))
+        estimates = mine.impacts()[["concept", "site", "impact", "residual"]]
+        both = exact.merge(estimates, on=["concept", "site"], suffixes=("", "_estimated"))
         if both.empty:
             raise ValueError(
                 "The screen and the atlas share no site of a concept with a defined impact: nothing can be compared."
             )
         lines = []
-        for concept, part in [*both.groupby("concept", sort=False), ("all", both)]:
+        for concept, part in [*((name, both[both["concept"] == name]) for name in atlas.concepts), ("all", both)]:
             rho = spearmanr(part["impact"], part["impact_estimated"]).statistic if len(part) > 2 else np.nan
             most = [set(part.nlargest(3, column).index) for column in ("impact", "impact_estimated")]
-            recall, missed = np.nan, ""
-            if concept != "all":
+            recall, missed, residual = np.nan, "", np.nan
+            if concept != "all" and len(part):
+                residual = max(part["residual"], key=abs)
                 recall = len(most[0] & most[1]) / len(most[0])
                 rank = rankdata(-part["impact_estimated"]) / len(part)
                 own = part["site"].isin(atlas.own_layers(str(concept)))
                 missed = ", ".join(map(str, part["layer"][own & (rank > max(0.2, 1 / len(part)))]))
-            lines.append((concept, len(part), rho, recall, missed))
-        return pd.DataFrame(lines, columns=["concept", "cells", "spearman", "recall", "missed"])
+            lines.append((concept, len(part), rho, recall, missed, residual))
+        return pd.DataFrame(lines, columns=["concept", "cells", "spearman", "recall", "missed", "residual"])
 
     def _shared(self, atlas: Atlas) -> tuple[Screen, Atlas]:
         """The screen and the atlas, with the pairs and seeds that both have, and the steps in which the atlas patched."""
@@ -256,13 +288,15 @@ class Screen:
             An Altair chart, as `audioscope.atlas.screen_heatmap` draws it.
 
         Raises:
+            UnknownName: The concept was not screened.
             ValueError: The concept has no defined estimate.
 
         Example:
             >>> screen = audioscope.screen(model, ["fast"], pairs=4, sites=[1, 2], steps=4, progress=False)
             >>> screen.chart().save("screen.html")
         """
-        return view("Screen.chart")(self.impacts(by_step=True), self.concepts[0] if concept is None else concept)
+        name = self.concepts[0] if concept is None else known_name("screened concept", concept, self.concepts)
+        return view("Screen.chart")(self.impacts(by_step=True), name)
 
     def save(self, folder: str | Path) -> Path:
         """Write the screen to a folder, from which `load` reads it.
@@ -279,7 +313,7 @@ class Screen:
             ['fast']
         """
         folder = as_path(folder)
-        folder.mkdir(parents=True, exist_ok=True)
+        made_folder(folder)
         kinds = dict.fromkeys(("concept", "site"), "category") | dict.fromkeys(("layer", "pair", "step", "points"), "int16")
         save_table(self.table.astype(kinds), folder / "screen.parquet", self.settings, folder / "screen.json", FORMAT)
         return folder
@@ -299,9 +333,11 @@ class Screen:
             ValueError: The files are damaged, or a newer audioscope wrote them.
         """
         folder = as_path(folder)
-        if not (folder / "screen.parquet").exists():
-            raise FileNotFoundError(f"{folder} holds no screen (screen.parquet): make one with audioscope.screen.")
-        return cls(*load_table(folder / "screen.parquet", folder / "screen.json", FORMAT, NEEDED))
+        if not all((folder / name).exists() for name in ("screen.parquet", "screen.json")):
+            raise FileNotFoundError(
+                f"{folder} holds no screen (screen.parquet and screen.json): make one with audioscope.screen."
+            )
+        return cls(*load_table(folder / "screen.parquet", folder / "screen.json", FORMAT, (*NEEDED, *DECIDED)))
 
     def __repr__(self) -> str:
         found = self.impacts().query("defined").assign(strength=lambda t: t["impact"].abs()).nlargest(5, "strength")
@@ -377,9 +413,11 @@ def screen(
         >>> len(screen.table), screen.table["generations"].unique().tolist()  # 48 heads in 2 steps
         (96, [3])
     """
-    if mode not in MODES:
-        raise ValueError(f"mode is {mode!r}, expected 'quick' or 'path'.")
+    if not isinstance(mode, str) or mode not in MODES:
+        raise ValueError(f"mode is {said(mode)}, expected 'quick' or 'path'.")
     points = whole("points", points, FIRST)
+    if not isinstance(recompute, bool):
+        raise ValueError(f"recompute is {said(recompute)}, expected True or False.")
     sweep = checked_sweep(model, concepts, pairs, seeds, "output", "sufficient", sites, split, scorer, (), None, None, sampling)
     check_screen(model, sweep.sites, sweep.scorer, sweep.run)
     share = partial(spread, model, checked_workers(workers))
@@ -422,6 +460,12 @@ def check_screen(model: Model, sites: Sequence[Site], scorer: Any, run: Sampling
             )
         if not values.requires_grad or torch.autograd.grad(values.sum(), noise, allow_unused=True)[0] is None:
             raise ValueError(f"No gradient reaches the audio from `scores` of the {scorer.name}: {fit}")
+    one, other = values.detach().cpu().numpy(), scores_of(scorer, noise.detach(), model.rate).to_numpy()
+    if (far := np.abs(one - other) > 0.05 * max(np.abs(one).max(), np.abs(other).max())).any():
+        place = tuple(np.argwhere(far)[0])
+        raise ValueError(
+            f"`scores` of the {scorer.name} gave {one[place]:.3g} for a clip of noise, and its call {other[place]:.3g}: they must be the same."
+        )
 
 
 def followed(model: Model, sites: Sequence[Site], concept: str, scorer: Any, run: Sampling) -> tuple[int, Any]:

@@ -288,7 +288,7 @@ def _atlas(options: argparse.Namespace) -> None:
         "sites": _sites_of(options.sites),
     } | given(options, "seeds", "direction", "when", "steps", "guidance", "negative_prompt", "batch_size")
     if options.plan:
-        print(patching.plan(model, **settings, **given(options, "workers")))
+        print(patching.plan(model, **settings, **given(options, "workers", "part")))
         return
     shared = given(options, "until_stable", "workers", "part")
     atlas = patching.localize(model, **settings, **shared, out=options.out)

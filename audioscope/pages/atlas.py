@@ -25,6 +25,7 @@ from audioscope.installed import cores, need
 from audioscope.pages.atlas_data import PATCHES, Piece, agreements_of, atlas_data, charts_of, names_of, scale_on, steering_data
 from audioscope.pages.html import LOUDNESS, PACK, asset, check_page, json_for_html, page, render, save_page
 from audioscope.steer.results import SteeringSweep
+from audioscope.store import made_folder
 from audioscope.theme import chart_theme, reading
 
 if TYPE_CHECKING:
@@ -97,7 +98,7 @@ def save_html(
     need("pages", "The atlas page")
     path = as_path(path)
     check_page(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
+    made_folder(path.parent)
     whole = _Page(atlas, others, steering, features, scale)
     body = whole.body(one_file=True)
     room = size - len(whole.html(body, {}).encode()) - 2000
@@ -158,7 +159,7 @@ def save_site(
     held = {name: [piece.name for piece in pieces] for name, pieces in packs.items()}
     body = whole.body(one_file=False)
     version = f"packs/atlas-{crc32(whole.html(body, held, folder='packs').encode()):08x}"
-    (folder / version).mkdir(parents=True, exist_ok=True)
+    made_folder(folder / version)
 
     sounds, models = ([(name, packs[name]) for name in packs if (name[0] == "f") is runs] for runs in (False, True))
     write = partial(_write_pack, folder / version)

@@ -11,7 +11,7 @@ import torch
 
 from audioscope.attention import AttentionMap, Kind
 from audioscope.edits import MuteWord, Which
-from audioscope.errors import as_path
+from audioscope.errors import as_path, said
 from audioscope.installed import need
 from audioscope.model import Model
 from audioscope.pages.html import check_page, iframe, page, render, save_page, sound
@@ -29,10 +29,16 @@ CELLS, MOMENTS = 400, 256  # layers by steps, and moments, beyond which a page w
 
 def check_words(model: Model, prompt: str, sites: Which = "cross", kind: Kind = "values") -> None:
     """Raises ValueError for what a page of words cannot show."""
-    if kind not in SAID:
-        raise ValueError(f"kind is {kind!r}, expected {' or '.join(map(repr, SAID))}, which a page can show.")
-    if other := next((site for site in model.sites.select(sites) if site.kind != "cross"), None):
+    if not isinstance(kind, str) or kind not in SAID:
+        raise ValueError(f"kind is {said(kind)}, expected {' or '.join(map(repr, SAID))}, which a page can show.")
+    chosen = model.sites.select(sites)
+    if other := next((site for site in chosen if site.kind != "cross"), None):
         raise ValueError(f"{other.path} does not look at words: give cross-attention modules.")
+    if all(site.stream == "gpt2" for site in chosen):
+        raise ValueError(
+            f"{chosen[0].path} and the other sites look at GPT-2's states, which are of no word: add those of another stream."
+        )
+    model.check_prompt(prompt)
     if not WORD.findall(prompt):
         raise ValueError(f"prompt is {prompt!r}, expected words.")
 
@@ -42,13 +48,15 @@ def attention_html(
 ) -> str:
     """One HTML document with the words of a prompt under the spectrogram, by layer and step, and a clip without each word.
 
-    The arguments are those of `Model.attention`, and so are the errors. A word that the prompt has twice is cut out twice.
+    The arguments are those of `Model.attention`, and so are the errors. A word that the prompt has twice is cut out twice; one that
+    the model does not read, since the prompt is too long, has no clip.
     """
+    sites = model.sites.select(sites)
     check_words(model, prompt, sites, kind)
-    how, chosen = dict(model.sampling(**sampling)), model.sites.select(sites)
+    how, chosen = dict(model.sampling(**sampling)), sites
     by = ("layer", "step") if how["steps"] * len(chosen) <= CELLS else ("layer",)
     attention: AttentionMap = model.attention(prompt, seed, sites, by, kind=kind, **sampling)
-    words = dict.fromkeys(attention.words)
+    words = dict.fromkeys(word for word in attention.words if attention.of(word).any())
     rows = [Row(prompt, seed), *(Row(prompt, seed, (MuteWord(sites, word),)) for word in words)]
     clips = [clip for part in batches(rows, TOGETHER) for clip in model.clips(part, **how)]
     muted = dict(zip(words, clips[1:], strict=True))
@@ -113,6 +121,7 @@ def attention_page(
     need("pages", "The page with attention")
     file = as_path(file)
     check_page(file)
+    sites = model.sites.select(sites)
     check_words(model, prompt, sites, kind)
     made_folder(file.parent)
     html = attention_html(model, prompt, seed, sites, kind, **sampling)

@@ -22,7 +22,7 @@ from nbconvert.filters import Highlight2HTML, markdown2html
 from tqdm.auto import tqdm
 
 from audioscope.pages.html import asset, check_page, page, render, save_page
-from audioscope.store import notebooks_folder
+from audioscope.store import made_folder, notebooks_folder
 from audioscope.theme import LIVE_CHART
 
 TIMEOUT = 3600  # s that one cell may take
@@ -94,7 +94,7 @@ def make_book(out: str | Path, notebooks: str | Path | None = None, names: Seque
     asked = {chapter.name for chapter in found}
     for name in ("index", *asked):
         check_page(out / f"{name}.html")
-    out.mkdir(parents=True, exist_ok=True)
+    made_folder(out)
     # a page that was made earlier stays in the book
     whole = [each for each in chapters(notebooks) if each.name in asked or (out / f"{each.name}.html").exists()]
     bar = tqdm(found, desc="book", unit="notebook", disable=not progress)

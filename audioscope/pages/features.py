@@ -23,7 +23,7 @@ from audioscope.model import BATCH, Model
 from audioscope.pages.html import check_page, iframe, page, render, save_page, sound
 from audioscope.sae.features import sampling_like
 from audioscope.sae.sae import SAE, SAEEdit
-from audioscope.store import batches
+from audioscope.store import batches, made_folder
 from audioscope.tracing import Read, Row, Sampling, SamplingKeywords
 
 POOL = 96  # prompts whose clips are searched
@@ -388,7 +388,7 @@ def feature_pages(
     out = as_path(out)
     check_page(out / "index.html")
     shown = feature_set(sae, model, features, found=found, progress=progress, **keywords)
-    out.mkdir(parents=True, exist_ok=True)
+    made_folder(out)
     for feature in tqdm(shown.features, desc="feature pages", unit="page", disable=not progress):
         save_page(out / f"{feature}.html", shown.html(feature, linked=True))
     title = f"Features of {sae.metadata.get('model', 'a model')}"

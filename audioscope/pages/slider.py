@@ -10,6 +10,7 @@ from audioscope.errors import all_of, as_path
 from audioscope.installed import need
 from audioscope.pages.html import iframe, page, render, save_page, sound, svg
 from audioscope.steer.results import Track
+from audioscope.store import made_folder
 
 
 def track_data(track: Track) -> dict[str, Any]:
@@ -68,7 +69,7 @@ def slider_page(tracks: Sequence[Track], file: str | Path, title: str, text: str
     """
     need("pages", "The page with the slider")
     file, html = as_path(file), slider_html(tracks, title, text, chart)
-    file.parent.mkdir(parents=True, exist_ok=True)
+    made_folder(file.parent)
     return save_page(file, html)
 
 

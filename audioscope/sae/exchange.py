@@ -18,7 +18,7 @@ from audioscope.sae.levels import Levels
 from audioscope.sae.sae import SAE
 from audioscope.sharing import fetched
 from audioscope.steer.exchange import noise_levels
-from audioscope.store import as_json, refuse_foreign, write_together
+from audioscope.store import as_json, made_folder, refuse_foreign, write_together
 
 SCORES = {"tfidf": "ratio", "diff": "difference", "mean_pos": "mean_with"}  # TADA's names and ours
 
@@ -149,7 +149,7 @@ def save_sparsify(sae: SAE, folder: str | Path, sigma: float | None = None) -> P
         )
     mean, scale = (torch.zeros(sae.d_in), 1.0) if sae.levels is None or sigma is None else sae.levels.at(sigma)
     refuse_foreign(folder / "cfg.json", ("d_in",))
-    folder.mkdir(parents=True, exist_ok=True)
+    made_folder(folder)
     weights = {
         "encoder.weight": sae.encoder / scale, "encoder.bias": sae.b_enc, "W_dec": sae.decoder * scale,
         "b_dec": mean + sae.b_dec * scale,

@@ -25,7 +25,7 @@ from audioscope.errors import as_path, plain_name
 from audioscope.sae.levels import Levels
 from audioscope.sae.sae import SAE
 from audioscope.sharing import as_clips, fetched, model_card, push
-from audioscope.store import as_json, checked_format, read_json, refuse_foreign, write_together
+from audioscope.store import as_json, checked_format, made_folder, read_json, refuse_foreign, write_together
 
 FORMAT = 1  # the version of what audioscope adds, raised with every change that an older audioscope cannot read
 SAELENS = "6.54.12"  # the version that has this layout; without a version, SAELens drops all metadata
@@ -40,7 +40,7 @@ def save_sae(sae: SAE, folder: str | Path) -> Path:
     """
     folder = as_path(folder)
     refuse_foreign(folder / "cfg.json", ("d_in",))
-    folder.mkdir(parents=True, exist_ok=True)
+    made_folder(folder)
     tensors = {"W_enc": sae.W_enc, "W_dec": sae.W_dec, "b_enc": sae.b_enc, "b_dec": sae.b_dec}
     cfg: dict[str, Any] = {
         "architecture": "jumprelu" if sae.kind == "batchtopk" else "topk", "d_in": sae.d_in, "d_sae": sae.d_sae,

@@ -20,7 +20,7 @@ from tqdm.auto import tqdm
 from audioscope.errors import as_path, real, said, seed_number, whole
 from audioscope.sae.charts import training_chart
 from audioscope.sae.sae import SAE, Kind
-from audioscope.store import check_same, default_device, write_whole
+from audioscope.store import check_same, default_device, made_folder, write_whole
 
 WARM, COOL = 0.02, 0.25  # shares of the training during which the learning rate rises and falls
 MEMORY = 0.99  # decay of the running average of the threshold
@@ -259,7 +259,7 @@ def _keep(state: _State, metadata: dict[str, Any], training: dict[str, Any], fil
     for number, values in state.optimizer.state_dict()["state"].items():
         tensors |= {f"adam/{number}/{name}": value for name, value in values.items()}
     about = {"metadata": metadata, "training": training, **{name: getattr(state, name) for name in _State.COUNTS}}
-    file.parent.mkdir(parents=True, exist_ok=True)
+    made_folder(file.parent)
     whole = {name: value.contiguous().cpu() for name, value in tensors.items()}
     write_whole(file, lambda part: safetensors.torch.save_file(whole, part, {"about": json.dumps(about)}), lasting=True)
 

@@ -17,7 +17,7 @@ import torch
 from scipy.stats import binomtest
 from torch import Tensor
 
-from audioscope.errors import said, whole
+from audioscope.errors import listed, of_kind, real, said, whole
 from audioscope.scoring.measures import measure
 from audioscope.scoring.scorers import Musicnn
 from audioscope.stats import auroc, auroc_interval
@@ -48,6 +48,9 @@ def outside(sound: Tensor, captions: Sequence[Caption], ceilings: pd.DataFrame |
         - value, with its 95 % interval low, high (Clopper and Pearson; Newcombe for an AUROC);
         - ceiling: the same in 300 rendered songs, which certainly have what their labels say.
 
+    Raises:
+        ValueError: An argument has another form.
+
     Example:
         >>> from audioscope.tiny.evaluate import generated_clips, held_out_captions
         >>> captions = held_out_captions(6)
@@ -55,11 +58,16 @@ def outside(sound: Tensor, captions: Sequence[Caption], ceilings: pd.DataFrame |
         >>> table["ear"].unique().tolist()
         ['judge', 'musicnn', 'beat']
     """
-    told = list(captions)
+    told = listed("captions", captions, "a list of (text, song, named groups)")
+    if wrong := [each for each in told if not isinstance(each, tuple) or len(each) != 3 or not isinstance(each[1], Song)]:
+        raise ValueError(f"captions contains {said(wrong[0])}, expected (text, song, named groups).")
     if not isinstance(sound, Tensor) or sound.ndim != 2 or len(sound) != len(told) or not told:
         raise ValueError(f"sound is {said(sound)}, expected a tensor [{len(told)} clips, samples], one clip for each caption.")
+    if sound.dtype != torch.float32 or sound.shape[1] != SAMPLES or not bool(torch.isfinite(sound).all()):
+        what = f"{str(sound.dtype).removeprefix('torch.')} [{len(sound)}, {sound.shape[1]}]"
+        raise ValueError(f"sound is {what}, expected finite float32 [clips, {SAMPLES}], as `generated_clips` gives them.")
     found = _heard(sound, [song for _, song, _ in told], [named for _, _, named in told])
-    return found.merge(_shipped_ceilings() if ceilings is None else ceilings, how="left")
+    return found.merge(_checked_ceilings(ceilings), how="left")
 
 
 def measured_ceilings() -> pd.DataFrame:
@@ -85,12 +93,22 @@ def trusted(least: float = LEAST, ceilings: pd.DataFrame | None = None) -> list[
     Returns:
         Names of concepts.
 
+    Raises:
+        ValueError: `least` is no number, or `ceilings` is another table.
+
     Example:
         >>> sorted(audioscope.scoring.trusted())
         ['fast', 'flute', 'metal', 'opera', 'slow', 'techno']
     """
-    table = _shipped_ceilings() if ceilings is None else ceilings
+    table, least = _checked_ceilings(ceilings), real("least", least)
     return table[(table["ear"] == "musicnn") & (table["ceiling"] >= least)]["concept"].tolist()
+
+
+def _checked_ceilings(ceilings: pd.DataFrame | None) -> pd.DataFrame:
+    table = _shipped_ceilings() if ceilings is None else of_kind("ceilings", ceilings, pd.DataFrame)
+    if lacking := [name for name in ("group", "concept", "ear", "figure", "ceiling") if name not in table]:
+        raise ValueError(f"ceilings has no column {lacking[0]!r}, expected the table that `measured_ceilings` returns.")
+    return table
 
 
 def _heard(sound: Tensor, songs: Sequence[Song], named: Sequence[Collection[str]]) -> pd.DataFrame:

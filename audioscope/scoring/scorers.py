@@ -649,7 +649,7 @@ class Musicnn:
 
     def _heard(self, audio: Tensor, rate: int) -> Tensor:
         """The audio as mono at 16 kHz [clips, samples]."""
-        rate = whole("rate", rate, 1, why=" Hz")
+        rate = whole("rate", rate, 1000, why=" Hz")
         if not isinstance(audio, Tensor) or not audio.is_floating_point():
             kind = audio.dtype if isinstance(audio, Tensor) else type(audio).__name__
             raise ValueError(f"audio is of {kind}, expected a tensor of floats, -1..1.")
@@ -657,9 +657,12 @@ class Musicnn:
             raise ValueError(
                 f"audio has shape {tuple(audio.shape)}, expected [clips, channels, samples] with at least one of each."
             )
+        if not float(peak := audio.detach().abs().max()) <= LOUDEST:
+            raise ValueError(f"audio reaches {float(peak):g}, expected finite samples, -1..1: divide those of int16 by 32768.")
         return resampled(audio.float().mean(1), rate, musicnn.RATE)
 
 
+LOUDEST = 100.0  # what strong edits give is louder than 1, but samples of int16 that nobody scaled are louder by far
 MEASURED = {"fast": ("tempo", 1), "slow": ("tempo", -1), "happy": ("mode", 1), "sad": ("mode", -1)}
 
 

@@ -14,14 +14,14 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
-from audioscope.errors import Damaged, as_path, index_of, real, said
+from audioscope.errors import Damaged, as_path, index_of, of_kind, real, said
 from audioscope.installed import __version__
 from audioscope.model import Model
 from audioscope.pickles import read_pickle
 from audioscope.sharing import fetched
 from audioscope.sites import Site
 from audioscope.steer.vectors import SteeringVector, has_memory
-from audioscope.store import read_json, write_whole
+from audioscope.store import made_folder, read_json, write_whole
 from audioscope.tracing import Row
 
 MOST = 1000  # steps of a file, each of which costs a step of the model
@@ -65,6 +65,7 @@ def tada_vector(
         Traceback (most recent call last):
         FileNotFoundError: No vector of TADA at '.': expected sv.pkl.
     """
+    of_kind("model", model, Model)
     if branch not in ("cond", "uncond"):
         raise ValueError(f"branch is {branch!r}, expected 'cond' or 'uncond'.")
     folder = fetched(source, ("sv.pkl", "config.json"), revision=revision, token=token, what="vector of TADA")
@@ -169,6 +170,7 @@ def read_pack(file: str | Path, model: Model) -> SteeringVector:
         >>> audioscope.steer.read_pack(pack, model)
         SteeringVector(fast, tiny: 1 sites, 1 noise levels from 1 to 1, reliability not measured)
     """
+    of_kind("model", model, Model)
     file = as_path(file)
     if not file.is_file():
         raise FileNotFoundError(f"No steering pack at {file}.")
@@ -260,6 +262,15 @@ def _weights(policy: Any, steps: int, file: Path) -> list[float]:
     return found
 
 
+def _is_pack(file: Path) -> bool:
+    """Whether a file is a steering pack, or one that was cut short."""
+    try:
+        with safe_open(file, "pt") as opened:
+            return any(name in opened.keys() for name in ("vector", "vectors"))  # noqa: SIM118  (it is no dict)
+    except (SafetensorError, OSError):
+        return file.stat().st_size == 0
+
+
 def write_pack(
     vector: SteeringVector,
     file: str | Path,
@@ -284,17 +295,21 @@ def write_pack(
         The file.
 
     Raises:
-        ValueError: The vector has several sites, is zero, or is of another model, or a name is not one.
+        ValueError: The vector has several sites, is zero, or is of another model, a name is not one, or the file is of something
+            else.
 
     Example:
         >>> vector = audioscope.datasets.vector("fast").only(model.sites.select([6]))
         >>> audioscope.steer.write_pack(vector, "packs/fast.safetensors", model, every_step=True).name
         'fast.safetensors'
     """
-    vector.check(model.name, model.fingerprint, model.sites)
+    of_kind("model", model, Model)
+    of_kind("vector", vector, SteeringVector).check(model.name, model.fingerprint, model.sites)
     file = as_path(file)
     if file.suffix != ".safetensors":
         raise ValueError(f"file is {str(file)!r}, expected a name that ends in .safetensors.")
+    if file.exists() and not _is_pack(file):
+        raise ValueError(f"{file} is of something else, and would be overwritten: choose another name.")
     if missing := [path for path in vector.paths if path not in vector.directions]:
         raise ValueError(
             f"The vector acts on the memory of {missing[0]} alone, which a pack does not have: make one with the music, too."
@@ -324,7 +339,7 @@ def write_pack(
                                         **({"sigmas": vector.sigmas.tolist()} if every_step else {})},
     }  # fmt: skip
     tensors = {"vector": (rows / length)[None].contiguous() if every_step else (rows / length).contiguous()}
-    file.parent.mkdir(parents=True, exist_ok=True)
+    made_folder(file.parent)
     header = {"steering_pack": json.dumps(about, sort_keys=True)}
     write_whole(file, lambda part: safetensors.torch.save_file(tensors, part, header), lasting=True)
     return file

@@ -13,7 +13,7 @@ from audioscope.atlas.atlas import Atlas
 from audioscope.atlas.localization import localize
 from audioscope.atlas.published import published
 from audioscope.concepts import choose_one
-from audioscope.errors import all_of, as_path, one_or_more, said, whole
+from audioscope.errors import all_of, as_path, of_kind, one_or_more, whole
 from audioscope.model import Model
 from audioscope.stats import rank_correlation
 from audioscope.steer.caa import caa
@@ -58,9 +58,7 @@ def localization_benefits(sweeps: SteeringSweep | Sequence[SteeringSweep], atlas
         >>> found["axis"].unique().tolist(), bool(found["concentration"].between(0, 1).all())
         (['fast', 'metal'], True)
     """
-    if not isinstance(atlas, Atlas):
-        raise ValueError(f"atlas is {said(atlas)}, expected an Atlas.")
-    shares, lines = atlas.concentration(), []
+    shares, lines = of_kind("atlas", atlas, Atlas).concentration(), []
     for sweep in all_of("sweeps", sweeps, SteeringSweep):
         if sweep.settings["fingerprint"] != atlas.settings.get("fingerprint"):
             raise ValueError(f"The sweep of {sweep.concept!r} and the atlas belong to models with other weights.")

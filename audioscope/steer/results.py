@@ -20,7 +20,7 @@ from audioscope.errors import UnknownName, as_path
 from audioscope.stats import chance_of, interval, pseudo_values
 from audioscope.steer.cells import REWRITTEN
 from audioscope.steer.curves import smoothness, steering_auc, within
-from audioscope.store import copy_clips, load_table, save_table
+from audioscope.store import copy_clips, load_table, made_folder, save_table
 from audioscope.views import view
 
 if TYPE_CHECKING:
@@ -545,7 +545,7 @@ class SteeringSweep:
             ['clips.parquet', 'steering.json']
         """
         folder = as_path(folder)
-        folder.mkdir(parents=True, exist_ok=True)
+        made_folder(folder)
         copy_clips(self.table, self.folder, folder)
         save_table(self.table, folder / "clips.parquet", self.settings, folder / "steering.json", FORMAT)
         return folder

@@ -36,7 +36,7 @@ from audioscope.steer.cells import REWRITTEN, TEXT_BLEND
 from audioscope.steer.methods import SteeringMethod, prompt_switch_method, standard_methods, vector_method
 from audioscope.steer.results import SteeringSweep, between_ends
 from audioscope.steer.vectors import SteeringVector
-from audioscope.store import content_hash, results_folder, run_units, safe_name
+from audioscope.store import content_hash, made_folder, results_folder, run_units, safe_name
 from audioscope.tracing import Row, Sampling, SamplingKeywords
 from audioscope.workers import Ray, Workers, checked_workers, silence, spread
 
@@ -431,7 +431,7 @@ def steering_sweep(
     if mine is not None and (chosen_methods is None or strengths is None or out is None):
         raise ValueError("part needs methods=, strengths= and out=, so that all parts do the same and are found for merging.")
     folder = results_folder(out, "steer")
-    folder.mkdir(parents=True, exist_ok=True)
+    made_folder(folder)
     if chosen_methods is None:
         for which in ("functional", "own"):
             steering_sites(model, chosen, which, atlas)  # raises before the vector is made

@@ -21,7 +21,7 @@ from audioscope.steer.methods import SteeringMethod
 from audioscope.steer.results import FLOOR, SURE, SteeringSweep
 from audioscope.steer.sweeps import steering_sweep
 from audioscope.steer.vectors import SteeringVector
-from audioscope.store import save_small, write_whole
+from audioscope.store import made_folder, save_small, write_whole
 
 
 def axes() -> list[str]:
@@ -126,7 +126,7 @@ class _Found(NamedTuple):
 
 def _write(found: Sequence[_Found], out: str | Path, name: str) -> None:
     out = as_path(out)
-    out.mkdir(parents=True, exist_ok=True)
+    made_folder(out)
     summary, pairs, seen, clips = (pd.concat(each, ignore_index=True) for each in list(zip(*found, strict=True))[1:])
     texts = ["model", "concept", "opposite", "method", "sites", "cell", "text", "clip"]
     clips = clips.assign(clip="").astype(dict.fromkeys(texts, "category") | {"prompt": "int16"})

@@ -19,10 +19,10 @@ from torch import Tensor
 
 from audioscope.audio import Clip
 from audioscope.edits import Branch, Edit, Here, Which, curve_of, middles, span, within
-from audioscope.errors import Damaged, as_path, known_name, listed, real, seed_number
+from audioscope.errors import Damaged, as_path, known_name, listed, of_kind, real, seed_number
 from audioscope.sharing import as_clips, fetched, model_card, push
 from audioscope.sites import MEMORY, Site, Sites
-from audioscope.store import as_json, read_json, write_together
+from audioscope.store import as_json, made_folder, read_json, write_together
 from audioscope.views import view
 
 if TYPE_CHECKING:
@@ -452,7 +452,7 @@ class SteeringVector:
             ('fast.safetensors', 'fast')
         """
         file = as_path(file)
-        file.parent.mkdir(parents=True, exist_ok=True)
+        made_folder(file.parent)
         tensors = {"sigmas": self.sigmas.contiguous()}
         for path, values in self.directions.items():
             half = values.half()
@@ -613,7 +613,7 @@ class SteeringVector:
                 raise ValueError(
                     f"{str(source)!r} is a vector of TADA, which stores no noise levels: pass model=, the model it is for."
                 )
-            return view("SteeringVector.from_pretrained")(folder, model)
+            return view("SteeringVector.from_pretrained")(folder, of_kind("model", model, Model))
         return cls.load(folder / "vector")
 
     def to_frame(self) -> pd.DataFrame:

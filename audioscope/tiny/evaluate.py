@@ -40,7 +40,7 @@ def held_out_captions(count: int, seed: int = CAPTION_SEED, held_out: bool = Tru
 
     held_out: False takes combinations that training does see. unseen: use wordings that training never sees.
     """
-    rng = np.random.default_rng(seed)
+    count, rng = whole("count", count), np.random.default_rng(seed)
     counts = [np.zeros(len(classes)) for classes in GROUPS.values()]
     captions: list[Caption] = []
     while len(captions) < count:

@@ -23,6 +23,7 @@ from audioscope.stats import auroc
 from audioscope.tiny.bank import RATE, NoteBank
 from audioscope.tiny.music import SECONDS, Song, master, perform
 
+COLUMNS = ["song", "part", "word", "layer", "step", "auroc", "other", "averaged", "averaged_other", "share"]
 PAIRS = (("lead", "percussion"), ("voice", "percussion"))  # the parts that enter and stop, in turn
 FADE = 0.02  # s
 SOUNDING = 1e-3  # of a part's largest power in a moment, -30 dB
@@ -91,8 +92,9 @@ def pointing(
 
     Returns:
         One row per song, word, layer and step with the columns song, part, word, layer, step, auroc (the area under the ROC
-        curve of the word's map for its part), other (the same of the song's other word, a control), averaged (that of the word's map
-        averaged over layers and steps, the same in all of them) and share (of moments in which it sounds).
+        curve of the word's map for its part), other (the same of the song's other word, a control), averaged and
+        averaged_other (the same two of maps averaged over layers and steps, the same in all of a song's rows) and share (of moments in
+        which it sounds).
 
     Example:
         >>> audioscope.tiny.pointing(model, songs=1, steps=2, progress=False)["word"].nunique()
@@ -109,10 +111,10 @@ def pointing(
         maps = {word: np.moveaxis(found.of(word), -1, 0) for word in sounds}
         for (word, truth), other, part in zip(sounds.items(), [*sounds][::-1], PAIRS[number % len(PAIRS)], strict=True):
             own, control = (auroc(maps[each][truth], maps[each][~truth]) for each in (word, other))
-            mean = maps[word].mean((1, 2))
-            averaged = float(auroc(mean[truth], mean[~truth]))
+            means = (maps[each].mean((1, 2)) for each in (word, other))
+            averaged = [float(auroc(mean[truth], mean[~truth])) for mean in means]
             lines += [
-                (number, part, word, layer, step, own[layer, step], control[layer, step], averaged, truth.mean())
+                (number, part, word, layer, step, own[layer, step], control[layer, step], *averaged, truth.mean())
                 for layer, step in np.ndindex(own.shape)
             ]
-    return pd.DataFrame(lines, columns=["song", "part", "word", "layer", "step", "auroc", "other", "averaged", "share"])
+    return pd.DataFrame(lines, columns=COLUMNS)

@@ -20,6 +20,7 @@ from markupsafe import Markup
 
 from audioscope import datasets
 from audioscope.audio import Clip
+from audioscope.errors import of_kind
 from audioscope.installed import need
 from audioscope.loading import load
 from audioscope.model import Model
@@ -304,7 +305,7 @@ def model_like(fingerprint: str | None, model: Model | None, what: str) -> Model
     """The model that made something: the one given, or the shipped `tiny` if it did. Raises ValueError for other weights."""
     if model is None:
         return shipped_model() if fingerprint == datasets.fingerprint() else None
-    model.check_unsteered("a widget")
+    of_kind("model", model, Model).check_unsteered("a widget")
     if model.fingerprint != fingerprint:
         raise ValueError(
             f"{what} was made with weights {fingerprint}, not with {model.name!r} ({model.fingerprint}): "
