@@ -26,7 +26,7 @@ from audioscope.steer.vectors import SteeringVector
 from audioscope.store import data_folder
 
 __all__ = [
-    "atlas", "concept_prompts", "concepts", "data_folder", "fingerprint", "is_shipped", "maps", "more_pairs", "outside", "planted", "pointing", "published",
+    "atlas", "concept_prompts", "concepts", "confirmed", "data_folder", "fingerprint", "is_shipped", "maps", "more_pairs", "outside", "planted", "pointing", "published",
     "sae", "saes", "screening", "some_prompts", "steering", "steering_table", "steps", "vector",
 ]  # fmt: skip
 INSIDE = {

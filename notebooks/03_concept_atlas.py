@@ -175,7 +175,7 @@ print(
 assert 10 < len(holds) < 40 and len(holds) < false["beyond"] / 3 and agreement["undecided"].sum() > len(holds) / 2
 
 # %% [markdown]
-# ## An ear from outside confirms the layers of fast, slow and metal
+# ## An ear from outside confirms the strongest layer of fast, slow and metal
 # The listener and the judge learned from the same rendered music, so they may share an error. *musicnn* learned from recordings, by other people, to name
 # what is heard in them (`audioscope.scoring.Musicnn`). It is worth asking only where it hears a concept in rendered music, which certainly has it: this is its
 # *ceiling*. An AUROC of at least <!--=outside.least-->.75<!--/--> is reached for slow (<!--=outside.musicnn.slow.ceiling-->.79<!--/-->), fast (<!--=outside.musicnn.fast.ceiling-->.84<!--/-->), metal (<!--=outside.musicnn.metal.ceiling-->.97<!--/-->), opera (<!--=outside.musicnn.opera.ceiling-->.83<!--/-->) and flute (<!--=outside.musicnn.flute.ceiling-->.87<!--/-->). For these, it scored the same swaps.
@@ -188,7 +188,7 @@ print(pd.DataFrame(outside_alike).T.round(2).to_string())
 ear.chart()
 
 # %% [markdown]
-# Over these <!--=outside.cells-->60<!--/--> cells, its map goes with the listener's (correlation <!--=outside.listener.r-->.90 [.87, .93]<!--/-->, Spearman <!--=outside.listener.rho-->.62 [.39, .78]<!--/-->) and with the judge's (<!--=outside.judge.r-->.87 [.82, .91]<!--/-->). With it, there are five views; it has no clipped scale, because
+# Over the <!--=outside.listener.cells-->?<!--/--> of <!--=outside.cells-->60<!--/--> cells that it can tell, its map goes with the listener's (correlation <!--=outside.listener.r-->.90 [.87, .93]<!--/-->, Spearman <!--=outside.listener.rho-->.62 [.39, .78]<!--/-->; without the listener's three largest cells <!--=outside.listener.without-->?<!--/-->) and with the judge's (<!--=outside.judge.r-->.87 [.82, .91]<!--/-->). With it, there are five views; it has no clipped scale, because
 # nobody calibrated it. All five hold in <!--=outside.holds-->3<!--/--> cells: fast in layer <!--=outside.fast.holds-->1<!--/-->, slow in <!--=outside.slow.holds-->1<!--/-->, metal in <!--=outside.metal.holds-->0<!--/-->. It hears the flute most in the layer in which the others do, but not beyond chance in
 # all views. Opera is undefined for it: it hears opera in rendered songs, but no sure difference between the model's clean and corrupted clips. About the other concepts, it says nothing.
 

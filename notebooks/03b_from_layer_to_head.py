@@ -106,7 +106,27 @@ assert most.loc[["drums", "maracas"], "low"].max() < 0.05  # nothing established
 # %% [markdown]
 # Head <!--=heads.genre-->0.3<!--/--> moves metal by <!--=heads.genre.metal-->.74 [.53, .96]<!--/-->, reggae by <!--=heads.genre.reggae-->.48 [.38, .59]<!--/-->, opera by <!--=heads.genre.opera-->.62 [.47, .75]<!--/--> and jazz by <!--=heads.genre.jazz-->.15 [.02, .28]<!--/-->; no other head of its layer moves a genre by more than <!--=heads.genre.rest-->.04<!--/-->. The same head brings in
 # the bongos (<!--=heads.bongos.bongos-->.72 [.52, .83]<!--/-->). For drums, head <!--=heads.drums-->0.2<!--/--> comes first (<!--=heads.drums.drums-->.44 [−.01, 1.02]<!--/-->), for maracas head <!--=heads.maracas-->0.0<!--/--> (<!--=heads.maracas.maracas-->.40 [−.03, .78]<!--/-->), but eight pairs do not establish either. The judge, which also heard the clips, agrees (the correlation over all cells is <!--=heads.judge.r-->.90 [.85, .93]<!--/-->). So
-# genre has a head, which the bongos share; for the rest of percussion, none is established. Tempo is spread over the heads of its strongest layer.
+# far, a head is suggested. With so many cells and eight pairs, none holds in all views after correction, and the "other pairs" above are four.
+#
+# So it was asked again: the four heads of this layer alone, on 26 pairs that the map has not seen, in both directions (`sufficient`: told the clean prompt in the corrupted run; `necessary`: told the corrupted prompt in the clean run).
+
+# %%
+confirmed = datasets.confirmed()
+views = {kind: atlas.agreement() for kind, atlas in confirmed.items()}
+table = pd.concat(
+    [atlas.impacts().assign(asked=kind, views=views[kind]["agree"].to_numpy()) for kind, atlas in confirmed.items()]
+)
+mine = table[table["layer"].astype(str) == "0.3"]
+mine[["asked", "concept", "impact", "low", "high", "views"]].round(2)
+
+# %%
+sufficient = views["sufficient"][views["sufficient"]["layer"].astype(str) == "0.3"]
+print("holds in all four views:", sufficient.loc[sufficient["holds"], "concept"].tolist())
+others = table[(table["layer"].astype(str) != "0.3") & table["concept"].isin(["metal", "reggae", "opera", "jazz"])]
+assert {"metal", "opera"} <= set(sufficient.loc[sufficient["holds_raw"], "concept"]) and others["impact"].max() < 0.15
+
+# %% [markdown]
+# PLACEHOLDER
 
 # %% [markdown]
 # ## You can hear one head work

@@ -214,14 +214,46 @@ def inside_claims() -> dict[str, str]:
         found[f"{name}.1.fast"] = with_interval(row.impact, row.low, row.high)
     both = heads.correlation(heads.heard_by("judge"))
     found["heads.judge.r"] = with_interval(both["pearson"], both["pearson_low"], both["pearson_high"])
+    found["heads.judge.rho"] = with_interval(both["spearman"], both["spearman_low"], both["spearman_high"])
+    found["heads.holds"] = str(int(heads.agreement()["holds"].sum()))
+    for kind, atlas in datasets.confirmed().items():
+        cells = atlas.impacts()
+        mine, others = (cells[(cells["layer"].astype(str) == carries) == same] for same in (True, False))
+        for row in mine.itertuples():
+            found[f"confirmed.{kind}.{row.concept}"] = with_interval(row.impact, row.low, row.high)
+        found[f"confirmed.{kind}.rest"] = number(others.loc[others["concept"].isin(genres), "impact"].max())
+        views = atlas.agreement()
+        views = views[views["layer"].astype(str) == carries]
+        found[f"confirmed.{kind}.holds"] = listed(views.loc[views["holds"], "concept"])
+        found[f"confirmed.{kind}.raw"] = listed(views.loc[views["holds_raw"], "concept"])
+        found[f"confirmed.{kind}.pairs"] = str(atlas.settings["pairs"])
+        jazz = cells[cells["concept"] == "jazz"]["impact"]
+        found[f"confirmed.{kind}.jazz.sum"] = number(jazz.sum())
+    (row,) = datasets.atlas().impacts().query("concept == 'jazz' and layer == 0").itertuples()
+    found["atlas.0.jazz"] = with_interval(row.impact, row.low, row.high)
     for row in impacts[(impacts["layer"].astype(str) == carries) & impacts["concept"].isin(genres)].itertuples():
         found[f"heads.genre.{row.concept}"] = with_interval(row.impact, row.low, row.high)
     table = datasets.screening()
     for row in table[table["concept"] == "all"].itertuples():
         label = f"screen.{row.mode}.{row.of}" + (f".{row.window}" if row.window else "")
         found |= {label: number(row.spearman), f"{label}.cells": str(row.cells), f"{label}.generations": f"{row.generations:.0f}"}
-    found["screen.path.concepts"] = str(table.loc[table["mode"] == "path", "concept"].nunique() - 1)
-    found["screen.concepts"] = str(table.loc[table["of"] == "layers", "concept"].nunique() - 1)
+    single = table[table["concept"] != "all"]
+    for (mode, kind), rows in single[single["window"] == ""].groupby(["mode", "of"], observed=True):
+        there = rows[rows["cells"] > 0].set_index("concept")
+        label, least, most = f"screen.{mode}.{kind}", there["spearman"].idxmin(), there["spearman"].idxmax()
+        found |= {
+            f"{label}.concepts": str(len(there)),
+            f"{label}.undefined": listed(rows.loc[rows["cells"] == 0, "concept"]),
+            f"{label}.least": f"{number(there['spearman'][least])} ({least})",
+            f"{label}.most": f"{number(there['spearman'][most])} ({most})",
+            f"{label}.missing": listed(there.index[there["missed"] != ""]),
+        }
+        large = there["residual"].abs() > 0.5
+        for name, some in {"large": large, "small": ~large}.items():
+            found |= {
+                f"{label}.{name}": str(int(some.sum())),
+                f"{label}.{name}.missing": str(int((there.loc[some, "missed"] != "").sum())),
+            }
     return found
 
 
@@ -240,13 +272,29 @@ def pointing_claims() -> dict[str, str]:
             "other": best["other"],
             "more": best["auroc"] - best["other"],
             "averaged": mine.groupby("song")["averaged"].first(),
+            "averaged.other": mine.groupby("song")["averaged_other"].first(),
+            "everywhere": (mine["auroc"] - mine["other"]).groupby(mine["song"]).mean(),
         }
+        values["averaged.more"] = values["averaged"] - values["averaged.other"]
         found |= {f"pointing.{part}.{name}": with_interval(*mean_with_interval(each)) for name, each in values.items()}
-        cells = mine.groupby(["layer", "step"])["auroc"]
-        sure = holm([ttest_1samp(songs, 0.5).pvalue for _, songs in cells]) < 0.05
-        for name, side in {"above": cells.mean() > 0.5, "below": cells.mean() < 0.5}.items():
+        cells = mine.assign(more=mine["auroc"] - mine["other"]).groupby(["layer", "step"])["more"]
+        sure = holm([ttest_1samp(songs, 0.0).pvalue for _, songs in cells]) < 0.05
+        for name, side in {"above": cells.mean() > 0, "below": cells.mean() < 0}.items():
             found[f"pointing.{part}.{name}"] = str(int((sure & side.to_numpy()).sum()))
+        found[f"pointing.{part}.halves"] = _percent(_halves(mine))
     return found
+
+
+def _halves(points: pd.DataFrame, draws: int = 200) -> float:
+    """In which share of random halvings the cell that one half of the songs choose points better than the other word, on the other half."""
+    own, other = (points.pivot(index="song", columns=["layer", "step"], values=name).to_numpy() for name in ("auroc", "other"))
+    rng, sure = np.random.default_rng(0), 0
+    for _ in range(draws):
+        order = rng.permutation(len(own))
+        half, rest = order[: len(own) // 2], order[len(own) // 2 :]
+        cell = own[half].mean(0).argmax()
+        sure += mean_with_interval(own[rest, cell] - other[rest, cell])[1] > 0
+    return sure / draws
 
 
 def outside_claims() -> dict[str, str]:
@@ -271,6 +319,10 @@ def outside_claims() -> dict[str, str]:
         both = other.correlation(ear)
         found[f"outside.{name}.r"] = with_interval(both["pearson"], both["pearson_low"], both["pearson_high"])
         found[f"outside.{name}.rho"] = with_interval(both["spearman"], both["spearman_low"], both["spearman_high"])
+        found[f"outside.{name}.cells"] = str(int(both["cells"]))
+    cells = [each.impacts().query("defined").set_index(["concept", "layer"])["impact"] for each in (atlas, ear)]
+    wide = pd.concat(cells, axis=1, keys=["listener", "ear"]).dropna()
+    found["outside.listener.without"] = number(wide.drop(wide["listener"].nlargest(3).index).corr().iloc[0, 1])
     holds = agreement[agreement["holds"]]
     found |= {
         "outside.least": number(LEAST),

@@ -16,6 +16,7 @@ import pandas as pd
 import torch
 from torch import Tensor
 
+from audioscope.errors import whole
 from audioscope.loading import load
 from audioscope.model import BATCH, Model
 from audioscope.tiny import listener, pool
