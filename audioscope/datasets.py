@@ -270,7 +270,7 @@ def sae(site: str) -> SAE:
 
 
 def fingerprint() -> str:
-    """The hash of the weights that everything shipped was measured on, but for the sweeps "sae_steering", of the version before.
+    """The hash of the weights that everything shipped was measured on.
 
     It is read from the atlas's settings alone, since its table is large.
 
@@ -285,7 +285,7 @@ def fingerprint() -> str:
 
 
 def is_shipped(model: Model) -> bool:
-    """Whether what ships was measured on a model's weights: all but the sweeps "sae_steering".
+    """Whether what ships was measured on a model's weights.
 
     Args:
         model: The model.

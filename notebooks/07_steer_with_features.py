@@ -177,8 +177,6 @@ assert areas["sae"] > areas["random features"] + 0.1 and areas["caa"] > areas["r
 # layers). The choice is made on eight prompts of the selection split, by the judge, who also reports: what pleases the judge could count twice, for both methods
 # alike. The results are from twelve other prompts with two seeds; the SAEs were trained on none of
 # these.
-#
-# **These tables are of the version of `tiny` before this one, and of SAEs trained on it.** They are being made again for the present weights; until then, nothing here tells how the two methods compare in these.
 
 # %%
 table = datasets.steering_table("sae_steering")
@@ -196,12 +194,12 @@ counts.round(3)
 
 # %% [markdown]
 # Each at its best, features and CAA are even: the median difference is <!--=steer.sae_tuned-caa_tuned.median-->.01<!--/--> (p = <!--=steer.sae_tuned-caa_tuned.rank_p-->.97<!--/--> by Wilcoxon's signed-rank test). The mean, <!--=steer.sae_tuned-caa_tuned.mean-->−.12 [−.41, .16]<!--/-->,
-# depends on one axis; without that axis, it is <!--=steer.sae_tuned-caa_tuned.rest-->.00 [−.12, .12]<!--/-->. After Holm's correction, features are significantly better on <!--=steer.sae_tuned-caa_tuned.better-->1<!--/--> of <!--=steer.axes-->18<!--/--> axes
-# (<!--=steer.sae_tuned-caa_tuned.better_on-->jazz<!--/-->) and significantly worse on <!--=steer.sae_tuned-caa_tuned.worse-->1<!--/--> (<!--=steer.sae_tuned-caa_tuned.worse_on-->metal<!--/-->, the axis that the mean depends on). There, the deciding choice was one that only CAA had: what is
+# hangs mostly on one axis, <!--=steer.sae_tuned-caa_tuned.without-->?<!--/-->; without it, it is <!--=steer.sae_tuned-caa_tuned.rest-->?<!--/-->. After Holm's correction, features are significantly better on <!--=steer.sae_tuned-caa_tuned.better-->?<!--/--> of <!--=steer.axes-->?<!--/--> axes
+# and significantly worse on <!--=steer.sae_tuned-caa_tuned.worse-->?<!--/--> (<!--=steer.sae_tuned-caa_tuned.worse_on-->?<!--/-->). There, the deciding choice was one that only CAA had: what is
 # added in layer 6 pulls away from metal, and CAA could leave it out.
 #
 # In the paper's setting, features lose. Twenty features with equal weights against CAA at both layers, neither of them tuned, gives <!--=steer.sae_untuned-caa_untuned.mean-->−.30 [−.58, −.02]<!--/-->: features are
-# significantly worse on <!--=steer.sae_untuned-caa_untuned.worse-->6<!--/--> axes and better on <!--=steer.sae_untuned-caa_untuned.better-->1<!--/-->. So the settings matter more than the method. On the axes where something else was chosen, tuned features gain
+# significantly worse on <!--=steer.sae_untuned-caa_untuned.worse-->6<!--/--> axes (<!--=steer.sae_untuned-caa_untuned.worse_on-->?<!--/-->) and better on <!--=steer.sae_untuned-caa_untuned.better-->1<!--/-->. So the settings matter more than the method. On the axes where something else was chosen, tuned features gain
 # <!--=steer.sae_tuned-sae_untuned.mean-->.59 [.31, .88]<!--/--> more than the paper's twenty with equal weights (over all axes <!--=steer.sae_tuned-sae_untuned.all_axes-->.46 [.21, .71]<!--/-->). For CAA, whose untuned setting is better, the gain is uncertain
 # (<!--=steer.caa_tuned-caa_untuned.mean-->.34 [−.12, .80]<!--/-->). Five features or fewer were chosen on <!--=choice.sae.few-->10<!--/--> axes, weights on <!--=choice.sae.weighted-->8<!--/-->. Twenty with equal weights may be too many: the twenty best
 # features of a level are a handful that respond to the concept and many that are always active, and the sum weights them all equally.

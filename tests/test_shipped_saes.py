@@ -88,7 +88,6 @@ def test_steering_with_features_was_compared_on_every_axis(root):
     assert choices["concept"].unique().tolist() == axes()
 
 
-@pytest.mark.xfail(strict=True, reason="the comparison is being repeated on the present weights, and the texts say so")
 def test_that_comparison_is_of_these_weights(tiny, root):
     settings = json.loads((root / "data" / "results" / "sae_steering_settings.json").read_text())
     assert all(found["fingerprint"] == tiny.fingerprint for found in settings.values())
