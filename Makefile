@@ -67,8 +67,9 @@ campaign: setup browser
 atlas: setup
 	$(BIN)/audioscope atlas --out atlas
 
+# In a container one is root, for whom JupyterLab asks for the flag.
 lab: setup
-	$(BIN)/jupyter lab notebooks
+	$(BIN)/jupyter lab $(if $(filter 0,$(shell id -u 2>/dev/null)),--allow-root) notebooks
 
 book: setup
 	$(BIN)/audioscope book --out book
