@@ -187,6 +187,11 @@ def save_small(table: pd.DataFrame, file: Path | io.BytesIO) -> None:
     )  # fmt: skip
 
 
+def write_table(table: pd.DataFrame, file: Path) -> None:
+    """Write a table as Parquet, whole or not at all, in few bytes and without loss."""
+    write_whole(file, partial(table.to_parquet, compression="zstd", compression_level=19))
+
+
 def save_table(
     table: pd.DataFrame, file: Path, settings: Mapping[str, Any], about: Path, version: int, small: bool = False
 ) -> None:

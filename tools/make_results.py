@@ -43,7 +43,7 @@ from audioscope.steer.localizing import localization_benefits, published_benefit
 from audioscope.steer.methods import SteeringMethod, prompt_switch_method, random_direction_method, vector_method
 from audioscope.steer.tables import axes, steer_all
 from audioscope.steer.vectors import SteeringVector
-from audioscope.store import safe_name, write_whole
+from audioscope.store import safe_name, write_table, write_whole
 from audioscope.tiny import planted
 from audioscope.tiny.evaluate import as_table, evaluate
 from audioscope.tiny.pointed import pointing
@@ -111,7 +111,7 @@ def confirmed(model: Model, work: Path, **shared: Any) -> None:
 
 def screens(model: Model, work: Path, **shared: Any) -> None:
     """How well screens rank what the maps find."""
-    write_whole(ROOT / "data/results/screening.parquet", screening(model, work, **shared).to_parquet)
+    write_table(screening(model, work, **shared), ROOT / "data/results/screening.parquet")
 
 
 def points(model: Model, work: Path, **shared: Any) -> None:
@@ -119,7 +119,7 @@ def points(model: Model, work: Path, **shared: Any) -> None:
     found = pointing(model, songs=120).round(3)
     found = found.astype(dict.fromkeys(["auroc", "other", "averaged", "averaged_other", "share"], "float32"))
     found = found.astype(dict.fromkeys(["part", "word"], "category") | dict.fromkeys(["song", "layer", "step"], "int16"))
-    write_whole(ROOT / "data/results/pointing.parquet", found.to_parquet)
+    write_table(found, ROOT / "data/results/pointing.parquet")
 
 
 def outside_ear() -> Musicnn:
@@ -139,7 +139,7 @@ def by_step(model: Model, work: Path, **shared: Any) -> None:
     """All text swapped, one step at a time."""
     found = patch_steps(model, out=work / f"steps-{model.fingerprint}", **shared)
     found = found.round({name: 3 for name in found if name.startswith("score")})
-    write_whole(ROOT / "data" / "results" / "steps.parquet", found.to_parquet)
+    write_table(found, ROOT / "data" / "results" / "steps.parquet")
 
 
 def steering(model: Model, work: Path, **shared: Any) -> None:
@@ -198,7 +198,7 @@ def localizing(model: Model, work: Path, **shared: Any) -> None:
     shipped = shipped_atlas(model)
     benefits = localization_benefits([datasets.steering(axis) for axis in axes()], shipped)
     found = pd.concat([benefits, planted_benefits(model, shipped, work), published_benefits()], ignore_index=True)
-    write_whole(RESULTS / "localizing.parquet", found.to_parquet)
+    write_table(found, RESULTS / "localizing.parquet")
 
 
 def known(model: Model, work: Path, **shared: Any) -> None:
@@ -208,7 +208,7 @@ def known(model: Model, work: Path, **shared: Any) -> None:
     lines = [bench(model, shipped, work).assign(model="tiny")]
     for name, copy in copies.items():
         lines.append(known_answers(copy, out=work / f"known-{copy.fingerprint}", **shared).assign(model=name))
-    write_whole(RESULTS / "known_answers.parquet", pd.concat(lines, ignore_index=True).to_parquet)
+    write_table(pd.concat(lines, ignore_index=True), RESULTS / "known_answers.parquet")
 
 
 def of_pairs(model: Model, concept: Concept, folder: Path, **shared: Any) -> list[SteeringMethod]:

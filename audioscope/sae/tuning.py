@@ -32,7 +32,7 @@ from audioscope.steer.results import SteeringSweep
 from audioscope.steer.sweeps import BATCH, GRID, calibrate
 from audioscope.steer.tables import steer_all
 from audioscope.steer.vectors import SteeringVector
-from audioscope.store import write_whole
+from audioscope.store import write_table
 from audioscope.tracing import SamplingKeywords
 from audioscope.workers import Workers
 
@@ -217,7 +217,7 @@ def tuned_methods(
             for c in choices
         ]  # fmt: skip
     table = pd.DataFrame(lines)
-    write_whole(folder / "choices.parquet", table.to_parquet)
+    write_table(table, folder / "choices.parquet")
     features = best[SAE_TUNED.method].metadata
     papers: dict[str, dict[str, Any]] = {
         SAE_TUNED.method: {"features": PAPERS, "weighted": False},
@@ -283,5 +283,5 @@ def steer_all_features(
     choices = pd.concat(
         [pd.read_parquet(as_path(work) / axis / "choices.parquet") for axis in table["concept"].unique()], ignore_index=True
     )
-    write_whole(as_path(out) / "sae_steering_choices.parquet", choices.to_parquet)
+    write_table(choices, as_path(out) / "sae_steering_choices.parquet")
     return table

@@ -21,7 +21,7 @@ from audioscope.steer.methods import SteeringMethod
 from audioscope.steer.results import FLOOR, SURE, SteeringSweep
 from audioscope.steer.sweeps import steering_sweep
 from audioscope.steer.vectors import SteeringVector
-from audioscope.store import made_folder, save_small, write_whole
+from audioscope.store import made_folder, save_small, write_table, write_whole
 
 
 def axes() -> list[str]:
@@ -99,7 +99,7 @@ def steer_all(
         if methods is None:
             true, shuffled = (SteeringVector.load(folder / which) for which in ("vector", "shuffled"))
             alike.append(true.cosines(shuffled).assign(concept=axis))
-            write_whole(as_path(out) / f"{name}_shuffled.parquet", pd.concat(alike, ignore_index=True).to_parquet)
+            write_table(pd.concat(alike, ignore_index=True), as_path(out) / f"{name}_shuffled.parquet")
     return pd.read_parquet(as_path(out) / f"{name}.parquet")
 
 
@@ -131,9 +131,9 @@ def _write(found: Sequence[_Found], out: str | Path, name: str) -> None:
     texts = ["model", "concept", "opposite", "method", "sites", "cell", "text", "clip"]
     clips = clips.assign(clip="").astype(dict.fromkeys(texts, "category") | {"prompt": "int16"})
     settings = {each.settings["concept"]: each.settings for each in found}
-    write_whole(out / f"{name}.parquet", summary.to_parquet)
-    write_whole(out / f"{name}_pairs.parquet", pairs.to_parquet)
-    write_whole(out / f"{name}_views.parquet", seen.to_parquet)
+    write_table(summary, out / f"{name}.parquet")
+    write_table(pairs, out / f"{name}_pairs.parquet")
+    write_table(seen, out / f"{name}_views.parquet")
     write_whole(out / f"{name}_clips.parquet", partial(save_small, clips))
     write_whole(out / f"{name}_settings.json", lambda path: path.write_text(json.dumps(settings, separators=(",", ":")) + "\n"))
 
