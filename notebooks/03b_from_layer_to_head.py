@@ -57,7 +57,7 @@ print(f"all heads and the whole layer: {float((all_heads - whole).norm() / (whol
 assert (all_heads - whole).norm() < 1e-4 * (whole - as_it_is).norm() < (one_head - whole).norm()
 
 # %% [markdown]
-# ## Genre has one head, shared by the bongos; for drums and maracas none is established
+# ## Genre has one head, shared by the bongos; drums and maracas have others
 # The map of heads ships with <!--=heads.pairs-->8<!--/--> pairs a concept: each head's output, alone, is copied from the clean run into the corrupted one. It is the sweep of notebook 3 with `sites="cross.heads"`, and everything that you know
 # of atlases works: intervals, controls, scales, two networks that listen.
 
@@ -67,7 +67,7 @@ print(heads)
 heads.chart()
 
 # %% [markdown]
-# In notebook 3, layer <!--=atlas.functional-->0<!--/--> carried genre and percussion. Inside, one head, <!--=heads.genre-->0.3<!--/-->, carries genre; for percussion, the map is less tidy.
+# In notebook 3, layer <!--=atlas.functional-->0<!--/--> carried genre and percussion. Inside, one head, <!--=heads.genre-->0.3<!--/-->, seems to carry genre; for percussion, eight pairs leave much open.
 #
 # Look first, then check. The head of genre was chosen by two genres, metal and reggae, on the first half of the pairs. The other half of these pairs, and the other two genres, had no say in it:
 
@@ -105,8 +105,9 @@ assert most.loc[["drums", "maracas"], "low"].max() < 0.05  # nothing established
 
 # %% [markdown]
 # Head <!--=heads.genre-->0.3<!--/--> moves metal by <!--=heads.genre.metal-->.74 [.53, .96]<!--/-->, reggae by <!--=heads.genre.reggae-->.48 [.38, .59]<!--/-->, opera by <!--=heads.genre.opera-->.62 [.47, .75]<!--/--> and jazz by <!--=heads.genre.jazz-->.15 [.02, .28]<!--/-->; no other head of its layer moves a genre by more than <!--=heads.genre.rest-->.04<!--/-->. The same head brings in
-# the bongos (<!--=heads.bongos.bongos-->.72 [.52, .83]<!--/-->). For drums, head <!--=heads.drums-->0.2<!--/--> comes first (<!--=heads.drums.drums-->.44 [−.01, 1.02]<!--/-->), for maracas head <!--=heads.maracas-->0.0<!--/--> (<!--=heads.maracas.maracas-->.40 [−.03, .78]<!--/-->), but eight pairs do not establish either. The judge, which also heard the clips, agrees (the correlation over all cells is <!--=heads.judge.r-->.90 [.85, .93]<!--/-->). So
-# far, a head is suggested. With so many cells and eight pairs, none holds in all views after correction, and the "other pairs" above are four.
+# the bongos (<!--=heads.bongos.bongos-->.72 [.52, .83]<!--/-->). For drums, head <!--=heads.drums-->0.2<!--/--> comes first (<!--=heads.drums.drums-->.44 [−.01, 1.02]<!--/-->), for maracas head <!--=heads.maracas-->0.0<!--/--> (<!--=heads.maracas.maracas-->.40 [−.03, .78]<!--/-->), but eight pairs do not establish either. Over all cells, the judge, which also heard the clips, goes with the listener by Pearson's correlation (<!--=heads.judge.r-->.90 [.85, .93]<!--/-->), less by Spearman's (<!--=heads.judge.rho-->?<!--/-->), as most heads carry next to nothing.
+#
+# So far, heads are suggested. With so many cells and eight pairs, none holds in all views after correction, and the "other pairs" above are four.
 #
 # So it was asked again: the four heads of this layer alone, on 26 pairs that the map has not seen, in both directions (`sufficient`: told the clean prompt in the corrupted run; `necessary`: told the corrupted prompt in the clean run).
 
@@ -123,10 +124,17 @@ mine[["asked", "concept", "impact", "low", "high", "views"]].round(2)
 sufficient = views["sufficient"][views["sufficient"]["layer"].astype(str) == "0.3"]
 print("holds in all four views:", sufficient.loc[sufficient["holds"], "concept"].tolist())
 others = table[(table["layer"].astype(str) != "0.3") & table["concept"].isin(["metal", "reggae", "opera", "jazz"])]
-assert {"metal", "opera"} <= set(sufficient.loc[sufficient["holds_raw"], "concept"]) and others["impact"].max() < 0.15
+assert set(sufficient.loc[sufficient["holds"], "concept"]) == {"metal", "opera", "bongos"} and others["impact"].max() < 0.15
+assert {"reggae", "jazz"} <= set(sufficient.loc[sufficient["holds_raw"], "concept"])
+beats = views["sufficient"][views["sufficient"]["concept"].isin(["drums", "maracas"]) & views["sufficient"]["holds"]]
+beats = beats.groupby("concept", observed=True)["layer"].agg(lambda heads: list(map(str, heads)))
+print("heads of percussion:", beats.to_dict())
+assert beats["drums"] == ["0.2"] and beats["maracas"] == ["0.0", "0.2"]
 
 # %% [markdown]
-# PLACEHOLDER
+# On pairs of its own, head <!--=heads.genre-->?<!--/--> carries metal (<!--=confirmed.sufficient.metal-->?<!--/-->), opera (<!--=confirmed.sufficient.opera-->?<!--/-->) and bongos (<!--=confirmed.sufficient.bongos-->?<!--/-->) in all four views, after Holm's correction; reggae
+# (<!--=confirmed.sufficient.reggae-->?<!--/-->) and jazz (<!--=confirmed.sufficient.jazz-->?<!--/-->) for both networks on the raw scale, not in every view. Jazz is not in one head: the layer brings <!--=atlas.0.jazz-->?<!--/-->, its four heads one by one together <!--=confirmed.sufficient.jazz.sum-->?<!--/-->. And what eight pairs could not show, more
+# pairs do: drums have head <!--=confirmed.sufficient.heads.drums-->?<!--/--> (<!--=confirmed.sufficient.best.drums-->?<!--/-->), maracas <!--=confirmed.sufficient.heads.maracas-->?<!--/-->. Is the head needed, too? Told the other prompt in the clean run, it takes away <!--=confirmed.necessary.metal-->?<!--/--> of metal and <!--=confirmed.necessary.opera-->?<!--/--> of opera.
 
 # %% [markdown]
 # ## You can hear one head work
@@ -170,11 +178,12 @@ assert estimates["happy"].idxmax() == "9.3"  # found at once, as in the map
 residual = screen.impacts().groupby("concept")["residual"].first()
 rank = int((estimates["metal"] > estimates["metal"]["0.3"]).sum()) + 1
 print(f"head 0.3 has rank {rank} of 48 for metal; residual {residual['metal']:.2f} for metal, {residual['happy']:.2f} for happy")
-assert rank > 1 and residual["metal"] > 0.5 > abs(residual["happy"])
+assert rank == 48 and estimates["metal"]["0.3"] < 0 and residual["metal"] > 0.5 > abs(residual["happy"])
 
 # %% [markdown]
-# A gradient at the start is blind to what sets in later on the way, as at a switch: head <!--=heads.genre-->0.3<!--/--> moves the score little at first, and much when it is moved all the way. The column `residual` warns of it: it is what all heads
-# together do beyond the sum of the estimates, as a share of the way. `mode="path"` follows the gates of a layer from 0 to 1, at a price, and sees the switch:
+# A gradient at the start is blind to what sets in later on the way, as at a switch: a first small step of head <!--=heads.genre-->0.3<!--/--> even moves the score the other way, and all of the way moves it much. The column `residual` is what all heads
+# together do beyond the sum of the estimates, as a share of the way. It is large here, but it is no reliable alarm: over layers, a screen misses one of <!--=screen.quick.layers.large.missing-->?<!--/--> of the <!--=screen.quick.layers.large-->?<!--/--> concepts with a residual beyond .5, and of <!--=screen.quick.layers.small.missing-->?<!--/--> of the <!--=screen.quick.layers.small-->?<!--/--> others, *happy* among them.
+# `mode="path"` follows the gates of a layer from 0 to 1, at a price, and sees the switch:
 
 # %%
 path = audioscope.screen(model, ["metal"], pairs=4, mode="path", sites=layer.heads)
@@ -186,7 +195,9 @@ assert path.impacts().nlargest(1, "impact")["layer"].iloc[0] == "0.3"
 
 # %%
 validation = datasets.screening().query("concept == 'all'")
-validation[["mode", "of", "window", "cells", "spearman", "generations"]].round(2)
+by_concept = datasets.screening().query("concept != 'all' and cells > 0").groupby(["mode", "of", "window"])["spearman"]
+validation = validation.merge(by_concept.agg(least="min", most="max").reset_index())
+validation[["mode", "of", "window", "cells", "spearman", "least", "most", "generations"]].round(2)
 
 # %%
 missed = datasets.screening().query("missed != ''")[["mode", "of", "window", "concept", "missed"]]
@@ -224,7 +235,10 @@ every = list(model.sites.select("cross.heads"))
 order = found.query("concept == 'happy'").sort_values("impact", ascending=False)["site"].tolist()
 circuit = [site for site in every if site.path in order[:4]]
 drawn = [every[i] for i in np.random.default_rng(0).choice(len(every), 4, replace=False)]
-sets = {"the four": circuit, "all but the four": [site for site in every if site not in circuit], "four at random": drawn}
+beside = [next(head for head in model.sites[site.layer].heads if head not in circuit) for site in circuit]
+beside = list(dict.fromkeys(beside))  # in the same layers
+rest = [site for site in every if site not in circuit]
+sets = {"the four": circuit, "all but the four": rest, "four at random": drawn, "others beside them": beside}
 results = pd.DataFrame([{"heads": name, **moved(happy, sites, unseen)} for name, sites in sets.items()])
 print("the four:", ", ".join(site.label for site in circuit))
 results[["heads", "value", "low", "high", "pairs"]].round(2)
@@ -248,12 +262,14 @@ base = alt.Chart(table[["number", "head", "impact", "circuit", "site"]]).encode(
 )
 
 # %%
-alone, left, chance = results["value"]
-assert 0.4 < alone < 0.6 < left and alone + left > 1 and alone > chance + 0.2 and results["low"][0] > results["high"][2]
+alone, left, *chance = results["value"]
+assert (
+    0.4 < alone < 0.6 < left and alone + left > 1 and alone > max(chance) + 0.2 and results["low"][0] > results["high"][2:].max()
+)
 
 # %% [markdown]
-# Four of forty-eight heads bring about half of the way, and four others nearly nothing. But the other forty-four still bring more than half without them: the two parts add up to more than the whole. So these heads are enough for about half of *happy*, but
-# not necessary for it: others do similar work.
+# Four of forty-eight heads bring about half of the way, and four others, or those beside them, far less. But the other forty-four still bring more than half without them: the two parts add up to more than the whole. So these heads are enough for about half of *happy*, but
+# not necessary for it: without them, much of it still comes.
 #
 # Now listen to it: a sad song, the same with these four heads told to be happy, with all others told so, and the happy song.
 
@@ -334,7 +350,7 @@ assert (share["block 0's feed-forward"] - 1).abs().max() < 0.2 and share["all ot
 
 # %% [markdown]
 # One edge carries it. What the layer writes is there for all to read, but told to all others it changes next to nothing; told to block 0's feed-forward module alone, it does about what it does told to everyone. So layer <!--=atlas.functional-->0<!--/--> does not write genre in a form that
-# self-attention could bring to the music: the feed-forward module behind it rewrites the memory in place, and only then can later layers read it. This was found on metal, opera, reggae and jazz, with other pairs; bongos had no part in it.
+# self-attention could bring to the music: the feed-forward module behind it rewrites the memory in place, and only then can later layers read it. This was found on metal, opera, reggae and jazz, with other pairs; bongos had no part in it. Six pairs each say how it is for these two, not for all.
 
 # %% [markdown]
 # ## Exercise: the head of the flute

@@ -223,6 +223,11 @@ def inside_claims() -> dict[str, str]:
             found[f"confirmed.{kind}.{row.concept}"] = with_interval(row.impact, row.low, row.high)
         found[f"confirmed.{kind}.rest"] = number(others.loc[others["concept"].isin(genres), "impact"].max())
         views = atlas.agreement()
+        for name in atlas.concepts:
+            heads_of = views.loc[(views["concept"] == name) & views["holds"], "layer"].astype(str)
+            found[f"confirmed.{kind}.heads.{name}"] = listed(heads_of)
+            best = cells[cells["concept"] == name].nlargest(1, "impact").iloc[0]
+            found[f"confirmed.{kind}.best.{name}"] = with_interval(best["impact"], best["low"], best["high"])
         views = views[views["layer"].astype(str) == carries]
         found[f"confirmed.{kind}.holds"] = listed(views.loc[views["holds"], "concept"])
         found[f"confirmed.{kind}.raw"] = listed(views.loc[views["holds_raw"], "concept"])
