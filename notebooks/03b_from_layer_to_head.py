@@ -136,7 +136,7 @@ assert beats["drums"] == ["0.2"] and beats["maracas"] == ["0.0", "0.2"]
 # %% [markdown]
 # On pairs of its own, head <!--=heads.genre-->?<!--/--> carries metal (<!--=confirmed.sufficient.metal-->?<!--/-->), opera (<!--=confirmed.sufficient.opera-->?<!--/-->) and bongos (<!--=confirmed.sufficient.bongos-->?<!--/-->) in all four views, after Holm's correction; reggae
 # (<!--=confirmed.sufficient.reggae-->?<!--/-->) and jazz (<!--=confirmed.sufficient.jazz-->?<!--/-->) for both networks on the raw scale, not in every view. For jazz, the head is not enough: the layer brings <!--=atlas.0.jazz-->?<!--/-->, its four heads one by one together <!--=confirmed.sufficient.jazz.sum-->?<!--/-->. And what eight pairs could not show, more
-# pairs do: drums have head <!--=confirmed.sufficient.heads.drums-->?<!--/--> (<!--=confirmed.sufficient.best.drums-->?<!--/-->), maracas <!--=confirmed.sufficient.heads.maracas-->?<!--/-->. 
+# pairs do: drums have head <!--=confirmed.sufficient.heads.drums-->?<!--/--> (<!--=confirmed.sufficient.best.drums-->?<!--/-->), maracas <!--=confirmed.sufficient.heads.maracas-->?<!--/-->.
 #
 # Enough is not needed. Told the other prompt in the clean run, the head alone takes away <!--=confirmed.necessary.reggae-->?<!--/--> of reggae, <!--=confirmed.necessary.jazz-->?<!--/--> of jazz and <!--=confirmed.necessary.metal-->?<!--/--> of metal, in all four views; but <!--=confirmed.necessary.opera-->?<!--/--> of opera and <!--=confirmed.necessary.bongos-->?<!--/--> of bongos, which come without it. And jazz
 # needs the head more than the head can bring it.

@@ -90,6 +90,39 @@ def test_slopes_are_finite_differences(model):
     assert [weight.requires_grad for weight in model.denoiser.parameters()] == learning
 
 
+@pytest.fixture
+def two_heads(tiny):
+    """`tiny`, of whose cross-attention only heads 2.1 and 9.3 say anything."""
+    before = {name: value.clone() for name, value in tiny.denoiser.state_dict().items()}
+    for site in tiny.sites.select("cross.heads"):
+        if site.label not in ("2.1", "9.3"):
+            where = place(tiny.denoiser, site)
+            tiny.denoiser.get_submodule(where.module).weight.data[:, where.columns] = 0
+    yield tiny
+    tiny.denoiser.load_state_dict(before)
+
+
+@pytest.mark.parametrize("mode", ["quick", "path"])
+def test_silenced_heads_have_no_estimate(two_heads, mode):
+    """Exactly 0 through the sampler, the codec and the listener; and the heads that speak are the highest, by either sign."""
+    layers = [two_heads.sites[layer].heads for layer in (2, 5, 9)]
+    screen = audioscope.screen(two_heads, ["fast"], 1, mode=mode, sites=layers, steps=2, points=3, progress=False)
+    labels = {site.path: site.label for site in screen.sites}
+    spoken = screen.table.groupby(screen.table["site"].astype(str).map(labels))["estimate"].agg(lambda each: each.abs().max())
+    assert set(spoken[spoken > 0].index) == {"2.1", "9.3"} and len(spoken) == 12
+
+
+def test_the_heads_that_speak_are_those_that_patching_finds(two_heads):
+    """Precision and recall 1: only they change a clip."""
+    atlas = audioscope.localize(two_heads, ["fast"], 2, sites="cross.heads", steps=2, clips=False, progress=False, also=())
+    scored = atlas.table[atlas.table["scored"].astype(str) == "fast"]
+    corrupted = scored[scored["row"] == "corrupted"].set_index("pair")["score"]
+    patched = scored[scored["row"] == "patched"]
+    moved = patched[(patched["score"].to_numpy() - corrupted[patched["pair"]].to_numpy()) != 0]
+    labels = {site.path: site.label for site in atlas.sites}
+    assert {labels[path] for path in moved["site"].astype(str)} == {"2.1", "9.3"} and len(atlas.sites) == 48
+
+
 def test_two_rows_are_as_if_alone(tiny):
     how, sites, _, _ = prepared(tiny)
     clean = outputs(tiny, [Row(A, 0), Row("a slow opera", 1)], sites, how)
@@ -102,20 +135,11 @@ def test_two_rows_are_as_if_alone(tiny):
     torch.testing.assert_close(slopes[:1], alone, rtol=1e-3, atol=1e-4 * float(alone.abs().max()))
 
 
-def test_silenced_sites_have_no_slope(tiny):
+def test_silenced_sites_have_no_slope(two_heads):
     """A layer whose output is multiplied by 0 has exactly no effect, and a planted head alone is found."""
-    how, sites, _, closed = prepared(tiny)
-    before = {name: value.clone() for name, value in tiny.denoiser.state_dict().items()}
-    try:
-        for site in sites:
-            if site.label not in ("2.1", "9.3"):
-                where = place(tiny.denoiser, site)
-                tiny.denoiser.get_submodule(where.module).weight.data[:, where.columns] = 0
-        clean = outputs(tiny, [Row(A, 0)], sites, how)
-        slopes = gradients(tiny, [Row(B, 0)], closed, clean, how, projection)[1][0]
-        assert {site.label for site, each in zip(sites, slopes.T, strict=True) if each.any()} == {"2.1", "9.3"}
-    finally:
-        tiny.denoiser.load_state_dict(before)
+    how, sites, clean, closed = prepared(two_heads)
+    slopes = gradients(two_heads, [Row(B, 0)], closed, clean, how, projection)[1][0]
+    assert {site.label for site, each in zip(sites, slopes.T, strict=True) if each.any()} == {"2.1", "9.3"}
 
 
 @pytest.mark.parametrize("scorer", [listener_scorer(), listener_scorer("judge"), Musicnn(device="cpu")], ids=lambda s: s.name)
