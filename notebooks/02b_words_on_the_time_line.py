@@ -160,7 +160,7 @@ alt.Chart(means, title="Does a word's map tell when its part sounds?").mark_rect
 # %% [markdown]
 # A voice's word looks where the voice is, in nearly all layers, once the clip is no longer noise; a lead's in fewer. The word of the percussion looks *away* from its sound in most layers: who reads that map as "here are the drums" is wrong.
 #
-# But is it the word that knows? The map of the song's *other* word is the control: averaged, it has <!--=pointing.voice.averaged.other-->?<!--/--> for a voice, <!--=pointing.lead.averaged.other-->?<!--/--> for a lead and <!--=pointing.percussion.averaged.other-->?<!--/--> for percussion, so the word itself is worth <!--=pointing.voice.averaged.more-->?<!--/-->, <!--=pointing.lead.averaged.more-->?<!--/--> and <!--=pointing.percussion.averaged.more-->?<!--/-->. Of the cells, a layer and a step each, <!--=pointing.percussion.below-->?<!--/--> look away from percussion more than the other word does; the rest looks away whatever the word.
+# But is it the word that knows? The map of the song's *other* word is the control: averaged, it has <!--=pointing.voice.averaged.other-->.49 [.45, .54]<!--/--> for a voice, <!--=pointing.lead.averaged.other-->.49 [.45, .54]<!--/--> for a lead and <!--=pointing.percussion.averaged.other-->.46 [.43, .49]<!--/--> for percussion, so the word itself is worth <!--=pointing.voice.averaged.more-->.20 [.15, .24]<!--/-->, <!--=pointing.lead.averaged.more-->.16 [.11, .21]<!--/--> and <!--=pointing.percussion.averaged.more-->−.04 [−.08, .00]<!--/-->. Of the cells, a layer and a step each, <!--=pointing.percussion.below-->19<!--/--> look away from percussion more than the other word does; the rest looks away whatever the word.
 #
 # Two layers look right for percussion. But with <!--=pointing.cells-->120<!--/--> cells, a layer and a step each, the best of them looks good by luck, too: so half of the songs choose the cell, and the other half tell what it is worth. The control is the map of the song's other word.
 
@@ -177,7 +177,7 @@ print(pointed.map(lambda cell: "{:.2f} [{:.2f}, {:.2f}]".format(*cell) if isinst
 assert all(own[1] > 0.6 and more[1] > 0 for own, more in zip(pointed["own"], pointed["more"], strict=True))
 
 # %% [markdown]
-# Each of the three cells holds beside the other word in these halves. With the songs halved at random 200 times, the chosen cell does so in <!--=pointing.voice.halves-->?<!--/--> of the halvings for a voice, in <!--=pointing.percussion.halves-->?<!--/--> for percussion, and in <!--=pointing.lead.halves-->?<!--/--> for a lead, which is therefore not sure. So before you read a map, ask songs whose truth you know which cell to read.
+# Each of the three cells holds beside the other word in these halves. With the songs halved at random 200 times, the chosen cell does so in <!--=pointing.voice.halves-->100 %<!--/--> of the halvings for a voice, in <!--=pointing.percussion.halves-->100 %<!--/--> for percussion, and in <!--=pointing.lead.halves-->76 %<!--/--> for a lead, which is therefore not sure. So before you read a map, ask songs whose truth you know which cell to read.
 #
 # ## Attention is not explanation
 # Does a layer that looks at a concept's word carry the concept? The atlas (notebook 3) knows what each layer carries, by patching. Compare: for each concept, how much each layer looks at the word that makes the difference,

@@ -224,7 +224,7 @@ class Screen:
             - spearman: of estimated and exact impacts, raw scores
             - recall: how many of the three largest exact impacts are among the three largest estimates, 0 to 1
             - missed: the sites, as layers, that are not among the fifth with the largest estimates, of the atlas's own layers
-            - residual: of the concept's groups of sites, the one furthest from 0, as `impacts` gives it
+            - residual: of the concept's groups of sites, the one furthest from 0, as `impacts` gives it; NaN if the atlas patched in a part of the denoising
 
         Raises:
             ValueError: They share no pair, or no site of a concept with a defined impact, or the atlas patched the other way.
@@ -256,7 +256,7 @@ class Screen:
             most = [set(part.nlargest(3, column).index) for column in ("impact", "impact_estimated")]
             recall, missed, residual = np.nan, "", np.nan
             if concept != "all" and len(part):
-                residual = max(part["residual"], key=abs)
+                residual = max(part["residual"], key=abs) if window_of(atlas.settings) is None else np.nan
                 recall = len(most[0] & most[1]) / len(most[0])
                 rank = rankdata(-part["impact_estimated"]) / len(part)
                 own = part["site"].isin(atlas.own_layers(str(concept)))
