@@ -19,8 +19,10 @@ pytestmark = pytest.mark.slow
 
 
 @pytest.fixture
-def cluster():
+def cluster(monkeypatch):
     from ray.cluster_utils import Cluster
+
+    monkeypatch.setenv("RAY_worker_niceness", "0")  # beside other tests, its workers would hardly get a turn
 
     found = Cluster(initialize_head=True, head_node_args={"num_cpus": 1, "include_dashboard": False})
     yield found
@@ -58,6 +60,7 @@ def test_units_on_two_nodes_of_which_one_goes(cluster, tiny, tmp_path):
 
 def test_a_cluster_is_reached_from_outside(tiny, tmp_path, monkeypatch):
     """By `ray://`, as from a laptop: a head node that this process does not belong to."""
+    monkeypatch.setenv("RAY_worker_niceness", "0")
     monkeypatch.setenv("RAY_AUTH_MODE", "disabled")  # the command line asks for a token otherwise
     with socket.socket() as free, socket.socket() as other:
         free.bind(("127.0.0.1", 0))
