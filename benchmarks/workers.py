@@ -57,7 +57,7 @@ def main() -> None:
         import ray
 
         ways[f"Ray {many} x 1 thread"] = "ray"
-        os.environ["RAY_worker_niceness"] = "0"  # it would wait for the busy loops
+        os.environ.update(RAY_worker_niceness="0")  # it would wait for the busy loops
         ray.init(num_cpus=many, include_dashboard=False, log_to_driver=False, logging_level="WARNING")
     found: dict[str, dict[str, float]] = {}
     own = workers.threads
