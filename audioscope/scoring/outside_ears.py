@@ -67,7 +67,7 @@ def outside(sound: Tensor, captions: Sequence[Caption], ceilings: pd.DataFrame |
         what = f"{str(sound.dtype).removeprefix('torch.')} [{len(sound)}, {sound.shape[1]}]"
         raise ValueError(f"sound is {what}, expected finite float32 [clips, {SAMPLES}], as `generated_clips` gives them.")
     found = _heard(sound, [song for _, song, _ in told], [named for _, _, named in told])
-    return found.merge(_checked_ceilings(ceilings), how="left")
+    return found.merge(_checked_ceilings(ceilings, ("group", "concept", "ear", "figure", "ceiling")), how="left")
 
 
 def measured_ceilings() -> pd.DataFrame:
@@ -100,13 +100,13 @@ def trusted(least: float = LEAST, ceilings: pd.DataFrame | None = None) -> list[
         >>> sorted(audioscope.scoring.trusted())
         ['fast', 'flute', 'metal', 'opera', 'slow', 'techno']
     """
-    table, least = _checked_ceilings(ceilings), real("least", least)
+    table, least = _checked_ceilings(ceilings, ("concept", "ear", "ceiling")), real("least", least)
     return table[(table["ear"] == "musicnn") & (table["ceiling"] >= least)]["concept"].tolist()
 
 
-def _checked_ceilings(ceilings: pd.DataFrame | None) -> pd.DataFrame:
+def _checked_ceilings(ceilings: pd.DataFrame | None, needed: Sequence[str]) -> pd.DataFrame:
     table = _shipped_ceilings() if ceilings is None else of_kind("ceilings", ceilings, pd.DataFrame)
-    if lacking := [name for name in ("group", "concept", "ear", "figure", "ceiling") if name not in table]:
+    if lacking := [name for name in needed if name not in table]:
         raise ValueError(f"ceilings has no column {lacking[0]!r}, expected the table that `measured_ceilings` returns.")
     return table
 

@@ -8,7 +8,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 
 import numpy as np
 import pandas as pd
@@ -20,13 +20,11 @@ from torch import Tensor
 from audioscope.audio import Clip
 from audioscope.edits import Branch, Edit, Here, Which, curve_of, middles, span, within
 from audioscope.errors import Damaged, as_path, known_name, listed, of_kind, real, seed_number
+from audioscope.model import Model
 from audioscope.sharing import as_clips, fetched, model_card, push
 from audioscope.sites import MEMORY, Site, Sites
 from audioscope.store import as_json, made_folder, read_json, write_together
 from audioscope.views import view
-
-if TYPE_CHECKING:
-    from audioscope.model import Model
 
 FORMAT = 1  # version of the file format
 Mode = Literal["add", "keep_norm", "project_out"]
