@@ -447,7 +447,15 @@ class Model:
         return self._clips(rows, self.run(rows, **keywords))
 
     def check_finite(self, rows: Sequence[tracing.Row], run: tracing.Run) -> None:
-        """Raise FloatingPointError that names the first row with NaN or infinite values."""
+        """Raise FloatingPointError for the first row that became NaN or infinity.
+
+        Args:
+            rows: What was run.
+            run: The result, as `run` returns it.
+
+        Raises:
+            FloatingPointError: A row has NaN or infinite values; the message names its prompt and seed.
+        """
         for row, finite in zip(rows, run.finite, strict=True):
             if not finite:
                 raise FloatingPointError(

@@ -72,7 +72,15 @@ class Chosen:
             raise ValueError(f"{twice[0]} is chosen twice: name each site once, in top or in sample.")
 
     def check(self, model: Model, concepts: Iterable[str]) -> None:
-        """Raise ValueError if the screen was of other weights, or did not look at one of these concepts."""
+        """Raise ValueError unless the screen was of this model's weights and of these concepts.
+
+        Args:
+            model: The model that is to be patched.
+            concepts: Names of concepts.
+
+        Raises:
+            ValueError: The weights are others, or the screen did not look at one of the concepts.
+        """
         if self.fingerprint and self.fingerprint != model.fingerprint:
             raise ValueError(
                 f"The screen is of other weights ({self.fingerprint}) than this model ({model.fingerprint}): screen this one."

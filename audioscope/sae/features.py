@@ -287,8 +287,8 @@ def score_features(
         **keywords: Those of `audioscope.sae.concept_activations`.
 
     Returns:
-        One row per concept, feature and noise level, without features that are not active there: d and auroc rounded
-        to 3 decimals, the others to 4.
+        One row per concept, feature and noise level, without features that are not active there. Columns d and auroc are rounded to 3
+        decimals, the others to 4.
 
         - concept, feature, sigma (NaN for the mean over all levels),
         - mean_with, mean_without: the mean activation with and without the concept,
