@@ -318,9 +318,10 @@ def localize(
             screened = screened.choose()
         if not isinstance(screened, Chosen):
             raise TypeError(f"screened is {said(screened)}, expected a screen of audioscope.screen, or what its choose gave.")
-        screened.check(model, [concept.name for concept in choose(concepts)])
         sites = [*screened.top, *screened.sample]
     sweep = checked_sweep(model, concepts, pairs, seeds, patch, direction, sites, split, scorer, also, batch_size, when, sampling)
+    if screened is not None:
+        screened.check(model, [concept.name for concept in sweep.concepts])
     if until_stable is not None:
         until_stable = whole("until_stable", until_stable, 1, pairs - 1, f", less than the {pairs} pairs")
     share, mine = partial(spread, model, checked_workers(workers)), checked_part(part)
