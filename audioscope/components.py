@@ -15,10 +15,22 @@ from torch import Tensor, nn
 
 STEPS = 7  # any number: with it a scheduler's state is the same before and after a run
 OF_A_RUN = ("cached", "is_scale_input_called", "deprecation_warnings")  # in names of what a run leaves behind
+# where its files came from: another node has them elsewhere, another process is offline
+WHENCE = (
+    "name_or_path",
+    "_name_or_path",
+    "local_files_only",
+    "is_local",
+    "files_loaded",
+    "init_inputs",
+    "_commit_hash",
+    "cache_dir",
+    "token",
+)
 
 
 def describe(part: Any) -> str:
-    """A hash of all in a component that decides what it does, and of nothing that a run leaves behind.
+    """A hash of all in a component that decides what it does, not what a run leaves behind, nor where its files lie.
 
     Of a network: classes, weights and buffers, settings of its modules and processors, replaced methods and hooks; of a scheduler
     its settings and the noise levels that it sets; of a tokenizer its vocabulary and rules.
@@ -40,7 +52,7 @@ def _network(part: nn.Module) -> Iterator[bytes]:
         if (processor := getattr(module, "processor", None)) is not None:
             yield f"{type(processor).__module__}.{type(processor).__qualname__}".encode()
             yield _settings(_public(processor))
-    tensors = {**dict(part.named_parameters()), **{name: b for name, b in part.named_buffers() if not _of_a_run(name)}}
+    tensors = {**dict(part.named_parameters()), **{name: b for name, b in part.named_buffers() if not _aside(name)}}
     for name, value in tensors.items():
         yield f"{name} {value.dtype} {list(value.shape)}".encode()
         yield _content(value)
@@ -82,9 +94,7 @@ def _config(part: Any) -> Mapping[str, Any]:
 
 def _settings(values: Mapping[str, Any]) -> bytes:
     """What can be compared of these: numbers, texts, and lists and tables of them; of functions and methods, their code."""
-    plain = {
-        str(name): found for name, value in values.items() if not _of_a_run(str(name)) and (found := _plain(value)) is not None
-    }
+    plain = {name: value for name, value in _plain(values).items() if value is not None}
     return json.dumps(plain, sort_keys=True).encode()
 
 
@@ -94,7 +104,7 @@ def _plain(value: Any) -> Any:
     if isinstance(value, list | tuple):
         return [_plain(each) for each in value]
     if isinstance(value, Mapping):
-        return {str(name): _plain(each) for name, each in value.items()}
+        return {str(name): _plain(each) for name, each in value.items() if not _aside(str(name))}
     return _code(value) if callable(value) and not isinstance(value, nn.Module | type) else None
 
 
@@ -108,8 +118,8 @@ def _code(function: Callable[..., Any]) -> str:
     return name if code is None else f"{name} {hashlib.sha256(code.co_code).hexdigest()[:8]}"
 
 
-def _of_a_run(name: str) -> bool:
-    return any(part in name for part in OF_A_RUN)
+def _aside(name: str) -> bool:
+    return name in WHENCE or name.endswith("_file") or any(part in name for part in OF_A_RUN)
 
 
 def _content(value: Tensor) -> bytes:

@@ -75,7 +75,7 @@ def unreachable(name: str | Path, error: BaseException, revision: str | None = N
     """Why the hub did not give or take a repository, and what to do about it, in one line."""
     from huggingface_hub import errors
 
-    advice = "is the name right, and is there a network connection"
+    advice = "check the name and the network connection"
     status = getattr(getattr(error, "response", None), "status_code", None)
     first = (str(error).strip().splitlines() or [type(error).__name__])[0][:200]
     offline = (errors.LocalEntryNotFoundError, errors.OfflineModeIsEnabled)

@@ -72,7 +72,7 @@ def test_hub_name_without_network(tmp_path):
     environment = {**os.environ, "HF_ENDPOINT": "http://127.0.0.1:9", "HF_HOME": str(tmp_path), "HF_HUB_ETAG_TIMEOUT": "1"}
     command = [sys.executable, "-m", "audioscope", "sites", "--model", "someone/some-model"]
     done = subprocess.run(command, capture_output=True, text=True, env=environment)
-    assert done.returncode == 2 and "is there a network connection?" in done.stderr, done.stderr
+    assert done.returncode == 2 and "check the name and the network connection." in done.stderr, done.stderr
     assert done.stderr.count("\n") == 1 and "Traceback" not in done.stderr
 
 

@@ -3,6 +3,7 @@
 import hashlib
 import os
 import pickle
+import shutil
 import signal
 import subprocess
 import sys
@@ -11,6 +12,7 @@ import time
 from functools import partial
 from types import SimpleNamespace
 
+import huggingface_hub
 import numpy as np
 import pandas as pd
 import psutil
@@ -306,6 +308,14 @@ def test_a_run_changes_nothing_that_a_worker_compares(build):
     model.generate("a fast song", steps=2)
     model.activations(["a song"], "cross", steps=3)
     assert model.parts() == before
+
+
+def test_where_the_files_lie_changes_nothing_that_a_worker_compares(monkeypatch, tmp_path):
+    """Another node has the same files in another folder, and another process may be offline."""
+    here = audioscope.load("tiny").parts()
+    shutil.copytree(audioscope.loading.data_folder() / "tiny", tmp_path / "tiny")
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", not huggingface_hub.constants.HF_HUB_OFFLINE)
+    assert audioscope.load(tmp_path / "tiny").parts() == here
 
 
 @pytest.mark.slow

@@ -31,15 +31,16 @@ from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 import numpy as np
 import pandas as pd
 import torch
+from huggingface_hub import constants
 from hypothesis import HealthCheck, Phase, given, seed, settings
 from hypothesis import strategies as st
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
-os.environ.setdefault("HF_HUB_OFFLINE", "1")  # names that might be of the hub are not looked up
 
 from helpers.pipelines import BUILDERS
 
@@ -479,6 +480,8 @@ def fuzz(inputs: int = sum(FULL.values()), start: int = 0, only: str = "") -> tu
     warnings.simplefilter("ignore")
     torch.set_num_threads(1)
     root, counts, found = Path(tempfile.mkdtemp(prefix="audioscope-fuzz-")), Counter[str](), {}
+    offline = patch.object(constants, "HF_HUB_OFFLINE", True)  # names that might be of the hub are not looked up
+    offline.start()
     try:
         work = targets(root)
         gc.collect()
@@ -494,6 +497,7 @@ def fuzz(inputs: int = sum(FULL.values()), start: int = 0, only: str = "") -> tu
             )
             seed(start)(how(given(st.data())(_once(name, work[name], counts, found, idle))))()
     finally:
+        offline.stop()
         shutil.rmtree(root, ignore_errors=True)
     return counts, found
 
