@@ -10,7 +10,7 @@ from typing import Any
 
 import pandas as pd
 
-from audioscope.errors import Damaged, as_path, index_of, listed, said, whole
+from audioscope.errors import Damaged, as_path, index_of, listed, said
 from audioscope.store import (
     FORMAT,
     Unit,
@@ -56,12 +56,21 @@ def units_of(
 
     settings: as for `run_units`, result: those of the whole sweep's result. Raises ValueError if there are more parts than units.
     """
+    mine = share_of(part, units)
+    if part is None:
+        return mine
+    check_settings(folder, dict(settings))
+    write_json(folder / WHOLE, {"format": FORMAT, "kind": kind, "parts": part[1], "units": list(units), "result": dict(result)})
+    return mine
+
+
+def share_of(part: tuple[int, int] | None, units: Sequence[Unit]) -> Sequence[Unit]:
+    """The units of a part, or all of them. Raises ValueError if there are more parts than units."""
     if part is None:
         return units
     number, many = part
-    whole("part", many, 1, len(units), f" parts, since the sweep has {len(units)} units")
-    check_settings(folder, dict(settings))
-    write_json(folder / WHOLE, {"format": FORMAT, "kind": kind, "parts": many, "units": list(units), "result": dict(result)})
+    if many > len(units):
+        raise ValueError(f"part is '{number}/{many}', but the sweep has only {len(units)} units: divide it into as many parts at most.")
     return units[number - 1 :: many]
 
 
@@ -117,7 +126,7 @@ def merge_parts(
         raise ValueError(f"The units in {places[0]} lack {', '.join(wrong)}: they are of something else, or damaged.")
     found = [each if each is not None and tuple(each[1]) == usual else None for each in found]
     if lacks := Counter(number % many + 1 for number, each in enumerate(found) if each is None):
-        named = [f"part {part}/{many} lacks {count} of {len(units[part - 1 :: many])}" for part, count in sorted(lacks.items())]
+        named = [f"part {part}/{many} lacks {count} of {len(share_of((part, many), units))}" for part, count in sorted(lacks.items())]
         more = f", and {len(named) - 20} more parts" if len(named) > 20 else ""
         raise ValueError(
             f"{sum(lacks.values())} of {len(units)} units are missing: {'; '.join(named[:20])}{more}. Run these parts (again)."

@@ -146,7 +146,7 @@ def test_a_plans_hours_are_units_of_a_fixed_part_and_of_steps(tiny, monkeypatch)
     assert [part.units for part in parts] == [18, 17], "120 units in 7 parts"
     began, wrongs = (
         clock[0],
-        {"workers": (0, "workers is 0"), "part": ("61/61", "part is '61/61', but the sweep has only 60 units")},
+        {"workers": (0, "workers is 0"), "part": ("1/61", "part is '1/61', but the sweep has only 60 units")},
     )
     for name, (value, said) in wrongs.items():
         with pytest.raises(ValueError, match=said):

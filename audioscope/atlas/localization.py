@@ -22,7 +22,7 @@ from audioscope.audio import Clip
 from audioscope.concepts import Concept, Concepts, choose
 from audioscope.edits import PatchOutput, PatchText, Which
 from audioscope.errors import index_of, listed, said, whole
-from audioscope.merging import Part, checked_part, merge_parts, units_of
+from audioscope.merging import Part, checked_part, merge_parts, share_of, units_of
 from audioscope.model import Model
 from audioscope.scoring.scorers import Scorer, check_scores, completed, default_scorer, scores_of, second_opinions, try_scorers
 from audioscope.sites import Site, said_kind
@@ -483,9 +483,7 @@ def plan(
     asked, mine = checked_workers(workers), checked_part(part)
     sweep = checked_sweep(model, concepts, pairs, seeds, patch, direction, sites, split, scorer, also, batch_size, when, sampling)
     every = sweep.units(pairs)
-    units = len(every[mine[0] - 1 :: mine[1]] if mine else every)
-    if not units:
-        raise ValueError(f"part is {said(part)}, but the sweep has only {len(every)} units.")
+    units = len(share_of(mine, every))
     shared = processes(asked, model, units)
     unit = every[0]
     timed = replace(sweep, window=None)  # the few steps that are timed have no thirds
