@@ -300,9 +300,11 @@ def attention(
         raise ValueError(
             f"{type(words_edit).__name__} changes which words there are, or what they bring: read the attention without it, or of the other prompt."
         )
-    model.check_prompt(prompt)
+    for text in dict.fromkeys([prompt, *(text for edit in acts for text in edit.texts)] if isinstance(prompt, str) else [prompt]):
+        model.check_prompt(text)
     row = Row(prompt, seed_number(seed), acts)
-    layout = model.adapter.rows(len(with_sources([row])), how.guidance)
+    steered = replace(row, edits=row.edits + model.steering)  # edits that copy from another prompt bring rows of their own
+    layout = model.adapter.rows(len(with_sources([steered])), how.guidance)
     if not isinstance(branch, str) or branch not in layout:
         raise ValueError(f"branch is {said(branch)}, expected one of {', '.join(layout)} at guidance {how.guidance:g}.")
     slopes: dict[Site, Tensor] = {}

@@ -8,6 +8,8 @@ import json
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
 from functools import partial
+from importlib import import_module
+from types import CodeType
 from typing import Any
 
 import torch
@@ -17,6 +19,8 @@ STEPS = 7  # any number: with it a scheduler's state is the same before and afte
 OF_A_RUN = ("cached", "is_scale_input_called", "deprecation_warnings")  # in names of what a run leaves behind
 # where its files came from: another node has them elsewhere, another process is offline
 WHENCE = (
+    "_diffusers_version",
+    "transformers_version",
     "name_or_path",
     "_name_or_path",
     "local_files_only",
@@ -29,33 +33,74 @@ WHENCE = (
 )
 
 
-def describe(part: Any) -> str:
+LIBRARIES = ("audioscope", "diffusers", "nnsight", "peft", "torch", "transformers")  # their functions are known by their names
+
+
+def describe(part: Any, weights: bool = True) -> str:
     """A hash of all in a component that decides what it does, not what a run leaves behind, nor where its files lie.
 
     Of a network: classes, weights and buffers, settings of its modules and processors, replaced methods and hooks; of a scheduler
-    its settings and the noise levels that it sets; of a tokenizer its vocabulary and rules.
+    its settings and the noise levels that it sets; of a tokenizer its vocabulary and rules. weights: whether they are read.
     """
     digest = hashlib.sha256(f"{type(part).__module__}.{type(part).__qualname__}".encode())
-    of = _network if isinstance(part, nn.Module) else _scheduler if hasattr(part, "set_timesteps") else _tokenizer
+    of: Callable[[Any], Iterator[bytes]]
+    of = (
+        partial(_network, weights=weights)
+        if isinstance(part, nn.Module)
+        else _scheduler
+        if hasattr(part, "set_timesteps")
+        else _tokenizer
+    )
     for piece in of(part):
         digest.update(piece)
     return digest.hexdigest()[:16]
 
 
-def _network(part: nn.Module) -> Iterator[bytes]:
+def of_pipeline(pipe: Any) -> str:
+    """A hash of what decides besides its components: its class, settings and replaced methods, and what is set for all of torch."""
+    from diffusers.models.attention_dispatch import _AttentionBackendRegistry
+    from torch.nn.modules import module
+
+    hooks = [*module._global_forward_pre_hooks.values(), *module._global_forward_hooks.values()]
+    facts = [_settings(_config(pipe)), _settings(_public(pipe)), _settings({"hooks": [code_of(hook) for hook in hooks]})]
+    backend: Any = _AttentionBackendRegistry.get_active_backend()[0]
+    facts.append(str(getattr(backend, "value", backend)).encode())
+    return hashlib.sha256(b" ".join([_class(pipe), *facts])).hexdigest()[:16]
+
+
+def _class(part: Any) -> bytes:
+    """The name of its class, and the code of methods that somebody else put into it or into one that it inherits from."""
+    names = [f"{type(part).__module__}.{type(part).__qualname__}"]
+    for each in type(part).__mro__:
+        home = each.__module__.partition(".")[0]
+        for name, value in vars(each).items():
+            function = getattr(value, "__func__", value)
+            if (
+                home in LIBRARIES
+                and callable(function)
+                and (module := getattr(function, "__module__", None))
+                and hasattr(function, "__code__")
+            ):
+                names += [f"{name} {code_of(function)}"] if module.partition(".")[0] not in (*LIBRARIES, home) else []
+    return " ".join(names).encode()
+
+
+def _network(part: nn.Module, weights: bool) -> Iterator[bytes]:
     yield _settings(_config(part))
+    yield str(getattr(getattr(part, "config", None), "_attn_implementation", None)).encode()
     for path, module in part.named_modules():
-        yield f"{path} {type(module).__module__}.{type(module).__qualname__}".encode()
+        yield path.encode() + _class(module)
         yield _settings(_public(module)) + type(getattr(module, "_hf_hook", None)).__qualname__.encode()
         hooks = [*module._forward_pre_hooks.values(), *module._forward_hooks.values()]
-        yield " ".join(map(_code, hooks)).encode()
+        yield " ".join(map(code_of, hooks)).encode()
         if (processor := getattr(module, "processor", None)) is not None:
-            yield f"{type(processor).__module__}.{type(processor).__qualname__}".encode()
-            yield _settings(_public(processor))
+            yield _class(processor)
+            yield _settings(getattr(processor, "__dict__", {}))  # with `_attention_backend`
     tensors = {**dict(part.named_parameters()), **{name: b for name, b in part.named_buffers() if not _aside(name)}}
     for name, value in tensors.items():
         yield f"{name} {value.dtype} {list(value.shape)}".encode()
-        yield _content(value)
+        if weights:
+            yield _content(value)
 
 
 def _scheduler(part: Any) -> Iterator[bytes]:
@@ -105,17 +150,52 @@ def _plain(value: Any) -> Any:
         return [_plain(each) for each in value]
     if isinstance(value, Mapping):
         return {str(name): _plain(each) for name, each in value.items() if not _aside(str(name))}
-    return _code(value) if callable(value) and not isinstance(value, nn.Module | type) else None
+    return code_of(value) if callable(value) and not isinstance(value, nn.Module | type) else None
 
 
-def _code(function: Callable[..., Any]) -> str:
-    """A function's name and code, which its address does not tell."""
+def code_of(function: Callable[..., Any], inside: tuple[int, ...] = ()) -> str:
+    """A function's name, code, defaults and what it encloses, which its address does not tell. inside: functions that enclose it."""
+    given = []
     while isinstance(function, partial):
+        given.append(str(_plain([function.args, function.keywords])))
         function = function.func
     function = getattr(function, "__func__", function)
     code = getattr(function, "__code__", None)
-    name = f"{getattr(function, '__module__', '')}.{getattr(function, '__qualname__', type(function).__qualname__)}"
-    return name if code is None else f"{name} {hashlib.sha256(code.co_code).hexdigest()[:8]}"
+    module, called = getattr(function, "__module__", None) or "", getattr(function, "__qualname__", type(function).__qualname__)
+    name = f"{module}.{called} {' '.join(given)}"
+    if code is None or id(function) in inside or (module.partition(".")[0] in LIBRARIES and _found(module, called) is function):
+        return name
+    cells = []
+    for cell in getattr(function, "__closure__", None) or ():
+        with suppress(ValueError):  # one that is not filled yet
+            cells.append(cell.cell_contents)
+    around = [code_of(cell, (*inside, id(function))) if callable(cell) else _plain(cell) for cell in cells]
+    facts = [
+        _of_code(code),
+        _plain(getattr(function, "__defaults__", None)),
+        _plain(getattr(function, "__kwdefaults__", None)),
+        around,
+    ]
+    return f"{name} {hashlib.sha256(str(facts).encode()).hexdigest()[:12]}"
+
+
+def _found(module: str, name: str) -> Any:
+    try:
+        found = import_module(module)
+        for each in name.split("."):
+            found = getattr(found, each)
+    except (ImportError, AttributeError):  # a lambda, or what a function defines
+        return None
+    return found
+
+
+def _of_code(code: CodeType) -> list[Any]:
+    """Instructions, names and constants; a set has no order, and what a function defines is code again."""
+    constants = [
+        _of_code(each) if isinstance(each, CodeType) else sorted(map(repr, each)) if isinstance(each, frozenset) else repr(each)
+        for each in code.co_consts
+    ]
+    return [code.co_code.hex(), code.co_names, constants]
 
 
 def _aside(name: str) -> bool:

@@ -13,6 +13,7 @@ from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
+import cloudpickle
 import diffusers
 import torch
 from diffusers import DiffusionPipeline
@@ -133,22 +134,35 @@ class Origin:
     keywords: Mapping[str, Any]
     called: str  # what the user called it
 
-    def again(self, parts: Mapping[str, str]) -> Model:
-        """Load it again; in a worker, once. Raises DifferentModel if it is not what it was."""
+    def again(self, parts: Mapping[str, str], name: str) -> Model:
+        """Load it again, under the name that it had; in a worker, once. Raises DifferentModel if it is not what it was."""
         key = str((self.name, self.dtype, sorted(parts.items())))
         if key not in _KEPT:
             model = load(self.name, device=DEVICE or self.device, dtype=self.dtype, adapter=self.adapter, **self.keywords)
-            model.name = self.called
             there = model.parts()
             if differ := sorted(name for name in parts.keys() | there.keys() if parts.get(name) != there.get(name)):
                 raise DifferentModel(
                     f"{self.called!r} was changed since it was loaded ({', '.join(differ)}), so loading it again gives another."
                 )
             if not KEEP:
+                model.name = name
                 return model
             _KEPT.clear()  # one model fits
             _KEPT[key] = model
+        _KEPT[key].name = name
         return _KEPT[key]
+
+
+class CannotUnpack(ValueError):
+    """Work that cannot be unpickled in another process: a module that it needs cannot be imported there."""
+
+
+def unpacked(work: bytes) -> Any:
+    """Work that the driver pickled. Raises DifferentModel, and CannotUnpack if it needs a module that is not here."""
+    try:
+        return cloudpickle.loads(work)
+    except (ImportError, AttributeError) as error:
+        raise CannotUnpack(f"The workers cannot be given this work ({type(error).__name__}: {error}).") from None
 
 
 class DifferentModel(ValueError):

@@ -20,6 +20,7 @@ from audioscope.store import (
     copy_clips,
     finished,
     read_json,
+    refuse_foreign,
     unit_file,
     usual_columns,
     write_json,
@@ -70,7 +71,9 @@ def share_of(part: tuple[int, int] | None, units: Sequence[Unit]) -> Sequence[Un
         return units
     number, many = part
     if many > len(units):
-        raise ValueError(f"part is '{number}/{many}', but the sweep has only {len(units)} units: divide it into as many parts at most.")
+        raise ValueError(
+            f"part is '{number}/{many}', but the sweep has only {len(units)} units: divide it into as many parts at most."
+        )
     return units[number - 1 :: many]
 
 
@@ -126,11 +129,14 @@ def merge_parts(
         raise ValueError(f"The units in {places[0]} lack {', '.join(wrong)}: they are of something else, or damaged.")
     found = [each if each is not None and tuple(each[1]) == usual else None for each in found]
     if lacks := Counter(number % many + 1 for number, each in enumerate(found) if each is None):
-        named = [f"part {part}/{many} lacks {count} of {len(share_of((part, many), units))}" for part, count in sorted(lacks.items())]
+        named = [
+            f"part {part}/{many} lacks {count} of {len(share_of((part, many), units))}" for part, count in sorted(lacks.items())
+        ]
         more = f", and {len(named) - 20} more parts" if len(named) > 20 else ""
         raise ValueError(
             f"{sum(lacks.values())} of {len(units)} units are missing: {'; '.join(named[:20])}{more}. Run these parts (again)."
         )
+    refuse_foreign(to / f"{kind}.json", ("model",))
     check_settings(to, settings[0])
     (to / "units").mkdir(exist_ok=True)
     tables = []

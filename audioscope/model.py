@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from audioscope import tracing
 from audioscope.adapters import Adapter, adapter_for
 from audioscope.audio import Clip
-from audioscope.components import describe
+from audioscope.components import code_of, describe, of_pipeline
 from audioscope.edits import Edit, Which, as_edits
 from audioscope.errors import index_of, one_or_more, real, said, seed_number, whole
 from audioscope.sites import Site, Sites, find_sites
@@ -63,7 +63,10 @@ class Activations:
     sites: tuple[Site, ...] = ()
 
     def __getitem__(self, site: str | int | Site) -> Tensor:
-        """The values of a site. Raises UnknownName for one that was not read."""
+        """The values of a site, also by its label. Raises UnknownName for one that was not read."""
+        labelled = [each for each in self.sites if each.label == str(site)]
+        if len(labelled) == 1:
+            return self.values[labelled[0].path]
         return self.values[
             Sites(tuple(replace(site, inside=()) for site in self.sites))[str(site) if isinstance(site, Site) else site].path
         ]
@@ -93,7 +96,7 @@ class Origin(Protocol):
     @property
     def device(self) -> str: ...
 
-    def again(self, parts: Mapping[str, str]) -> Model: ...
+    def again(self, parts: Mapping[str, str], name: str) -> Model: ...
 
 
 class Steerable(Protocol):
@@ -191,19 +194,21 @@ class Model:
             raise TypeError(
                 f"{self.name!r} was made from a pipeline in memory, which cannot be loaded again: use audioscope.load."
             )
-        return self.origin.again, (self.parts(),)
+        return self.origin.again, (self.parts(), self.name)
 
-    def parts(self) -> dict[str, str]:
+    def parts(self, weights: bool = True) -> dict[str, str]:
         """Hashes of all that decides what the model does, by component: weights, classes, settings, processors, hooks, rules.
 
-        Unlike `fingerprint`, they read every weight.
+        Args:
+            weights: Whether every weight is read, unlike `fingerprint`, which samples them; else their shapes and dtypes only.
 
         Returns:
-            By the component's name, and "adapter".
+            By the component's name, and "pipeline" and "adapter".
         """
-        known = {name: describe(part) for name, part in sorted(self.pipe.components.items()) if part is not None}
-        facts = [(f.name, str(value)) for f in fields(self.adapter) if not callable(value := getattr(self.adapter, f.name))]
-        return {**known, "adapter": content_hash(facts)}
+        known = {name: describe(part, weights) for name, part in sorted(self.pipe.components.items()) if part is not None}
+        values = {field.name: getattr(self.adapter, field.name) for field in fields(self.adapter)}
+        facts = [(name, code_of(value) if callable(value) else str(value)) for name, value in values.items()]
+        return {**known, "pipeline": of_pipeline(self.pipe), "adapter": content_hash(facts)}
 
     @property
     def rate(self) -> int:
@@ -219,6 +224,11 @@ class Model:
     def identity(self) -> dict[str, Any]:
         """What results say about the model that they are of: its name, its fingerprint and, if there is any, what is planted in it."""
         return {"model": self.name, "fingerprint": self.fingerprint} | ({"planted": self.planted} if self.planted else {})
+
+    @property
+    def state(self) -> dict[str, Any]:
+        """Its identity, and a hash of all that decides besides the weights, such as its scheduler: what a sweep goes on with."""
+        return {**self.identity, "components": content_hash(self.parts(weights=False))}
 
     @property
     def paper(self) -> dict[str, Any]:

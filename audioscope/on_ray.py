@@ -3,22 +3,23 @@
 from __future__ import annotations
 
 import logging
+import re
 import shutil
 import tempfile
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
 
-import cloudpickle
-
 from audioscope.errors import real, said, sendable, whole
-from audioscope.loading import become_worker
+from audioscope.loading import become_worker, unpacked
 from audioscope.store import Do, Unit, write_whole
 
+ADDRESS = re.compile(r"auto|(ray://)?[^\s/:]+:\d+|(ray://)?\[[0-9A-Fa-f:]+\]:\d+")
+SMALLEST = 1e-4  # of a GPU, that Ray can reckon with
 IDLE = 30  # s after which an actor that has nothing to do ends, and its cores or GPU are free for others
 
 
@@ -30,7 +31,8 @@ class Ray:
     machine, into the sweep's folder, so that a sweep can go on here or there.
 
     Args:
-        address: Of the cluster: "auto" for the one that this machine belongs to, or "ray://host:10001".
+        address: Of the cluster: "auto" for the one that this machine belongs to, or "ray://host:10001". A process that is connected
+            to a cluster stays with it: call `ray.shutdown()` before you turn to another.
         gpus: Of each actor; a fraction shares one GPU. None is 1 for a model on a GPU, and 0 on a CPU. With any, each actor loads
             the model on its GPU, also if it is on a CPU here.
         actors: How many at most; None is as many as there are cores or GPUs for.
@@ -49,12 +51,12 @@ class Ray:
     actors: int | None = None
 
     def __post_init__(self) -> None:
-        if not isinstance(self.address, str) or not self.address:
-            raise ValueError(f"address is {said(self.address)}, expected 'auto' or 'ray://host:10001'.")
+        if not isinstance(self.address, str) or not ADDRESS.fullmatch(self.address):
+            raise ValueError(f"address is {said(self.address)}, expected 'auto', 'host:6379' or 'ray://host:10001'.")
         if self.gpus is not None:
             gpus = real("gpus", self.gpus)
-            if gpus < 0 or (gpus > 1 and gpus != int(gpus)):
-                raise ValueError(f"gpus is {said(self.gpus)}, expected a fraction from 0 to 1, or a whole number.")
+            if gpus < 0 or 0 < gpus < SMALLEST or (gpus > 1 and gpus != int(gpus)):
+                raise ValueError(f"gpus is {said(self.gpus)}, expected a whole number, or a fraction of one GPU from {SMALLEST}.")
             object.__setattr__(self, "gpus", gpus)
         if self.actors is not None:
             object.__setattr__(self, "actors", whole("actors", self.actors, 1, why=", or None for all that there is room for"))
@@ -63,14 +65,14 @@ class Ray:
 class _Actor:
     """What runs on a node."""
 
-    def __init__(self, threads: int, device: str | None):
+    def __init__(self, threads: int, device: str):
         become_worker(threads, device)
         self.name, self.work = "", None
 
     def do(self, name: str, payload: bytes, unit: Unit) -> dict[str, bytes]:
         """Do a unit in a folder of its own; returns the files that it made, the table last."""
         if name != self.name:
-            self.name, self.work = name, cloudpickle.loads(payload)
+            self.name, self.work = name, unpacked(payload)
         folder = Path(tempfile.mkdtemp(prefix="audioscope-ray-"))
         try:
             (folder / "units").mkdir()
@@ -96,13 +98,13 @@ def _session() -> tuple[str, str]:
 class _Worker:
     """One actor."""
 
-    def __init__(self, options: dict[str, Any], threads: int, payloads: dict[str, Any]):
+    def __init__(self, options: dict[str, Any], threads: int, sources: str, payloads: dict[str, Any]):
         import ray
 
         self.ray: Any = ray
-        self.key = (*_session(), str(options), threads)
+        self.key = (*_session(), str(options), threads, sources)
         self.broken = (ray.exceptions.RayError,)
-        self.actor: Any = self.ray.remote(_Actor).options(**options).remote(threads, "cuda" if options["num_gpus"] else None)
+        self.actor: Any = self.ray.remote(_Actor).options(**options).remote(threads, "cuda" if options["num_gpus"] else "cpu")
         self.payloads = payloads  # name -> the work in the cluster's store, sent once
 
     def do(self, name: str, payload: bytes, unit: Unit, folder: Path) -> None:
@@ -143,9 +145,9 @@ _idle: list[_Worker] = []
 _lock = threading.Lock()
 
 
-def _take(options: dict[str, Any], threads: int, payloads: dict[str, Any]) -> _Worker:
+def _take(options: dict[str, Any], threads: int, sources: str, payloads: dict[str, Any]) -> _Worker:
     """An actor of an earlier sweep, or a new one."""
-    key = (*_session(), str(options), threads)
+    key = (*_session(), str(options), threads, sources)
     with _lock:
         found = next((worker for worker in _idle if worker.key == key), None)
         if found is not None:
@@ -153,7 +155,7 @@ def _take(options: dict[str, Any], threads: int, payloads: dict[str, Any]) -> _W
             found.timer.cancel()
             found.payloads = payloads
             return found
-    return _Worker(options, threads, payloads)
+    return _Worker(options, threads, sources, payloads)
 
 
 def end_actors() -> None:
@@ -163,10 +165,10 @@ def end_actors() -> None:
             _idle.pop().end()
 
 
-def actors(where: Ray, threads: int, units: int, gpu: bool) -> tuple[Callable[[int], _Worker], int]:
-    """What makes an actor, and how many of them the cluster has room for, at most one a unit.
+def actors(where: Ray, threads: int, units: int, gpu: bool, sources: str = "") -> tuple[Callable[[int], _Worker], int]:
+    """What makes an actor, and how many of them the nodes of the cluster have room for, at most one a unit.
 
-    Raises ConnectionError if no cluster answers, and ValueError if it has no room.
+    sources: what tells the code that their work needs. Raises ConnectionError if no cluster answers, and ValueError if it has no room.
     """
     import ray
 
@@ -180,13 +182,14 @@ def actors(where: Ray, threads: int, units: int, gpu: bool) -> tuple[Callable[[i
             raise ConnectionError(
                 f"No Ray cluster answers at {where.address!r} ({' '.join(str(error).split())[:200]}): {begin}."
             ) from error
-    there = ray.cluster_resources()
+    nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
     gpus = where.gpus if where.gpus is not None else float(gpu)
-    fit = int(there.get("GPU", 0) / gpus) if gpus else int(there.get("CPU", 0) // threads)
+    fit = sum(_fit(node, gpus, threads) for node in nodes)
     if fit < 1:
-        needs = f"{gpus:g} of a GPU" if gpus else f"{threads} CPUs"
+        needs = f"{gpus:g} GPUs" if gpus > 1 else f"{gpus:g} of a GPU" if gpus else f"{threads} CPUs"
+        cpus, cards = (max((node.get(kind, 0) for node in nodes), default=0) for kind in ("CPU", "GPU"))
         raise ValueError(
-            f"The Ray cluster has {there.get('CPU', 0):g} CPUs and {there.get('GPU', 0):g} GPUs, too few for one model, which needs {needs}."
+            f"No node of the Ray cluster has more than {cpus:g} CPUs or {cards:g} GPUs, too few for one model, which needs {needs}."
         )
     many = min(units, fit, where.actors or fit)
     options = {
@@ -195,4 +198,12 @@ def actors(where: Ray, threads: int, units: int, gpu: bool) -> tuple[Callable[[i
         "runtime_env": {"env_vars": {"OMP_NUM_THREADS": str(threads)}},
     }
     payloads: dict[str, Any] = {}
-    return lambda place: _take(options, threads, payloads), many
+    return lambda place: _take(options, threads, sources, payloads), many
+
+
+def _fit(node: Mapping[str, float], gpus: float, threads: int) -> int:
+    """How many actors one node has room for: each fraction of a GPU is of one GPU."""
+    if not gpus:
+        return int(node.get("CPU", 0) // threads)
+    cards = int(node.get("GPU", 0))
+    return cards // int(gpus) if gpus >= 1 else cards * int(1 / gpus + 1e-9)

@@ -46,7 +46,10 @@ def fetched(
     elif (
         place.exists() or near or place.is_absolute() or str(source).startswith((".", "~")) or not HUB_NAME.fullmatch(str(source))
     ):
-        raise FileNotFoundError(f"No {what} at {str(source)!r}: expected a folder, or a name on the hub such as 'owner/name'.")
+        hint = f" ({place.parent} is a folder here, so the hub is not asked)" if near and HUB_NAME.fullmatch(str(source)) else ""
+        raise FileNotFoundError(
+            f"No {what} at {str(source)!r}: expected a folder, or a name on the hub such as 'owner/name'{hint}."
+        )
     else:
         from huggingface_hub import snapshot_download
 
@@ -71,9 +74,9 @@ def said_text(name: str, value: Any) -> str:
     return value
 
 
-def unreachable(name: str | Path, error: BaseException, revision: str | None = None) -> ConnectionError:
-    """Why the hub did not give or take a repository, and what to do about it, in one line."""
-    from huggingface_hub import errors
+def unreachable(name: str | Path, error: BaseException, revision: str | None = None, giving: bool = False) -> ConnectionError:
+    """Why the hub did not give a repository, or did not take it if we are giving, and what to do about it, in one line."""
+    from huggingface_hub import constants, errors
 
     advice = "check the name and the network connection"
     status = getattr(getattr(error, "response", None), "status_code", None)
@@ -90,7 +93,10 @@ def unreachable(name: str | Path, error: BaseException, revision: str | None = N
     elif isinstance(error, errors.HFValidationError):
         text = f"is no name or revision that the hub can have ({first.rstrip('.')})"
     elif isinstance(error, offline) or "Connect" in type(error).__name__:
-        text = f"is not in the cache of this machine, and the hub cannot be reached: {advice}"
+        advice = "this process is offline (HF_HUB_OFFLINE is set)" if constants.HF_HUB_OFFLINE else advice
+        text = (
+            f"{'was not uploaded' if giving else 'is not in the cache of this machine'}, and the hub cannot be reached: {advice}"
+        )
     else:
         text = f"could not be exchanged with the hub ({first}): {advice}"
     return ConnectionError(f"{str(name)!r} {text}.")
@@ -130,6 +136,13 @@ def push(
         validate_repo_id(said_text("repo", repo))
     except HFValidationError as error:
         raise ValueError(f"repo is {repo!r}, expected a name on the hub such as 'owner/name'.") from error
+    for called, value in {"revision": revision, "token": token, "message": message}.items():
+        if value is not None and not said_text(called, value).isascii() and called == "token":
+            raise ValueError(
+                "token contains a character that no token has: expected what https://huggingface.co/settings/tokens gave."
+            )
+    if private not in (None, True, False):
+        raise ValueError(f"private is {said(private)}, expected True, False or None.")
     several = as_clips(clips)
     hub = HfApi(token=token)
     with tempfile.TemporaryDirectory(prefix="audioscope-push-") as name:
@@ -156,7 +169,7 @@ def push(
         except ValueError:
             raise
         except Exception as error:  # of huggingface_hub and of the network beneath it
-            raise unreachable(repo, error, revision) from error
+            raise unreachable(repo, error, revision, giving=True) from error
     return str(made)
 
 

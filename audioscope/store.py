@@ -347,7 +347,9 @@ def check_settings(folder: Path, settings: dict[str, Any]) -> None:
         stored = read_json(file, FORMAT)
         # a model is known by its weights: its folder may be spelled otherwise, or lie elsewhere
         spelt = {"model": None} if "fingerprint" in settings else {}
-        check_same(f"{folder} holds a sweep", stored | spelt, settings | spelt, "choose another folder, or delete it")
+        # older folders do not say it
+        known_parts = settings if "components" in stored else {k: v for k, v in settings.items() if k != "components"}
+        check_same(f"{folder} holds a sweep", stored | spelt, known_parts | spelt, "choose another folder, or delete it")
         known = {settings.get(who): settings.get(f"{who}_fingerprint") for who in ("scorer", "price")}
         for who, about in settings.get("also", {}).items():
             facts = about if isinstance(about, dict) else {"fingerprint": about}
@@ -359,8 +361,7 @@ def check_settings(folder: Path, settings: dict[str, Any]) -> None:
                 stacklevel=4,
             )
         return
-    folder.mkdir(parents=True, exist_ok=True)
-    write_json(file, {"format": FORMAT, **settings})
+    write_json(made_folder(folder) / "settings.json", {"format": FORMAT, **settings})
 
 
 def _short(value: Any) -> str:

@@ -105,10 +105,10 @@ def around_attention(module: nn.Module, around: Callable[[Attending], Tensor]) -
 
     module.forward = forward
     try:
-        with warnings.catch_warnings():
-            # nnsight's own is in `inner`, so that its interventions act
-            warnings.filterwarnings("ignore", message=".*`forward` was replaced after nnsight wrapped this module")
-            yield
+        # nnsight's own is in `inner`, so that its interventions act. The filter stays, since taking it back would take back those that
+        # other threads set meanwhile; it is there once.
+        warnings.filterwarnings("ignore", message=".*`forward` was replaced after nnsight wrapped this module")
+        yield
     finally:
         if own is None:
             del module.forward

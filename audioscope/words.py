@@ -14,7 +14,9 @@ from audioscope.errors import UnknownName, index_of, said
 from audioscope.sites import Site
 
 CAPTION, PACKED = "# Caption\n", 256  # of ACE-Step's template: what precedes the prompt, and how many tokens it may have
-WORD = regex.compile(r"[\w\p{M}]+(?:[-'’&][\w\p{M}]+)*")  # with the marks that many scripts write vowels with, and as in R&B
+APOSTROPHES, HYPHENS = "'’ʼ＇", "-\u00ad\u2010\u2011"  # also the soft hyphen, and the one at which no line breaks
+# with the marks that many scripts write vowels with; as in R&B, hip-hop, 4/4 and 120.5
+WORD = regex.compile(rf"[\w\p{{M}}]+(?:(?:[{APOSTROPHES}&{HYPHENS}]|(?<=\d)[./,:](?=\d))[\w\p{{M}}]+)*")
 
 
 def numbers_of(word: Any, words: Sequence[str]) -> list[int]:
@@ -32,8 +34,9 @@ def numbers_of(word: Any, words: Sequence[str]) -> list[int]:
 
 
 def _alike(word: str) -> str:
-    """What two spellings of a word share: case, apostrophe, and how accents are coded do not count."""
-    return unicodedata.normalize("NFC", word).casefold().replace("’", "'")
+    """What two spellings of a word share: case, apostrophe, hyphen, and how accents are coded do not count."""
+    plain = unicodedata.normalize("NFC", word).casefold().replace("\u00ad", "")
+    return regex.sub(f"[{HYPHENS}]", "-", regex.sub(f"[{APOSTROPHES}]", "'", plain))
 
 
 def tokens_of(pipe: Any, adapter: Adapter, prompt: str, site: Site, count: int, valid: int, seconds: float) -> list[str | int]:
@@ -47,7 +50,8 @@ def tokens_of(pipe: Any, adapter: Adapter, prompt: str, site: Site, count: int, 
     whole, start = prompt, 0
     if adapter.packed_by:
         whole = pipe._format_prompt(prompt=prompt, lyrics="", audio_duration=seconds)[0]
-        start = whole.index(prompt, max(0, whole.find(CAPTION)))
+        after = whole.find(CAPTION)
+        start = whole.index(prompt, after + len(CAPTION) if after >= 0 else 0)
     spans = [(start + match.start(), start + match.end()) for match in WORD.finditer(prompt)]
     longest = {"max_length": PACKED} if adapter.packed_by else {}
     coded = tokenizer(whole, return_offsets_mapping=True, truncation=True, **longest)

@@ -7,8 +7,11 @@ from __future__ import annotations
 
 import hashlib
 import os
+import pickletools
 import queue
 import signal
+import sys
+import sysconfig
 import tempfile
 import threading
 import time
@@ -30,11 +33,11 @@ from tqdm.auto import tqdm
 from audioscope import loading
 from audioscope.errors import sendable, whole
 from audioscope.installed import cores, need
-from audioscope.loading import DifferentModel
+from audioscope.loading import CannotUnpack, DifferentModel, unpacked
 from audioscope.model import Model
 from audioscope.on_ray import Ray as Ray
 from audioscope.on_ray import actors, end_actors
-from audioscope.store import Do, Unit
+from audioscope.store import Do, Unit, content_hash
 from audioscope.tracing import Sampling
 
 T = TypeVar("T")
@@ -119,7 +122,7 @@ def spread(model: Model, workers: int | Ray | None, do: Do, units: Sequence[Unit
         took = time.monotonic() - began
         begin = START if len(_idle) < many else 1.0  # those of an earlier sweep have started
         many = many if took * len(todo) * (1 - 1 / many) > begin else 1
-    if many > 1 and len(todo) > 1:
+    if todo and (isinstance(workers, Ray) or (many > 1 and len(todo) > 1)):
         try:
             payload = cloudpickle.dumps(do)
         except Exception as error:  # of any class that cannot be pickled
@@ -127,12 +130,12 @@ def spread(model: Model, workers: int | Ray | None, do: Do, units: Sequence[Unit
         else:
             done: list[Unit] = []
             try:
-                make, many = _maker(workers, model, number, min(many, len(todo)))
+                make, many = _maker(workers, model, number, min(many, len(todo)), _sources(payload))
                 for unit, reason in _shared(make, payload, todo, folder, many):
                     done.append(unit)
                     yield unit, reason
                 return
-            except DifferentModel as error:
+            except (DifferentModel, CannotUnpack) as error:
                 warnings.warn(f"{error} It runs in this process alone.", stacklevel=2)
             todo = [unit for unit in todo if unit not in done]
     for unit in todo:
@@ -178,13 +181,25 @@ def _write(read: Callable[[T], Mapping[str, torch.Tensor]], items: Sequence[T], 
     safetensors.torch.save_file(tensors, folder / f"{unit['number']}.safetensors")
 
 
-def _maker(workers: int | Ray | None, model: Model, number: int, many: int) -> tuple[Callable[[int], Any], int]:
-    """What makes a worker from its place, and how many there are to be."""
-    on_gpu = next(model.denoiser.parameters()).device.type == "cuda"
+def _maker(
+    workers: int | Ray | None, model: Model, number: int, many: int, sources: str = ""
+) -> tuple[Callable[[int], Any], int]:
+    """What makes a worker from its place, and how many there are to be. sources: what tells the code that their work needs."""
+    device = next(model.denoiser.parameters()).device.type
     if isinstance(workers, Ray):
-        return actors(workers, number, many, on_gpu)
-    names = gpus(model) if on_gpu else [""]
-    return lambda place: _take(names[place % len(names)], number), many
+        return actors(workers, number, many, device == "cuda", sources)
+    names = gpus(model) if device == "cuda" else [""]
+    return lambda place: _take(names[place % len(names)], number, sources, device), many
+
+
+def _sources(payload: bytes) -> str:
+    """A hash of the user's own modules that work was pickled by reference to: a worker that imported one before it was edited is not
+    given it."""
+    names = {argument for _, argument, _ in pickletools.genops(payload) if isinstance(argument, str)}
+    files = {name: getattr(sys.modules.get(name), "__file__", None) for name in names}
+    libraries = tuple(map(str, {Path(sysconfig.get_path(key)) for key in ("stdlib", "platstdlib", "purelib", "platlib")}))
+    own = {name: Path(file) for name, file in files.items() if file and not file.startswith(libraries)}
+    return content_hash({name: file.stat().st_mtime_ns for name, file in sorted(own.items()) if file.is_file()})
 
 
 def _here(do: Do, unit: Unit, folder: Path, number: int) -> tuple[Unit, str]:
@@ -201,11 +216,11 @@ class _Worker:
 
     broken: tuple[type[BaseException], ...] = (BrokenProcessPool, ShutdownExecutorError)
 
-    def __init__(self, gpu: str, number: int):
+    def __init__(self, gpu: str, number: int, sources: str, device: str):
         env = {name: str(number) for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")}
         env["LOKY_MAX_MEMORY_LEAK_SIZE"] = "1e15"  # it would take a model that was loaded for a leak, and start afresh
         env |= {"CUDA_VISIBLE_DEVICES": gpu} if gpu else {}
-        self.key, given = (gpu, number), (number, os.getpid(), "cuda" if gpu else None)
+        self.key, given = (gpu, number, sources, device), (number, os.getpid(), device)
         self.executor = ProcessPoolExecutor(1, timeout=IDLE, initializer=_begin, initargs=given, env=env)
 
     def do(self, name: str, payload: bytes, unit: Unit, folder: Path) -> None:
@@ -226,14 +241,14 @@ _idle: list[_Worker] = []  # those of earlier sweeps
 _lock = threading.Lock()
 
 
-def _take(gpu: str, number: int) -> _Worker:
+def _take(gpu: str, number: int, sources: str, device: str) -> _Worker:
     """A worker of an earlier sweep, or a new one; gpu: the name of the one that it sees, "" on a CPU."""
     with _lock:
-        fitting = next((worker for worker in _idle if worker.key == (gpu, number)), None)
+        fitting = next((worker for worker in _idle if worker.key == (gpu, number, sources, device)), None)
         if fitting is not None:
             _idle.remove(fitting)
             return fitting
-    return _Worker(gpu, number)
+    return _Worker(gpu, number, sources, device)
 
 
 def _shared(
@@ -311,7 +326,7 @@ def end_workers() -> None:
 _work: dict[str, Do] = {}
 
 
-def _begin(number: int, parent: int, device: str | None) -> None:
+def _begin(number: int, parent: int, device: str) -> None:
     """What a worker on this machine does first, too: leave Ctrl-C to the driver, and end with it."""
     loading.become_worker(number, device)
     signal.signal(signal.SIGINT, signal.SIG_IGN)
@@ -331,7 +346,7 @@ def _do(name: str, payload: bytes | None, unit: Unit, folder: Path) -> bool:
         if payload is None:
             return False
         _work.clear()
-        _work[name] = cloudpickle.loads(payload)
+        _work[name] = unpacked(payload)
     try:
         _work[name](unit, folder)
     except Exception as error:

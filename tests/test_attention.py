@@ -2,6 +2,7 @@
 
 import threading
 import warnings
+from typing import ClassVar
 
 import numpy as np
 import pandas as pd
@@ -14,7 +15,7 @@ import audioscope
 from audioscope import Ablate, Apply, AttentionMap, MuteWord, PatchOutput, PatchText, Read, Row
 from audioscope.attention import contribution, watching
 from audioscope.sites import output_projection
-from audioscope.words import WORD, tokens_of
+from audioscope.words import WORD, numbers_of, tokens_of
 
 STEPS = 3
 
@@ -111,6 +112,49 @@ def test_words_have_their_own_tokens_on_every_adapter(name, request):
                 assert found.replace("▁", "").replace("<unk>", "-") == word
             else:  # whole words, and <unk> for what the small vocabulary lacks
                 assert found == (word if word in ("a", "song", "with") else "<unk>" * (3 if "-" in word else 1))
+
+
+def test_one_hyphen_is_as_good_as_another():
+    found = WORD.findall("a hip\u2011hop vio\u00adlin, don\uff07t stop: 4/4 at 120.5 BPM. Ok")
+    assert found == ["a", "hip\u2011hop", "vio\u00adlin", "don\uff07t", "stop", "4/4", "at", "120.5", "BPM", "Ok"]
+    assert [numbers_of(word, found) for word in ("hip-hop", "VIOLIN", "don't")] == [[1], [2], [3]]
+
+
+def test_a_prompt_that_is_in_the_template_is_found_after_it(ace_step):
+    """What precedes the prompt contains "Caption" and "a", too."""
+    whole = ace_step.pipe._format_prompt(prompt="Caption", lyrics="", audio_duration=1.0)[0]
+    spans = ace_step.pipe.tokenizer(whole, return_offsets_mapping=True)["offset_mapping"]
+    names = tokens_of(ace_step.pipe, ace_step.adapter, "Caption", ace_step.sites[0], len(spans), len(spans), 1.0)
+    mine = [span for span, name in zip(spans, names, strict=True) if name == 0]
+    assert mine and all(first >= whole.index("# Caption\n") + len("# Caption\n") for first, _ in mine)
+
+
+def test_an_edit_reads_the_same_row_whether_given_or_steered(tiny):
+    """One that copies from another prompt brings a row of its own."""
+
+    class Slider:
+        metadata: ClassVar[dict[str, str]] = {}
+
+        def edit(self, strength=1.0, **how):
+            return PatchOutput(6, "a fast song with drums")
+
+    given = tiny.attention("a slow song with violin", steps=2, by="layer", edits=Slider().edit())
+    with tiny.steer(Slider()):
+        steered = tiny.attention("a slow song with violin", steps=2, by="layer")
+    assert np.array_equal(given.values, steered.values)
+    with pytest.raises(ValueError, match="prompt is ''"):
+        tiny.attention("a song", edits=PatchOutput(6, ""))
+
+
+def test_muting_leaves_the_filters_of_others(tiny, monkeypatch):
+    """A filter that somebody sets while a run goes on stays."""
+    monkeypatch.setattr(warnings, "filters", list(warnings.filters))
+    mute = (MuteWord("cross", "violin"),)
+    tiny.run([Row("a violin", 0, mute)], steps=1, on_step=lambda step: warnings.filterwarnings("error", message="zzz"))
+    assert any(str(message and message.pattern) == "zzz" for _, message, *_ in warnings.filters)
+    many = len(warnings.filters)
+    tiny.run([Row("a violin", 0, mute)], steps=1)
+    assert len(warnings.filters) == many
 
 
 def test_words_are_words_in_any_script(tiny):

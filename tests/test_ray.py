@@ -83,13 +83,15 @@ def test_a_cluster_is_reached_from_outside(tiny, tmp_path, monkeypatch):
     [
         ({"gpus": "x"}, "gpus is 'x', expected a number"),
         ({"gpus": float("nan")}, "gpus is nan"),
-        ({"gpus": -1}, "gpus is -1, expected a fraction"),
-        ({"gpus": 1.5}, "gpus is 1.5, expected a fraction from 0 to 1, or a whole number"),
+        ({"gpus": -1}, "gpus is -1, expected a whole number"),
+        ({"gpus": 1.5}, "gpus is 1.5, expected a whole number, or a fraction of one GPU"),
         ({"actors": 0}, "actors is 0, expected a whole number of at least 1"),
         ({"actors": 2.5}, "actors is 2.5"),
         ({"actors": "2"}, "actors is '2'"),
         ({"address": ""}, "address is ''"),
         ({"address": 3}, "address is 3"),
+        ({"address": "ray://"}, "address is 'ray://'"),
+        ({"gpus": 1e-5}, "gpus is 1e-05"),
     ],
 )
 def test_what_no_cluster_can_be_asked_is_said_at_once(given, message):
@@ -97,9 +99,24 @@ def test_what_no_cluster_can_be_asked_is_said_at_once(given, message):
         Ray(**given)
 
 
+@pytest.mark.parametrize(
+    ("gpus", "threads", "room"),
+    [(None, 1, 3), (None, 2, 1), (None, 4, 0), (1, 1, 3), (2, 1, 1), (3, 1, 0), (0.6, 1, 3), (0.5, 1, 6), (0.1, 1, 30)],
+)
+def test_an_actor_fits_on_one_node(gpus, threads, room):
+    """Two nodes, of 2 CPUs and GPUs and of 1: what is left on several of them together is of no use to an actor."""
+    nodes = [{"CPU": 2.0, "GPU": 2.0}, {"CPU": 1.0, "GPU": 1.0}, {"memory": 1e9}]
+    assert sum(on_ray._fit(node, gpus or 0.0, threads) for node in nodes) == room
+
+
+def test_one_unit_goes_to_the_cluster_too(tiny, tmp_path):
+    with pytest.raises(ConnectionError, match="No Ray cluster answers at 'auto'"):
+        audioscope.localize(tiny, ["fast"], pairs=1, sites=[0], steps=1, progress=False, workers="ray", out=tmp_path)
+
+
 def test_actors_never_wait_for_a_gpu_that_is_not_there(cluster, tiny, tmp_path):
     ray.init(cluster.address, log_to_driver=False, logging_level="error")
-    with pytest.raises(ValueError, match=r"0 GPUs, too few for one model, which needs 0\.5 of a GPU"):
+    with pytest.raises(ValueError, match=r"or 0 GPUs, too few for one model, which needs 0\.5 of a GPU"):
         audioscope.localize(tiny, **FEW, workers=Ray(gpus=0.5, actors=1), out=tmp_path)
 
 

@@ -10,7 +10,7 @@ import torch
 from test_inside import A, B, edited, off
 
 import audioscope
-from audioscope import PatchOutput, Row, tracing
+from audioscope import Pair, PatchOutput, Row, tracing
 from audioscope.atlas import Chosen, Screen
 from audioscope.gates import gated, gradients, outputs
 from audioscope.scoring import Musicnn, listener_scorer
@@ -239,6 +239,14 @@ def test_the_best_and_a_sample_are_patched(tiny, tmp_path):
 def test_a_choice_by_hand_is_of_paths(tiny, top, sample, said):
     with pytest.raises(ValueError, match=said):
         Chosen(top, sample)
+    for by_hand, said in (
+        (Chosen(("cross",), ()), "names 12 sites"),
+        (Chosen(("0.3",), (tiny.sites[0].heads[3].path,)), "same site"),
+    ):
+        with pytest.raises(ValueError, match=said):
+            audioscope.localize(tiny, ["fast"], 1, screened=by_hand, steps=1)
+    with pytest.raises(ValueError, match="would count twice"):
+        audioscope.screen(tiny, ["fast"], 1, sites=[tiny.sites[1].heads, tiny.sites[1]], steps=1)
     assert Chosen([tiny.sites[1]], ()).top == (tiny.sites[1].path,)
 
 
@@ -335,6 +343,39 @@ def test_a_comparison_is_of_the_same_pairs_and_steps(tiny):
         screen.compare(negative)
     with pytest.raises(ValueError, match="share no pair"):
         screen.compare(audioscope.localize(tiny, ["slow"], 1, **how))
+
+
+def test_a_screen_knows_its_prompts(tiny):
+    """Concepts of one name, whose pairs have the same numbers but other prompts, are others."""
+    how, shipped = {"sites": [1, 2], "steps": 1, "progress": False}, audioscope.datasets.concepts()["fast"]
+    others = [Pair(number, "", each.clean, each.corrupted, each.neutral) for number, each in enumerate(shipped.split("test")[:4])]
+    screen = audioscope.screen(tiny, [audioscope.Concept("fast", tuple(others))], 4, **how)
+    with pytest.raises(ValueError, match="share no pair"):
+        screen.compare(audioscope.localize(tiny, ["fast"], 2, **how))
+    with pytest.raises(ValueError, match=r"other prompts of 'fast' \(pair 0\)"):
+        audioscope.localize(tiny, ["fast"], 1, screened=screen.choose(1, 0), steps=1)
+    older = Screen(screen.table, {name: value for name, value in screen.settings.items() if name != "prompts"})
+    assert older.choose(1, 0).prompts == (), "an older file does not say"
+
+
+def test_a_perfect_screen_misses_nothing():
+    """Estimates that are the exact shifts, of a concept with more layers of its own than a fifth of all; a few sites do not tell."""
+    exact = audioscope.datasets.maps()["output"]
+    names = ["clean", "corrupted"]
+    table = exact.table[(exact.table["concept"] == "happy") & (exact.table["scored"] == "happy")]
+    ends = {name: table[table["row"] == name].set_index(["pair", "seed"])["score"] for name in names}
+    lines = table[~table["row"].isin(names)][["concept", "pair", "seed", "site", "layer", "score"]].astype({"site": str})
+    keys = pd.MultiIndex.from_frame(lines[["pair", "seed"]])
+    ends = {name: values.reindex(keys).to_numpy() for name, values in ends.items()}
+    lines = lines.assign(
+        **ends, step=0, estimate=lines["score"] - ends["corrupted"], together=ends["clean"], points=1, generations=3
+    )
+    settings = {**exact.settings, "concepts": ["happy"], "mode": "quick", "pairs": int(lines["pair"].nunique())}
+    screen = Screen(lines.drop(columns="score"), settings)
+    found = screen.compare(exact).set_index("concept").loc["happy"]
+    assert found["own"] > 0.2 * len(exact.sites) and found["missed"] == "" and found["spearman"] == pytest.approx(1)
+    part = audioscope.Atlas(exact.table, {**exact.settings, "screened": {"top": [], "sample": []}}, exact.folder)
+    assert np.isnan(screen.compare(part).set_index("concept").loc["happy", "own"])
 
 
 def test_undefined_estimates_are_not_ranked(tiny):

@@ -1,6 +1,8 @@
 """Many workers, one table: the same bytes whatever their number, and nothing lost or left when one of them, or the driver, dies."""
 
 import hashlib
+import importlib
+import json
 import os
 import pickle
 import shutil
@@ -9,6 +11,7 @@ import subprocess
 import sys
 import threading
 import time
+from dataclasses import replace
 from functools import partial
 from types import SimpleNamespace
 
@@ -270,8 +273,22 @@ def _replaced_forward(model):
     block.forward = lambda *given, **named: type(block).forward(block, *given, **named) * 1.01
 
 
+def _quieter(audio, by):
+    return lambda pipe, latents: audio(pipe, latents) * by
+
+
+def _other_backend(model):
+    from diffusers.models.attention_dispatch import _AttentionBackendRegistry
+
+    model.denoiser.set_attention_backend("_native_math")
+    _AttentionBackendRegistry.set_active_backend("native")  # it sets the whole process, too
+
+
 CHANGED = {
     "config": ("scheduler", lambda model: setattr(model.pipe, "scheduler", type(model.pipe.scheduler).from_config({**model.pipe.scheduler.config, "shift": 2.0}))),
+    "backend": ("transformer", _other_backend),
+    "method": ("pipeline", lambda model: setattr(model.pipe, "prepare_latents", lambda *given, **named: model.pipe.latents)),
+    "number inside": ("adapter", lambda model: setattr(model, "adapter", replace(model.adapter, audio=_quieter(model.adapter.audio, 0.25)))),
     "state": ("scheduler", lambda model: model.pipe.scheduler.set_shift(8.0)),
     "weight": ("transformer", lambda model: next(model.denoiser.parameters()).data.view(-1)[7].add_(1e-3)),
     "dtype": ("transformer", lambda model: model.denoiser.half()),
@@ -316,6 +333,55 @@ def test_where_the_files_lie_changes_nothing_that_a_worker_compares(monkeypatch,
     shutil.copytree(audioscope.loading.data_folder() / "tiny", tmp_path / "tiny")
     monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", not huggingface_hub.constants.HF_HUB_OFFLINE)
     assert audioscope.load(tmp_path / "tiny").parts() == here
+
+
+def test_a_method_that_was_put_into_a_class_is_seen(monkeypatch, tiny):
+    codec, before = type(tiny.pipe.vae), tiny.parts()
+    monkeypatch.setattr(codec, "decode", lambda self, latents, decode=codec.decode: decode(self, latents) * 0.5)
+    assert [name for name, part in tiny.parts().items() if part != before[name]] == ["vae"]
+
+
+def test_a_sweep_goes_on_with_the_model_that_it_was_begun_with(tmp_path):
+    """Also where the weights are the same; an older folder does not say it."""
+    model = audioscope.load("tiny")
+    audioscope.localize(model, **FEW, workers=1, out=tmp_path)
+    model.pipe.scheduler.set_shift(8.0)
+    with pytest.raises(ValueError, match="other settings .components; .*choose another folder"):
+        audioscope.localize(model, **FEW, workers=1, out=tmp_path)
+    settings = json.loads((tmp_path / "settings.json").read_text())
+    del settings["components"]
+    (tmp_path / "settings.json").write_text(json.dumps(settings))
+    audioscope.localize(model, **FEW, workers=1, out=tmp_path)
+
+
+SCORER = """
+class Loud:
+    name, concepts = "loud", ("fast", "drums")
+
+    def __init__(self):
+        self.fingerprint = "{by}"
+
+    def __call__(self, audio, rate):
+        level = audio.square().mean((1, 2)) * {by}
+        return {{"fast": level, "drums": level}}
+"""
+
+
+@pytest.mark.slow
+def test_workers_take_a_scorer_as_it_is_now(tiny, tmp_path, monkeypatch):
+    """Its module was edited and loaded again since they imported it; one that they cannot import is used here."""
+    monkeypatch.syspath_prepend(tmp_path)
+    levels = []
+    for by in (1.0, 2.0):
+        (tmp_path / "my_scorer.py").write_text(SCORER.format(by=by))
+        importlib.invalidate_caches()
+        module = importlib.reload(sys.modules["my_scorer"]) if levels else importlib.import_module("my_scorer")
+        levels.append(audioscope.localize(tiny, **FEW, scorer=module.Loud(), workers=2, out=tmp_path / str(by)).table["score"])
+    np.testing.assert_allclose(levels[1], 2 * levels[0], rtol=1e-5)
+    monkeypatch.setattr(module.Loud, "__module__", "hidden")
+    monkeypatch.setitem(sys.modules, "hidden", module)
+    with pytest.warns(UserWarning, match="cannot be given this work .*It runs in this process alone"):
+        audioscope.localize(tiny, **FEW, scorer=module.Loud(), workers=2, out=tmp_path / "hidden")
 
 
 @pytest.mark.slow

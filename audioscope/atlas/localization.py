@@ -45,6 +45,7 @@ class Chosen:
         sample: Module paths drawn from the rest, as a check on what the screen misses.
         fingerprint: Of the weights that were screened; empty for a choice by hand, which fits any model.
         concepts: The names of the concepts that were screened; none for a choice by hand.
+        prompts: What tells the prompts of each screened pair, as (concept, pair, hash); none for a choice by hand.
 
     Raises:
         ValueError: A path is no text, or appears twice.
@@ -60,6 +61,7 @@ class Chosen:
     sample: tuple[str, ...]
     fingerprint: str = ""
     concepts: tuple[str, ...] = ()
+    prompts: tuple[tuple[str, int, str], ...] = ()
 
     def __post_init__(self) -> None:
         for name in ("top", "sample"):
@@ -71,24 +73,43 @@ class Chosen:
         if twice := [path for path in both if both.count(path) > 1]:
             raise ValueError(f"{twice[0]} is chosen twice: name each site once, in top or in sample.")
 
-    def check(self, model: Model, concepts: Iterable[str]) -> None:
+    def check(self, model: Model, concepts: Iterable[Concept]) -> None:
         """Raise ValueError unless the screen was of this model's weights and of these concepts.
 
         Args:
             model: The model that is to be patched.
-            concepts: Names of concepts.
+            concepts: The concepts.
 
         Raises:
-            ValueError: The weights are others, or the screen did not look at one of the concepts.
+            ValueError: The weights are others, the screen did not look at one of the concepts or looked at other prompts, or a path
+                is not of one site, or of one that is chosen already.
         """
         if self.fingerprint and self.fingerprint != model.fingerprint:
             raise ValueError(
                 f"The screen is of other weights ({self.fingerprint}) than this model ({model.fingerprint}): screen this one."
             )
-        if self.concepts and (unknown := sorted(set(concepts) - set(self.concepts))):
+        several = {concept.name: concept for concept in concepts}
+        if self.concepts and (unknown := sorted(several.keys() - set(self.concepts))):
             raise ValueError(
                 f"The screen did not look at {', '.join(unknown)}, but at {', '.join(self.concepts)}: screen these, too."
             )
+        now = {(name, pair.index): prompts_hash(pair.clean, pair.corrupted) for name in several for pair in several[name].pairs}
+        for name, pair, prompts in self.prompts:
+            if now.get((name, pair), prompts) != prompts:
+                raise ValueError(f"The screen looked at other prompts of {name!r} (pair {pair}): screen these.")
+        seen: dict[Site, str] = {}
+        for path in self.top + self.sample:
+            found = model.sites.select([path])
+            if len(found) != 1:
+                raise ValueError(f"{path!r} names {len(found)} sites, expected the path of one.")
+            if found[0] in seen:
+                raise ValueError(f"{seen[found[0]]} and {path} are the same site: name each once, in top or in sample.")
+            seen[found[0]] = path
+
+
+def prompts_hash(clean: str, corrupted: str) -> str:
+    """What tells a pair's prompts, in few characters."""
+    return content_hash([clean, corrupted])[:8]
 
 
 SPREAD = 0.15  # standard deviation of one pair's impact on tiny, root mean square over its 252 cells: what a plan assumes
@@ -116,7 +137,7 @@ class _Sweep:
         """What a folder of results must match to be resumed."""
         model = self.model
         return {
-            **model.identity, "patch": self.patch, "direction": self.direction,
+            **model.state, "patch": self.patch, "direction": self.direction,
             "sites": [s.to_dict() for s in self.sites], "split": self.split, "scorer": self.scorer.name,
             "scorer_fingerprint": self.scorer.fingerprint, "units": self.scorer.units,
             "calibrated": getattr(self.scorer, "calibrated", None),
@@ -321,7 +342,7 @@ def localize(
         sites = [*screened.top, *screened.sample]
     sweep = checked_sweep(model, concepts, pairs, seeds, patch, direction, sites, split, scorer, also, batch_size, when, sampling)
     if screened is not None:
-        screened.check(model, [concept.name for concept in sweep.concepts])
+        screened.check(model, sweep.concepts)
     if until_stable is not None:
         until_stable = whole("until_stable", until_stable, 1, pairs - 1, f", less than the {pairs} pairs")
     share, mine = partial(spread, model, checked_workers(workers)), checked_part(part)

@@ -15,11 +15,11 @@ from typing import Any, Literal, Unpack
 import numpy as np
 import pandas as pd
 import torch
-from scipy.stats import rankdata, spearmanr
+from scipy.stats import spearmanr
 from torch import Tensor
 
 from audioscope.atlas.atlas import Atlas
-from audioscope.atlas.localization import Chosen, Concepts, checked_sweep
+from audioscope.atlas.localization import Chosen, Concepts, checked_sweep, prompts_hash
 from audioscope.atlas.windows import window_of
 from audioscope.edits import Which
 from audioscope.errors import as_path, known_name, of_kind, said, whole
@@ -205,12 +205,17 @@ class Screen:
         ranked = strength.sort_values(ascending=False, kind="stable").index.tolist()
         drawn = rng.choice(len(ranked) - top, sample, replace=False) + top
         chosen = tuple(ranked[:top]), tuple(ranked[i] for i in drawn)
-        return Chosen(*chosen, str(self.settings["fingerprint"]), tuple(self.concepts))
+        prompts = tuple((name, int(pair), found) for name, each in self._prompts().items() for pair, found in each.items())
+        return Chosen(*chosen, str(self.settings["fingerprint"]), tuple(self.concepts), prompts)
+
+    def _prompts(self) -> dict[str, dict[str, str]]:
+        """A hash of each pair's prompts, by concept and pair; empty in older files."""
+        return dict(self.settings.get("prompts", {}))
 
     def compare(self, atlas: Atlas) -> pd.DataFrame:
         """Compare the estimates with exact impacts of the same sites: how well the screen ranks what patching finds.
 
-        Both are of the pairs and seeds that both have. If the atlas patched in a part of the denoising, the estimates of its steps
+        Both are of the pairs, by their prompts, and seeds that both have. If the atlas patched in a part of the denoising, the estimates of its steps
         are added.
 
         Args:
@@ -223,7 +228,8 @@ class Screen:
             - concept, cells: 0 if the exact impacts of the concept are undefined on these pairs; its other columns are then NaN
             - spearman: of estimated and exact impacts, raw scores
             - recall: how many of the three largest exact impacts are among the three largest estimates, 0 to 1
-            - missed: the sites, as layers, that are not among the fifth with the largest estimates, of the atlas's own layers
+            - own: how many of the sites are the concept's own, by the exact impacts; NaN if the atlas patched what a screen chose, since a few sites do not tell
+            - missed: of these, the sites, as layers, that are not among the fifth of all screened sites with the largest estimates, or among as many as there are own ones if they are more
             - residual: of the concept's groups of sites, the one furthest from 0, as `impacts` gives it; NaN if the atlas patched in a part of the denoising
 
         Raises:
@@ -254,21 +260,30 @@ class Screen:
         for concept, part in [*((name, both[both["concept"] == name]) for name in atlas.concepts), ("all", both)]:
             rho = spearmanr(part["impact"], part["impact_estimated"]).statistic if len(part) > 2 else np.nan
             most = [set(part.nlargest(3, column).index) for column in ("impact", "impact_estimated")]
-            recall, missed, residual = np.nan, "", np.nan
+            recall, mine_own, missed, residual = np.nan, np.nan, "", np.nan
             if concept != "all" and len(part):
                 residual = max(part["residual"], key=abs) if window_of(atlas.settings) is None else np.nan
                 recall = len(most[0] & most[1]) / len(most[0])
-                rank = rankdata(-part["impact_estimated"]) / len(part)
-                own = part["site"].isin(atlas.own_layers(str(concept)))
-                missed = ", ".join(map(str, part["layer"][own & (rank > max(0.2, 1 / len(part)))]))
-            lines.append((concept, len(part), rho, recall, missed, residual))
-        return pd.DataFrame(lines, columns=["concept", "cells", "spearman", "recall", "missed", "residual"])
+            if concept != "all" and len(part) and "screened" not in atlas.settings:
+                ranked = estimates[estimates["concept"] == concept].set_index("site")["impact"].rank(ascending=False)
+                own = part[part["site"].isin(atlas.own_layers(str(concept)))]
+                mine_own = float(len(own))
+                missed = ", ".join(map(str, own["layer"][own["site"].map(ranked) > max(0.2 * len(ranked), len(own), 1)]))
+            lines.append((concept, len(part), rho, recall, mine_own, missed, residual))
+        return pd.DataFrame(lines, columns=["concept", "cells", "spearman", "recall", "own", "missed", "residual"])
 
     def _shared(self, atlas: Atlas) -> tuple[Screen, Atlas]:
         """The screen and the atlas, with the pairs and seeds that both have, and the steps in which the atlas patched."""
         unit = ["concept", "pair", "seed"]
         units = [pd.MultiIndex.from_frame(table[unit].astype({"concept": str})) for table in (self.table, atlas.table)]
         shared = units[0].intersection(units[1])
+        if prompts := self._prompts():
+            rows = atlas.table.drop_duplicates(unit).astype({"concept": str})
+            now = {
+                (row.concept, row.pair, row.seed): prompts_hash(str(row.clean_prompt), str(row.corrupted_prompt))
+                for row in rows.itertuples()
+            }
+            shared = shared[[prompts.get(key[0], {}).get(str(key[1])) == now[key] for key in shared]]
         if shared.empty:
             raise ValueError("The screen and the atlas share no pair of a concept: nothing can be compared.")
         table, window = self.table[units[0].isin(shared)], window_of(atlas.settings)
@@ -432,7 +447,11 @@ def screen(
     work = partial(_do_unit, model, sweep.sites, sweep.scorer, sweep.run, mode, points, recompute)
     table = run_units(folder, settings, sweep.units(pairs), work, progress, "screen", share)
     names = [concept.name for concept in sweep.concepts]
-    found = Screen(table, {**settings, "concepts": names, "pairs": pairs, "seeds": sweep.seeds})
+    prompts = {
+        concept.name: {str(pair.index): prompts_hash(pair.clean, pair.corrupted) for pair in concept.split(split)[:pairs]}
+        for concept in sweep.concepts
+    }
+    found = Screen(table, {**settings, "concepts": names, "pairs": pairs, "seeds": sweep.seeds, "prompts": prompts})
     found.save(folder)
     return found
 
@@ -446,6 +465,11 @@ def check_screen(model: Model, sites: Sequence[Site], scorer: Any, run: Sampling
     if text := [site for site in sites if site.of_text]:
         raise ValueError(
             f"{text[0].path} belongs to the text, which may be longer in another prompt: screen 'cross.heads' or 'cross'."
+        )
+    parts = {site.module: site for site in sites if site.module != site.path}
+    if doubled := [site for site in sites if site.path in parts]:
+        raise ValueError(
+            f"{doubled[0].path} and a part of it, {parts[doubled[0].path].path}, would count twice: screen one of them at a time."
         )
     fit = "screen with the listener, Musicnn or Clap."
     if not callable(getattr(scorer, "scores", None)):

@@ -81,7 +81,7 @@ def patch_steps(
         for name, each in scorers.items()
     }
     settings = {
-        **model.identity, "split": split, "scorer": main.name,
+        **model.state, "split": split, "scorer": main.name,
         "scorer_fingerprint": main.fingerprint, "also": {each.name: each.fingerprint for each in also}, **run, "by": "step",
     }  # fmt: skip
 

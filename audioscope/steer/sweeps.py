@@ -519,7 +519,7 @@ def _run(
             )
     check_sides(chosen, variants)
     settings = {
-        **bench.model.identity, "concept": chosen.name, "opposite": chosen.opposite, "split": split,
+        **bench.model.state, "concept": chosen.name, "opposite": chosen.opposite, "split": split,
         "scorer": bench.scorer.name, "scorer_fingerprint": bench.scorer.fingerprint, "units": bench.scorer.units,
         "calibrated": getattr(bench.scorer, "calibrated", None), "price": bench.price.name, "price_fingerprint": bench.price.fingerprint,
         **bench.run, "batch_size": bench.batch_size, "clips": clips, "rate": bench.model.rate, "group": chosen.group,
