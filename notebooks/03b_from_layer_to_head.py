@@ -187,7 +187,7 @@ assert rank == 48 and estimates["metal"]["0.3"] < 0 and residual["metal"] > 0.5 
 
 # %% [markdown]
 # A gradient at the start is blind to what sets in later on the way, as at a switch: a first small step of head <!--=heads.genre-->0.3<!--/--> even moves the score the other way, and all of the way moves it much. The column `residual` is what all heads
-# together do beyond the sum of the estimates, as a share of the way. It is large here, but it is no reliable alarm: over layers, a screen misses one of <!--=screen.quick.layers.large.missing-->4<!--/--> of the <!--=screen.quick.layers.large-->11<!--/--> concepts whose residual is beyond half of the way, and of <!--=screen.quick.layers.small.missing-->2<!--/--> of the <!--=screen.quick.layers.small-->3<!--/--> others, *happy* among them.
+# together do beyond the sum of the estimates, as a share of the way. It is large here, but it is no reliable alarm: of the concepts that have a layer of their own, a screen over layers misses one for <!--=screen.quick.layers.large.missing-->4<!--/--> of the <!--=screen.quick.layers.large-->6<!--/--> whose residual is beyond half of the way, and for <!--=screen.quick.layers.small.missing-->2<!--/--> of the <!--=screen.quick.layers.small-->2<!--/--> others, *happy* among them.
 # `mode="path"` follows the gates of a layer from 0 to 1, at a price, and sees the switch:
 
 # %%

@@ -216,6 +216,7 @@ def inside_claims() -> dict[str, str]:
     found["heads.judge.r"] = with_interval(both["pearson"], both["pearson_low"], both["pearson_high"])
     found["heads.judge.rho"] = with_interval(both["spearman"], both["spearman_low"], both["spearman_high"])
     found["heads.holds"] = str(int(heads.agreement()["holds"].sum()))
+    sufficient_best: dict[str, str] = {}
     for kind, atlas in datasets.confirmed().items():
         cells = atlas.impacts()
         mine, others = (cells[(cells["layer"].astype(str) == carries) == same] for same in (True, False))
@@ -227,6 +228,9 @@ def inside_claims() -> dict[str, str]:
             heads_of = views.loc[(views["concept"] == name) & views["holds"], "layer"].astype(str)
             found[f"confirmed.{kind}.heads.{name}"] = listed(heads_of)
             best = cells[cells["concept"] == name].nlargest(1, "impact").iloc[0]
+            at = sufficient_best.setdefault(name, best["layer"])  # where it is enough, also in the map of what is needed
+            there = cells[(cells["concept"] == name) & (cells["layer"] == at)].iloc[0]
+            found[f"confirmed.{kind}.there.{name}"] = with_interval(there["impact"], there["low"], there["high"])
             found[f"confirmed.{kind}.best.{name}"] = with_interval(best["impact"], best["low"], best["high"])
         views = views[views["layer"].astype(str) == carries]
         found[f"confirmed.{kind}.holds"] = listed(views.loc[views["holds"], "concept"])
@@ -253,8 +257,8 @@ def inside_claims() -> dict[str, str]:
             f"{label}.most": f"{number(there['spearman'][most])} ({most})",
             f"{label}.missing": listed(there.index[there["missed"] != ""]),
         }
-        large = there["residual"].abs() > 0.5
-        for name, some in {"large": large, "small": ~large}.items():
+        large, has = there["residual"].abs() > 0.5, there["own"] > 0  # a concept without own layers has none to miss
+        for name, some in {"large": large & has, "small": ~large & has}.items():
             found |= {
                 f"{label}.{name}": str(int(some.sum())),
                 f"{label}.{name}.missing": str(int((there.loc[some, "missed"] != "").sum())),
@@ -286,6 +290,10 @@ def pointing_claims() -> dict[str, str]:
         sure = holm([ttest_1samp(songs, 0.0).pvalue for _, songs in cells]) < 0.05
         for name, side in {"above": cells.mean() > 0, "below": cells.mean() < 0}.items():
             found[f"pointing.{part}.{name}"] = str(int((sure & side.to_numpy()).sum()))
+        alone = mine.groupby(["layer", "step"])["auroc"]
+        off = holm([ttest_1samp(songs, 0.5).pvalue for _, songs in alone]) < 0.05
+        for name, side in {"toward": alone.mean() > 0.5, "away": alone.mean() < 0.5}.items():
+            found[f"pointing.{part}.{name}"] = str(int((off & side.to_numpy()).sum()))
         found[f"pointing.{part}.halves"] = _percent(_halves(mine))
     return found
 

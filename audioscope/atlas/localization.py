@@ -478,7 +478,9 @@ def plan(
     part: Part = None,
     **sampling: Unpack[SamplingKeywords],
 ) -> Plan:
-    """What `localize` with the same arguments would cost: one unit is run at 1 and at 3 steps, and timed.
+    """What `localize` would cost with these arguments, those that decide it: one unit is run at 1 and at 3 steps, and timed.
+
+    For sites that a screen chose, give `sites=[*chosen.top, *chosen.sample]`.
 
     Warns if the interval of a layer's mean over concepts will be wider than half the threshold on either side. How much
     pairs vary is taken from `tiny`; a large model with prompts that hardly change its score needs more pairs.
