@@ -5,10 +5,10 @@ from __future__ import annotations
 import copy
 import hashlib
 import json
+import sys
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
 from functools import partial
-from importlib import import_module
 from types import CodeType
 from typing import Any
 
@@ -180,12 +180,9 @@ def code_of(function: Callable[..., Any], inside: tuple[int, ...] = ()) -> str:
 
 
 def _found(module: str, name: str) -> Any:
-    try:
-        found = import_module(module)
-        for each in name.split("."):
-            found = getattr(found, each)
-    except (ImportError, AttributeError):  # a lambda, or what a function defines
-        return None
+    found: Any = sys.modules.get(module)
+    for each in name.split("."):
+        found = getattr(found, each, None)  # None for a lambda, or what a function defines
     return found
 
 

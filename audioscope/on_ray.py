@@ -20,6 +20,7 @@ from audioscope.store import Do, Unit, write_whole
 
 ADDRESS = re.compile(r"auto|(ray://)?[^\s/:]+:\d+|(ray://)?\[[0-9A-Fa-f:]+\]:\d+")
 SMALLEST = 1e-4  # of a GPU, that Ray can reckon with
+TRIES = 3  # of a connection
 IDLE = 30  # s after which an actor that has nothing to do ends, and its cores or GPU are free for others
 
 
@@ -174,7 +175,7 @@ def actors(where: Ray, threads: int, units: int, gpu: bool, sources: str = "") -
 
     if not ray.is_initialized():
         try:
-            ray.init(where.address, log_to_driver=False, logging_level=logging.WARNING)
+            _connect(where.address)
         except Exception as error:  # of several kinds
             begin = (
                 "start one with `ray start --head`" if where.address == "auto" else "give the address of a head node that runs"
@@ -199,6 +200,19 @@ def actors(where: Ray, threads: int, units: int, gpu: bool, sources: str = "") -
     }
     payloads: dict[str, Any] = {}
     return lambda place: _take(options, threads, sources, payloads), many
+
+
+def _connect(address: str) -> None:
+    """Connect to a cluster; again if the process that its head node forked for us died at once, which is a matter of luck."""
+    import ray
+
+    for left in reversed(range(TRIES)):
+        try:
+            ray.init(address, log_to_driver=False, logging_level=logging.WARNING)
+            return
+        except ConnectionAbortedError:
+            if not left:
+                raise
 
 
 def _fit(node: Mapping[str, float], gpus: float, threads: int) -> int:

@@ -54,7 +54,7 @@ def test_units_on_two_nodes_of_which_one_goes(cluster, tiny, tmp_path):
     assert not atlas.table["failed"].any() and there[0] < 8, "the node went in the middle"
     assert atlas.table.equals(whole.table) and digest(out) == digest(tmp_path / "whole"), "on one machine, the same bytes"
     assert audioscope.localize(tiny, **FEW, seeds=2, workers=1, out=out).table.equals(whole.table), "a sweep goes on anywhere"
-    with pytest.raises(ValueError, match=r"\d CPUs and 0 GPUs, too few"):
+    with pytest.raises(ValueError, match=r"\d CPUs or 0 GPUs, too few"):
         audioscope.localize(tiny, **FEW, workers=Ray(gpus=0.5), out=tmp_path / "none")
 
 
