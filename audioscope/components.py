@@ -90,7 +90,13 @@ def _network(part: nn.Module, weights: bool) -> Iterator[bytes]:
     yield str(getattr(getattr(part, "config", None), "_attn_implementation", None)).encode()
     for path, module in part.named_modules():
         yield path.encode() + _class(module)
-        yield _settings(_public(module)) + type(getattr(module, "_hf_hook", None)).__qualname__.encode()
+        hook = type(getattr(module, "_hf_hook", None))
+        own, placed = _public(module), hook.__module__.startswith("accelerate.")  # weights wait elsewhere until they are needed
+        forward = module._old_forward if placed else own.get("forward")
+        if forward is not None and code_of(forward) == code_of(type(module).forward):
+            forward = None  # its class's own
+        yield _settings({**own, "forward": forward})
+        yield b"NoneType" if placed else hook.__qualname__.encode()
         hooks = [*module._forward_pre_hooks.values(), *module._forward_hooks.values()]
         yield " ".join(map(code_of, hooks)).encode()
         if (processor := getattr(module, "processor", None)) is not None:

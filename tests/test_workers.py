@@ -335,6 +335,16 @@ def test_where_the_files_lie_changes_nothing_that_a_worker_compares(monkeypatch,
     assert audioscope.load(tmp_path / "tiny").parts() == here
 
 
+def test_where_weights_wait_changes_nothing_that_a_worker_compares():
+    """Offloading by accelerate, as `enable_model_cpu_offload` does it on a GPU."""
+    from accelerate.hooks import AlignDevicesHook, add_hook_to_module
+
+    model = audioscope.load("tiny")
+    before = model.parts()
+    add_hook_to_module(model.denoiser, AlignDevicesHook(execution_device="cpu"))
+    assert model.parts() == before
+
+
 def test_a_method_that_was_put_into_a_class_is_seen(monkeypatch, tiny):
     codec, before = type(tiny.pipe.vae), tiny.parts()
     monkeypatch.setattr(codec, "decode", lambda self, latents, decode=codec.decode: decode(self, latents) * 0.5)
