@@ -56,18 +56,6 @@ def describe(part: Any, weights: bool = True) -> str:
     return digest.hexdigest()[:16]
 
 
-def of_pipeline(pipe: Any) -> str:
-    """A hash of what decides besides its components: its class, settings and replaced methods, and what is set for all of torch."""
-    from diffusers.models.attention_dispatch import _AttentionBackendRegistry
-    from torch.nn.modules import module
-
-    hooks = [*module._global_forward_pre_hooks.values(), *module._global_forward_hooks.values()]
-    facts = [_settings(_config(pipe)), _settings(_public(pipe)), _settings({"hooks": [code_of(hook) for hook in hooks]})]
-    backend: Any = _AttentionBackendRegistry.get_active_backend()[0]
-    facts.append(str(getattr(backend, "value", backend)).encode())
-    return hashlib.sha256(b" ".join([_class(pipe), *facts])).hexdigest()[:16]
-
-
 def _class(part: Any) -> bytes:
     """The name of its class, and the code of methods that somebody else put into it or into one that it inherits from."""
     names = [f"{type(part).__module__}.{type(part).__qualname__}"]

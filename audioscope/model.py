@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from audioscope import tracing
 from audioscope.adapters import Adapter, adapter_for
 from audioscope.audio import Clip
-from audioscope.components import code_of, describe, of_pipeline
+from audioscope.components import code_of, describe
 from audioscope.edits import Edit, Which, as_edits
 from audioscope.errors import index_of, one_or_more, real, said, seed_number, whole
 from audioscope.sites import Site, Sites, find_sites
@@ -64,7 +64,7 @@ class Activations:
 
     def __getitem__(self, site: str | int | Site) -> Tensor:
         """The values of a site, also by its label. Raises UnknownName for one that was not read."""
-        labelled = [each for each in self.sites if each.label == str(site)]
+        labelled = [each for each in self.sites if each.label == str(site) and each.kind != "self"]
         if len(labelled) == 1:
             return self.values[labelled[0].path]
         return self.values[
@@ -203,12 +203,12 @@ class Model:
             weights: Whether every weight is read, unlike `fingerprint`, which samples them; else their shapes and dtypes only.
 
         Returns:
-            By the component's name, and "pipeline" and "adapter".
+            By the component's name, and "adapter".
         """
         known = {name: describe(part, weights) for name, part in sorted(self.pipe.components.items()) if part is not None}
         values = {field.name: getattr(self.adapter, field.name) for field in fields(self.adapter)}
         facts = [(name, code_of(value) if callable(value) else str(value)) for name, value in values.items()]
-        return {**known, "pipeline": of_pipeline(self.pipe), "adapter": content_hash(facts)}
+        return {**known, "adapter": content_hash(facts)}
 
     @property
     def rate(self) -> int:

@@ -287,7 +287,6 @@ def _other_backend(model):
 CHANGED = {
     "config": ("scheduler", lambda model: setattr(model.pipe, "scheduler", type(model.pipe.scheduler).from_config({**model.pipe.scheduler.config, "shift": 2.0}))),
     "backend": ("transformer", _other_backend),
-    "method": ("pipeline", lambda model: setattr(model.pipe, "prepare_latents", lambda *given, **named: model.pipe.latents)),
     "number inside": ("adapter", lambda model: setattr(model, "adapter", replace(model.adapter, audio=_quieter(model.adapter.audio, 0.25)))),
     "state": ("scheduler", lambda model: model.pipe.scheduler.set_shift(8.0)),
     "weight": ("transformer", lambda model: next(model.denoiser.parameters()).data.view(-1)[7].add_(1e-3)),
@@ -431,7 +430,7 @@ def test_workers_take_the_gpus_that_the_user_chose(monkeypatch, visible, there, 
     weight = SimpleNamespace(device=torch.device("cuda"))
     model = SimpleNamespace(origin=SimpleNamespace(device=device), denoiser=SimpleNamespace(parameters=lambda: iter([weight])))
     assert workers.gpus(model) == names and workers.room(model) == len(names)
-    monkeypatch.setattr(workers, "_take", lambda gpu, number: gpu)
+    monkeypatch.setattr(workers, "_take", lambda gpu, *rest: gpu)
     make, many = workers._maker(3, model, 1, 3)
     assert [make(place) for place in range(many)] == [names[place % len(names)] for place in range(3)], "several share one"
 
