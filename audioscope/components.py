@@ -60,16 +60,13 @@ def _class(part: Any) -> bytes:
     """The name of its class, and the code of methods that somebody else put into it or into one that it inherits from."""
     names = [f"{type(part).__module__}.{type(part).__qualname__}"]
     for each in type(part).__mro__:
-        home = each.__module__.partition(".")[0]
+        if each.__module__.partition(".")[0] not in LIBRARIES:
+            continue  # of the user's own classes, methods are their own
         for name, value in vars(each).items():
             function = getattr(value, "__func__", value)
-            if (
-                home in LIBRARIES
-                and callable(function)
-                and (module := getattr(function, "__module__", None))
-                and hasattr(function, "__code__")
-            ):
-                names += [f"{name} {code_of(function)}"] if module.partition(".")[0] not in (*LIBRARIES, home) else []
+            home = (getattr(function, "__module__", None) or "").partition(".")[0]
+            if home and home not in LIBRARIES and hasattr(function, "__code__"):
+                names.append(f"{name} {code_of(function)}")
     return " ".join(names).encode()
 
 
@@ -90,7 +87,7 @@ def _network(part: nn.Module, weights: bool) -> Iterator[bytes]:
         if (processor := getattr(module, "processor", None)) is not None:
             yield _class(processor)
             yield _settings(getattr(processor, "__dict__", {}))  # with `_attention_backend`
-    tensors = {**dict(part.named_parameters()), **{name: b for name, b in part.named_buffers() if not _aside(name)}}
+    tensors = {**dict(part.named_parameters()), **{name: b for name, b in part.named_buffers() if not _of_a_run(name)}}
     for name, value in tensors.items():
         yield f"{name} {value.dtype} {list(value.shape)}".encode()
         if weights:
@@ -190,7 +187,11 @@ def _of_code(code: CodeType) -> list[Any]:
 
 
 def _aside(name: str) -> bool:
-    return name in WHENCE or name.endswith("_file") or any(part in name for part in OF_A_RUN)
+    return name in WHENCE or name.endswith("_file") or _of_a_run(name)
+
+
+def _of_a_run(name: str) -> bool:
+    return any(part in name for part in OF_A_RUN)
 
 
 def _content(value: Tensor) -> bytes:
