@@ -610,6 +610,7 @@ def agreement_heatmap(
                 title,
                 subtitle=[
                     f"Views: {'; '.join(labels)}. A number says how many agree; 2/3 means 2 of only 3 that could be asked.",
+                    "A view agrees if the impact lies beyond the control after correction for all cells (Holm), which asks for more than an interval.",
                     "Outlined: all views that know the concept agree. Hatched gray: none could be asked, since the cell is undefined or censored.",
                 ],
             ),
