@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from audioscope.edits import Edit, Which, as_edits
-from audioscope.errors import UnknownName, as_path, index_of, known_name, listed, said, seed_number
+from audioscope.errors import UnknownName, as_path, choice, index_of, known_name, listed, said, seed_number, truth
 from audioscope.gates import pulls, sound_of
 from audioscope.model import Model
 from audioscope.sites import Site, labels_of, output_projection
@@ -99,6 +99,7 @@ class AttentionMap:
             >>> attention.of("fast").ndim, attention.of("fast", memory=True).shape
             (1, (4,))
         """
+        truth("memory", memory)
         if memory and self.memory is None:
             raise ValueError(
                 "This map has no memory: no tokens of the model come before the music's, or it was made before maps had one."
@@ -173,7 +174,7 @@ class AttentionMap:
         names = [*self.words, *self.others]
         axes = [self.labels[axis] for axis in self.by]
         values, seconds = self.values, self.seconds.tolist()
-        if memory and self.memory is not None:
+        if truth("memory", memory) and self.memory is not None:
             values = np.concatenate([values, self.memory], -1)
             seconds += [float("nan")] * self.memory.shape[-1]
         table = pd.DataFrame(list(product(*axes, range(len(names)), seconds)), columns=[*self.by, "row", "second"])
@@ -278,8 +279,7 @@ def attention(
     axes = tuple(axis for axis in AXES if axis in asked)
     if wrong := [axis for axis in asked if axis not in AXES]:
         raise ValueError(f"by is {said(wrong[0])}, expected some of {', '.join(AXES)}.")
-    if kind not in KINDS:
-        raise ValueError(f"kind is {said(kind)}, expected 'weights', 'values' or 'score'.")
+    choice("kind", kind, tuple(KINDS))
     if (kind == "score") != (concept is not None) or (scorer is not None and kind != "score"):
         raise ValueError(
             f"kind={kind!r} with concept={concept!r}: kind='score' needs a concept, and only it takes one, or a scorer."
@@ -300,7 +300,8 @@ def attention(
         raise ValueError(
             f"{type(words_edit).__name__} changes which words there are, or what they bring: read the attention without it, or of the other prompt."
         )
-    for text in dict.fromkeys([prompt, *(text for edit in acts for text in edit.texts)] if isinstance(prompt, str) else [prompt]):
+    model.check_prompt(prompt)
+    for text in dict.fromkeys(text for edit in acts for text in edit.texts if text != prompt):
         model.check_prompt(text)
     row = Row(prompt, seed_number(seed), acts)
     steered = replace(row, edits=row.edits + model.steering)  # edits that copy from another prompt bring rows of their own

@@ -185,11 +185,15 @@ class Clip:
         Returns:
             float32 [mels, frames], 16 ms per frame.
 
+        Raises:
+            ValueError: `mels` is no whole number of at least 1.
+
         Example:
             >>> clip = model.generate("a slow song", seed=0, steps=2)
             >>> clip.spectrogram(mels=64).shape
             (64, 255)
         """
+        mels = whole("mels", mels, 1, 1024)
         ready_librosa()
         hop = max(1, self.rate // 62)
         size = 1 << int(np.ceil(np.log2(hop * 4)))

@@ -20,7 +20,7 @@ import numpy as np
 import pandas as pd
 import yaml
 
-from audioscope.errors import UnknownName, as_path, listed, plain_name, said, whole
+from audioscope.errors import UnknownName, all_of, as_path, choice, listed, of_kind, plain_name, said, whole
 from audioscope.store import data_folder, seed_of
 
 SPLITS = ("localize", "build", "select", "test")
@@ -63,7 +63,7 @@ class Concept:
         opposite: The other end of its axis (slow for fast), "" if it has none.
 
     Raises:
-        ValueError: A name contains a control character or a line separator.
+        ValueError: A name is no text or contains a control character or a line separator, or something among the pairs is none.
 
     Example:
         >>> fast = audioscope.datasets.concepts()["fast"]
@@ -80,7 +80,14 @@ class Concept:
 
     def __post_init__(self) -> None:
         for field in ("name", "group", "counterfactual", "opposite"):
-            plain_name(f"{field} of a concept", str(getattr(self, field)))
+            plain_name(f"{field} of a concept", of_kind(f"{field} of a concept", getattr(self, field), str))
+        pairs = listed("pairs of a concept", self.pairs, "a tuple of Pair")
+        if wrong := [pair for pair in pairs if not isinstance(pair, Pair)]:
+            raise ValueError(
+                f"pairs of a concept contain {said(wrong[0])}, expected Pair: give prompts to localize or caa as tuples."
+            )
+        object.__setattr__(self, "pairs", tuple(pairs))
+        object.__setattr__(self, "changes", frozenset(all_of("changes of a concept", self.changes, str)))
 
     def split(self, name: str) -> tuple[Pair, ...]:
         """The pairs of one split: "localize" to find layers, "build" to make vectors, "select" to tune, "test" to report.
@@ -96,8 +103,7 @@ class Concept:
         Raises:
             ValueError: There is no such split.
         """
-        if name not in SPLITS:
-            raise ValueError(f"split is {name!r}, expected one of {', '.join(SPLITS)}.")
+        choice("split", name, SPLITS)
         return tuple(pair for pair in self.pairs if pair.split in (name, ""))
 
     def seed(self, pair: Pair, number: int = 0) -> int:

@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from audioscope.errors import index_of, listed, one_or_more, real, said, whole
+from audioscope.errors import choice, index_of, listed, one_or_more, real, said, whole
 from audioscope.sites import MODULES, Site, Sites
 
 Which = str | int | Site | Iterable[str | int | Site] | None
@@ -55,8 +55,7 @@ class Edit:
     of_words: ClassVar[bool] = False  # whether it acts on tokens of words of the row's own prompt, or of its `word` alone
 
     def __post_init__(self) -> None:
-        if self.branch not in ("both", "cond", "uncond"):
-            raise ValueError(f"branch is {self.branch!r}, expected 'both', 'cond' or 'uncond'.")
+        choice("branch", self.branch, ("both", "cond", "uncond"))
         if self.steps is not None:
             object.__setattr__(self, "steps", _window(self.steps))
         object.__setattr__(self, "sites", _selection("sites", self.sites))
@@ -280,8 +279,7 @@ class Ablate(Edit):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.to not in ("zero", "mean"):
-            raise ValueError(f"to is {self.to!r}, expected 'zero' or 'mean'.")
+        choice("to", self.to, ("zero", "mean"))
 
     def where(self, sites: Sites) -> tuple[Site, ...]:
         chosen = super().where(sites)
@@ -404,6 +402,8 @@ class AddText(Edit):
     def __post_init__(self) -> None:
         super().__post_init__()
         object.__setattr__(self, "strength", real("strength", self.strength))
+        if not isinstance(self.directions, Mapping):
+            raise ValueError(f"directions is {said(self.directions)}, expected tensors by module path.")
         for path, direction in self.directions.items():
             if not isinstance(direction, Tensor) or direction.ndim != 1 or not bool(torch.isfinite(direction).all()):
                 shape = list(direction.shape) if isinstance(direction, Tensor) else type(direction).__name__
@@ -535,7 +535,7 @@ def as_edits(edits: Edit | Iterable[Edit]) -> tuple[Edit, ...]:
             hint = (
                 "vector.edit(strength)" if hasattr(edit, "edit") else "Apply(sites, function)" if callable(edit) else "PatchText"
             )
-            raise TypeError(f"edits contains {edit!r}, expected edits such as {hint}.")
+            raise TypeError(f"edits contains {said(edit)}, expected edits such as {hint}.")
     return several
 
 

@@ -6,7 +6,7 @@ import math
 import operator
 import os
 import unicodedata
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -125,6 +125,22 @@ def index_of(value: Any) -> int | None:
         return None if str(getattr(value, "dtype", type(value).__name__)) in ("bool", "torch.bool") else operator.index(value)
     except TypeError:
         return None
+
+
+def truth(name: str, value: Any) -> bool:
+    """True or False, of any library. Raises ValueError for anything else."""
+    kind = str(getattr(value, "dtype", type(value).__name__))
+    if kind not in ("bool", "torch.bool") or tuple(getattr(value, "shape", ())):
+        raise ValueError(f"{name} is {said(value)}, expected True or False.")
+    return bool(value)
+
+
+def choice(name: str, value: Any, options: Sequence[str], note: str = "") -> str:
+    """A text that is one of several. Raises ValueError that names it and lists them; note: what is said after them."""
+    if not isinstance(value, str) or value not in options:
+        *others, last = map(repr, options)
+        raise ValueError(f"{name} is {said(value)}, expected {', '.join(others)}{' or ' if others else ''}{last}{note}.")
+    return value
 
 
 def whole(name: str, value: Any, low: int = 0, high: int | None = None, why: str = "") -> int:

@@ -23,13 +23,15 @@ from audioscope.adapters import Adapter, adapter_for
 from audioscope.audio import Clip
 from audioscope.components import code_of, describe
 from audioscope.edits import Edit, Which, as_edits
-from audioscope.errors import index_of, one_or_more, real, said, seed_number, whole
+from audioscope.errors import all_of, index_of, of_kind, one_or_more, real, said, seed_number, whole
 from audioscope.sites import Site, Sites, find_sites
 from audioscope.store import batches, content_hash, fingerprint
 from audioscope.tracing import Sampling, SamplingKeywords
 from audioscope.views import view
 
 SHORTEST = 0.001  # s
+MOST_STEPS = 100_000  # denoising steps, a hundred times as many as any model was trained with
+EXPECTED = {"on_step": "a function of the number of a step", "within": "a context manager"}
 BATCH = 32  # prompts per batch, if a call gets many
 # What `steer` adds to the runs of each model (by id), in the thread or task of its block: a widget's runs are its own.
 _STEERING: ContextVar[tuple[tuple[int, Edit], ...]] = ContextVar("steering", default=())
@@ -263,7 +265,7 @@ class Model:
             >>> model.sampling(steps=4)
             Sampling(steps=4, guidance=3.0, seconds=4.096, negative_prompt=None)
         """
-        steps = self.adapter.steps if steps is None else whole("steps", steps, 1)
+        steps = self.adapter.steps if steps is None else whole("steps", steps, 1, MOST_STEPS)
         guidance = self.adapter.guidance if guidance is None else real("guidance", guidance)
         longest = self.adapter.max_duration(self.pipe)
         seconds = min(self.adapter.default_seconds, longest or float("inf")) if seconds is None else real("seconds", seconds)
@@ -310,12 +312,15 @@ class Model:
         Returns:
             The words; empty for a tokenizer that can spell any word.
 
+        Raises:
+            ValueError: The prompt is not a text.
+
         Example:
             >>> model.unknown_words("a fast polka with violin")
             ['polka']
         """
         unknown = getattr(self._words, "unk_token_id", None)
-        words = dict.fromkeys(prompt.replace(",", " ").split())
+        words = dict.fromkeys(of_kind("prompt", prompt, str).replace(",", " ").split())
         return [] if unknown is None else [word for word in words if unknown in self._words(word).input_ids]
 
     @cached_property
@@ -359,8 +364,8 @@ class Model:
             - `finite`: False for a row that has NaN or infinite values, bool [rows].
 
         Raises:
-            ValueError: An edit was made for another model or cannot act at its site, or its steps, its branch or the sampling do
-                not fit.
+            ValueError: There are no rows, an edit was made for another model or cannot act at its site, or its steps, its branch or
+                the sampling do not fit.
             RuntimeError: It is called from inside a generation, such as by the function of `Apply`.
 
         Example:
@@ -369,7 +374,12 @@ class Model:
             >>> model.run([plain, edited], steps=2).audio.shape
             torch.Size([2, 1, 65536])
         """
-        return self._run(self._steered(rows), read, decode, latents, on_step, self.sampling(**sampling), within)
+        if read is not None:
+            of_kind("read", read, tracing.Read)
+        for name, value, able in (("on_step", on_step, "__call__"), ("within", within, "__enter__")):
+            if value is not None and not hasattr(value, able):
+                raise ValueError(f"{name} is {said(value)}, expected {EXPECTED[name]}, or None.")
+        return self._run(self._steered(_rows(rows)), read, decode, latents, on_step, self.sampling(**sampling), within)
 
     def _steered(self, rows: Iterable[tracing.Row]) -> list[tracing.Row]:
         return [replace(row, edits=row.edits + self.steering) for row in rows]
@@ -431,6 +441,7 @@ class Model:
         Raises:
             ValueError: As for `run`.
         """
+        rows = _rows(rows)
         runs = [self.run(part, **sampling) for part in batches(rows, len(rows) if batch_size is None else batch_size)]
         audio = torch.nan_to_num(torch.cat([run.audio for run in runs if run.audio is not None]))
         latents, finite = torch.cat([run.latents for run in runs]), torch.cat([run.finite for run in runs])
@@ -447,6 +458,7 @@ class Model:
             One clip per row.
 
         Raises:
+            ValueError: As for `run`.
             FloatingPointError: The model produces NaN or infinity.
 
         Example:
@@ -454,6 +466,7 @@ class Model:
             >>> [clip.seed for clip in model.clips(rows, steps=2)]
             [0, 1]
         """
+        rows = _rows(rows)
         return self._clips(rows, self.run(rows, **keywords))
 
     def check_finite(self, rows: Sequence[tracing.Row], run: tracing.Run) -> None:
@@ -624,8 +637,6 @@ class Model:
             >>> model.play("a slow song with violin", steps=2)
             Playground(tiny: 'a slow song with violin', seed 0, ...)
         """
-        if vectors is not None and not isinstance(vectors, Mapping):
-            vectors = {str(vectors.metadata.get("concept", "vector")): vectors}
         return view("Model.play")(self, prompt, seed, vectors, strength, **sampling)
 
     def attention(
@@ -781,6 +792,13 @@ class Model:
     def _seeds(self, seeds: Any) -> list[int]:
         """One seed or several, as a list of ints."""
         return [seed_number(seed) for seed in one_or_more(seeds)]
+
+
+def _rows(rows: Any) -> list[tracing.Row]:
+    """Rows as a list. Raises ValueError for none and for anything else."""
+    if not (several := all_of("rows", rows, tracing.Row)):
+        raise ValueError("rows is empty, expected at least one Row.")
+    return several
 
 
 def _activations(rows: Sequence[tracing.Row], run: tracing.Run, read: tracing.Read) -> list[Activations]:

@@ -16,6 +16,7 @@ from audioscope.errors import as_path, listed, said
 from audioscope.installed import __version__
 
 HUB_NAME = re.compile(r"[\w.-]+/[\w.-]+")
+LICENCE = re.compile(r"[a-z0-9][a-z0-9.+-]*")
 
 
 def fetched(
@@ -141,17 +142,18 @@ def push(
             raise ValueError(
                 "token contains a character that no token has: expected what https://huggingface.co/settings/tokens gave."
             )
-    if private not in (None, True, False):
+    if private is not None and not isinstance(private, bool):
         raise ValueError(f"private is {said(private)}, expected True, False or None.")
     several = as_clips(clips)
+    names = [f"clips/{number}.flac" for number in range(len(several))]
+    about = card(names)  # which refuses what it cannot say, before any work
     hub = HfApi(token=token)
     with tempfile.TemporaryDirectory(prefix="audioscope-push-") as name:
         folder = Path(name)
         write(folder)
-        names = [f"clips/{number}.flac" for number in range(len(several))]
         for clip, file in zip(several, names, strict=True):
             clip.save(folder / file)
-        (folder / "README.md").write_text(card(names), encoding="utf-8")
+        (folder / "README.md").write_text(about, encoding="utf-8")
         try:
             made = hub.create_repo(repo, private=private, exist_ok=True)
             if revision is not None:
@@ -186,9 +188,15 @@ def model_card(
     """The README.md of a repository on the hub: what the artefact is, from what it was made, and how to load it.
 
     kind: a tag, such as "steering-vector". model: the name of the model; it is linked if it is a name on the hub. use: Python code.
-    clips: prompts and files, which the hub's widget plays. What comes from a user is escaped.
+    clips: prompts and files, which the hub's widget plays. What comes from a user is escaped. Raises ValueError for a licence that
+    the hub would refuse.
     """
     from huggingface_hub import ModelCardData
+
+    if license is not None and not (isinstance(license, str) and LICENCE.fullmatch(license)):
+        raise ValueError(
+            f"license is {said(license)}, expected one of the hub's identifiers, such as 'mit', 'cc-by-4.0' or 'other'."
+        )
 
     base = model if HUB_NAME.fullmatch(model) and not Path(model).exists() else None
     about = ModelCardData(

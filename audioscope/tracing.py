@@ -14,7 +14,7 @@ from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field, fields, replace
 from functools import cache, partial
-from itertools import combinations, count, groupby
+from itertools import combinations, count, groupby, pairwise
 from operator import itemgetter
 from typing import Any, TypeAlias, TypedDict
 
@@ -26,7 +26,8 @@ from nnsight import _c
 from torch import Tensor
 
 from audioscope.adapters import Adapter
-from audioscope.edits import AddText, Copying, Edit, Here, MuteWord, PatchOutput, PatchPath, PatchText, SlidePrediction
+from audioscope.edits import AddText, Copying, Edit, Here, MuteWord, PatchOutput, PatchPath, PatchText, SlidePrediction, as_edits
+from audioscope.errors import all_of, of_kind, one_or_more, said, seed_number, whole
 from audioscope.sites import HEADS, KEYS, MODULES, Place, Site, Sites, place, said_kind
 from audioscope.weights import CLOSED, Attending, around_attention
 from audioscope.words import WORD, numbers_of, tokens_of
@@ -87,6 +88,10 @@ class Row:
         seed: The seed of the starting noise.
         edits: What is changed, in this order.
 
+    Raises:
+        ValueError: The prompt is not a text, or the seed not a whole number in range.
+        TypeError: Something among the edits is none.
+
     Example:
         >>> prompt, edits = "a song with violin", [audioscope.Ablate(layer) for layer in range(3)]
         >>> rows = [audioscope.Row(prompt, seed=0), *(audioscope.Row(prompt, 0, (edit,)) for edit in edits)]
@@ -97,6 +102,11 @@ class Row:
     prompt: str
     seed: int
     edits: tuple[Edit, ...] = ()
+
+    def __post_init__(self) -> None:
+        of_kind("prompt", self.prompt, str)
+        object.__setattr__(self, "seed", seed_number(self.seed))
+        object.__setattr__(self, "edits", as_edits(self.edits))
 
 
 @dataclass(frozen=True)
@@ -110,6 +120,9 @@ class Read:
             ("cross.memory").
         branch: The guidance branch, "cond" or "uncond".
 
+    Raises:
+        ValueError: Something among the sites is none, or the steps are not increasing.
+
     Example:
         >>> read = audioscope.Read(model.sites.select([5, 6]), steps=(0,), pool=False)
         >>> run = model.run([audioscope.Row("a song with violin", 0)], read=read, decode=False, steps=2)
@@ -121,6 +134,14 @@ class Read:
     steps: tuple[int, ...] | None = None
     pool: bool = True
     branch: str = "cond"
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "sites", tuple(all_of("sites", self.sites, Site)))
+        if self.steps is not None:
+            steps = tuple(whole("steps", step) for step in one_or_more(self.steps))
+            if not steps or any(later <= step for step, later in pairwise(steps)):
+                raise ValueError(f"steps is {said(self.steps)}, expected increasing numbers of steps.")
+            object.__setattr__(self, "steps", steps)
 
 
 @dataclass
@@ -440,6 +461,9 @@ def run(
     """
     packed, steps, guidance = with_sources(rows), sampling.steps, sampling.guidance
     layout = adapter.rows(len(packed), guidance)
+    if latents is not None and (not isinstance(latents, Tensor) or latents.shape[:1] != (len(packed),)):
+        given = list(latents.shape) if isinstance(latents, Tensor) else said(latents)
+        raise ValueError(f"latents is {given}, expected a tensor of starting noise for {len(packed)} rows.")
     slides, paths = _slides(rows), _paths(rows)
     plan = _plan(packed, sites, layout, steps, paths)
     reading: dict[Site, list[tuple[Tensor, Tensor]]] = {} if read is None else {site: [] for site in read.sites}

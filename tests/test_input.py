@@ -4,14 +4,20 @@ import json
 import os
 import subprocess
 import sys
+import traceback
+from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pytest
 import soundfile as sf
+import torch
 
 import audioscope
+from audioscope.audio import Clip
 from audioscope.cli.main import main
-from audioscope.edits import Ablate, PatchOutput, PatchText
+from audioscope.edits import Ablate, AddText, PatchOutput, PatchText
+from audioscope.tracing import Read, Row
 
 
 def test_unknown_names_get_the_nearest(tiny):
@@ -46,6 +52,87 @@ def test_edits_check_themselves():
         PatchOutput("cross", "a song", steps=(3, 3))
     with pytest.raises(ValueError, match="to is 'one'"):
         Ablate("cross", to="one")
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda: Row(3, 0), "prompt is 3"),
+        *((lambda seed=seed: Row("a song", seed), "seed is") for seed in (-1, 1.5, "3", None, True, 2**70)),
+        (lambda: Row("a song", 0, (3,)), "contains 3|3, expected"),
+        (lambda: Row("a song", 0, "cross"), "'cross'"),
+        (lambda: Read(("transformer",)), "sites contains 'transformer'"),
+    ],
+)
+def test_rows_and_reads_check_themselves(make, message):
+    with pytest.raises((ValueError, TypeError), match=message):
+        make()
+
+
+def test_a_run_wants_rows_and_steps_in_order(tiny):
+    for call in (tiny.run, tiny.clips, tiny.run_in_batches):
+        for wrong, message in (([], "rows is empty"), (None, "rows contains None"), (["a song"], "rows contains 'a song'")):
+            with pytest.raises(ValueError, match=message):
+                call(wrong, steps=1)
+    for steps in ((), (2, 1), (1, 1), -1, 1.5):
+        with pytest.raises(ValueError, match="steps is"):
+            Read(tiny.sites.select(0), steps=steps)
+    row = Row("a song", np.int64(0), Ablate(0))
+    assert row == Row("a song", 0, [Ablate(0)])
+    assert [clip.seed for clip in tiny.clips(row, steps=1)] == [0]
+
+
+TABLE, NUMBERS = pd.DataFrame({"a": [1, 2]}), torch.zeros(2, 3)  # which have no truth value, and a repr of several lines
+
+
+@pytest.mark.parametrize("odd", [TABLE, NUMBERS, 3, [], {"a": 1}, object()], ids=lambda odd: type(odd).__name__)
+def test_a_choice_of_another_kind_is_an_error_of_ours(tiny, odd):
+    """Where one of several words is asked for, anything else is refused in one line that names the argument."""
+    atlas = audioscope.datasets.atlas()
+    calls = {
+        "branch": lambda: Ablate(0, branch=odd), "to": lambda: Ablate(0, to=odd), "scale": lambda: atlas.impacts(odd),
+        "No concept": lambda: atlas.unrelated(odd), "concept": lambda: atlas.own_layers(odd), "example": lambda: atlas.play(odd),
+        "did not score": lambda: atlas.heard_by(odd), "without": lambda: atlas.layer_means(without=[odd]),
+        "other": lambda: atlas.correlation(odd), "mode": lambda: audioscope.datasets.vector("fast").edit(1.0, mode=odd),
+        "directions": lambda: AddText(0, odd if not isinstance(odd, dict) else NUMBERS), "on_step": lambda: tiny.run(Row("a song", 0), on_step=odd),
+        "within": lambda: tiny.run(Row("a song", 0), within=odd), "read": lambda: tiny.run(Row("a song", 0), read=odd),
+        "latents": lambda: tiny.run(Row("a song", 0), latents=odd), "prompt": lambda: tiny.unknown_words(odd),
+        "name": lambda: audioscope.Concept(odd, ()), "pairs": lambda: audioscope.Concept("x", [odd]), "split": lambda: audioscope.Concept("x", ()).split(odd),
+        "kind": lambda: audioscope.SAE(4, 8, 2, kind=odd), "when": lambda: audioscope.localize(tiny, ["fast"], when=[odd], progress=False),
+        "patch": lambda: audioscope.localize(tiny, ["fast"], patch=odd, progress=False), "against": lambda: audioscope.caa(tiny, "fast", against=odd, progress=False),
+        "memory": lambda: tiny.attention("a song", steps=1).of("song", memory=odd),
+    }  # fmt: skip
+    for expected, call in calls.items():
+        with pytest.raises((ValueError, KeyError)) as raised:
+            call()
+        assert expected in str(raised.value) and "\n" not in str(raised.value), expected
+        last = traceback.extract_tb(raised.value.__traceback__)[-1]
+        assert Path(audioscope.__file__).parent in Path(last.filename).parents, f"{expected}: {raised.value}"
+
+
+def test_players_check_what_they_are_given(tiny):
+    for wrong in (
+        {"prompt": 3},
+        {"prompt": " "},
+        {"strength": None},
+        {"strength": "x"},
+        {"seed": -1},
+        {"vectors": 3},
+        {"vectors": {"a": 3}},
+    ):
+        with pytest.raises(ValueError, match=f"{next(iter(wrong))} (is|contains)"):
+            tiny.play(**{"prompt": "a song", "steps": 1} | wrong)
+    with pytest.raises(ValueError, match=r"prompt is \["):
+        tiny.attention(["a song"], steps=1)
+
+
+def test_there_is_a_limit_to_steps_and_to_bands(tiny):
+    for steps in (10**6, 2**70):
+        with pytest.raises(ValueError, match="steps is"):
+            tiny.generate("a song", steps=steps)
+    for mels in (0, 2.5, "64", None):
+        with pytest.raises(ValueError, match="mels is"):
+            Clip(np.zeros((1, 16_000), "float32"), 16_000).spectrogram(mels)
 
 
 def test_unknown_words_are_listed(tiny):

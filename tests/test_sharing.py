@@ -194,6 +194,9 @@ def test_what_the_hub_does_not_take_is_said_in_one_line(hub, monkeypatch):
             vector.push_to_hub(wrong)
     with pytest.raises(ValueError, match="clips contains"):
         vector.push_to_hub("me/mine", clips=["a.flac"])
+    for wrong in ("MIT License", "", 3, "mit\nx: y"):
+        with pytest.raises(ValueError, match="license is"):
+            vector.push_to_hub("me/mine", license=wrong)
     hub.stop()
     with pytest.raises(ConnectionError, match="cannot be reached"):
         vector.push_to_hub("me/mine")

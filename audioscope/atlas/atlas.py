@@ -15,7 +15,7 @@ from scipy.special import expit
 
 from audioscope.atlas import robustness
 from audioscope.audio import Clip, show_clips
-from audioscope.errors import UnknownName, as_path
+from audioscope.errors import UnknownName, all_of, as_path, said
 from audioscope.sharing import fetched, model_card, push
 from audioscope.sites import Site, labels_of, named
 from audioscope.stats import mean_of_ratios, mean_of_ratios_random_concepts, ratio_of_means
@@ -130,11 +130,15 @@ class Atlas:
             >>> audioscope.datasets.atlas().scale_of(None)
             'raw'
         """
-        if scale is not None and scale not in self.scales:
+        if scale is not None and (not isinstance(scale, str) or scale not in self.scales):
             raise ValueError(
-                f"scale is {scale!r}, expected one of {', '.join(self.scales)}: its scores are in "
+                f"scale is {said(scale)}, expected one of {', '.join(self.scales)}: its scores are in "
                 f"{self.settings['units']}"
-                + (", and its scorer names no calibrated range." if scale == "clipped" and "clipped" not in self.scales else ".")
+                + (
+                    ", and its scorer names no calibrated range."
+                    if str(scale) == "clipped" and "clipped" not in self.scales
+                    else "."
+                )
             )
         return scale or self.scales[0]
 
@@ -161,8 +165,8 @@ class Atlas:
             >>> atlas.scorers, atlas.heard_by("judge").scorers
             (['listener', 'judge'], ['judge', 'listener'])
         """
-        if scorer not in self.scorers:
-            raise UnknownName(f"{scorer!r} did not score this sweep's clips. Available: {', '.join(self.scorers)}.")
+        if not isinstance(scorer, str) or scorer not in self.scorers:
+            raise UnknownName(f"{said(scorer)} did not score this sweep's clips. Available: {', '.join(self.scorers)}.")
         if scorer == self.scorers[0]:
             return self
         theirs = dict(self.settings["also"][scorer])
@@ -245,8 +249,8 @@ class Atlas:
         Raises:
             UnknownName: The atlas does not have this concept.
         """
-        if concept not in self.concepts:
-            raise UnknownName(f"No concept {concept!r} in this atlas. Available: {', '.join(self.concepts)}.")
+        if not isinstance(concept, str) or concept not in self.concepts:
+            raise UnknownName(f"No concept {said(concept)} in this atlas. Available: {', '.join(self.concepts)}.")
 
     def unrelated(self, concept: str) -> list[str]:
         """The concepts whose swaps should not move this one; they make up its control.
@@ -259,10 +263,14 @@ class Atlas:
         Returns:
             The names of the unrelated concepts, in the order of the atlas.
 
+        Raises:
+            UnknownName: The atlas does not have this concept.
+
         Example:
             >>> "cello" in audioscope.datasets.atlas().unrelated("violin")
             False
         """
+        self.check_concept(concept)
         groups = self.settings["groups"]
         own = groups[concept]["group"]
         return [c for c in self.concepts if c != concept and (not own or own not in groups[c]["changes"])]
@@ -373,7 +381,8 @@ class Atlas:
             >>> means.loc[means["functional"], "layer"].tolist()
             [0]
         """
-        impacts = self.impacts(scale).query("defined and concept not in @without")
+        every = self.impacts(scale)
+        impacts = every[every["defined"] & ~every["concept"].isin(all_of("without", without, str))]
         lines = []
         for i, site in enumerate(self.sites):
             here = impacts[impacts["site"] == site.path]
@@ -528,9 +537,9 @@ class Atlas:
             >>> players.data.count("<audio")
             3
         """
-        row = self.examples().query("concept == @concept")
+        row = self.examples().query("concept == @concept") if isinstance(concept, str) else pd.DataFrame()
         if row.empty:
-            raise UnknownName(f"No example of {concept!r}: it is not in this atlas, it is undefined, or no clips were kept.")
+            raise UnknownName(f"No example of {said(concept)}: it is not in this atlas, it is undefined, or no clips were kept.")
         chosen = row.iloc[0]
         titles = {"clean": chosen["clean_prompt"], "corrupted": chosen["corrupted_prompt"]}
         into, source = ends(self.settings["direction"])
@@ -676,7 +685,7 @@ class Atlas:
             The address of the repository.
 
         Raises:
-            ValueError: `repo` is not such a name, or holds something else.
+            ValueError: `repo` is not such a name, or holds something else, or the licence is no identifier.
             ConnectionError: The hub does not take it.
 
         Example:

@@ -17,7 +17,7 @@ from audioscope.atlas.atlas import Atlas, Scale
 from audioscope.atlas.localization import localize
 from audioscope.atlas.screening import screen
 from audioscope.concepts import Concept, shipped_concepts
-from audioscope.errors import as_path, listed, said, whole
+from audioscope.errors import as_path, choice, listed, said, whole
 from audioscope.model import Model
 from audioscope.store import content_hash
 from audioscope.tiny.planting import Needs, checked_layers, planted
@@ -76,8 +76,7 @@ def known_answers(
         [['raw', 1], ['clipped', 1]]
     """
     trained = plan is None
-    if needs not in get_args(Needs):
-        raise ValueError(f"needs is {said(needs)}, expected one of {', '.join(get_args(Needs))}.")
+    choice("needs", needs, get_args(Needs))
     if plan is None:
         if model.planted.get("needs") != "trained":
             raise ValueError(

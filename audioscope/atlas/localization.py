@@ -21,7 +21,7 @@ from audioscope.atlas.windows import THIRDS, WINDOWS, When, share_of_noise, thir
 from audioscope.audio import Clip
 from audioscope.concepts import Concept, Concepts, choose
 from audioscope.edits import PatchOutput, PatchText, Which
-from audioscope.errors import index_of, listed, said, whole
+from audioscope.errors import choice, index_of, listed, said, whole
 from audioscope.merging import Part, checked_part, merge_parts, share_of, units_of
 from audioscope.model import Model
 from audioscope.scoring.scorers import Scorer, check_scores, completed, default_scorer, scores_of, second_opinions, try_scorers
@@ -202,9 +202,9 @@ def _window(model: Model, when: When | int | None, run: Sampling, prompt: str) -
     if (step := index_of(when)) is not None:
         step = whole("when", step, 0, steps - 1)
         return step, step + 1
-    if when not in WINDOWS + THIRDS:
+    if not isinstance(when, str) or when not in WINDOWS + THIRDS:
         raise ValueError(
-            f"when is {when!r}, expected one of {', '.join(WINDOWS + THIRDS)}, the number of a step, or None for every step."
+            f"when is {said(when)}, expected one of {', '.join(WINDOWS + THIRDS)}, the number of a step, or None for every step."
         )
     if steps < len(WINDOWS):
         raise ValueError(f"when is {when!r}, a third of the steps, but there are only {steps} steps: use at least 3.")
@@ -230,10 +230,8 @@ def checked_sweep(
     where = model.sites.select(sites)
     if patch is None:
         patch = "text" if all(site.kind == "cross" for site in where) else "output"
-    if patch not in ("text", "output"):
-        raise ValueError(f"patch is {patch!r}, expected 'text', 'output' or None.")
-    if direction not in ("sufficient", "necessary"):
-        raise ValueError(f"direction is {direction!r}, expected 'sufficient' or 'necessary'.")
+    choice("patch", patch, ("text", "output"), ", or None")
+    choice("direction", direction, ("sufficient", "necessary"))
     if patch == "text" and (other := next((s for s in where if s.kind != "cross"), None)):
         raise ValueError(
             f"Only cross-attention modules have text to swap, but {other.path} is {said_kind(other.kind)}: use patch='output'."

@@ -12,7 +12,7 @@ import pandas as pd
 
 from audioscope.atlas.atlas import Atlas, Scale
 from audioscope.concepts import shipped_groups
-from audioscope.errors import known_name
+from audioscope.errors import known_name, said
 from audioscope.sites import Site
 from audioscope.store import data_folder
 
@@ -71,8 +71,8 @@ class PublishedAtlas(Atlas):
         Raises:
             ValueError: The scale is not "raw".
         """
-        if scale not in (None, "raw"):
-            raise ValueError(f"scale is {scale!r}, but only impacts of raw scores were published: expected 'raw'.")
+        if scale is not None and (not isinstance(scale, str) or scale != "raw"):
+            raise ValueError(f"scale is {said(scale)}, but only impacts of raw scores were published: expected 'raw'.")
         return self.table.copy()
 
     def layer_means(self, scale: Scale | None = None, without: Collection[str] = ()) -> pd.DataFrame:

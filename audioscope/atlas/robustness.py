@@ -11,6 +11,7 @@ import numpy as np
 import pandas as pd
 from scipy.stats import pearsonr, spearmanr
 
+from audioscope.errors import said
 from audioscope.stats import beyond, holm, ratio_of_means
 
 if TYPE_CHECKING:
@@ -270,6 +271,12 @@ def agreement(atlas: Atlas) -> pd.DataFrame:
     )  # fmt: skip
 
 
+def _check_atlas(other: Any) -> None:
+    """Raise ValueError for what is neither an atlas nor a published one."""
+    if not hasattr(other, "layer_means"):
+        raise ValueError(f"other is {said(other)}, expected an atlas.")
+
+
 def correlation(atlas: Atlas, other: Atlas, scale: Scale | None = None, other_scale: Scale | None = None) -> dict[str, float]:
     """How similar two maps of the same concepts and layers are, by the correlation of their defined cells.
 
@@ -295,6 +302,7 @@ def correlation(atlas: Atlas, other: Atlas, scale: Scale | None = None, other_sc
         >>> round(atlas.correlation(atlas.heard_by("judge"))["pearson"], 2)
         0.95
     """
+    _check_atlas(other)
     maps = ((atlas, atlas.scale_of(scale)), (other, other.scale_of(scale if other_scale is None else other_scale)))
     mine, theirs = (each.shifts(scale) for each, scale in maps)
     defined = set.intersection(*(set(each.impacts(scale).query("defined")["concept"]) for each, scale in maps))
@@ -370,6 +378,7 @@ def compare(atlas: Atlas, other: Atlas, scale: Scale | None = None) -> pd.DataFr
         overlap = float((here["held"] & there["held"]).sum() / union) if union else np.nan
         return {"concept": name, "rank_correlation": here["impact"].corr(there["impact"], "spearman"), "overlap": overlap}
 
+    _check_atlas(other)
     both = (atlas, other)
     means = [each.layer_means(scale) for each in both]
     lines = [row("layer means", means, [frame.loc[frame["functional"], "site"].tolist() for frame in means])]

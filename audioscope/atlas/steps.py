@@ -13,6 +13,7 @@ from scipy.special import expit
 from audioscope.atlas.atlas import SCALES, Scale, score_column
 from audioscope.atlas.localization import Concepts, checked_sweep
 from audioscope.edits import PatchText
+from audioscope.errors import choice, said
 from audioscope.model import Model
 from audioscope.scoring.scorers import Scorer, scores_of
 from audioscope.stats import mean_of_ratios, mean_of_ratios_random_concepts, ratio_of_means
@@ -134,8 +135,7 @@ def step_impacts(table: pd.DataFrame, scale: Scale = "raw", score: str = "score"
         [0.0, 0.0, 0.1, 0.1, 0.2, 0.3, 0.3, 0.2, 0.1, 0.1]
     """
     known = [str(name) for name in table if f"calibrated {name}" in table]
-    if score not in known:
-        raise ValueError(f"score is {score!r}, expected one of {', '.join(known)}.")
+    choice("score", score, known)
     table = table.assign(concept=table["concept"].astype(str))
     cells = table[["concept", "pair", "seed", "row", "step"]]
     if table.empty or cells.duplicated().any() or (table["concept"] == "mean").any():
@@ -143,9 +143,9 @@ def step_impacts(table: pd.DataFrame, scale: Scale = "raw", score: str = "score"
             "The table is empty, or has duplicate rows or a concept named 'mean': expected what patch_steps returns."
         )
     end = table[f"calibrated {score}"]
-    if scale not in SCALES or (scale != "raw" and end.isna().any()):
+    if not isinstance(scale, str) or scale not in SCALES or (scale != "raw" and end.isna().any()):
         raise ValueError(
-            f"scale is {scale!r}, expected 'raw', or 'clipped' or 'probability' if the scorer has a calibrated range of log-odds."
+            f"scale is {said(scale)}, expected 'raw', or 'clipped' or 'probability' if the scorer has a calibrated range of log-odds."
         )
     values = table[score].astype(float)
     if scale == "clipped":

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from audioscope.concepts import Concept, _plan, choose, shipped_groups
-from audioscope.errors import whole
+from audioscope.errors import choice, whole
 from audioscope.model import BATCH, Model
 from audioscope.sae.sae import SAE
 from audioscope.stats import auroc, cohens_d
@@ -61,8 +61,7 @@ def with_and_without(rows: pd.DataFrame, concept: str, negatives: Negatives = "c
     labels of the shipped concepts (`labels_in`); for your own concept, only its own prompts are assumed to have it.
     Raises ValueError for any other `negatives`.
     """
-    if negatives not in NEGATIVES:
-        raise ValueError(f"negatives is {negatives!r}, expected one of {', '.join(NEGATIVES)}.")
+    choice("negatives", negatives, NEGATIVES)
     own, has = (rows["concept"] == concept).to_numpy(), rows["has"].to_numpy(bool)
     if negatives == "counterfactual":
         return own & has, own & ~has
@@ -200,8 +199,7 @@ def concept_activations(
         {'transformer.transformer_blocks.6.cross_attn': (2, 2, 128), 'mine': (2, 2, 512)}
     """
     model.check_unsteered("a reading of concepts")
-    if against not in ("counterfactual", "neutral"):
-        raise ValueError(f"against is {against!r}, expected 'counterfactual' or 'neutral'.")
+    choice("against", against, ("counterfactual", "neutral"))
     pairs = None if pairs is None else whole("pairs", pairs, 1)
     other = attrgetter("neutral" if against == "neutral" else "corrupted")
     seen = set(without)

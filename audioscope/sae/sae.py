@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from torch.nn.functional import normalize
 
 from audioscope.edits import Branch, Edit, Here, Which, span, within
-from audioscope.errors import index_of, listed, real, said, seed_number, whole
+from audioscope.errors import choice, index_of, listed, real, said, seed_number, whole
 from audioscope.sae.levels import Levels
 from audioscope.sites import Site, Sites
 from audioscope.steer.vectors import SteeringVector
@@ -88,8 +88,7 @@ class SAE(nn.Module):
         super().__init__()
         d_in, d_sae = whole("d_in", d_in, 1), whole("d_sae", d_sae, 1)
         k, seed = whole("k", k, 1, d_sae, ", the number of features"), seed_number(seed)
-        if kind not in ("batchtopk", "topk"):
-            raise ValueError(f"kind is {kind!r}, expected 'batchtopk' or 'topk'.")
+        choice("kind", kind, ("batchtopk", "topk"))
         self.d_in, self.d_sae, self.k, self.kind = d_in, d_sae, k, kind
         rows = normalize(torch.randn(d_sae, d_in, generator=torch.Generator().manual_seed(seed)), dim=1)
         # both have one row per feature, so that a training step sums only the rows of active features
@@ -363,7 +362,7 @@ class SAE(nn.Module):
             The address of the repository.
 
         Raises:
-            ValueError: `repo` is not a name on the hub or holds something else, or `clips` are not clips.
+            ValueError: `repo` is not a name on the hub or holds something else, `clips` are not clips, or the licence is no identifier.
             ConnectionError: The hub does not take it.
 
         Example:
@@ -510,8 +509,7 @@ class SAEEdit(Edit):
         if not numbers or len(set(numbers)) < len(numbers) or not all(f is not None and 0 <= f < self.sae.d_sae for f in numbers):
             raise ValueError(f"features is {said(self.features)}, expected {expected}.")
         object.__setattr__(self, "features", numbers)
-        if self.do not in ("set", "scale", "add", "ablate"):
-            raise ValueError(f"do is {self.do!r}, expected 'set', 'scale', 'add' or 'ablate'.")
+        choice("do", self.do, ("set", "scale", "add", "ablate"))
         if (self.value is None) != (self.do == "ablate"):
             raise ValueError(
                 f"value is {self.value} for do={self.do!r}, expected a number for 'set', 'scale' and 'add', None for 'ablate'."

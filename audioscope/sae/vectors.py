@@ -12,7 +12,7 @@ import pandas as pd
 import torch
 from torch import Tensor
 
-from audioscope.errors import whole
+from audioscope.errors import choice, whole
 from audioscope.sae.sae import SAE
 from audioscope.steer.vectors import SteeringVector
 
@@ -44,8 +44,7 @@ def top_features(scores: pd.DataFrame, concept: str, count: int = 20, by: Score 
     mine = scores[(scores["concept"] == concept) & scores["sigma"].notna()]
     if mine.empty:
         raise ValueError(f"The scores do not contain {concept!r}: their concepts are {', '.join(scores['concept'].unique())}.")
-    if by not in SCORES:
-        raise ValueError(f"by is {by!r}, expected 'ratio', 'difference', 'd' or 'auroc'.")
+    choice("by", by, tuple(SCORES))
     ordered = mine.sort_values([by, "feature"], ascending=[False, True], kind="stable")
     return (
         ordered.groupby("sigma", sort=False).head(count).sort_values("sigma", ascending=False, kind="stable", ignore_index=True)

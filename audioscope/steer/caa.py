@@ -20,7 +20,7 @@ from torch import Tensor
 from audioscope.atlas.atlas import Atlas
 from audioscope.concepts import Concept, Pairs, choose_one
 from audioscope.edits import Branch
-from audioscope.errors import Damaged, whole
+from audioscope.errors import Damaged, choice, whole
 from audioscope.installed import __version__
 from audioscope.model import BATCH, Model
 from audioscope.sites import Site
@@ -128,13 +128,12 @@ def contrast(
     chosen = choose_one(concept)
     bare = not (chosen.opposite or chosen.counterfactual)  # nothing is known of the second prompts but that they are the contrast
     neutral = all(pair.neutral for pair in chosen.split(split))
-    against = against or ("opposite" if chosen.opposite or (bare and not neutral) else "neutral")
-    if against not in ("opposite", "neutral"):
-        raise ValueError(f"against is {against!r}, expected 'opposite' or 'neutral'.")
+    if against is None:
+        against = "opposite" if chosen.opposite or (bare and not neutral) else "neutral"
+    choice("against", against, ("opposite", "neutral"))
     if against == "opposite" and not (chosen.opposite or bare):
         raise ValueError(f"{chosen.name!r} has no opposite: use against='neutral'.")
-    if branch not in ("cond", "uncond"):
-        raise ValueError(f"branch is {branch!r}, expected 'cond' or 'uncond': a vector belongs to one branch.")
+    choice("branch", branch, ("cond", "uncond"), ": a vector belongs to one branch")
     where = steering_sites(model, chosen, sites, atlas)
     if other := next((site for site in where if site.of_text), None):
         raise ValueError(f"{other.path} belongs to the text, not to the sound: steer the module itself.")

@@ -14,7 +14,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
-from audioscope.errors import Damaged, as_path, index_of, of_kind, real, said
+from audioscope.errors import Damaged, as_path, choice, index_of, of_kind, real, said
 from audioscope.installed import __version__
 from audioscope.model import Model
 from audioscope.pickles import read_pickle
@@ -66,8 +66,7 @@ def tada_vector(
         FileNotFoundError: No vector of TADA at '.': expected sv.pkl.
     """
     of_kind("model", model, Model)
-    if branch not in ("cond", "uncond"):
-        raise ValueError(f"branch is {branch!r}, expected 'cond' or 'uncond'.")
+    choice("branch", branch, ("cond", "uncond"))
     folder = fetched(source, ("sv.pkl", "config.json"), revision=revision, token=token, what="vector of TADA")
     if not (folder / "sv.pkl").is_file():
         raise FileNotFoundError(f"No vector of TADA at {str(source)!r}: expected sv.pkl.")

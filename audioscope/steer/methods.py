@@ -13,7 +13,7 @@ import numpy as np
 from audioscope.atlas.atlas import Atlas
 from audioscope.concepts import Concept, Pair
 from audioscope.edits import BlendText, Edit, PatchText, SlidePrediction
-from audioscope.errors import index_of, one_or_more, plain_name, said, whole
+from audioscope.errors import choice, index_of, one_or_more, plain_name, whole
 from audioscope.model import Model
 from audioscope.sites import Site
 from audioscope.steer.caa import Against, steering_sites
@@ -275,8 +275,7 @@ def free_sliders_method(
         away = pair.corrupted if against == "opposite" else pair.neutral
         return [SlidePrediction(sites, pair.clean, away, strength, steps=steps)]
 
-    if against not in get_args(Against):
-        raise ValueError(f"against is {said(against)}, expected 'opposite' or 'neutral'.")
+    choice("against", against, get_args(Against))
     return SteeringMethod(FREE_SLIDERS, where, edits, {"steps": steps, "against": against, **_at(sites)})
 
 

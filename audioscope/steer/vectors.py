@@ -19,7 +19,7 @@ from torch import Tensor
 
 from audioscope.audio import Clip
 from audioscope.edits import Branch, Edit, Here, Which, curve_of, middles, span, within
-from audioscope.errors import Damaged, as_path, known_name, listed, of_kind, real, seed_number
+from audioscope.errors import Damaged, as_path, choice, known_name, listed, of_kind, real, seed_number
 from audioscope.model import Model
 from audioscope.sharing import as_clips, fetched, model_card, push
 from audioscope.sites import MEMORY, Site, Sites
@@ -531,7 +531,7 @@ class SteeringVector:
             The address of the repository.
 
         Raises:
-            ValueError: `repo` is not such a name or holds something else, or `clips` are not clips.
+            ValueError: `repo` is not such a name or holds something else, `clips` are not clips, or the licence is no identifier.
             ConnectionError: The hub does not take it.
 
         Example:
@@ -688,8 +688,7 @@ class AddVector(Edit):
         object.__setattr__(self, "strength", real("strength", self.strength))
         if not abs(self.strength) < 1e6:
             raise ValueError(f"strength is {self.strength}, expected a finite number, usually between -2 and 2.")
-        if self.mode not in ("add", "keep_norm", "project_out"):
-            raise ValueError(f"mode is {self.mode!r}, expected 'add', 'keep_norm' or 'project_out'.")
+        choice("mode", self.mode, ("add", "keep_norm", "project_out"))
         object.__setattr__(self, "seconds", span(self.seconds))
         object.__setattr__(self, "curve", curve_of(self.curve))
         if self.sites is None:

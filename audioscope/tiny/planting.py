@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from audioscope.concepts import Concept, choose_one
-from audioscope.errors import one_or_more, said, whole
+from audioscope.errors import choice, one_or_more, said, whole
 from audioscope.model import Model
 
 SAME = 1e-4  # largest difference of two encodings of one text
@@ -113,8 +113,7 @@ def planted(model: Model, plan: Mapping[Any, int | Sequence[int]], needs: Needs 
     """
     if not model.adapter.is_tiny:
         raise ValueError(f"Truth is planted in tiny and its copies, not in {model.name!r}.")
-    if needs not in get_args(Needs):
-        raise ValueError(f"needs is {said(needs)}, expected one of {', '.join(get_args(Needs))}.")
+    choice("needs", needs, get_args(Needs))
     chosen = checked_layers(model, plan)
     texts, pipe = _Texts(_checked(chosen, needs)), model.pipe
     if "encode_prompt" in vars(pipe):

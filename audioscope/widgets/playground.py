@@ -10,7 +10,7 @@ import ipywidgets as widgets
 
 from audioscope import datasets
 from audioscope.concepts import choose
-from audioscope.errors import seed_number
+from audioscope.errors import all_of, real, said, seed_number
 from audioscope.model import Model
 from audioscope.steer.caa import steering_sites
 from audioscope.steer.tables import axes
@@ -36,14 +36,21 @@ class Playground(Explorer):
         model: Model,
         prompt: str,
         seed: int,
-        vectors: Mapping[str, SteeringVector] | None,
+        vectors: Mapping[str, SteeringVector] | SteeringVector | None,
         strength: float,
         **sampling: Unpack[SamplingKeywords],
     ):
         model.check_unsteered("a widget")
-        seed_number(seed)
+        model.check_prompt(prompt)
+        seed, strength = seed_number(seed), real("strength", strength)
         if not abs(strength) < 1e6:
             raise ValueError(f"strength is {strength}, expected a finite number.")
+        if isinstance(vectors, SteeringVector):
+            vectors = {str(vectors.metadata.get("concept", "vector")): vectors}
+        if vectors is not None:
+            if not isinstance(vectors, Mapping):
+                raise ValueError(f"vectors is {said(vectors)}, expected a SteeringVector, or several by name.")
+            all_of("vectors", list(vectors.values()), SteeringVector)
         model.check_edits([vector.edit(strength) for vector in (vectors or {}).values()])
         super().__init__()
         self.model, self.vectors, self._ear, self._run = model, vectors, ListenerCaption(model), model.sampling(**sampling)

@@ -61,7 +61,7 @@ section.querySelectorAll("input[type=range]").forEach(range =>
     const axis = Number(range.dataset.axis), place = Number(range.value) - 1;
     chosen[axis] = place;
     const text = place < 0 ? "all" : data.labels[axis][place];
-    range.nextElementSibling.textContent = place < 0 ? "all" : text.split(" ")[0];
+    range.nextElementSibling.textContent = text.split(" (")[0];
     range.setAttribute("aria-valuetext", text);
     say();
     draw();
