@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from audioscope.errors import choice, index_of, listed, one_or_more, real, said, whole
+from audioscope.errors import choice, index_of, listed, of_kind, one_or_more, real, said, whole
 from audioscope.sites import MODULES, Site, Sites
 
 Which = str | int | Site | Iterable[str | int | Site] | None
@@ -236,7 +236,7 @@ class PatchPath(Copying):
             >>> [site.layer for site in audioscope.PatchPath(0, "a fast song", receivers=[9, 6]).received(model.sites)]
             [6, 9]
         """
-        order = {site: number for number, site in enumerate(sites.every)}
+        order = {site: number for number, site in enumerate(of_kind("sites", sites, Sites).every)}
         senders = super().where(sites)
         done = max(order[sites[site.module]] for site in senders)
         if self.receivers is None:

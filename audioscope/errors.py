@@ -6,7 +6,7 @@ import math
 import operator
 import os
 import unicodedata
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -92,6 +92,15 @@ def of_kind(name: str, value: Any, kind: type[Kind]) -> Kind:
     if not isinstance(value, kind):
         raise ValueError(f"{name} is {said(value)}, expected {'an' if kind.__name__[0] in 'AEIOU' else 'a'} {kind.__name__}.")
     return value
+
+
+def with_columns(name: str, table: Any, needed: Iterable[str], source: str) -> Any:
+    """A table. Raises ValueError for anything else, and for one that lacks a column that is needed; source: what returns such tables."""
+    if not hasattr(table, "columns"):
+        raise ValueError(f"{name} is {said(table)}, expected the table that `{source}` returns.")
+    if lacking := [column for column in needed if column not in table.columns]:
+        raise ValueError(f"{name} has no column {lacking[0]!r}, expected the table that `{source}` returns.")
+    return table
 
 
 def texts(name: str, value: Any) -> list[str]:

@@ -467,8 +467,8 @@ def run(
     slides, paths = _slides(rows), _paths(rows)
     plan = _plan(packed, sites, layout, steps, paths)
     reading: dict[Site, list[tuple[Tensor, Tensor]]] = {} if read is None else {site: [] for site in read.sites}
-    if read is not None and read.branch not in layout:
-        raise ValueError(f"No {read.branch!r} branch to read at guidance {guidance}: there is only {', '.join(layout)}.")
+    if read is not None and (not isinstance(read.branch, str) or read.branch not in layout):
+        raise ValueError(f"No {said(read.branch)} branch to read at guidance {guidance}: there is only {', '.join(layout)}.")
     if read is not None and read.pool and (text := [site.path for site in read.sites if site.of_text]):
         raise ValueError(f"{text[0]} has a token for each piece of text, not of time: read it with pool=False.")
     keep = layout[read.branch][: len(rows)] if read is not None else range(0)

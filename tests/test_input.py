@@ -5,6 +5,7 @@ import os
 import subprocess
 import sys
 import traceback
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -88,18 +89,26 @@ TABLE, NUMBERS = pd.DataFrame({"a": [1, 2]}), torch.zeros(2, 3)  # which have no
 @pytest.mark.parametrize("odd", [TABLE, NUMBERS, 3, [], {"a": 1}, object()], ids=lambda odd: type(odd).__name__)
 def test_a_choice_of_another_kind_is_an_error_of_ours(tiny, odd):
     """Where one of several words is asked for, anything else is refused in one line that names the argument."""
-    atlas = audioscope.datasets.atlas()
+    atlas, vector = audioscope.datasets.atlas(), audioscope.datasets.vector("fast")
+    sae = audioscope.datasets.sae(tiny.sites.cross[6].path)
+    heatmap = audioscope.atlas.heatmap
     calls = {
         "branch": lambda: Ablate(0, branch=odd), "to": lambda: Ablate(0, to=odd), "scale": lambda: atlas.impacts(odd),
         "No concept": lambda: atlas.unrelated(odd), "concept": lambda: atlas.own_layers(odd), "example": lambda: atlas.play(odd),
         "did not score": lambda: atlas.heard_by(odd), "without": lambda: atlas.layer_means(without=[odd]),
-        "other": lambda: atlas.correlation(odd), "mode": lambda: audioscope.datasets.vector("fast").edit(1.0, mode=odd),
+        "other": lambda: atlas.correlation(odd), "mode": lambda: vector.edit(1.0, mode=odd),
         "directions": lambda: AddText(0, odd if not isinstance(odd, dict) else NUMBERS), "on_step": lambda: tiny.run(Row("a song", 0), on_step=odd),
         "within": lambda: tiny.run(Row("a song", 0), within=odd), "read": lambda: tiny.run(Row("a song", 0), read=odd),
         "latents": lambda: tiny.run(Row("a song", 0), latents=odd), "prompt": lambda: tiny.unknown_words(odd),
         "name": lambda: audioscope.Concept(odd, ()), "pairs": lambda: audioscope.Concept("x", [odd]), "split": lambda: audioscope.Concept("x", ()).split(odd),
         "kind": lambda: audioscope.SAE(4, 8, 2, kind=odd), "when": lambda: audioscope.localize(tiny, ["fast"], when=[odd], progress=False),
         "patch": lambda: audioscope.localize(tiny, ["fast"], patch=odd, progress=False), "against": lambda: audioscope.caa(tiny, "fast", against=odd, progress=False),
+        "model": lambda: vector.for_model(odd), "model is": lambda: sae.for_model(odd), "sigmas": lambda: sae.failed([[odd]]),
+        "sites is": lambda: audioscope.PatchPath(0, "a song").received(odd), "scores do not": lambda: sae.vector(odd),
+        "branch to read": lambda: tiny.run(Row("a song", 0), read=Read(tiny.sites.select(0), branch=odd), steps=1),
+        "has for": lambda: replace(vector, norms={path: [odd] for path in vector.norms}), "metadata": lambda: replace(vector, metadata=[odd]),
+        "impacts": lambda: heatmap(odd, atlas.layer_means()), "layer_means": lambda: heatmap(atlas.impacts(), odd), "direction": lambda: heatmap(atlas.impacts(), atlas.layer_means(), direction=odd),
+        "cells": lambda: audioscope.atlas.agreement_heatmap(odd), "attention": lambda: audioscope.atlas.attention_heatmap(odd),
         "memory": lambda: tiny.attention("a song", steps=1).of("song", memory=odd),
     }  # fmt: skip
     for expected, call in calls.items():

@@ -13,7 +13,7 @@ from scipy.cluster.hierarchy import leaves_list, linkage
 
 from audioscope.atlas.atlas import THRESHOLD, Atlas, ends
 from audioscope.atlas.robustness import CENSORED
-from audioscope.errors import of_kind, said
+from audioscope.errors import choice, of_kind, said, with_columns
 from audioscope.theme import chart_theme, reading, rows
 
 if TYPE_CHECKING:
@@ -369,7 +369,7 @@ def heatmap(
         An Altair chart.
 
     Raises:
-        ValueError: There is nothing to draw.
+        ValueError: There is nothing to draw, or a table is of something else.
 
     Example:
         >>> atlas = audioscope.datasets.atlas()
@@ -378,6 +378,13 @@ def heatmap(
         >>> chart.title["text"]
         'Voices'
     """
+    with_columns(
+        "impacts", impacts, ("concept", "group", "site", "layer", "impact", "low", "high", "defined", "control"), "Atlas.impacts"
+    )
+    with_columns(
+        "layer_means", layer_means, ("site", "layer", "impact", "low", "high", "threshold", "functional"), "Atlas.layer_means"
+    )
+    choice("direction", direction, ("sufficient", "necessary"))
     if impacts.empty or layer_means.empty:
         raise ValueError("The atlas has no impacts yet: let localize() finish at least one concept.")
     means = layer_means.sort_values("layer", kind="stable", ignore_index=True)
@@ -424,7 +431,7 @@ def screen_heatmap(cells: pd.DataFrame, concept: str) -> alt.Chart:
         An Altair chart.
 
     Raises:
-        ValueError: The concept has no defined estimate.
+        ValueError: The concept has no defined estimate, or `cells` is another table.
 
     Example:
         >>> screen = audioscope.screen(model, ["fast"], pairs=4, sites="cross", steps=4, progress=False)
@@ -432,7 +439,8 @@ def screen_heatmap(cells: pd.DataFrame, concept: str) -> alt.Chart:
         >>> chart.to_dict()["description"].startswith("Heatmap of estimated impact on fast, 12 layers by 4 steps.")
         True
     """
-    shown = cells[(cells["concept"] == concept) & cells["defined"]]
+    with_columns("cells", cells, ("concept", "site", "layer", "step", "impact", "low", "high", "defined"), "Screen.impacts")
+    shown = cells[(cells["concept"] == of_kind("concept", concept, str)) & cells["defined"]]
     if shown.empty:
         raise ValueError(
             f"The screen has no defined estimate for {concept!r}: it needs more pairs, or the prompts do not move it."
@@ -481,6 +489,8 @@ def attention_heatmap(attention: AttentionMap) -> alt.Chart:
         >>> audioscope.atlas.attention_heatmap(attention).to_dict()["description"].startswith("Heatmap of attention, 5 words")
         True
     """
+    if not hasattr(attention, "overall"):
+        raise ValueError(f"attention is {said(attention)}, expected an AttentionMap.")
     signed, values = attention.settings.get("kind") == "score", attention.overall()
     # Altair writes a spec into a script of the page that it saves, which a text with </script> would end
     text, *names = (each.replace("<", "‹") for each in (attention.text, *attention.words, *attention.others))
@@ -538,16 +548,14 @@ def agreement_heatmap(
         An Altair chart.
 
     Raises:
-        ValueError: There is nothing to draw.
+        ValueError: There is nothing to draw, or a table is of something else.
 
     Example:
         >>> chart = audioscope.atlas.agreement_heatmap(audioscope.datasets.atlas().agreement())
         >>> chart.to_dict()["description"][:63]
         'Heatmap of agreement, 21 concepts by 12 layers, up to 4 views: '
     """
-    of_kind("cells", cells, pd.DataFrame)
-    if lacking := [name for name in ("views", "asked", "agree", "agreeing", "holds") if name not in cells]:
-        raise ValueError(f"cells has no column {lacking[0]!r}, expected the table that `Atlas.agreement` returns.")
+    with_columns("cells", cells, ("concept", "site", "views", "asked", "agree", "agreeing", "holds"), "Atlas.agreement")
     if cells.empty:
         raise ValueError("The atlas has no cells yet: let localize() finish at least one concept.")
     shown = cells.reset_index(drop=True)

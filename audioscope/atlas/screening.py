@@ -22,7 +22,7 @@ from audioscope.atlas.atlas import Atlas
 from audioscope.atlas.localization import Chosen, Concepts, checked_sweep, prompts_hash
 from audioscope.atlas.windows import window_of
 from audioscope.edits import Which
-from audioscope.errors import as_path, known_name, of_kind, said, whole
+from audioscope.errors import as_path, known_name, of_kind, said, truth, whole
 from audioscope.gates import Outputs, differentiable, gated, gradients, outputs, sound_of
 from audioscope.model import Model
 from audioscope.scoring.scorers import Scorer, check_scores, completed, default_scorer, noise_like, scores_of
@@ -129,12 +129,15 @@ class Screen:
             - residual: of the site's group, what all its sites together do beyond the sum of their estimates, as a share of the way
             - pairs
 
+        Raises:
+            ValueError: `by_step` is neither True nor False.
+
         Example:
             >>> screen = audioscope.screen(model, ["fast"], pairs=2, sites=[1], steps=2, progress=False)
             >>> len(screen.impacts()), len(screen.impacts(by_step=True))
             (1, 2)
         """
-        keys = ["site", "step"] if by_step else ["site"]
+        keys = ["site", "step"] if truth("by_step", by_step) else ["site"]
         layers = {site.path: site.layer for site in self.sites}
         groups = {site.path: self._group(site) for site in self.sites}
         lines = []

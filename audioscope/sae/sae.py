@@ -384,17 +384,21 @@ class SAE(nn.Module):
         Returns:
             Those among them that fail.
 
+        Raises:
+            ValueError: They are no numbers.
+
         Example:
             >>> sae = audioscope.datasets.sae("transformer.transformer_blocks.6.cross_attn")
             >>> sae.failed([1.0, 0.5, 0.01])  # random tokens do better at 1.0, and 0.01 was not measured
             [1.0, 0.01]
         """
+        levels = [real("sigmas", sigma) for sigma in listed("sigmas", sigmas, "a list of noise levels")]
         if not {"sigmas", "fvu_per_level", *BARS} <= self.report.keys():
-            return list(sigmas)
+            return levels
         known, fvu = np.asarray(self.report["sigmas"]), np.asarray(self.report["fvu_per_level"])
         passed = np.all([fvu < np.asarray(self.report[bar]) for bar in BARS], axis=0)
         low, high = 0.99 * known.min(), 1.01 * known.max()
-        return [sigma for sigma in sigmas if not (low <= sigma <= high and passed[np.abs(known - sigma).argmin()])]
+        return [sigma for sigma in levels if not (low <= sigma <= high and passed[np.abs(known - sigma).argmin()])]
 
     def check(self, model: str, fingerprint: str, sites: Iterable[Site]) -> None:
         """Check that the SAE can act at these sites of a model.
@@ -432,6 +436,8 @@ class SAE(nn.Module):
             >>> half = audioscope.load("tiny", dtype="bfloat16")
             >>> clip = half.generate("a jazz song", steps=2, edits=audioscope.SAEEdit(sae.for_model(half), (3,), "scale", 2.0))
         """
+        if not hasattr(model, "fingerprint"):
+            raise ValueError(f"model is {said(model)}, expected a Model.")
         other = copy(self)
         origin = self.metadata.get("made_from", {name: self.metadata.get(name) for name in ("model", "fingerprint")})
         other.metadata = {**self.metadata, "model": model.name, "fingerprint": model.fingerprint, "made_from": origin}

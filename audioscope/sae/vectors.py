@@ -12,7 +12,7 @@ import pandas as pd
 import torch
 from torch import Tensor
 
-from audioscope.errors import choice, whole
+from audioscope.errors import choice, said, whole
 from audioscope.sae.sae import SAE
 from audioscope.steer.vectors import SteeringVector
 
@@ -41,9 +41,11 @@ def top_features(scores: pd.DataFrame, concept: str, count: int = 20, by: Score 
         >>> best.groupby("sigma").size().tolist()  # 2 at each of the 10 noise levels
         [2, 2, 2, 2, 2, 2, 2, 2, 2, 2]
     """
-    mine = scores[(scores["concept"] == concept) & scores["sigma"].notna()]
+    mine = scores[scores["sigma"].notna() & (scores["concept"] == concept if isinstance(concept, str) else False)]
     if mine.empty:
-        raise ValueError(f"The scores do not contain {concept!r}: their concepts are {', '.join(scores['concept'].unique())}.")
+        raise ValueError(
+            f"The scores do not contain {said(concept)}: their concepts are {', '.join(scores['concept'].unique())}."
+        )
     choice("by", by, tuple(SCORES))
     ordered = mine.sort_values([by, "feature"], ascending=[False, True], kind="stable")
     return (

@@ -17,7 +17,7 @@ import torch
 from scipy.stats import binomtest
 from torch import Tensor
 
-from audioscope.errors import listed, of_kind, real, said, whole
+from audioscope.errors import listed, real, said, whole, with_columns
 from audioscope.scoring.measures import measure
 from audioscope.scoring.scorers import Musicnn
 from audioscope.stats import auroc, auroc_interval
@@ -105,10 +105,7 @@ def trusted(least: float = LEAST, ceilings: pd.DataFrame | None = None) -> list[
 
 
 def _checked_ceilings(ceilings: pd.DataFrame | None, needed: Sequence[str]) -> pd.DataFrame:
-    table = _shipped_ceilings() if ceilings is None else of_kind("ceilings", ceilings, pd.DataFrame)
-    if lacking := [name for name in needed if name not in table]:
-        raise ValueError(f"ceilings has no column {lacking[0]!r}, expected the table that `measured_ceilings` returns.")
-    return table
+    return _shipped_ceilings() if ceilings is None else with_columns("ceilings", ceilings, needed, "measured_ceilings")
 
 
 def _heard(sound: Tensor, songs: Sequence[Song], named: Sequence[Collection[str]]) -> pd.DataFrame:

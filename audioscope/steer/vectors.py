@@ -19,7 +19,7 @@ from torch import Tensor
 
 from audioscope.audio import Clip
 from audioscope.edits import Branch, Edit, Here, Which, curve_of, middles, span, within
-from audioscope.errors import Damaged, as_path, choice, known_name, listed, of_kind, real, seed_number
+from audioscope.errors import Damaged, as_path, choice, known_name, listed, of_kind, real, said, seed_number, truth
 from audioscope.model import Model
 from audioscope.sharing import as_clips, fetched, model_card, push
 from audioscope.sites import MEMORY, Site, Sites
@@ -96,7 +96,10 @@ class SteeringVector:
     metadata: Mapping[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        levels = self.sigmas.shape
+        for name in ("directions", "norms", "metadata"):
+            if not isinstance(getattr(self, name), Mapping):
+                raise ValueError(f"{name} is {said(getattr(self, name))}, expected a dict.")
+        levels = of_kind("sigmas", self.sigmas, Tensor).shape
         if len(levels) != 1 or not levels[0] or not self.directions or self.directions.keys() != self.norms.keys():
             raise ValueError(
                 "A steering vector needs at least one noise level, and directions and norms for the same sites, at least one."
@@ -104,6 +107,8 @@ class SteeringVector:
         if not bool((self.sigmas[1:] < self.sigmas[:-1]).all()):
             raise ValueError(f"sigmas is {self.sigmas.tolist()}, expected strictly decreasing noise levels.")
         for path, values in self.directions.items():
+            for value in (values, self.norms[path]):
+                of_kind(f"What the vector has for {path}", value, Tensor)
             if values.ndim != 2 or values.shape[:1] != levels or self.norms[path].shape != levels:
                 raise ValueError(
                     f"{path} has directions {list(values.shape)} and norms {list(self.norms[path].shape)}, expected [levels, width] "
@@ -205,6 +210,7 @@ class SteeringVector:
             >>> with half.steer(vector, strength=2.0):
             ...     clip = half.generate("a jazz song", steps=2)
         """
+        of_kind("model", model, Model)
         origin = self.metadata.get("made_from", {"model": self.model, "fingerprint": self.fingerprint})
         copy = replace(self, model=model.name, fingerprint=model.fingerprint, metadata={**self.metadata, "made_from": origin})
         copy.check(model.name, model.fingerprint, model.sites)
@@ -262,6 +268,7 @@ class SteeringVector:
             ('transformer.transformer_blocks.5.cross_attn', 'transformer.transformer_blocks.6.cross_attn')
         """
         several = [sites] if isinstance(sites, str | Site) else listed("sites", sites, "sites or their module paths")
+        truth("memory", memory)
         named = [str(site) for site in several]
         paths = {*named, *(f"{path}.{MEMORY}" for path in named if memory)} & self.directions.keys()
         missing = [path for path in named if not paths & {path, f"{path}.{MEMORY}"}]
