@@ -62,7 +62,7 @@ def test_examples_without_a_concept_are_all_that_do_not_name_it():
         assert (fixed[0] == with_).all() and rows[fixed[1]].index.tolist() == rows.query(
             "concept == @name and not has"
         ).index.tolist()
-    with pytest.raises(ValueError, match="negatives is 'hard', expected one of all, counterfactual"):
+    with pytest.raises(ValueError, match="negatives is 'hard', expected 'all' or 'counterfactual'"):
         with_and_without(rows, "fast", "hard")
 
 

@@ -117,7 +117,7 @@ def test_bad_input_is_refused_before_any_work(tiny):
 def test_a_table_that_would_be_misread_is_refused(spoil):
     with pytest.raises(ValueError, match="expected what patch_steps returns"):
         step_impacts(spoil(by_hand()))
-    with pytest.raises(ValueError, match="score is 'sigma', expected one of score, score of judge"):
+    with pytest.raises(ValueError, match="score is 'sigma', expected 'score' or 'score of judge'"):
         step_impacts(by_hand(), score="sigma")
 
 
