@@ -186,7 +186,7 @@ class Clip:
             float32 [mels, frames], 16 ms per frame.
 
         Raises:
-            ValueError: `mels` is no whole number of at least 1.
+            ValueError: `mels` is no whole number from 1 to 1024.
 
         Example:
             >>> clip = model.generate("a slow song", seed=0, steps=2)

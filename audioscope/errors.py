@@ -147,8 +147,8 @@ def truth(name: str, value: Any) -> bool:
 def choice(name: str, value: Any, options: Sequence[str], note: str = "") -> str:
     """A text that is one of several. Raises ValueError that names it and lists them; note: what is said after them."""
     if not isinstance(value, str) or value not in options:
-        *others, last = map(repr, options)
-        raise ValueError(f"{name} is {said(value)}, expected {', '.join(others)}{' or ' if others else ''}{last}{note}.")
+        expected = " or ".join(part for part in (", ".join(map(repr, options[:-1])), *map(repr, options[-1:])) if part)
+        raise ValueError(f"{name} is {said(value)}, expected {expected}{note}.")
     return value
 
 

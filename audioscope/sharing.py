@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from audioscope.audio import Clip
-from audioscope.errors import as_path, listed, said
+from audioscope.errors import as_path, listed, said, truth
 from audioscope.installed import __version__
 
 HUB_NAME = re.compile(r"[\w.-]+/[\w.-]+")
@@ -142,8 +142,7 @@ def push(
             raise ValueError(
                 "token contains a character that no token has: expected what https://huggingface.co/settings/tokens gave."
             )
-    if private is not None and not isinstance(private, bool):
-        raise ValueError(f"private is {said(private)}, expected True, False or None.")
+    private = None if private is None else truth("private", private)
     several = as_clips(clips)
     names = [f"clips/{number}.flac" for number in range(len(several))]
     about = card(names)  # which refuses what it cannot say, before any work

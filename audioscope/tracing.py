@@ -469,6 +469,8 @@ def run(
     reading: dict[Site, list[tuple[Tensor, Tensor]]] = {} if read is None else {site: [] for site in read.sites}
     if read is not None and (not isinstance(read.branch, str) or read.branch not in layout):
         raise ValueError(f"No {said(read.branch)} branch to read at guidance {guidance}: there is only {', '.join(layout)}.")
+    if read is not None and read.steps is not None and read.steps[-1] >= steps:
+        raise ValueError(f"Step {read.steps[-1]} cannot be read: there are {steps}, counted from 0.")
     if read is not None and read.pool and (text := [site.path for site in read.sites if site.of_text]):
         raise ValueError(f"{text[0]} has a token for each piece of text, not of time: read it with pool=False.")
     keep = layout[read.branch][: len(rows)] if read is not None else range(0)

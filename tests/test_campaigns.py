@@ -1,10 +1,14 @@
 """The campaigns of tests/campaigns, cut short: `make campaign` runs them at length."""
 
 import os
+import signal
 import sys
 
+import numpy as np
 import pytest
-from campaigns import fuzz, kill, pages, threads
+from campaigns import fuzz, kill, odd, pages, threads
+
+from audioscope import edits
 
 pytestmark = pytest.mark.slow
 
@@ -28,6 +32,14 @@ def test_the_fuzzer_finds_what_it_looks_for(monkeypatch):
     monkeypatch.setattr(fuzz.Clip, "load", lambda path: exec("raise ValueError('')"))
     found = fuzz.fuzz(inputs=1200, only="names")[1]
     assert any("KeyError" in what for what in found) and any("ValueError" in what for what in found)
+
+
+@pytest.mark.skipif(not hasattr(signal, "SIGALRM"), reason="needs SIGALRM")
+def test_odd_values_end_in_errors_of_ours(monkeypatch):
+    """And one that a library raises is found."""
+    assert odd.campaign("audioscope.Ablate") == {}
+    monkeypatch.setattr(edits, "choice", lambda name, value, options: None if value in options else np.zeros(value))
+    assert ("audioscope.Ablate", "branch", "a table") in odd.campaign("audioscope.Ablate")
 
 
 def test_hostile_words_run_nothing_and_request_nothing(browser):

@@ -379,7 +379,7 @@ def test_errors_and_unknown_words_are_said_in_the_widget(playground):
 
 
 def test_bad_input_of_play_is_refused_at_once(tiny):
-    for wrong, said in (({"seed": -1}, "seed is -1"), ({"seed": 2.5}, "whole number"), ({"strength": float("nan")}, "finite"), ({"prompt": " "}, "empty"), ({"steps": 0}, "steps is 0")):  # fmt: skip
+    for wrong, said in (({"seed": -1}, "seed is -1"), ({"seed": 2.5}, "whole number"), ({"strength": float("nan")}, "strength is nan"), ({"strength": 1e7}, "strength is 1"), ({"vectors": {"a": 3}}, "vectors has 3"), ({"prompt": " "}, "empty"), ({"steps": 0}, "steps is 0")):  # fmt: skip
         with pytest.raises(ValueError, match=said):
             tiny.play(**wrong)
     seeds = pd.Series([7])

@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from functools import partial
 from itertools import pairwise
 
 import numpy as np
@@ -187,6 +188,41 @@ def test_the_log_odds_of_one_of_two_are_minus_those_of_the_other():
     sure = torch.tensor([0.0, 0.3, 7.0, 30.0, 1e4, 1e30, 3.4e38])
     one, other = odds_of(torch.stack([sure, -sure], 1)).T
     assert torch.equal(one, -other) and torch.equal(one[:5], 2 * sure[:5])
+
+
+@pytest.mark.slow
+def test_an_interrupted_training_of_a_listener_goes_on(tmp_path, tiny, monkeypatch):
+    """After a part of its music and after an epoch; what comes out is what an uninterrupted one gives, to the bit."""
+    monkeypatch.setattr(listener, "PART", 40)
+    train = partial(listener.train, "judge", codec=tiny.pipe.vae, without=("third",), clips=80, epochs=2)
+    whole = train(out=tmp_path / "whole", work=tmp_path / "one").state_dict()
+    write, work, done = listener.write_whole, tmp_path / "other", []
+
+    def stopped(file, *args, **keywords):
+        write(file, *args, **keywords)
+        done.append(file.name)
+        if len(done) in (1, 4):
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(listener, "write_whole", stopped)
+    for _ in range(2):
+        with pytest.raises(KeyboardInterrupt):
+            train(out=tmp_path / "parts", work=work)
+    monkeypatch.setattr(listener, "write_whole", write)
+    again = train(out=tmp_path / "parts", work=work).state_dict()
+    assert [name.partition("-mels")[2].partition(".")[0] for name in done[:3]] == ["-0-40-of-80", "-40-80-of-80", ""], done
+    assert all(torch.equal(value, again[name]) for name, value in whole.items())
+    assert sorted(file.name for file in work.iterdir()) == ["judge-no-third-80-2.pt", "judge-no-third-mels.npy"], (
+        "no parts are left"
+    )
+    again = train(out=tmp_path / "more", work=work)
+    assert not again.training and all(torch.equal(value, again.state_dict()[name]) for name, value in whole.items())
+    mels = np.load(work / "judge-no-third-mels.npy")
+    np.save(
+        work / "judge-no-third-mels.npy", mels[:, :, ::-1][:, :, ::-1] + np.float16(1e-3) * (np.arange(80)[:, None, None] > 0)
+    )
+    with pytest.raises(ValueError, match=r"80-2\.pt is of a training on other music"):
+        train(out=tmp_path / "more", work=work)
 
 
 def test_listener_and_judge_differ():

@@ -225,7 +225,9 @@ def test_it_works_from_stdin_without_a_guard_and_with_a_scorer_defined_there(tmp
 @pytest.mark.skipif(sys.platform == "win32", reason="signals")
 @pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGKILL])
 def test_who_ends_the_driver_ends_the_workers(tmp_path, how):
-    more = 6 if how == signal.SIGKILL else 30  # pairs: units enough that some are left when the signal comes, however busy the machine
+    more = (
+        6 if how == signal.SIGKILL else 30
+    )  # pairs: units enough that some are left when the signal comes, however busy the machine
     script = [sys.executable, "-c", SCRIPT.format(pause=0.5, pairs=more), tmp_path]
     driver = subprocess.Popen(script, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     until(lambda: len(list(tmp_path.glob("units/*.parquet"))) >= 2)

@@ -25,6 +25,13 @@ CENSORED_SAID = " (censored: in {:.0%} of the pairs both scores lie beyond the c
 PLANTED_SAID = " (planted here)"
 
 
+DRAWN = (  # the columns of impacts that the heatmap shows
+    "concept", "group", "site", "layer", "impact", "low", "high", "defined", "control", "numerator", "denominator", "denominator_low",
+    "denominator_high", "pairs",
+)  # fmt: skip
+MEANS_DRAWN = ("site", "layer", "impact", "low", "high", "control", "threshold", "functional")
+
+
 def impact_table(impacts: pd.DataFrame, values: str = "impact") -> pd.DataFrame:
     """Concepts in rows, in the given order, and sites in columns, by layer: the text alternative to the heatmap.
 
@@ -378,15 +385,11 @@ def heatmap(
         >>> chart.title["text"]
         'Voices'
     """
-    with_columns(
-        "impacts", impacts, ("concept", "group", "site", "layer", "impact", "low", "high", "defined", "control"), "Atlas.impacts"
-    )
-    with_columns(
-        "layer_means", layer_means, ("site", "layer", "impact", "low", "high", "threshold", "functional"), "Atlas.layer_means"
-    )
     choice("direction", direction, ("sufficient", "necessary"))
-    if impacts.empty or layer_means.empty:
+    if of_kind("impacts", impacts, pd.DataFrame).empty or of_kind("layer_means", layer_means, pd.DataFrame).empty:
         raise ValueError("The atlas has no impacts yet: let localize() finish at least one concept.")
+    with_columns("impacts", impacts, DRAWN, "Atlas.impacts")
+    with_columns("layer_means", layer_means, MEANS_DRAWN, "Atlas.layer_means")
     means = layer_means.sort_values("layer", kind="stable", ignore_index=True)
     step = max(26, min(46, 720 // len(means)))
     cells = _cells(impacts, narrow=step < 40)
@@ -439,7 +442,9 @@ def screen_heatmap(cells: pd.DataFrame, concept: str) -> alt.Chart:
         >>> chart.to_dict()["description"].startswith("Heatmap of estimated impact on fast, 12 layers by 4 steps.")
         True
     """
-    with_columns("cells", cells, ("concept", "site", "layer", "step", "impact", "low", "high", "defined"), "Screen.impacts")
+    with_columns(
+        "cells", cells, ("concept", "site", "layer", "step", "impact", "low", "high", "defined"), "Screen.impacts(by_step=True)"
+    )
     shown = cells[(cells["concept"] == of_kind("concept", concept, str)) & cells["defined"]]
     if shown.empty:
         raise ValueError(
@@ -555,7 +560,9 @@ def agreement_heatmap(
         >>> chart.to_dict()["description"][:63]
         'Heatmap of agreement, 21 concepts by 12 layers, up to 4 views: '
     """
-    with_columns("cells", cells, ("concept", "site", "views", "asked", "agree", "agreeing", "holds"), "Atlas.agreement")
+    with_columns(
+        "cells", cells, ("concept", "group", "site", "layer", "views", "asked", "agree", "agreeing", "holds"), "Atlas.agreement"
+    )
     if cells.empty:
         raise ValueError("The atlas has no cells yet: let localize() finish at least one concept.")
     shown = cells.reset_index(drop=True)

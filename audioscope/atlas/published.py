@@ -12,7 +12,7 @@ import pandas as pd
 
 from audioscope.atlas.atlas import Atlas, Scale
 from audioscope.concepts import shipped_groups
-from audioscope.errors import known_name, said
+from audioscope.errors import all_of, known_name, said
 from audioscope.sites import Site
 from audioscope.store import data_folder
 
@@ -87,9 +87,10 @@ class PublishedAtlas(Atlas):
             NaN.
 
         Raises:
-            ValueError: The scale is not "raw".
+            ValueError: The scale is not "raw", or `without` has something that is no name.
         """
-        impacts = self.impacts(scale).query("concept not in @without")
+        every = self.impacts(scale)
+        impacts = every[~every["concept"].isin(all_of("without", without, str))]
         means = impacts.groupby(["site", "layer"], sort=False)["impact"].mean().reset_index()
         unknown = dict.fromkeys(("low", "high", "all_low", "all_high", "control"), np.nan)
         return means.assign(**unknown, threshold=self.threshold, functional=means["impact"] >= self.threshold)

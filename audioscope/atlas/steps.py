@@ -13,7 +13,7 @@ from scipy.special import expit
 from audioscope.atlas.atlas import SCALES, Scale, score_column
 from audioscope.atlas.localization import Concepts, checked_sweep
 from audioscope.edits import PatchText
-from audioscope.errors import choice, said
+from audioscope.errors import choice, said, with_columns
 from audioscope.model import Model
 from audioscope.scoring.scorers import Scorer, scores_of
 from audioscope.stats import mean_of_ratios, mean_of_ratios_random_concepts, ratio_of_means
@@ -134,6 +134,7 @@ def step_impacts(table: pd.DataFrame, scale: Scale = "raw", score: str = "score"
         >>> mean["impact"].round(1).tolist()  # the first steps, which are almost pure noise, decide little
         [0.0, 0.0, 0.1, 0.1, 0.2, 0.3, 0.3, 0.2, 0.1, 0.1]
     """
+    with_columns("table", table, ("concept", "pair", "seed", "row", "step", "score", "calibrated score"), "patch_steps")
     known = [str(name) for name in table if f"calibrated {name}" in table]
     choice("score", score, known)
     table = table.assign(concept=table["concept"].astype(str))

@@ -392,7 +392,13 @@ class SAE(nn.Module):
             >>> sae.failed([1.0, 0.5, 0.01])  # random tokens do better at 1.0, and 0.01 was not measured
             [1.0, 0.01]
         """
-        levels = [real("sigmas", sigma) for sigma in listed("sigmas", sigmas, "a list of noise levels")]
+        try:
+            found = np.asarray(sigmas, dtype=float)  # also infinite ones
+        except (TypeError, ValueError, RuntimeError):
+            found = np.zeros(())
+        if found.ndim != 1:
+            raise ValueError(f"sigmas is {said(sigmas)}, expected a list of noise levels.")
+        levels = found.tolist()
         if not {"sigmas", "fvu_per_level", *BARS} <= self.report.keys():
             return levels
         known, fvu = np.asarray(self.report["sigmas"]), np.asarray(self.report["fvu_per_level"])

@@ -8,7 +8,9 @@ and not the codec, and both return log-odds for each class of a group, calibrate
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Collection
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +30,7 @@ from audioscope.tiny.music import GROUPS
 CALIBRATED = 6.0
 POOLS = {"listener": 2, "judge": 3}  # pool seeds; the diffusion model trains on pool 1, evaluation renders pool 4
 LENGTHS = {"listener": (20_000, 14), "judge": (24_000, 16)}  # clips and epochs of training
+PART = 1000  # clips whose round trips are kept in one file, until all are there
 
 
 def _block(inputs: int, outputs: int, stride: tuple[int, int]) -> nn.Sequential:
@@ -192,7 +195,8 @@ def load(name: str = "listener") -> Listener:
 def round_trips(
     name: str, count: int, codec: MelCodec, folder: Path, without: Collection[str] = ()
 ) -> tuple[Tensor, Tensor]:  # fmt: skip
-    """Log-mels [count, 96, 256] of codec round trips of a pool's clips, and their labels [count, groups]; kept in `folder`.
+    """Log-mels [count, 96, 256] of codec round trips of a pool's clips, and their labels [count, groups]; kept in `folder`, in parts
+    until all are there, so that an interrupted call goes on.
 
     The last quarter, which holds the calibration part, is decoded as the model's clips are; the rest with two iterations of
     Griffin-Lim, which is three times cheaper. without: banks of notes that are left out of the music.
@@ -207,20 +211,40 @@ def round_trips(
         def heard(waves: list[np.ndarray], codec: MelCodec) -> Tensor:
             return ears.log_mel(codec.decode(codec.encode(torch.from_numpy(np.stack(waves))[:, None])).sample[:, 0]).half()
 
-        if file.exists() and len(mels := np.load(file, mmap_mode="r")) == count:
-            first = heard([pool.clip(0, seed, without=without, recolored=True)], quick)[0].float()
-            if not torch.allclose(first, torch.from_numpy(mels[0]).float(), rtol=1e-2, atol=2e-2):
+        def decoder(number: int) -> MelCodec:
+            return quick if number < count - count // 4 else codec
+
+        def kept(file: Path, start: int) -> Tensor:
+            mels = torch.from_numpy(np.load(file))
+            first = heard([pool.clip(start, seed, without=without, recolored=True)], decoder(start))[0].float()
+            if not torch.allclose(first, mels[0].float(), rtol=1e-2, atol=2e-2):
                 raise ValueError(f"{file} was made from other music or another codec: delete it, or use another folder.")
-            return torch.from_numpy(np.array(mels)), labels
-        parts, done = [], 0
+            return mels
+
+        if file.exists() and len(np.load(file, mmap_mode="r")) == count:
+            for part in folder.glob(f"{file.stem}-*-of-{count}.npy"):
+                part.unlink()  # of a call that was killed when all was done
+            return kept(file, 0), labels
+        folder.mkdir(parents=True, exist_ok=True)
+        parts, files = [], []
         with tqdm(total=count, desc=f"round trips for the {name}", mininterval=5.0) as bar:
-            for waves in pool.batched(pool.clips(range(count), seed, workers=1, without=without, recolored=True), 20):
-                parts.append(heard(waves, quick if done < count - count // 4 else codec))
-                done += len(waves)
-                bar.update(len(waves))
+            for start in range(0, count, PART):
+                numbers = range(start, min(start + PART, count))
+                files.append(file.with_name(f"{file.stem}-{numbers.start}-{numbers.stop}-of-{count}.npy"))
+                if files[-1].exists():
+                    parts.append(kept(files[-1], start))
+                    bar.update(len(numbers))
+                    continue
+                made: list[Tensor] = []
+                for waves in pool.batched(pool.clips(numbers, seed, workers=1, without=without, recolored=True), 20):
+                    made.append(heard(waves, decoder(start + 20 * len(made))))
+                    bar.update(len(waves))
+                parts.append(mels := torch.cat(made))
+                write_whole(files[-1], partial(save_array, values=mels.numpy()))
     mels = torch.cat(parts)
-    folder.mkdir(parents=True, exist_ok=True)
-    write_whole(file, lambda part: save_array(part, mels.numpy()))
+    write_whole(file, lambda part: save_array(part, mels.numpy()), lasting=True)
+    for each in files:
+        each.unlink()
     return mels, labels
 
 
@@ -228,6 +252,8 @@ def train(
     name: str, out: Path, work: Path, codec: MelCodec, without: Collection[str] = (), clips: int = 0, epochs: int = 0
 ) -> Listener:
     """Train the "listener" or the "judge" on its own pool, calibrate on the last tenth of it, and save to `out`.
+
+    What a training has done is kept in `work`, after each epoch: an interrupted one goes on there, and one that is done ends at once.
 
     without: banks of notes that it is not to hear. clips, epochs: the length of the training; 0 is that in `LENGTHS`.
     """
@@ -242,8 +268,19 @@ def train(
     steps = epochs * (cut // 64)
     optimizer = torch.optim.AdamW(model.parameters(), lr=2e-3, weight_decay=0.02)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, 2e-3, total_steps=steps)
-    with tqdm(total=steps, desc=f"training the {name}", mininterval=5.0) as bar:
-        for _ in range(epochs):
+    state, done = work / "-".join([name, *(f"no-{bank}" for bank in without), f"{clips}-{epochs}.pt"]), 0
+    held: list[Tensor] = []
+    heard = hashlib.sha256(mels.contiguous().numpy().data).hexdigest()[:16]
+    if state.exists():
+        found = torch.load(state, weights_only=True)
+        if found["heard"] != heard:
+            raise ValueError(f"{state} is of a training on other music or another codec: delete it, or use another folder.")
+        for part, saved in zip((model, optimizer, schedule), found["parts"], strict=True):
+            part.load_state_dict(saved)
+        torch.set_rng_state(found["random"])
+        done, held = found["done"], found["held"]
+    with tqdm(total=steps, initial=done * (cut // 64), desc=f"training the {name}", mininterval=5.0) as bar:
+        for epoch in range(done, epochs):
             model.train()
             for numbers in torch.randperm(cut)[: cut // 64 * 64].split(64):
                 mel = mels[numbers].float()
@@ -265,11 +302,16 @@ def train(
             held = [torch.cat([part[group] for part in parts]) for group in GROUPS]
             right = [float((values.argmax(1) == labels[cut:, i]).float().mean()) for i, values in enumerate(held)]
             bar.set_postfix({group: f"{share:.3f}" for group, share in zip(GROUPS, right, strict=True)})
+            whole = {
+                "parts": [part.state_dict() for part in (model, optimizer, schedule)], "random": torch.get_rng_state(),
+                "done": epoch + 1, "held": held, "heard": heard,
+            }  # fmt: skip
+            write_whole(state, partial(torch.save, whole), lasting=True)
     for i, values in enumerate(held):
         model.temperature[i] = temperature(values, labels[cut:, i])
     nn.utils.convert_conv2d_weight_memory_format(model, torch.contiguous_format)
     model.save_pretrained(out)
-    return model
+    return model.eval()
 
 
 def temperature(logits: Tensor, labels: Tensor) -> float:

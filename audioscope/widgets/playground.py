@@ -10,7 +10,7 @@ import ipywidgets as widgets
 
 from audioscope import datasets
 from audioscope.concepts import choose
-from audioscope.errors import all_of, real, said, seed_number
+from audioscope.errors import of_kind, real, said, seed_number
 from audioscope.model import Model
 from audioscope.steer.caa import steering_sites
 from audioscope.steer.tables import axes
@@ -41,16 +41,17 @@ class Playground(Explorer):
         **sampling: Unpack[SamplingKeywords],
     ):
         model.check_unsteered("a widget")
-        model.check_prompt(prompt)
+        of_kind("prompt", prompt, str)
         seed, strength = seed_number(seed), real("strength", strength)
         if not abs(strength) < 1e6:
-            raise ValueError(f"strength is {strength}, expected a finite number.")
-        if isinstance(vectors, SteeringVector):
-            vectors = {str(vectors.metadata.get("concept", "vector")): vectors}
-        if vectors is not None:
-            if not isinstance(vectors, Mapping):
+            raise ValueError(f"strength is {strength}, expected a number, usually between -2 and 2.")
+        if vectors is not None and not isinstance(vectors, Mapping):
+            if not hasattr(vectors, "edit"):
                 raise ValueError(f"vectors is {said(vectors)}, expected a SteeringVector, or several by name.")
-            all_of("vectors", list(vectors.values()), SteeringVector)
+            vectors = {str(vectors.metadata.get("concept", "vector")): vectors}
+        for name, vector in (vectors or {}).items():
+            if not hasattr(vector, "edit"):
+                raise ValueError(f"vectors has {said(vector)} for {name!r}, expected a SteeringVector.")
         model.check_edits([vector.edit(strength) for vector in (vectors or {}).values()])
         super().__init__()
         self.model, self.vectors, self._ear, self._run = model, vectors, ListenerCaption(model), model.sampling(**sampling)
