@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import html
 import itertools
+import re
 import subprocess
 import sys
 import threading
@@ -19,11 +20,13 @@ from helpers.browsing import LIMIT
 from helpers.tones import EVIL, SECONDS, atlas_of_tones, site, steering_of_tones
 
 import audioscope
-from audioscope import Ablate, AddVector, MuteWord, PatchText, SAEEdit
+from audioscope import Ablate, AddVector, MuteWord, PatchOutput, PatchText, SAEEdit
 from audioscope.concepts import choose
+from audioscope.gates import sound_of
 from audioscope.pages.html import sound
+from audioscope.scoring.scorers import default_scorer
 from audioscope.steer.caa import steering_sites
-from audioscope.tracing import Row
+from audioscope.tracing import Row, Sampling
 from audioscope.widgets.base import live_clips
 from audioscope.widgets.live import Cancelled, Live
 from audioscope.widgets.playground import NOTHING
@@ -505,6 +508,13 @@ def test_a_layer_opens_into_heads_and_steps(tiny, tones):
     explorer.open.click()
     explorer.wait(LIMIT)
     assert explorer.sounds.message.startswith("Heatmap of estimated impact on flute, 4 heads by 10 steps. Largest: head 9.")
+    added = re.search(r"add up to (-?[\d.]+), and all heads together bring (-?[\d.]+)\.", explorer.sounds.message)
+    seed, run, ear = explorer.pair.value[1], Sampling.of(explorer.atlas.settings), default_scorer(tiny)
+    corrupted, clean = explorer.corrupted.value, explorer.clean.value
+    rows = [Row(corrupted, seed), Row(clean, seed), Row(corrupted, seed, (PatchOutput(tiny.sites[9].heads, clean),))]
+    latents = tiny.run(rows, decode=False, **run).latents
+    base, whole, patched = ear.scores(sound_of(tiny, latents, run), tiny.rate)[:, list(ear.concepts).index("flute")].tolist()
+    assert float(added[2]) == pytest.approx((patched - base) / (whole - base), abs=0.01)
     (chart,) = explorer.inside.children
     assert {row["layer"] for row in next(iter(chart.spec["datasets"].values()))} == {"9.0", "9.1", "9.2", "9.3"}
     with tiny.turn:  # another cell, opened before its clips are there

@@ -509,11 +509,17 @@ def followed(model: Model, sites: Sequence[Site], concept: str, scorer: Any, run
 def screen_pair(
     model: Model, sites: Sequence[Site], concept: str, clean: str, corrupted: str, seed: int, scorer: Any, run: Sampling
 ) -> pd.DataFrame:  # fmt: skip
-    """The quick estimates of one pair of prompts, in the columns of `Screen.impacts` by step; one pair has no interval."""
+    """The quick estimates of one pair of prompts, in the columns of `Screen.impacts` by step; one pair has no interval.
+
+    together: what all sites together bring, exactly, as a share of the way, beside which their estimates may fall short.
+    """
     unit = {"concept": concept, "pair": 0, "seed": seed, "clean": clean, "corrupted": corrupted}
     table = _do_unit(model, tuple(sites), scorer, run, "quick", FIRST, False, unit, Path())
     way = table["clean"] - table["corrupted"]
-    return named(table.assign(impact=table["estimate"] / way, low=np.nan, high=np.nan, defined=way != 0), sites)
+    together = (table["together"] - table["corrupted"]) / way
+    return named(
+        table.assign(impact=table["estimate"] / way, low=np.nan, high=np.nan, defined=way != 0, together=together), sites
+    )
 
 
 def _do_unit(

@@ -37,6 +37,8 @@ from audioscope.widgets.base import (
 )
 from audioscope.widgets.live import Step
 
+UNSEEN = 0.2  # of the way: an estimate that is wrong by more than this misleads
+
 
 class AtlasExplorer(Explorer):
     """What `Atlas.explore` returns. From Python, set the menus `concept`, `site`, `pair` and the prompts `clean`, `corrupted`.
@@ -160,7 +162,12 @@ class AtlasExplorer(Explorer):
         def shown(cells: pd.DataFrame) -> None:
             chart = screen_heatmap(cells, concept)
             self.inside.children = (live_chart(chart),)
-            self.sounds.say(f"{chart.to_dict()['description']} Estimated for these prompts.")
+            estimated, exact = float(cells["impact"].sum()), float(cells["together"].iloc[0])
+            self.sounds.say(
+                f"{chart.to_dict()['description']} Estimated for these prompts: the estimates add up to {estimated:.2f}, and all heads "
+                f"together bring {exact:.2f}."
+                + (" Gradients do not see what acts like a switch: patch the heads." if abs(exact - estimated) > UNSEEN else "")
+            )
 
         return self.ask(made, shown)
 
