@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from audioscope.edits import Edit, Which, as_edits
-from audioscope.errors import UnknownName, as_path, choice, index_of, known_name, listed, said, seed_number, truth
+from audioscope.errors import UnknownName, among, as_path, choice, index_of, known_name, listed, said, seed_number, truth
 from audioscope.gates import pulls, sound_of
 from audioscope.model import Model
 from audioscope.sites import Site, labels_of, output_projection
@@ -306,7 +306,7 @@ def attention(
     row = Row(prompt, seed_number(seed), acts)
     steered = replace(row, edits=row.edits + model.steering)  # edits that copy from another prompt bring rows of their own
     layout = model.adapter.rows(len(with_sources([steered])), how.guidance)
-    if not isinstance(branch, str) or branch not in layout:
+    if not among(branch, layout):
         raise ValueError(f"branch is {said(branch)}, expected one of {', '.join(layout)} at guidance {how.guidance:g}.")
     slopes: dict[Site, Tensor] = {}
     if kind == "score":

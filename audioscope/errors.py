@@ -123,9 +123,10 @@ def plain_name(what: str, name: str) -> str:
 
 def known_name(what: str, name: Any, known: Collection[str]) -> str:
     """A name, if it is one of those that are known. Raises UnknownName that lists them."""
-    if not isinstance(name, str) or name not in known:
+    if not among(name, known):
         raise UnknownName(f"No {what} {said(name)}. Available: {', '.join(known)}.")
-    return name
+    found: str = name
+    return found
 
 
 def index_of(value: Any) -> int | None:
@@ -144,12 +145,16 @@ def truth(name: str, value: Any) -> bool:
     return bool(value)
 
 
-def choice(name: str, value: Any, options: Sequence[str], note: str = "") -> str:
-    """A text that is one of several. Raises ValueError that names it and lists them; note: what is said after them."""
-    if not isinstance(value, str) or value not in options:
+def among(value: Any, options: Collection[str]) -> bool:
+    """Whether a value is a text, and one of several: a table or a tensor has no truth value to compare by, a list no hash."""
+    return isinstance(value, str) and value in options
+
+
+def choice(name: str, value: Any, options: Sequence[str], note: str = "") -> None:
+    """Raises ValueError for what is not one of several texts, which names it and lists them; note: what is said after them."""
+    if not among(value, options):
         expected = " or ".join(part for part in (", ".join(map(repr, options[:-1])), *map(repr, options[-1:])) if part)
         raise ValueError(f"{name} is {said(value)}, expected {expected}{note}.")
-    return value
 
 
 def whole(name: str, value: Any, low: int = 0, high: int | None = None, why: str = "") -> int:

@@ -31,7 +31,6 @@ from audioscope.views import view
 
 SHORTEST = 0.001  # s
 MOST_STEPS = 100_000  # denoising steps, a hundred times as many as any model was trained with
-EXPECTED = {"on_step": "a function of the number of a step", "within": "a context manager"}
 BATCH = 32  # prompts per batch, if a call gets many
 # What `steer` adds to the runs of each model (by id), in the thread or task of its block: a widget's runs are its own.
 _STEERING: ContextVar[tuple[tuple[int, Edit], ...]] = ContextVar("steering", default=())
@@ -376,9 +375,10 @@ class Model:
         """
         if read is not None:
             of_kind("read", read, tracing.Read)
-        for name, value, able in (("on_step", on_step, "__call__"), ("within", within, "__enter__")):
-            if value is not None and not hasattr(value, able):
-                raise ValueError(f"{name} is {said(value)}, expected {EXPECTED[name]}, or None.")
+        if on_step is not None and not callable(on_step):
+            raise ValueError(f"on_step is {said(on_step)}, expected a function of the number of a step, or None.")
+        if within is not None and not hasattr(within, "__enter__"):
+            raise ValueError(f"within is {said(within)}, expected a context manager, or None.")
         return self._run(self._steered(_rows(rows)), read, decode, latents, on_step, self.sampling(**sampling), within)
 
     def _steered(self, rows: Iterable[tracing.Row]) -> list[tracing.Row]:

@@ -27,7 +27,7 @@ from torch import Tensor
 
 from audioscope.adapters import Adapter
 from audioscope.edits import AddText, Copying, Edit, Here, MuteWord, PatchOutput, PatchPath, PatchText, SlidePrediction, as_edits
-from audioscope.errors import all_of, of_kind, one_or_more, said, seed_number, whole
+from audioscope.errors import all_of, among, of_kind, one_or_more, said, seed_number, whole
 from audioscope.sites import HEADS, KEYS, MODULES, Place, Site, Sites, place, said_kind
 from audioscope.weights import CLOSED, Attending, around_attention
 from audioscope.words import WORD, numbers_of, tokens_of
@@ -467,7 +467,7 @@ def run(
     slides, paths = _slides(rows), _paths(rows)
     plan = _plan(packed, sites, layout, steps, paths)
     reading: dict[Site, list[tuple[Tensor, Tensor]]] = {} if read is None else {site: [] for site in read.sites}
-    if read is not None and (not isinstance(read.branch, str) or read.branch not in layout):
+    if read is not None and not among(read.branch, layout):
         raise ValueError(f"No {said(read.branch)} branch to read at guidance {guidance}: there is only {', '.join(layout)}.")
     if read is not None and read.steps is not None and read.steps[-1] >= steps:
         raise ValueError(f"Step {read.steps[-1]} cannot be read: there are {steps}, counted from 0.")

@@ -15,7 +15,7 @@ from scipy.special import expit
 
 from audioscope.atlas import robustness
 from audioscope.audio import Clip, show_clips
-from audioscope.errors import UnknownName, all_of, as_path, said
+from audioscope.errors import UnknownName, all_of, among, as_path, said
 from audioscope.sharing import fetched, model_card, push
 from audioscope.sites import Site, labels_of, named
 from audioscope.stats import mean_of_ratios, mean_of_ratios_random_concepts, ratio_of_means
@@ -130,15 +130,10 @@ class Atlas:
             >>> audioscope.datasets.atlas().scale_of(None)
             'raw'
         """
-        if scale is not None and (not isinstance(scale, str) or scale not in self.scales):
+        if scale is not None and not among(scale, self.scales):
             raise ValueError(
                 f"scale is {said(scale)}, expected one of {', '.join(self.scales)}: its scores are in "
-                f"{self.settings['units']}"
-                + (
-                    ", and its scorer names no calibrated range."
-                    if str(scale) == "clipped" and "clipped" not in self.scales
-                    else "."
-                )
+                f"{self.settings['units']}" + (", and its scorer names no calibrated range." if str(scale) == "clipped" else ".")
             )
         return scale or self.scales[0]
 
@@ -165,7 +160,7 @@ class Atlas:
             >>> atlas.scorers, atlas.heard_by("judge").scorers
             (['listener', 'judge'], ['judge', 'listener'])
         """
-        if not isinstance(scorer, str) or scorer not in self.scorers:
+        if not among(scorer, self.scorers):
             raise UnknownName(f"{said(scorer)} did not score this sweep's clips. Available: {', '.join(self.scorers)}.")
         if scorer == self.scorers[0]:
             return self
@@ -249,7 +244,7 @@ class Atlas:
         Raises:
             UnknownName: The atlas does not have this concept.
         """
-        if not isinstance(concept, str) or concept not in self.concepts:
+        if not among(concept, self.concepts):
             raise UnknownName(f"No concept {said(concept)} in this atlas. Available: {', '.join(self.concepts)}.")
 
     def unrelated(self, concept: str) -> list[str]:

@@ -21,7 +21,7 @@ from audioscope.atlas.windows import THIRDS, WINDOWS, When, share_of_noise, thir
 from audioscope.audio import Clip
 from audioscope.concepts import Concept, Concepts, choose
 from audioscope.edits import PatchOutput, PatchText, Which
-from audioscope.errors import choice, index_of, listed, said, whole
+from audioscope.errors import among, choice, index_of, listed, said, whole
 from audioscope.merging import Part, checked_part, merge_parts, share_of, units_of
 from audioscope.model import Model
 from audioscope.scoring.scorers import Scorer, check_scores, completed, default_scorer, scores_of, second_opinions, try_scorers
@@ -202,7 +202,7 @@ def _window(model: Model, when: When | int | None, run: Sampling, prompt: str) -
     if (step := index_of(when)) is not None:
         step = whole("when", step, 0, steps - 1)
         return step, step + 1
-    if not isinstance(when, str) or when not in WINDOWS + THIRDS:
+    if not among(when, WINDOWS + THIRDS):
         raise ValueError(
             f"when is {said(when)}, expected one of {', '.join(WINDOWS + THIRDS)}, the number of a step, or None for every step."
         )

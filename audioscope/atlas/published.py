@@ -12,7 +12,7 @@ import pandas as pd
 
 from audioscope.atlas.atlas import Atlas, Scale
 from audioscope.concepts import shipped_groups
-from audioscope.errors import all_of, known_name, said
+from audioscope.errors import all_of, among, known_name, said
 from audioscope.sites import Site
 from audioscope.store import data_folder
 
@@ -71,7 +71,7 @@ class PublishedAtlas(Atlas):
         Raises:
             ValueError: The scale is not "raw".
         """
-        if scale is not None and (not isinstance(scale, str) or scale != "raw"):
+        if scale is not None and not among(scale, ("raw",)):
             raise ValueError(f"scale is {said(scale)}, but only impacts of raw scores were published: expected 'raw'.")
         return self.table.copy()
 

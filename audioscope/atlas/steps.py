@@ -13,7 +13,7 @@ from scipy.special import expit
 from audioscope.atlas.atlas import SCALES, Scale, score_column
 from audioscope.atlas.localization import Concepts, checked_sweep
 from audioscope.edits import PatchText
-from audioscope.errors import choice, said, with_columns
+from audioscope.errors import among, choice, said, with_columns
 from audioscope.model import Model
 from audioscope.scoring.scorers import Scorer, scores_of
 from audioscope.stats import mean_of_ratios, mean_of_ratios_random_concepts, ratio_of_means
@@ -144,7 +144,7 @@ def step_impacts(table: pd.DataFrame, scale: Scale = "raw", score: str = "score"
             "The table is empty, or has duplicate rows or a concept named 'mean': expected what patch_steps returns."
         )
     end = table[f"calibrated {score}"]
-    if not isinstance(scale, str) or scale not in SCALES or (scale != "raw" and end.isna().any()):
+    if not among(scale, SCALES) or (scale != "raw" and end.isna().any()):
         raise ValueError(
             f"scale is {said(scale)}, expected 'raw', or 'clipped' or 'probability' if the scorer has a calibrated range of log-odds."
         )

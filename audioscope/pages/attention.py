@@ -11,7 +11,7 @@ import torch
 
 from audioscope.attention import AttentionMap, Kind
 from audioscope.edits import MuteWord, Which
-from audioscope.errors import as_path, said
+from audioscope.errors import among, as_path, said
 from audioscope.installed import need
 from audioscope.model import Model
 from audioscope.pages.html import check_page, iframe, page, render, save_page, sound
@@ -29,7 +29,7 @@ CELLS, MOMENTS = 400, 256  # layers by steps, and moments, beyond which a page w
 
 def check_words(model: Model, prompt: str, sites: Which = "cross", kind: Kind = "values") -> None:
     """Raises ValueError for what a page of words cannot show."""
-    if not isinstance(kind, str) or kind not in SAID:
+    if not among(kind, SAID):
         raise ValueError(f"kind is {said(kind)}, expected {' or '.join(map(repr, SAID))}, which a page can show.")
     chosen = model.sites.select(sites)
     if other := next((site for site in chosen if site.kind != "cross"), None):

@@ -16,7 +16,7 @@ from scipy import stats
 from audioscope.atlas.atlas import Scale
 from audioscope.audio import Clip
 from audioscope.concepts import shipped_groups
-from audioscope.errors import UnknownName, as_path, said
+from audioscope.errors import UnknownName, among, as_path, said
 from audioscope.stats import chance_of, interval, pseudo_values
 from audioscope.steer.cells import REWRITTEN
 from audioscope.steer.curves import smoothness, steering_auc, within
@@ -148,7 +148,7 @@ class SteeringSweep:
             >>> sweep.scorers, sweep.heard_by("musicnn").settings["scorer"]
             (['judge', 'musicnn'], 'musicnn')
         """
-        if not isinstance(scorer, str) or scorer not in self.scorers:
+        if not among(scorer, self.scorers):
             raise UnknownName(f"{said(scorer)} did not score this sweep's clips. Available: {', '.join(self.scorers)}.")
         if scorer == self.scorers[0]:
             return self
@@ -486,7 +486,7 @@ class SteeringSweep:
             UnknownName: The sweep has no such cell.
         """
         name = self.cells[0] if cell_name is None else cell_name
-        if not isinstance(name, str) or name not in self.cells:
+        if not among(name, self.cells):
             raise UnknownName(f"No cell {said(name)} in this sweep. There are: {', '.join(self.cells)}.")
         rows = self.table[(self.table["cell"] == name) & (self.table["clip"] != "")].sort_values("strength")
         tracks = []

@@ -192,6 +192,11 @@ def load(name: str = "listener") -> Listener:
     return Listener.from_pretrained(data_folder() / "tiny" / name).eval()
 
 
+def _kept_as(name: str, without: Collection[str]) -> str:
+    """What the names of files begin with that a training keeps."""
+    return "-".join([name, *(f"no-{bank}" for bank in without)])
+
+
 def round_trips(
     name: str, count: int, codec: MelCodec, folder: Path, without: Collection[str] = ()
 ) -> tuple[Tensor, Tensor]:  # fmt: skip
@@ -201,7 +206,7 @@ def round_trips(
     The last quarter, which holds the calibration part, is decoded as the model's clips are; the rest with two iterations of
     Griffin-Lim, which is three times cheaper. without: banks of notes that are left out of the music.
     """
-    file, seed = folder / "-".join([name, *(f"no-{bank}" for bank in without), "mels.npy"]), POOLS[name]
+    file, seed = folder / f"{_kept_as(name, without)}-mels.npy", POOLS[name]
     labels = torch.tensor([pool.song(i, seed).indices() for i in range(count)])
     ears = MelCodec()
     with torch.no_grad():
@@ -242,7 +247,7 @@ def round_trips(
                 parts.append(mels := torch.cat(made))
                 write_whole(files[-1], partial(save_array, values=mels.numpy()))
     mels = torch.cat(parts)
-    write_whole(file, lambda part: save_array(part, mels.numpy()), lasting=True)
+    write_whole(file, partial(save_array, values=mels.numpy()), lasting=True)
     for each in files:
         each.unlink()
     return mels, labels
@@ -268,7 +273,7 @@ def train(
     steps = epochs * (cut // 64)
     optimizer = torch.optim.AdamW(model.parameters(), lr=2e-3, weight_decay=0.02)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, 2e-3, total_steps=steps)
-    state, done = work / "-".join([name, *(f"no-{bank}" for bank in without), f"{clips}-{epochs}.pt"]), 0
+    state, done = work / f"{_kept_as(name, without)}-{clips}-{epochs}.pt", 0
     held: list[Tensor] = []
     heard = hashlib.sha256(mels.contiguous().numpy().data).hexdigest()[:16]
     if state.exists():

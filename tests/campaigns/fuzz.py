@@ -54,6 +54,7 @@ from audioscope.scoring import read_folder
 from audioscope.steer import SteeringSweep, steering_sweep, vector_method
 
 DOCUMENTED = (ValueError, UnknownName, FileNotFoundError, FloatingPointError, ConnectionError, ImportError, OSError, TypeError)
+HERE = Path(audioscope.__file__).parent
 SLOW, MEMORY = 20.0, 2e9  # s and bytes
 FULL = {
     "edits": 2500,
@@ -521,7 +522,7 @@ def _once(name: str, target: Target, counts: Counter[str], found: dict[str, str]
         except DOCUMENTED as error:
             counts[f"{name}: refused"] += 1
             said = str(error)
-            if not str(error).strip() or (isinstance(error, TypeError) and not _ours(error)):
+            if not str(error).strip() or (isinstance(error, TypeError) and not ours(error)):
                 wrong = _place(error)
         except Exception as error:
             if type(error).__module__.startswith("hypothesis"):
@@ -544,10 +545,10 @@ def _place(error: BaseException) -> str:
     return f"{type(error).__name__} [{where}]" if ours else f"{type(error).__name__} [{where}]: {str(error)[:200]}"
 
 
-def _ours(error: BaseException) -> bool:
+def ours(error: BaseException) -> bool:
     """Whether an error was raised by a line of ours, on purpose, or is a call that Python itself refuses."""
     last = traceback.extract_tb(error.__traceback__)[-1]
-    return "/audioscope/" in last.filename and (last.line or "").lstrip().startswith("raise")
+    return HERE in Path(last.filename).parents and (last.line or "").lstrip().startswith("raise")
 
 
 if __name__ == "__main__":
