@@ -5,6 +5,8 @@ Every process computes with the same number of threads, so that a unit's numbers
 
 from __future__ import annotations
 
+import atexit
+import gc
 import hashlib
 import os
 import pickletools
@@ -306,7 +308,10 @@ def _shared(
             if isinstance(found, BaseException):
                 raise found
             yield found
-    except BaseException:  # also of who uses this, and Ctrl-C
+    except BaseException as error:  # also of who uses this, and Ctrl-C
+        if isinstance(error, KeyboardInterrupt):
+            # a process that ends would otherwise look for cycles among all objects of torch and diffusers: 2 s more than the workers take
+            atexit.register(gc.freeze)
         stopped.set()
         for worker in list(working.values()):
             worker.end()

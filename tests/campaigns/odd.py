@@ -3,7 +3,7 @@
 The other arguments are those of the first call in the name's own example. Counted as found: an error that a library raised, and one
 whose message has several lines or none. Values that are taken are not looked at. An hour or more for all names.
 
-    python tests/campaigns/odd.py [--only TEXT]
+    python tests/campaigns/odd.py [--only TEXT] [--after NAME]
 """
 
 from __future__ import annotations
@@ -137,8 +137,8 @@ def repeated(call: Callable[..., Any], given: inspect.BoundArguments) -> str:
     return ""
 
 
-def campaign(only: str = "") -> dict[tuple[str, str, str], str]:
-    """Try every value for every argument. Returns what was found, by name, argument and value."""
+def campaign(only: str = "", after: str = "") -> dict[tuple[str, str, str], str]:
+    """Try every value for every argument of the names with `only` in them that come after `after`. Returns what was found, by name, argument and value."""
     warnings.simplefilter("ignore")
     torch.set_num_threads(1)
     model, found, before = audioscope.load("tiny"), {}, os.getcwd()
@@ -146,8 +146,13 @@ def campaign(only: str = "") -> dict[tuple[str, str, str], str]:
     with tempfile.TemporaryDirectory() as folder, patch.object(constants, "HF_HUB_OFFLINE", True):
         os.chdir(folder)
         try:
-            for path, value in DOCUMENTED.items():
-                if ">>>" not in (value.__doc__ or "") or path.split(".")[-1] in (*MADE, "push_to_hub") or only not in path:
+            for path, value in sorted(DOCUMENTED.items()):
+                if (
+                    ">>>" not in (value.__doc__ or "")
+                    or path.split(".")[-1] in (*MADE, "push_to_hub")
+                    or only not in path
+                    or path <= after
+                ):
                     continue
                 if (known := first_call(path, value, model)) is None:
                     print(f"not called by its own example: {path}", flush=True)
@@ -173,4 +178,6 @@ def campaign(only: str = "") -> dict[tuple[str, str, str], str]:
 if __name__ == "__main__":
     options = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     options.add_argument("--only", default="")
-    sys.exit(bool(campaign(options.parse_args().only)))
+    options.add_argument("--after", default="", metavar="NAME", help="go on after this name, the last one of an earlier run")
+    given = options.parse_args()
+    sys.exit(bool(campaign(given.only, given.after)))
