@@ -129,7 +129,7 @@ class AttentionMap:
         for axis, wanted in place.items():
             if axis not in by:
                 how = f": read it with by={axis!r}" if axis in AXES else f"; there are {', '.join(AXES)}"
-                raise UnknownName(f"The map does not tell {axis!r} apart; it tells {', '.join(by) or 'none'}{how}.")
+                raise UnknownName(f"The map does not tell {said(axis)} apart; it tells {', '.join(by) or 'none'}{how}.")
             number = index_of(wanted)
             chosen[axis] = known_name(axis, str(wanted) if number is None else str(number), self.labels[axis])
             one, where = self.labels[axis].index(chosen[axis]), by.index(axis)
@@ -282,7 +282,7 @@ def attention(
     choice("kind", kind, tuple(KINDS))
     if (kind == "score") != (concept is not None) or (scorer is not None and kind != "score"):
         raise ValueError(
-            f"kind={kind!r} with concept={concept!r}: kind='score' needs a concept, and only it takes one, or a scorer."
+            f"kind={said(kind)} with concept={said(concept)}: kind='score' needs a concept, and only it takes one, or a scorer."
         )
     chosen, how, acts = model.sites.select(sites), model.sampling(**sampling), as_edits(edits)
     if other := next((site for site in chosen if site.kind not in ("cross", "self")), None):

@@ -350,7 +350,7 @@ def _table(source: Any) -> pd.DataFrame:
             elif isinstance(pair, tuple | list | np.ndarray) and len(pair) in (2, 3):
                 rows.append(dict(zip(("clean", "corrupted", "neutral"), pair, strict=False), concept=name))
             else:
-                raise ValueError(f"A pair is {pair!r}, expected (clean, corrupted) or (clean, corrupted, neutral).")
+                raise ValueError(f"A pair is {said(pair)}, expected (clean, corrupted) or (clean, corrupted, neutral).")
     return pd.DataFrame(rows)
 
 
@@ -437,6 +437,7 @@ def concept_prompts(concepts: Any = None, split: str = "build") -> list[str]:
         pairs = [pair for concept in chosen for pair in concept.split(name)]
         return dict.fromkeys(text for pair in pairs for text in (pair.clean, pair.corrupted, pair.neutral) if text)
 
+    choice("split", split, SPLITS)
     seen = texts("build") if split != "build" else {}
     return [text for text in texts(split) if text not in seen]
 

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from audioscope.errors import as_path
+from audioscope.errors import said as shown
 from audioscope.store import made_folder, notebooks_folder
 
 __all__ = ["Verdict", "check", "copy_notebooks"]
@@ -74,6 +75,10 @@ def check(
         >>> audioscope.course.check(12, lambda n: n == 11, well="Yes, the last one.", wrong=rules, kind=int)
         Not yet. That is the number of layers, and layers count from 0.
     """
+    try:
+        isinstance(answer, kind)
+    except TypeError:
+        raise ValueError(f"kind is {shown(kind)}, expected the type of the answer, such as int.") from None
     if answer is None or answer is ...:
         return Verdict(None, "Replace None in the cell above with your answer, run that cell, and then run this one.")
     if isinstance(answer, np.generic):

@@ -17,7 +17,7 @@ from audioscope.atlas.published import published
 from audioscope.atlas.windows import WINDOWS
 from audioscope.concepts import concept_prompts, more_pairs, some_prompts
 from audioscope.concepts import shipped_concepts as concepts
-from audioscope.errors import known_name
+from audioscope.errors import known_name, of_kind
 from audioscope.model import Model
 from audioscope.sae.files import load_sae
 from audioscope.sae.sae import SAE
@@ -297,4 +297,5 @@ def is_shipped(model: Model) -> bool:
         >>> audioscope.datasets.is_shipped(model)
         True
     """
+    of_kind("model", model, Model)
     return fingerprint() == model.fingerprint

@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 
 from audioscope.edits import Ablate, Edit, PatchOutput, PatchText
+from audioscope.errors import of_kind
 from audioscope.installed import __version__
 from audioscope.model import Model
 from audioscope.tracing import Read, Row, Run
@@ -110,7 +111,7 @@ def check_model(model: Model) -> ModelReport:
         >>> report.laws["passes"].tolist()
         [True, True, True, True, True, True, True, True, True, True]
     """
-    model.check_unsteered("a check")
+    of_kind("model", model, Model).check_unsteered("a check")
     rows = [{"law": law, "error": error, "limit": limit, "passes": error >= limit if limit == ACTS else error <= limit}
             for law, error, limit in _laws(model)]  # fmt: skip
     return ModelReport(_facts(model), pd.DataFrame(rows), _cost(model))

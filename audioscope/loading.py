@@ -234,7 +234,7 @@ def _checked_dtype(dtype: torch.dtype | str | None) -> torch.dtype:
     named = "float32" if dtype is None else dtype
     found = getattr(torch, named.removeprefix("torch."), None) if isinstance(named, str) else named
     if not isinstance(found, torch.dtype) or not found.is_floating_point:
-        raise ValueError(f"dtype is {dtype!r}, expected a float type such as 'float32', 'bfloat16' or 'float16'.")
+        raise ValueError(f"dtype is {said(dtype)}, expected a float type such as 'float32', 'bfloat16' or 'float16'.")
     return found
 
 

@@ -281,7 +281,7 @@ class Model:
             if not isinstance(negative_prompt, str) or any("\ud800" <= letter <= "\udfff" for letter in negative_prompt):
                 raise ValueError(f"negative_prompt is {said(negative_prompt)}, expected a text or None.")
             if not self.adapter.negative:
-                raise ValueError(f"negative_prompt is {negative_prompt!r}, but {self.adapter.pipeline} takes none.")
+                raise ValueError(f"negative_prompt is {said(negative_prompt)}, but {self.adapter.pipeline} takes none.")
             if guidance <= 1:
                 warnings.warn(f"Without guidance (it is {guidance:g}), negative_prompt does nothing.", stacklevel=3)
         return Sampling(steps, guidance, seconds, negative_prompt)
@@ -545,7 +545,7 @@ class Model:
             False
         """
         if not hasattr(vector, "edit"):
-            raise TypeError(f"vector is {vector!r}, expected a SteeringVector; pass edits to generate(..., edits=...).")
+            raise TypeError(f"vector is {said(vector)}, expected a SteeringVector; pass edits to generate(..., edits=...).")
         edit = vector.edit(strength, **keywords)
         self.check_edits([edit])
         before = _STEERING.get()

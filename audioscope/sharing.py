@@ -35,14 +35,14 @@ def fetched(
     """
     inside = Path(said_text("subfolder", subfolder))
     if inside.is_absolute() or ".." in inside.parts:
-        raise ValueError(f"subfolder is {subfolder!r}, expected a folder inside the repository.")
+        raise ValueError(f"subfolder is {said(subfolder)}, expected a folder inside the repository.")
     if revision is not None:
         said_text("revision", revision)
     place = as_path(source)
     near = place.parent.is_dir() and place.parent != Path(".")
     if place.is_dir():
         if revision is not None:
-            raise ValueError(f"revision is {revision!r}, but {place} is a folder: revisions are of repositories on the hub.")
+            raise ValueError(f"revision is {said(revision)}, but {place} is a folder: revisions are of repositories on the hub.")
         folder = place / inside
     elif (
         place.exists() or near or place.is_absolute() or str(source).startswith((".", "~")) or not HUB_NAME.fullmatch(str(source))
@@ -136,7 +136,7 @@ def push(
     try:
         validate_repo_id(said_text("repo", repo))
     except HFValidationError as error:
-        raise ValueError(f"repo is {repo!r}, expected a name on the hub such as 'owner/name'.") from error
+        raise ValueError(f"repo is {said(repo)}, expected a name on the hub such as 'owner/name'.") from error
     for called, value in {"revision": revision, "token": token, "message": message}.items():
         if value is not None and not said_text(called, value).isascii() and called == "token":
             raise ValueError(

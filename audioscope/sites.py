@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import pandas as pd
 
-from audioscope.errors import UnknownName, index_of
+from audioscope.errors import UnknownName, index_of, said
 
 if TYPE_CHECKING:
     from torch import nn
@@ -242,14 +242,14 @@ class Sites:
             chosen = {self[number]}
         elif not isinstance(which, Iterable) or isinstance(which, bytes) or getattr(which, "ndim", 1) == 0:
             raise TypeError(
-                f"sites is {which!r}, expected 'all', a kind ({', '.join(KINDS)}), a layer number, a module path, a Site, "
+                f"sites is {said(which)}, expected 'all', a kind ({', '.join(KINDS)}), a layer number, a module path, a Site, "
                 "or a list of these."
             )
         else:
             chosen = {s for item in which for s in self.select(item)}
         if not chosen:
             raise ValueError(
-                f"No sites selected by {which!r}: give 'all', a kind ({', '.join(KINDS)}), or module paths from `model.sites`."
+                f"No sites selected by {said(which)}: give 'all', a kind ({', '.join(KINDS)}), or module paths from `model.sites`."
             )
         return tuple(s for s in self.every if s in chosen)
 

@@ -12,6 +12,8 @@ from scipy import stats
 from scipy.optimize import brentq
 from scipy.stats import binomtest, norm, rankdata
 
+from audioscope.errors import said
+
 TINY = 1e-6  # a spread below this counts as none
 FLIPS = 10_000  # draws of random signs per p-value: the smallest is 0.0001, which survives a correction over 500 concepts
 EDGE = 1e-9  # at 0 and 1 the variance vanishes, which must not count as a root
@@ -27,7 +29,7 @@ def holm(p: ArrayLike) -> np.ndarray:
     raw = np.asarray(p, float)
     known = np.isfinite(raw)
     if raw.ndim != 1 or np.isinf(raw).any() or (raw[known] < 0).any() or (raw[known] > 1).any():
-        raise ValueError(f"p is {p!r}, expected a list of probabilities from 0 to 1, or NaN where there is none.")
+        raise ValueError(f"p is {said(p)}, expected a list of probabilities from 0 to 1, or NaN where there is none.")
     ordered = np.sort(raw[known])
     stepped = np.minimum(1.0, np.maximum.accumulate(ordered * np.arange(len(ordered), 0, -1)))
     adjusted = np.full(len(raw), np.nan)

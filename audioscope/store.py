@@ -26,7 +26,7 @@ import psutil
 import soundfile as sf
 from tqdm.auto import tqdm
 
-from audioscope.errors import Damaged, as_path, plain_name, whole
+from audioscope.errors import Damaged, as_path, plain_name, said, truth, whole
 from audioscope.installed import __version__
 
 if TYPE_CHECKING:
@@ -251,13 +251,13 @@ def plain(value: Any) -> Any:
     """Convert a numpy number to a Python number, for JSON. Raises TypeError for anything else."""
     if isinstance(value, np.generic):
         return value.item()
-    raise TypeError(f"{value!r} is a {type(value).__name__}, which JSON cannot represent.")
+    raise TypeError(f"{said(value)} is a {type(value).__name__}, which JSON cannot represent.")
 
 
 def batches(items: Sequence[T], size: int, desc: str = "", unit: str = "prompt", progress: bool = False) -> Iterator[Sequence[T]]:
     """Parts of at most `size` items, in order, with an optional progress bar over all items."""
     size = whole("batch_size", size, 1)
-    with tqdm(total=len(items), desc=desc, unit=unit, disable=not progress) as bar:
+    with tqdm(total=len(items), desc=desc, unit=unit, disable=not truth("progress", progress)) as bar:
         for start in range(0, len(items), size):
             part = items[start : start + size]
             yield part
@@ -274,7 +274,7 @@ def default_device(device: str | None) -> str:
         torch.empty(0, device=device)
     except Exception as error:  # an unknown name, or a device that is not there: torch raises several kinds
         why = next(iter(str(error).splitlines()), type(error).__name__).split(". ")[0]
-        raise ValueError(f"device is {device!r}, which torch cannot use here ({why}): try 'cpu'.") from error
+        raise ValueError(f"device is {said(device)}, which torch cannot use here ({why}): try 'cpu'.") from error
     return device
 
 
@@ -438,7 +438,9 @@ def run_units(
     usual = usual_columns(tables.values())
     tables = {name: table if table is not None and tuple(table) == usual else None for name, table in tables.items()}
     todo = [unit for unit, table in zip(units, tables.values(), strict=True) if table is None]
-    with tqdm(total=len(units), initial=len(units) - len(todo), desc=desc, unit="unit", disable=not progress) as bar:
+    with tqdm(
+        total=len(units), initial=len(units) - len(todo), desc=desc, unit="unit", disable=not truth("progress", progress)
+    ) as bar:
         for unit, reason in spread(partial(_make, work), todo, folder) if todo else ():
             name = content_hash(unit)
             if reason:

@@ -249,7 +249,7 @@ def test_wins_are_counted_after_holm_with_the_mean_and_the_signs():
     assert (neuron["ups"], neuron["downs"]) == (6, 1) and neuron["p_signs"] == pytest.approx(16 / 128)
     assert neuron["mean"] == pytest.approx(0.06) and neuron["low"] < 0 < neuron["high"] and probe["high"] == -neuron["low"]
     assert wins(table, level=0.04).loc[0, ["better", "worse"]].tolist() == [1, 1]
-    with pytest.raises(ValueError, match="expected difference and p"):
+    with pytest.raises(ValueError, match="no column .p., expected the table that .compare_features"):
         wins(table.drop(columns="p"))
 
 

@@ -238,8 +238,9 @@ def test_who_ends_the_driver_ends_the_workers(tmp_path, how):
     out, said = driver.communicate()
     assert out.split() == ["ready"], "it was still at work"
     took = time.monotonic() - began
-    assert how != signal.SIGINT or took < LIMIT  # 2 s where nothing else computes; the other tests do
     print(f"ended after {took:.2f} s")
+    others = max(1.0, psutil.getloadavg()[0] / psutil.cpu_count())  # the other tests compute, too
+    assert how != signal.SIGINT or took < 2 * others, took
     psutil.wait_procs(mine, timeout=5)
     assert not [process for process in mine if process.is_running() and process.status() != psutil.STATUS_ZOMBIE]
     assert how != signal.SIGINT or (said.count("Traceback") == 1 and "KeyboardInterrupt" in said), said or "no traceback"

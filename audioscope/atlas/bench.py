@@ -17,7 +17,7 @@ from audioscope.atlas.atlas import Atlas, Scale
 from audioscope.atlas.localization import localize
 from audioscope.atlas.screening import screen
 from audioscope.concepts import Concept, shipped_concepts
-from audioscope.errors import as_path, choice, listed, said, whole
+from audioscope.errors import among, as_path, choice, listed, of_kind, said, whole, with_columns
 from audioscope.model import Model
 from audioscope.store import content_hash
 from audioscope.tiny.planting import Needs, checked_layers, planted
@@ -76,6 +76,7 @@ def known_answers(
         [['raw', 1], ['clipped', 1]]
     """
     trained = plan is None
+    of_kind("model", model, Model)
     choice("needs", needs, get_args(Needs))
     if plan is None:
         if model.planted.get("needs") != "trained":
@@ -99,8 +100,8 @@ def known_answers(
     if not counts:
         raise ValueError(f"pairs is {said(pairs)}, expected at least one number of pairs.")
     kinds = listed("kinds", kinds, f"some of {', '.join((*KINDS, SCREEN))}")
-    if unknown := [kind for kind in kinds if kind not in (*KINDS, SCREEN)]:
-        raise ValueError(f"kinds contains {unknown[0]!r}, expected some of {', '.join((*KINDS, SCREEN))}.")
+    if unknown := [kind for kind in kinds if not among(kind, (*KINDS, SCREEN))]:
+        raise ValueError(f"kinds contains {said(unknown[0])}, expected some of {', '.join((*KINDS, SCREEN))}.")
     most, few = counts[-1], dict[Concept, list[int]]()
     if needs != "each" and (other := [kind for kind in kinds if not kind.startswith("text")]):
         raise ValueError(
@@ -196,8 +197,9 @@ def precision_recall(table: pd.DataFrame, by: Sequence[str] = ("kind", "needs", 
     wanted = [*by, "concept", "defined", "planted", "found", "right"]
     if not by:
         raise ValueError("by is empty, expected names of columns.")
-    if missing := [name for name in wanted if name not in table]:
-        raise ValueError(f"The table has no column {missing[0]!r}, expected rows of known_answers.")
+    if unknown := [name for name in by if not isinstance(name, str)]:
+        raise ValueError(f"by contains {said(unknown[0])}, expected names of columns.")
+    with_columns("table", table, wanted, "known_answers")
     table = table.assign(defined=table["defined"].astype(bool))
     if table.duplicated([*by, "concept"]).any():
         raise ValueError(

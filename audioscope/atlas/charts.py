@@ -13,7 +13,7 @@ from scipy.cluster.hierarchy import leaves_list, linkage
 
 from audioscope.atlas.atlas import THRESHOLD, Atlas, ends
 from audioscope.atlas.robustness import CENSORED
-from audioscope.errors import choice, of_kind, said, with_columns
+from audioscope.errors import choice, of_kind, real, said, whole, with_columns
 from audioscope.theme import chart_theme, reading, rows
 
 if TYPE_CHECKING:
@@ -659,6 +659,7 @@ def side_by_side(atlases: Mapping[str, Atlas], width: int = 220) -> alt.HConcatC
     """
     if not isinstance(atlases, Mapping) or not atlases or not all(hasattr(atlas, "impacts") for atlas in atlases.values()):
         raise ValueError(f"atlases is {said(atlases)}, expected at least one atlas by its name, such as {{'tiny': atlas}}.")
+    width = whole("width", width, 1)
     first = next(iter(atlases.values())).impacts()
     impacts = {name: atlas.impacts() for name, atlas in atlases.items()}
     rows = pd.concat([frame.drop_duplicates("concept") for frame in impacts.values()]).drop_duplicates("concept")
@@ -715,6 +716,7 @@ def score_strip(units: str = "log-odds", calibrated: float | None = None) -> Any
         >>> audioscope.atlas.score_strip(calibrated=6.0).to_dict()["layer"][1]["data"]
         {'name': 'scores'}
     """
+    calibrated = None if calibrated is None else real("calibrated", calibrated)
     scale = alt.Scale(zero=False)
     base = alt.Chart(alt.NamedData("scores")).encode(
         x=alt.X("score:Q", scale=scale, title=f"score, {units}", axis=alt.Axis(tickCount=5)),

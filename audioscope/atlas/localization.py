@@ -21,7 +21,7 @@ from audioscope.atlas.windows import THIRDS, WINDOWS, When, share_of_noise, thir
 from audioscope.audio import Clip
 from audioscope.concepts import Concept, Concepts, choose
 from audioscope.edits import PatchOutput, PatchText, Which
-from audioscope.errors import among, choice, index_of, listed, said, whole
+from audioscope.errors import among, choice, index_of, listed, of_kind, said, truth, whole
 from audioscope.merging import Part, checked_part, merge_parts, share_of, units_of
 from audioscope.model import Model
 from audioscope.scoring.scorers import Scorer, check_scores, completed, default_scorer, scores_of, second_opinions, try_scorers
@@ -84,6 +84,7 @@ class Chosen:
             ValueError: The weights are others, the screen did not look at one of the concepts or looked at other prompts, or a path
                 is not of one site, or of one that is chosen already.
         """
+        of_kind("model", model, Model)
         if self.fingerprint and self.fingerprint != model.fingerprint:
             raise ValueError(
                 f"The screen is of other weights ({self.fingerprint}) than this model ({model.fingerprint}): screen this one."
@@ -186,6 +187,10 @@ def patched_row(settings: Mapping[str, Any], unit: Mapping[str, Any], site: Site
         >>> row.prompt, row.edits[0].prompt
         ('a slow song', 'a fast song')
     """
+    for name, given, needed in (("settings", settings, ("patch", "direction")), ("unit", unit, ("clean", "corrupted", "seed"))):
+        if not isinstance(given, Mapping | pd.Series) or any(key not in given for key in needed):
+            raise ValueError(f"{name} is {said(given)}, expected a dict with {', '.join(needed)}.")
+    choice("patch", settings["patch"], ("text", "output"))
     kind = PatchText if settings["patch"] == "text" else PatchOutput
     into, source = ends(settings["direction"])
     return Row(unit[into], unit["seed"], (kind(site, unit[source], steps=window_of(settings)),))
@@ -219,7 +224,7 @@ def checked_sweep(
     sampling: SamplingKeywords,
 ) -> _Sweep:  # fmt: skip
     """Check all input of a sweep before anything is generated."""
-    model.check_unsteered("a sweep")
+    of_kind("model", model, Model).check_unsteered("a sweep")
     chosen = choose(concepts)
     judge_by = default_scorer(model) if scorer is None else completed(scorer)
     several: Any = (also,) if hasattr(also, "concepts") else also
@@ -330,9 +335,10 @@ def localize(
         >>> atlas.impacts()[["concept", "layer", "pairs"]].values.tolist()
         [['fast', 1, 2], ['fast', 2, 2]]
     """
+    clips = truth("clips", clips)
     if screened is not None:
         if not (isinstance(sites, str) and sites == "cross"):
-            raise ValueError(f"screened chooses the sites, but sites is {sites!r}: give one of them.")
+            raise ValueError(f"screened chooses the sites, but sites is {said(sites)}: give one of them.")
         if hasattr(screened, "impacts") and hasattr(screened, "choose"):  # a screen, from a module that imports this one
             screened = screened.choose()
         if not isinstance(screened, Chosen):
@@ -501,6 +507,7 @@ def plan(
         >>> plan.units, plan.generations
         (68, 952)
     """
+    clips = truth("clips", clips)
     asked, mine = checked_workers(workers), checked_part(part)
     sweep = checked_sweep(model, concepts, pairs, seeds, patch, direction, sites, split, scorer, also, batch_size, when, sampling)
     every = sweep.units(pairs)

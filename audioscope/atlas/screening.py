@@ -434,8 +434,7 @@ def screen(
     if not isinstance(mode, str) or mode not in MODES:
         raise ValueError(f"mode is {said(mode)}, expected 'quick' or 'path'.")
     points = whole("points", points, FIRST)
-    if not isinstance(recompute, bool):
-        raise ValueError(f"recompute is {said(recompute)}, expected True or False.")
+    recompute = truth("recompute", recompute)
     sweep = checked_sweep(model, concepts, pairs, seeds, "output", "sufficient", sites, split, scorer, (), None, None, sampling)
     check_screen(model, sweep.sites, sweep.scorer, sweep.run)
     share = partial(spread, model, checked_workers(workers))

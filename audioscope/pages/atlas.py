@@ -20,7 +20,7 @@ from tqdm.auto import tqdm
 from audioscope.atlas.atlas import Atlas, Scale, ends
 from audioscope.atlas.charts import PLANTED_SAID, agreement_table, impact_table, noun
 from audioscope.atlas.robustness import CENSORED
-from audioscope.errors import all_of, as_path, one_or_more
+from audioscope.errors import all_of, as_path, one_or_more, truth
 from audioscope.installed import cores, need
 from audioscope.pages.atlas_data import PATCHES, Piece, agreements_of, atlas_data, charts_of, names_of, scale_on, steering_data
 from audioscope.pages.html import LOUDNESS, PACK, asset, check_page, json_for_html, page, render, save_page
@@ -166,7 +166,7 @@ def save_site(
     # encoding sound is C code, which does not hold Python's lock; each thread with threads of its own for numpy would be slower
     with threadpool_limits(1), ThreadPoolExecutor(cores()) as pool:
         done = pool.map(write, *zip(*sounds, strict=True)) if sounds else ()
-        list(tqdm(done, desc="sound for the page", total=len(sounds), unit="pack", disable=not progress))
+        list(tqdm(done, desc="sound for the page", total=len(sounds), unit="pack", disable=not truth("progress", progress)))
     if models:
         from audioscope.workers import collect  # with the models, which a page without features does without
 
@@ -279,7 +279,7 @@ def _best(pieces: Sequence[Piece], room: int, progress: bool) -> dict[str, dict[
     rounds = [(list(first.values()), 1.0), *shared, (layers, 1.0), (units, 1.0)]
     kept: dict[str, dict[str, Any]] = {}
     used = 0
-    with tqdm(desc="sound for the page", total=room, unit="B", unit_scale=True, disable=not progress) as bar:
+    with tqdm(desc="sound for the page", total=room, unit="B", unit_scale=True, disable=not truth("progress", progress)) as bar:
         for wanted, share in rounds:
             border = min(room, used + share * room)
             for group in wanted:

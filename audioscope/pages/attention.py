@@ -11,7 +11,7 @@ import torch
 
 from audioscope.attention import AttentionMap, Kind
 from audioscope.edits import MuteWord, Which
-from audioscope.errors import among, as_path, said
+from audioscope.errors import among, as_path, of_kind, said
 from audioscope.installed import need
 from audioscope.model import Model
 from audioscope.pages.html import check_page, iframe, page, render, save_page, sound
@@ -40,7 +40,7 @@ def check_words(model: Model, prompt: str, sites: Which = "cross", kind: Kind = 
         )
     model.check_prompt(prompt)
     if not WORD.findall(prompt):
-        raise ValueError(f"prompt is {prompt!r}, expected words.")
+        raise ValueError(f"prompt is {said(prompt)}, expected words.")
 
 
 def attention_html(
@@ -51,6 +51,7 @@ def attention_html(
     The arguments are those of `Model.attention`, and so are the errors. A word that the prompt has twice is cut out twice; one that
     the model does not read, since the prompt is too long, has no clip.
     """
+    of_kind("model", model, Model)
     sites = model.sites.select(sites)
     check_words(model, prompt, sites, kind)
     how, chosen = dict(model.sampling(**sampling)), sites

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import unquote, urlsplit
 
-from audioscope.errors import as_path
+from audioscope.errors import among, as_path, listed, truth
 from audioscope.installed import need
 
 need("pages", "The book")  # running and rendering a notebook is not part of the core
@@ -57,7 +57,8 @@ def chapters(folder: str | Path | None = None, names: Sequence[str] = ()) -> lis
     """
     folder = notebooks_folder() if folder is None else as_path(folder)
     files = {file.stem: file for file in sorted(folder.glob("*.ipynb"))}
-    missing = [name for name in names if name not in files]
+    names = listed("names", names, "names of notebooks, without the suffix")
+    missing = [str(name) for name in names if not among(name, files)]
     if missing or not files:
         raise FileNotFoundError(f"{folder} has no notebook {', '.join(missing)}. There are: {', '.join(files) or 'none'}.")
     return [Chapter(name, nbformat.read(file, as_version=4)) for name, file in files.items() if not names or name in names]
@@ -97,7 +98,7 @@ def make_book(out: str | Path, notebooks: str | Path | None = None, names: Seque
     made_folder(out)
     # a page that was made earlier stays in the book
     whole = [each for each in chapters(notebooks) if each.name in asked or (out / f"{each.name}.html").exists()]
-    bar = tqdm(found, desc="book", unit="notebook", disable=not progress)
+    bar = tqdm(found, desc="book", unit="notebook", disable=not truth("progress", progress))
     try:
         for chapter in bar:
             bar.set_postfix_str(chapter.name)

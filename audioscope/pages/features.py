@@ -17,7 +17,7 @@ from tqdm.auto import tqdm
 from audioscope.audio import Clip
 from audioscope.concepts import some_prompts
 from audioscope.edits import Edit, as_edits
-from audioscope.errors import as_path, one_or_more, seed_number, texts
+from audioscope.errors import all_of, as_path, index_of, listed, of_kind, one_or_more, said, seed_number, texts, truth
 from audioscope.errors import whole as whole_number
 from audioscope.model import BATCH, Model
 from audioscope.pages.html import check_page, iframe, page, render, save_page, sound
@@ -99,9 +99,12 @@ class FeatureSet:
     features: tuple[int, ...]
 
     def __post_init__(self) -> None:
-        wrong = [feature for feature in self.features if not 0 <= feature < self.sae.d_sae]
-        if wrong or not self.features:
-            raise ValueError(f"features is {wrong or []}, expected numbers from 0 to {self.sae.d_sae - 1}, at least one.")
+        of_kind("sae", self.sae, SAE)
+        of_kind("found", self.found, FeatureClips)
+        numbers = listed("features", self.features, "numbers of features")
+        wrong = [feature for feature in numbers if (index := index_of(feature)) is None or not 0 <= index < self.sae.d_sae]
+        if wrong or not numbers:
+            raise ValueError(f"features is {said(wrong)}, expected numbers from 0 to {self.sae.d_sae - 1}, at least one.")
 
     @property
     def site(self) -> str:
@@ -233,10 +236,13 @@ def searched(
     **sampling: Unpack[SamplingKeywords],
 ) -> list[FeatureClips]:
     """What `feature_clips` returns for each of several SAEs, from the same generations."""
-    for sae in saes:
+    of_kind("model", model, Model)
+    for sae in all_of("sae", saes, SAE):
         sae.check(model.name, model.fingerprint, model.sites.select([sae.metadata.get("site", "none")]))
     prompts = some_prompts(POOL) if prompts is None else texts("prompts", prompts)
     seeds = range(len(prompts)) if seeds is None else [seed_number(seed) for seed in one_or_more(seeds)]
+    if not prompts:
+        raise ValueError("prompts is empty, expected at least one.")
     if len(seeds) != len(prompts):
         raise ValueError(f"There are {len(seeds)} seeds for {len(prompts)} prompts, expected one for each.")
     chosen = as_edits(edits)
@@ -296,6 +302,7 @@ def best_features(sae: SAE, each: int = 2) -> pd.DataFrame:
         >>> best.head(3)["concept"].tolist()
         ['reggae', 'fast', 'jazz']
     """
+    of_kind("sae", sae, SAE)
     each = whole_number("each", each, 1)
     if sae.scores is None:
         return pd.DataFrame(columns=["concept", "feature", "auroc", "mean_with", "mean_without"])
@@ -341,6 +348,8 @@ def feature_set(
         >>> shown.features, len(shown.found.clips)
         ((485,), 1)
     """
+    of_kind("sae", sae, SAE)
+    of_kind("model", model, Model)
     if features is None:
         features = list(dict.fromkeys(best_features(sae)["feature"].astype(int)))
     nothing = FeatureClips([], torch.empty(0), model.sampling())
@@ -389,7 +398,7 @@ def feature_pages(
     check_page(out / "index.html")
     shown = feature_set(sae, model, features, found=found, progress=progress, **keywords)
     made_folder(out)
-    for feature in tqdm(shown.features, desc="feature pages", unit="page", disable=not progress):
+    for feature in tqdm(shown.features, desc="feature pages", unit="page", disable=not truth("progress", progress)):
         save_page(out / f"{feature}.html", shown.html(feature, linked=True))
     title = f"Features of {sae.metadata.get('model', 'a model')}"
     body = render("features.html", title=title, count=len(shown.features), **shown.listed())

@@ -8,6 +8,7 @@ import altair as alt
 import numpy as np
 import pandas as pd
 
+from audioscope.errors import of_kind, with_columns
 from audioscope.sae.evaluation import SAEEvaluation
 from audioscope.theme import chart_theme, rows
 
@@ -40,6 +41,7 @@ def training_chart(log: pd.DataFrame) -> alt.LayerChart:
         >>> audioscope.sae.training_chart(log).description
         'After 40000 tokens 0.100 of the variance is unexplained, 0.02 of the features dead.'
     """
+    with_columns("log", log, ("tokens", "fvu", "dead"), "train_sae")
     long = log.rename(columns={"fvu": "variance unexplained", "dead": "dead features"}).melt(
         "tokens", ["variance unexplained", "dead features"], "what", "share"
     )
@@ -69,6 +71,7 @@ def evaluation_chart(evaluation: SAEEvaluation) -> alt.LayerChart:
         >>> audioscope.sae.evaluation_chart(evaluation).description  # an untrained SAE
         'Variance unexplained by noise level; the SAE fails at every noise level.'
     """
+    of_kind("evaluation", evaluation, SAEEvaluation)
     names = {"fvu": "SAE", "topk_pca_fvu": "PCA, each token's k largest", "tokens_fvu": "random tokens, k of them"}
     methods = list(names.values())
     table = evaluation.levels.reset_index(names="level").assign(
@@ -109,6 +112,7 @@ def auroc_chart(table: pd.DataFrame, title: str = "How well one unit detects a c
         >>> audioscope.sae.auroc_chart(table, "Layer 6").description
         'Layer 6: AUROC of feature, neuron, probe, random SAE for 21 concepts.'
     """
+    with_columns("table", table, ("concept", "method", "auroc", "low", "high", "unit"), "compare_features")
     notes = ["Dashed: chance. Units were chosen on other prompts."]
     if "negatives" in table:
         against = "all prompts that do not name it" if (table["negatives"] == "all").all() else "its counterfactual alone"
@@ -157,6 +161,7 @@ def features_chart(table: pd.DataFrame) -> alt.LayerChart:
         >>> audioscope.sae.features_chart(table).description
         '2 features: share of tokens at which each is active, and AUROC for the concept it detects best.'
     """
+    with_columns("table", table, ("feature", "concept", "auroc", "density"), "best_features")
     shown = table[table["density"] > 0].round({"auroc": 4, "density": 6})
     base = alt.Chart(rows(shown)).encode(
         x=alt.X("density:Q", title="share of tokens at which it is active", scale=alt.Scale(type="log"), axis=alt.Axis(format="~%", values=[10.0**n for n in range(-5, 1)])),

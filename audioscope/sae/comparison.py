@@ -15,6 +15,7 @@ from sklearn.preprocessing import StandardScaler
 from tqdm.auto import tqdm
 
 from audioscope.concepts import Concept, choose, concept_prompts
+from audioscope.errors import of_kind, truth, with_columns
 from audioscope.model import Model
 from audioscope.sae.features import ConceptActivations, Negatives, concept_activations, with_and_without
 from audioscope.sae.sae import SAE
@@ -111,6 +112,7 @@ def compare_features(
     """
     chosen = choose(concepts)
     if readings is None:
+        of_kind("model", model, Model)
         readings = read_splits(model, saes, randoms, chosen, progress=progress, **keywords)
     tables = []
     for path in saes:
@@ -137,7 +139,7 @@ def choose_units(
     rows = readings["test"].rows
     sigmas = readings["test"].sigmas.tolist()
     chosen, ranks = [], {}
-    for concept in tqdm(choose(concepts), desc=f"comparing at {path}", unit="concept", disable=not progress):
+    for concept in tqdm(choose(concepts), desc=f"comparing at {path}", unit="concept", disable=not truth("progress", progress)):
         sides = {split: with_and_without(found.rows, concept.name, negatives) for split, found in readings.items()}
         places = np.concatenate([np.flatnonzero(side) for side in sides["test"]])
         for method in METHODS:
@@ -251,10 +253,7 @@ def wins(table: pd.DataFrame, level: float = 0.05) -> pd.DataFrame:
         1       probe       0      9    12
         2  random SAE      15      0     6
     """
-    if not {"difference", "p"} <= set(table.columns):
-        raise ValueError(
-            f"The table has the columns {list(table.columns)}, expected difference and p: run audioscope.sae.report_saes again."
-        )
+    with_columns("table", table, ("site", "method", "difference", "p"), "compare_features")
     lines = []
     for (path, other), rows in table[table["method"] != METHODS[0]].groupby(["site", "method"], sort=False):
         significant, difference = holm(rows["p"]) < level, rows["difference"].to_numpy()

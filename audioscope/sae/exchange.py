@@ -10,7 +10,7 @@ import pandas as pd
 import safetensors.torch
 import torch
 
-from audioscope.errors import as_path, listed, plain_name
+from audioscope.errors import as_path, listed, of_kind, plain_name, said
 from audioscope.model import Model
 from audioscope.pickles import read_pickle
 from audioscope.sae.files import load_sae
@@ -60,6 +60,8 @@ def tada_sae(
         >>> audioscope.sae.tada_sae("theirs", model)
         SAE(32 features, 4 active, width 128, topk of tiny transformer.transformer_blocks.6.cross_attn)
     """
+    if not hasattr(model, "sites"):
+        raise ValueError(f"model is {said(model)}, expected a Model.")
     folder = fetched(
         source, ("cfg.json", "sae.safetensors", "*/cfg.json", "*/sae.safetensors"), revision=revision, token=token, what="SAE"
     )
@@ -142,6 +144,7 @@ def save_sparsify(sae: SAE, folder: str | Path, sigma: float | None = None) -> P
         >>> audioscope.SAE.from_pretrained(folder)
         SAE(512 features, 8 active, width 128, topk)
     """
+    of_kind("sae", sae, SAE)
     folder = as_path(folder)
     if (sigma is None) != (sae.levels is None):
         raise ValueError(

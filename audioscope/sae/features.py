@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from audioscope.concepts import Concept, _plan, choose, shipped_groups
-from audioscope.errors import choice, whole
+from audioscope.errors import all_of, choice, of_kind, said, whole
 from audioscope.model import BATCH, Model
 from audioscope.sae.sae import SAE
 from audioscope.stats import auroc, cohens_d
@@ -198,11 +198,14 @@ def concept_activations(
         >>> {name: values.shape for name, values in found.values.items()}
         {'transformer.transformer_blocks.6.cross_attn': (2, 2, 128), 'mine': (2, 2, 512)}
     """
-    model.check_unsteered("a reading of concepts")
+    of_kind("model", model, Model).check_unsteered("a reading of concepts")
     choice("against", against, ("counterfactual", "neutral"))
     pairs = None if pairs is None else whole("pairs", pairs, 1)
     other = attrgetter("neutral" if against == "neutral" else "corrupted")
     seen = set(without)
+    if not isinstance(saes, Mapping):
+        raise ValueError(f"saes is {said(saes)}, expected SAEs by name.")
+    all_of("saes", list(saes.values()), SAE)
     for sae in saes.values():
         sae.check(model.name, model.fingerprint, model.sites.select([str(sae.metadata.get("site", "none"))]))
     paths = list(dict.fromkeys([*sites, *(str(sae.metadata["site"]) for sae in saes.values())]))
@@ -302,8 +305,10 @@ def score_features(
         >>> scores.columns.tolist()
         ['concept', 'feature', 'sigma', 'mean_with', 'mean_without', 'ratio', 'difference', 'd', 'auroc']
     """
+    of_kind("sae", sae, SAE)
     chosen = choose(concepts)
     if readings is None:
+        of_kind("model", model, Model)
         readings = concept_activations(model, {name: sae}, chosen, split, **keywords)
     sigmas = np.append(readings.sigmas.numpy(), np.nan)
     tables = []

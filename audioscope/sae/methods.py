@@ -12,6 +12,7 @@ import pandas as pd
 
 from audioscope.concepts import Concept, Pair, choose_one
 from audioscope.edits import Edit
+from audioscope.errors import all_of, of_kind
 from audioscope.model import Model
 from audioscope.sae.sae import SAE
 from audioscope.steer.cells import RANDOM_FEATURES, SAE_UNTUNED
@@ -39,7 +40,7 @@ def random_features_method(
         >>> audioscope.sae.random_features_method([sae], "fast", "layer 6").cell
         'random features layer 6'
     """
-    chosen, concept = list(saes), choose_one(concept)
+    chosen, concept = all_of("saes", saes, SAE), choose_one(concept)
 
     last: dict[int, SteeringVector] = {}  # all strengths of a prompt and seed share one; workers cannot be given an lru_cache
 
@@ -94,7 +95,8 @@ def feature_methods(
         >>> [method.cell for method in methods]
         ['sae untuned', 'caa untuned', 'random features untuned', 'pci all']
     """
-    chosen, concept = list(saes), choose_one(concept)
+    of_kind("model", model, Model)
+    chosen, concept = all_of("saes", saes, SAE), choose_one(concept)
     where = SAE_UNTUNED.sites
     vector = reduce(add, (sae.vector(concept.name, features, **keywords) for sae in chosen))
     return [

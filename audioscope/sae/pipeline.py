@@ -10,7 +10,7 @@ import pandas as pd
 
 from audioscope.atlas.atlas import Atlas
 from audioscope.concepts import Concept, choose
-from audioscope.errors import as_path, whole
+from audioscope.errors import as_path, of_kind, whole
 from audioscope.model import Model
 from audioscope.sae.comparison import choose_units, compare_units, random_like, read_splits
 from audioscope.sae.evaluation import evaluate_sae
@@ -41,6 +41,7 @@ def strongest_sites(atlas: Atlas, count: int = 2) -> list[str]:
         >>> audioscope.sae.strongest_sites(audioscope.datasets.atlas())
         ['transformer.transformer_blocks.0.cross_attn', 'transformer.transformer_blocks.6.cross_attn']
     """
+    of_kind("atlas", atlas, Atlas)
     count = whole("count", count, 1, len(atlas.sites), ", the atlas's sites")
     return atlas.layer_means().nlargest(count, "impact")["site"].tolist()
 
@@ -86,6 +87,7 @@ def train_saes(
         >>> training["expansion_factor"], training["k"], training["training_tokens"]
         (4, 8, 3800000)
     """
+    of_kind("model", model, Model)
     if workers is None and training.get("training_tokens", MANY) >= MANY and (many := room(model)) > 1:
         workers = many
     found = {}
@@ -152,6 +154,7 @@ def report_saes(
     saes = {site: load_sae(as_path(out) / site) for site in sites}
     chosen = choose(None if concepts is None else list(concepts))
     if readings is None:
+        of_kind("model", model, Model)
         alone = {name: value for name, value in keywords.items() if name != "workers"}  # for a single batch
         randoms = {site: random_like(sae, TokenStream(model, site, **alone)) for site, sae in saes.items()}
         readings = read_splits(model, saes, randoms, chosen, prompts, pairs=pairs, progress=progress, **keywords)

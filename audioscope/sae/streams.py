@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from audioscope.concepts import concept_prompts
-from audioscope.errors import index_of, one_or_more, said, seed_number, texts, whole
+from audioscope.errors import index_of, of_kind, one_or_more, said, seed_number, texts, whole
 from audioscope.model import BATCH, Model
 from audioscope.sae.levels import Levels
 from audioscope.store import batches, content_hash
@@ -74,7 +74,7 @@ class TokenStream:
 
     def __post_init__(self) -> None:
         checked_workers(self.workers)
-        self.model.check_unsteered("a stream of activations")
+        of_kind("model", self.model, Model).check_unsteered("a stream of activations")
         sites = self.model.sites.select([self.site] if isinstance(self.site, str) else self.site)
         if len(sites) != 1:
             raise ValueError(f"site is {self.site!r}, which names {len(sites)} sites, expected exactly one.")
@@ -134,7 +134,7 @@ class TokenStream:
             >>> tokens.shape, sigmas.shape
             (torch.Size([1, 2, 10, 128]), torch.Size([2]))
         """
-        self.model.check_unsteered("a stream of activations")
+        of_kind("model", self.model, Model).check_unsteered("a stream of activations")
         (site,) = self.model.sites.select([self.site])
         rows = [Row(prompt, int(seed)) for prompt, seed in zip(prompts, seeds, strict=True)]
         run = self.model.run(rows, read=Read((site,), self.at_steps, False, branch), decode=False, **self.sampling)

@@ -18,7 +18,7 @@ import numpy as np
 import pandas as pd
 
 from audioscope.concepts import Concept, choose_one, concept_prompts
-from audioscope.errors import as_path, whole
+from audioscope.errors import all_of, as_path, of_kind, whole
 from audioscope.model import Model
 from audioscope.sae.features import concept_activations, score_features
 from audioscope.sae.methods import random_features_method
@@ -75,7 +75,8 @@ def score_contrast(model: Model, saes: Iterable[SAE], concept: str | Concept, pa
         >>> scored.scores["concept"].unique().tolist()
         ['fast', 'slow']
     """
-    chosen, concept, pairs = list(saes), choose_one(concept), whole("pairs", pairs, 1)
+    of_kind("model", model, Model)
+    chosen, concept, pairs = all_of("saes", saes, SAE), choose_one(concept), whole("pairs", pairs, 1)
     if not chosen:
         raise ValueError("saes is empty, expected at least one SAE.")
     named = {f"feature {sae.metadata['site']}": sae for sae in chosen}
@@ -192,6 +193,7 @@ def tuned_methods(
         >>> sorted(audioscope.datasets.steering("fast", "sae_steering").table["cell"].unique())  # the shipped sweep of them
         ['caa tuned', 'caa untuned', 'pci all', 'random features tuned', 'sae tuned', 'sae untuned']
     """
+    of_kind("model", model, Model)
     folder, concept = as_path(folder), choose_one(concept)
     shared: dict[str, Any] = {"workers": workers, "progress": progress}
     built = min(pairs, len(concept.split("build")))
@@ -271,6 +273,7 @@ def steer_all_features(
         >>> sorted((table["method"] + " " + table["sites"]).unique())
         ['caa tuned', 'caa untuned', 'pci all', 'random features tuned', 'sae tuned', 'sae untuned']
     """
+    of_kind("model", model, Model)
     seen = set(concept_prompts() if without is None else without)
     # tuning uses the settings of the reported sweeps
     shared = (*SamplingKeywords.__annotations__, "scorer", "price", "batch_size", "workers", "progress")

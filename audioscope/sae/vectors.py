@@ -12,7 +12,7 @@ import pandas as pd
 import torch
 from torch import Tensor
 
-from audioscope.errors import choice, said, whole
+from audioscope.errors import choice, of_kind, said, truth, whole, with_columns
 from audioscope.sae.sae import SAE
 from audioscope.steer.vectors import SteeringVector
 
@@ -41,6 +41,7 @@ def top_features(scores: pd.DataFrame, concept: str, count: int = 20, by: Score 
         >>> best.groupby("sigma").size().tolist()  # 2 at each of the 10 noise levels
         [2, 2, 2, 2, 2, 2, 2, 2, 2, 2]
     """
+    with_columns("scores", scores, ("concept", "sigma", "feature"), "score_features")
     mine = scores[scores["sigma"].notna() & (scores["concept"] == concept if isinstance(concept, str) else False)]
     if mine.empty:
         raise ValueError(
@@ -92,6 +93,8 @@ def sae_vector(
         >>> vector
         SteeringVector(fast against slow, tiny: 1 sites, 10 noise levels from 1 to 0.235, reliability not measured)
     """
+    of_kind("sae", sae, SAE)
+    weighted = truth("weighted", weighted)
     if sae.scores is None or sae.levels is None or "site" not in sae.metadata:
         raise ValueError(
             "This SAE lacks scores, noise levels or a site: train it on a TokenStream and set "

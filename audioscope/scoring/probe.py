@@ -18,7 +18,7 @@ from torch import Tensor
 
 from audioscope.audio import Clip
 from audioscope.concepts import SPLITS, Concept, load_concepts, some_prompts
-from audioscope.errors import as_path, texts, whole
+from audioscope.errors import as_path, of_kind, texts, whole
 from audioscope.model import Model
 from audioscope.scoring.scorers import Scorer, check_scores, completed, resampled, scores_of
 from audioscope.stats import auroc
@@ -74,6 +74,7 @@ def read_folder(
         >>> [clip.prompt for clip in audioscope.scoring.read_folder("mine", model)]
         ['song.wav']
     """
+    of_kind("model", model, Model)
     folder = as_path(folder)
     found = _files(folder)
     most = whole("most", most, 1)
@@ -327,7 +328,7 @@ def pairs_like(
         >>> len(concept.split("build"))
         2
     """
-    model.check_unsteered("a concept")
+    of_kind("model", model, Model).check_unsteered("a concept")
     scorer = completed(scorer)
     scorer.check(model)
     check_scores(scorer, concept)

@@ -20,7 +20,7 @@ from torchaudio.functional import resample
 
 from audioscope.audio import ready_librosa
 from audioscope.concepts import shipped_groups
-from audioscope.errors import known_name, listed, plain_name, said, whole
+from audioscope.errors import known_name, listed, plain_name, said, truth, whole
 from audioscope.installed import need
 from audioscope.scoring import musicnn
 from audioscope.store import LOADING, default_device, fingerprint
@@ -110,16 +110,18 @@ def completed(scorer: Any) -> Scorer:
     """
     if isinstance(scorer, type) or not callable(scorer) or not hasattr(scorer, "concepts"):
         raise TypeError(
-            f"scorer is {scorer!r}, expected an object with `concepts` that is called with audio and its rate (see Scorer)."
+            f"scorer is {said(scorer)}, expected an object with `concepts` that is called with audio and its rate (see Scorer)."
         )
     names = scorer.concepts
     if isinstance(names, str) or not hasattr(names, "__getitem__") or not all(isinstance(name, str) for name in names):
-        raise TypeError(f"concepts of the scorer {scorer!r} is {names!r}, expected a list of names, in the order of its columns.")
+        raise TypeError(
+            f"concepts of the scorer {said(scorer)} is {said(names)}, expected a list of names, in the order of its columns."
+        )
     if not len(names) or len(set(names)) < len(names):
-        raise ValueError(f"concepts of the scorer {scorer!r} is {list(names)}, expected at least one name, each once.")
+        raise ValueError(f"concepts of the scorer {said(scorer)} is {said(list(names))}, expected at least one name, each once.")
     called = getattr(scorer, "name", None)
     if called is not None and (not isinstance(called, str) or not called.strip()):
-        raise TypeError(f"name of the scorer {scorer!r} is {called!r}, expected text, which stands in tables and charts.")
+        raise TypeError(f"name of the scorer {said(scorer)} is {said(called)}, expected text, which stands in tables and charts.")
     plain_name("The scorer's name", called or "scorer")
     complete = all(hasattr(scorer, name) for name in ("name", "fingerprint", "units", "needs", "queries", "check"))
     return scorer if complete else _Completed(scorer)
@@ -316,6 +318,7 @@ def listener_scorer(name: str = "listener", any_audio: bool = False) -> Listener
         >>> audioscope.scoring.listener_scorer("judge").concepts[:3]
         ['female', 'male', 'slow']
     """
+    any_audio = truth("any_audio", any_audio)
     known_name("listener", name, tuple(listener.POOLS))
     return ListenerScorer(listener.load(name), name, any_audio)
 
@@ -735,6 +738,8 @@ def default_scorer(model: Any) -> Scorer:
         >>> audioscope.scoring.default_scorer(model).name
         'listener'
     """
+    if not hasattr(model, "adapter"):
+        raise ValueError(f"model is {said(model)}, expected a Model.")
     return listener_scorer() if model.adapter.is_tiny else Clap()
 
 

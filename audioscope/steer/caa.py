@@ -20,7 +20,7 @@ from torch import Tensor
 from audioscope.atlas.atlas import Atlas
 from audioscope.concepts import Concept, Pairs, choose_one
 from audioscope.edits import Branch
-from audioscope.errors import Damaged, choice, whole
+from audioscope.errors import Damaged, choice, of_kind, said, truth, whole
 from audioscope.installed import __version__
 from audioscope.model import BATCH, Model
 from audioscope.sites import Site
@@ -55,13 +55,14 @@ def steering_sites(model: Model, concept: Concept, sites: Any = "cross", atlas: 
         >>> [site.layer for site in audioscope.steer.steering_sites(model, concept, "own")]
         [1, 2]
     """
+    of_kind("model", model, Model)
     if not (isinstance(sites, str) and sites in ("functional", "own")):
         return model.sites.select(sites)
     if atlas is None:
         atlas = Atlas.load(data_folder() / "atlas")
-    if atlas.settings.get("fingerprint") != model.fingerprint:
+    if of_kind("atlas", atlas, Atlas).settings.get("fingerprint") != model.fingerprint:
         raise ValueError(
-            f"sites={sites!r} needs an atlas of {model.name!r} with weights {model.fingerprint}, but this one is of "
+            f"sites={said(sites)} needs an atlas of {model.name!r} with weights {model.fingerprint}, but this one is of "
             f"{atlas.settings['model']!r} with weights {atlas.settings.get('fingerprint')}: pass "
             "atlas=audioscope.localize(model, ...), or name the sites."
         )
@@ -124,7 +125,8 @@ def contrast(
     **sampling: Unpack[SamplingKeywords],
 ) -> Contrast:  # fmt: skip
     """Check what a direction is to be made from, before anything is generated. The arguments and errors are those of `caa`."""
-    model.check_unsteered("a vector")
+    of_kind("model", model, Model).check_unsteered("a vector")
+    memory, normalize = truth("memory", memory), None if normalize is None else truth("normalize", normalize)
     chosen = choose_one(concept)
     bare = not (chosen.opposite or chosen.counterfactual)  # nothing is known of the second prompts but that they are the contrast
     neutral = all(pair.neutral for pair in chosen.split(split))

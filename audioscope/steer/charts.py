@@ -10,6 +10,7 @@ import altair as alt
 import numpy as np
 import pandas as pd
 
+from audioscope.errors import truth, with_columns
 from audioscope.steer.cells import ALL, CELLS, OWN, RANDOM_DIRECTION, REWRITTEN
 from audioscope.theme import chart_theme, reading, rows
 
@@ -61,6 +62,8 @@ def steering_chart(
         >>> audioscope.steer.steering_chart(sweep.curves(), "fast", "slow").title.text
         'Steering slow ↔ fast'
     """
+    with_columns("curves", curves, ("cell", "strength", "distance", "score", "low", "high"), "SteeringSweep.curves")
+    now, ring = truth("now", now), truth("ring", ring)
     if curves.empty:
         raise ValueError("The sweep has no curves yet: let it finish at least one prompt.")
     cells = list(dict.fromkeys(curves["cell"]))
@@ -144,6 +147,9 @@ def axes_chart(
         >>> chart.description
         'AUC of steering on 18 axes by caa own, pci all, with intervals.'
     """
+    with_columns(
+        "summary", summary, ("concept", "method", "sites", "auc", "auc_low", "auc_high", "spearman"), "SteeringSweep.summary"
+    )
     named = summary.assign(cell=summary["method"] + " " + summary["sites"])
     shown = named[named["cell"].isin(cells)]
     if shown.empty:
@@ -197,6 +203,9 @@ def localization_chart(table: pd.DataFrame) -> alt.LayerChart:
         >>> chart.description
         'Benefit of localizing over concentration on 5 axes of ace-step: 5 above 0.'
     """
+    with_columns(
+        "table", table, ("model", "lengths", "concept", "concentration", "benefit", "low", "high"), "localization_benefits"
+    )
     shown = table.dropna(subset=["concentration", "benefit"])
     if shown.empty:
         raise ValueError("No row of the table has a concentration and a benefit, so there is nothing to draw.")

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from audioscope.errors import said, whole
+from audioscope.errors import said, whole, with_columns
 from audioscope.steer.cells import REWRITTEN
 
 REFERENCE = (str(REWRITTEN),)
@@ -44,9 +44,7 @@ def steering_auc(table: pd.DataFrame, reference: str | Sequence[str] = REFERENCE
         >>> bool(areas["pci all"] > areas["caa all"] > areas["random direction own"])
         True
     """
-    missing = {"concept", "cell", "strength", "distance", "score"} - set(table.columns)
-    if missing:
-        raise ValueError(f"The table lacks the columns {sorted(missing)}: expected concept, cell, strength, distance, score.")
+    with_columns("table", table, ("concept", "cell", "strength", "distance", "score"), "SteeringSweep.table")
     known = table.dropna(subset=["distance", "score"])
     if isinstance(reference, str):
         reference = (reference,)

@@ -14,7 +14,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
-from audioscope.errors import Damaged, as_path, choice, index_of, of_kind, real, said
+from audioscope.errors import Damaged, as_path, choice, index_of, of_kind, real, said, truth
 from audioscope.installed import __version__
 from audioscope.model import Model
 from audioscope.pickles import read_pickle
@@ -302,6 +302,7 @@ def write_pack(
         >>> audioscope.steer.write_pack(vector, "packs/fast.safetensors", model, every_step=True).name
         'fast.safetensors'
     """
+    every_step = truth("every_step", every_step)
     of_kind("model", model, Model)
     of_kind("vector", vector, SteeringVector).check(model.name, model.fingerprint, model.sites)
     file = as_path(file)

@@ -13,7 +13,7 @@ from audioscope.atlas.atlas import Atlas
 from audioscope.atlas.localization import localize
 from audioscope.atlas.published import published
 from audioscope.concepts import choose_one
-from audioscope.errors import all_of, as_path, of_kind, one_or_more, whole
+from audioscope.errors import all_of, as_path, of_kind, one_or_more, whole, with_columns
 from audioscope.model import Model
 from audioscope.stats import rank_correlation
 from audioscope.steer.caa import caa
@@ -117,6 +117,7 @@ def benefit_by_concentration(table: pd.DataFrame) -> pd.DataFrame:
         >>> found[["model", "axes", "better"]].values.tolist()
         [['ace-step', 5, 5]]
     """
+    with_columns("table", table, ("model", "lengths", "concentration", "benefit"), "localization_benefits")
     lines = []
     for (model, lengths), rows in table.dropna(subset=["concentration", "benefit"]).groupby(["model", "lengths"], sort=False):
         better = int((rows["benefit"] > 0).sum())
@@ -153,6 +154,7 @@ def steer_planted(
         >>> rows[["model", "lengths", "layers"]].values.tolist()
         [['planted in 1', 'unit', 1], ['planted in 1', 'natural', 1]]
     """
+    of_kind("model", model, Model)
     chosen, folder = choose_one(concept), as_path(out)
     layers = sorted({whole("a layer", layer, 0, len(model.sites.cross) - 1) for layer in one_or_more(layers)})
     if not layers:

@@ -13,7 +13,7 @@ import numpy as np
 from audioscope.atlas.atlas import Atlas
 from audioscope.concepts import Concept, Pair
 from audioscope.edits import BlendText, Edit, PatchText, SlidePrediction
-from audioscope.errors import choice, index_of, one_or_more, plain_name, whole
+from audioscope.errors import choice, index_of, of_kind, one_or_more, plain_name, whole
 from audioscope.model import Model
 from audioscope.sites import Site
 from audioscope.steer.caa import Against, steering_sites
@@ -110,6 +110,7 @@ def vector_method(vector: SteeringVector, sites: str, method: str = OWN.method, 
         >>> audioscope.steer.vector_method(vector.only(vector.paths[:3]), "first three").cell
         'caa first three'
     """
+    of_kind("vector", vector, SteeringVector)
     return SteeringMethod(
         method, sites, lambda pair, strength, seed: [AddVector(vector, strength, **keywords)], _metadata(vector, **keywords)
     )
@@ -186,6 +187,7 @@ def random_direction_method(vector: SteeringVector, sites: str, **keywords: Any)
         >>> bool(vector.cosines(drawn.vector)["cosine"].abs().max() < 0.5)
         True
     """
+    of_kind("vector", vector, SteeringVector)
     return SteeringMethod(
         RANDOM_DIRECTION.method,
         sites,
@@ -354,6 +356,7 @@ def standard_methods(
         >>> [method.cell for method in methods][:4]
         ['caa shared', 'caa own', 'caa all', 'caa own, natural lengths']
     """
+    of_kind("vector", vector, SteeringVector)
     shared, own = (steering_sites(model, concept, which, atlas) for which in ("functional", "own"))
     unit, seed = vector.unit(), crc32(concept.name.encode())
     controls = [

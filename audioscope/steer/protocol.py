@@ -14,7 +14,7 @@ import pandas as pd
 from audioscope.atlas.atlas import Atlas
 from audioscope.concepts import Concept, Pair, choose, shipped_concepts
 from audioscope.edits import Edit
-from audioscope.errors import as_path, one_or_more, plain_name, said, whole
+from audioscope.errors import as_path, of_kind, one_or_more, plain_name, said, whole
 from audioscope.model import Model
 from audioscope.sites import Site
 from audioscope.stats import holm, mean_with_interval
@@ -95,6 +95,7 @@ def benchmark(
         >>> row.index.tolist(), row["axes"].tolist()
         (['caa of 2 pairs'], [1])
     """
+    of_kind("model", model, Model)
     if not callable(method):
         raise TypeError(f"method is {said(method)}, expected a function of (model, concept, sites).")
     if not isinstance(name, str) or not name.strip():

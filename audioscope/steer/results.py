@@ -16,7 +16,7 @@ from scipy import stats
 from audioscope.atlas.atlas import Scale
 from audioscope.audio import Clip
 from audioscope.concepts import shipped_groups
-from audioscope.errors import UnknownName, among, as_path, said
+from audioscope.errors import UnknownName, among, as_path, said, with_columns
 from audioscope.stats import chance_of, interval, pseudo_values
 from audioscope.steer.cells import REWRITTEN
 from audioscope.steer.curves import smoothness, steering_auc, within
@@ -179,7 +179,7 @@ class SteeringSweep:
             return self
         if scale != "clipped" or not end:
             raise ValueError(
-                f"scale is {scale!r}, expected 'raw'"
+                f"scale is {said(scale)}, expected 'raw'"
                 + (" or 'clipped'." if end else f": the {self.settings['scorer']} has no calibrated range.")
             )
         columns = [name for name in self.table if name.startswith("scored ")]
@@ -258,7 +258,7 @@ class SteeringSweep:
         """
         found = [cell for cell in self.cells if re.fullmatch(rf"{re.escape(name)}( \d+)?", cell)]
         if not found:
-            raise ValueError(f"No cell {name!r} in this sweep. There are: {', '.join(self.cells)}.")
+            raise ValueError(f"No cell {said(name)} in this sweep. There are: {', '.join(self.cells)}.")
         return found
 
     def points(self, table: pd.DataFrame | None = None) -> pd.DataFrame:
@@ -270,7 +270,11 @@ class SteeringSweep:
         Returns:
             One row per cell and strength with the columns cell, strength, distance and score.
         """
-        table = self.table if table is None else table
+        table = (
+            self.table
+            if table is None
+            else with_columns("table", table, ("cell", "prompt", "strength", "distance", "score"), "table")
+        )
         means = table.groupby(["cell", "prompt", "strength"], sort=False)[["distance", "score"]].mean()
         return means.groupby(level=["cell", "strength"], sort=False).mean().reset_index()
 

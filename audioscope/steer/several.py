@@ -11,7 +11,7 @@ import pandas as pd
 from tqdm.auto import tqdm
 
 from audioscope.concepts import choose_one
-from audioscope.errors import real, said, whole
+from audioscope.errors import all_of, of_kind, real, said, truth, whole
 from audioscope.model import Model
 from audioscope.scoring.scorers import Scorer, scores_of
 from audioscope.stats import Ratio, ratio_of_means
@@ -60,8 +60,10 @@ def interference(
         >>> table[["one", "other", "prompts"]].values.tolist()
         [['fast', 'happy', 2]]
     """
+    of_kind("model", model, Model)
     if not isinstance(vectors, Mapping) or len(vectors) < 2:
         raise ValueError(f"vectors is {said(vectors)}, expected at least two vectors by concept.")
+    all_of("vectors", list(vectors.values()), SteeringVector)
     concepts = {concept.name: concept for concept in map(choose_one, vectors)}
     vectors = {choose_one(each).name: vector for each, vector in vectors.items()}
     names: list[str] = list(vectors)
@@ -81,7 +83,7 @@ def interference(
     for one, other in combinations(names, 2):
         halves = (one, count - count // 2), (other, count // 2)
         units[one, other] = [(name, pair) for name, part in halves for pair in benches[name].pairs(split, part)]
-    bar = tqdm(total=sum(map(len, units.values())), desc="interference", disable=not progress)
+    bar = tqdm(total=sum(map(len, units.values())), desc="interference", disable=not truth("progress", progress))
     lines = []
     for (one, other), pairs in units.items():
         found = []

@@ -16,7 +16,7 @@ from torch import Tensor
 from audioscope.atlas.atlas import Atlas
 from audioscope.audio import Clip
 from audioscope.concepts import Concept, Pair, Pairs, choose_one
-from audioscope.errors import listed, one_or_more, real, said, texts, whole
+from audioscope.errors import listed, of_kind, one_or_more, real, said, texts, truth, whole, with_columns
 from audioscope.merging import Part, checked_part, merge_parts, units_of
 from audioscope.model import Model
 from audioscope.scoring import measures
@@ -173,7 +173,7 @@ def bench_of(
     sampling: SamplingKeywords,
     also: Iterable[Scorer] | None = None,
 ) -> _Bench:
-    model.check_unsteered("a sweep")
+    of_kind("model", model, Model).check_unsteered("a sweep")
     chosen = choose_one(concept)
     if scorer is None and model.adapter.is_tiny:
         scorer, price = listener_scorer("judge"), price or listener_scorer()
@@ -338,6 +338,7 @@ def strengths_from(calibration: pd.DataFrame, steps: int) -> dict[str, list[floa
         >>> [round(strength, 2) for strength in audioscope.steer.strengths_from(found, 10)["caa all"]]
         [0.0, 0.8, 1.4, 2.0, 2.6, 3.8]
     """
+    with_columns("calibration", calibration, ("cell", "strength"), "calibrate")
     result = {}
     for name, rows in calibration.groupby("cell", sort=False):
         shares: tuple[float, ...] = BOTH_SHARES if len(rows) > 1 else SHARES
@@ -414,6 +415,7 @@ def steering_sweep(
         >>> sweep.table[["cell", "strength"]].values.tolist()
         [["caa vector's", 0.0], ["caa vector's", -2.0], ["caa vector's", 2.0]]
     """
+    clips = truth("clips", clips)
     bench = bench_of(model, concept, scorer, price, batch_size, workers, sampling, also)
     chosen = bench.concept
     without = set(texts("without", without))

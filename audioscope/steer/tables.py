@@ -13,7 +13,7 @@ import pandas as pd
 from scipy.stats import binomtest, wilcoxon
 
 from audioscope.concepts import Concept, choose, shipped_concepts
-from audioscope.errors import as_path
+from audioscope.errors import as_path, of_kind, with_columns
 from audioscope.model import Model
 from audioscope.stats import holm, mean_with_interval, sign_test
 from audioscope.steer.cells import FEATURE_PAIRS, LOCALIZED, PAIRS
@@ -87,6 +87,7 @@ def steer_all(
         >>> table[["concept", "method", "sites"]].values.tolist()
         [['fast', 'pci', 'all'], ['fast', 'text blend', 'all']]
     """
+    of_kind("model", model, Model)
     done: list[_Found] = []
     alike: list[pd.DataFrame] = []
     for axis in axes() if concepts is None else list(concepts):
@@ -152,6 +153,7 @@ def sweep_views(sweep: SteeringSweep) -> dict[str, SteeringSweep]:
         >>> list(audioscope.steer.sweep_views(audioscope.datasets.steering("fast")))
         ['clipped', 'repriced', 'exchanged', 'musicnn']
     """
+    of_kind("sweep", sweep, SteeringSweep)
     found = {"clipped": sweep.on("clipped")} if sweep.settings.get("calibrated") else {}
     if sweep.two_networks:
         found["repriced"] = sweep.repriced()
@@ -178,6 +180,7 @@ def compared(sweep: SteeringSweep, asked: Iterable[tuple[str, str]] = PAIRS + FE
         >>> (table["more"] > 0).tolist()
         [True, True]
     """
+    of_kind("sweep", sweep, SteeringSweep)
     acts = sweep.settings.get("methods", {})
 
     def place(cell: str) -> tuple[Any, ...]:
@@ -220,6 +223,7 @@ def steerable(table: pd.DataFrame) -> pd.DataFrame:
         >>> table[(table["concept"] == "fast") & table["cell"].isin(["caa own", "fixed direction own"])]["steerable"].tolist()
         [True, False]
     """
+    with_columns("table", table, ("concept", "method", "sites", "p_beyond", "p_rising", "share"), "SteeringSweep.summary")
     cell = table["method"].astype(str) + " " + table["sites"].astype(str)
     if table.assign(cell=cell).duplicated(["concept", "cell"]).any():
         raise ValueError("The table has an axis twice: expected one row for each concept, method and sites.")
@@ -289,6 +293,7 @@ def over_axes(pairs: pd.DataFrame, one: str, other: str) -> dict[str, Any]:
         >>> found["axes"], found["worse"], "fast" in found["better_on"]
         (18, 0, True)
     """
+    with_columns("pairs", pairs, ("concept", "one", "other", "same", "more", "p"), "SteeringSweep.pairs")
     asked = pairs[(pairs["one"] == one) & (pairs["other"] == other)]
     if asked.empty or asked["concept"].duplicated().any():
         known = ", ".join(f"{a} / {b}" for a, b in dict.fromkeys(zip(pairs["one"], pairs["other"], strict=True)))

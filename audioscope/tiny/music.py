@@ -15,6 +15,7 @@ import numpy as np
 from scipy.fft import irfft, next_fast_len, rfft
 from scipy.signal import lfilter
 
+from audioscope.errors import truth
 from audioscope.tiny.band import SAMPLES, Band, Drummer, Harmony, Mood, Player, leveled, loudness, recolored
 from audioscope.tiny.bank import RATE, NoteBank
 from audioscope.tiny.idioms import ACCOMPANIMENT, DRUMS, FILLS, FRONT, HAND_PERCUSSION, MANNER, ROOM, SWING
@@ -93,6 +94,7 @@ class Song:
             >>> audioscope.tiny.Song.draw(np.random.default_rng(0), held_out=True).held_out
             True
         """
+        held_out = truth("held_out", held_out)
         while True:
             song = Song(**{group: str(rng.choice(classes)) for group, classes in GROUPS.items()})
             if song.held_out == held_out:

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from audioscope.concepts import Concept, choose_one
-from audioscope.errors import choice, one_or_more, said, whole
+from audioscope.errors import choice, of_kind, one_or_more, said, whole
 from audioscope.model import Model
 
 SAME = 1e-4  # largest difference of two encodings of one text
@@ -111,6 +111,7 @@ def planted(model: Model, plan: Mapping[Any, int | Sequence[int]], needs: Needs 
         >>> bool(abs(part[model.sites[0].path] - part.iloc[1]) < 1e-3)  # patching layer 0 does nothing
         True
     """
+    of_kind("model", model, Model)
     if not model.adapter.is_tiny:
         raise ValueError(f"Truth is planted in tiny and its copies, not in {model.name!r}.")
     choice("needs", needs, get_args(Needs))

@@ -17,7 +17,7 @@ from torch import Tensor
 from tqdm.auto import tqdm
 
 from audioscope.attention import Kind
-from audioscope.errors import whole
+from audioscope.errors import of_kind, truth, whole
 from audioscope.model import Model
 from audioscope.stats import auroc
 from audioscope.tiny.bank import RATE, NoteBank
@@ -100,21 +100,21 @@ def pointing(
         >>> audioscope.tiny.pointing(model, songs=1, steps=2, progress=False)["word"].nunique()
         2
     """
-    model.check_unsteered("pointing")
+    of_kind("model", model, Model).check_unsteered("pointing")
     songs = whole("songs", songs, 1)
     bank, lines, steps = NoteBank(), [], model.sampling(steps=steps).steps
     codec = model.pipe.vae
-    for number in tqdm(range(songs), desc="pointing", disable=not progress):
+    for number in tqdm(range(songs), desc="pointing", disable=not truth("progress", progress)):
         text, wave, sounds = song_in_parts(number, bank, int(SECONDS * RATE) // codec.downsampling_ratio)
         with heard(model, codec.encode(torch.from_numpy(wave)[None, None]), steps, number):
             found = model.attention(text, number, by=("layer", "step"), kind=kind, steps=steps)
         maps = {word: np.moveaxis(found.of(word), -1, 0) for word in sounds}
-        for (word, truth), other, part in zip(sounds.items(), [*sounds][::-1], PAIRS[number % len(PAIRS)], strict=True):
-            own, control = (auroc(maps[each][truth], maps[each][~truth]) for each in (word, other))
+        for (word, sounding), other, part in zip(sounds.items(), [*sounds][::-1], PAIRS[number % len(PAIRS)], strict=True):
+            own, control = (auroc(maps[each][sounding], maps[each][~sounding]) for each in (word, other))
             means = (maps[each].mean((1, 2)) for each in (word, other))
-            averaged = [float(auroc(mean[truth], mean[~truth])) for mean in means]
+            averaged = [float(auroc(mean[sounding], mean[~sounding])) for mean in means]
             lines += [
-                (number, part, word, layer, step, own[layer, step], control[layer, step], *averaged, truth.mean())
+                (number, part, word, layer, step, own[layer, step], control[layer, step], *averaged, sounding.mean())
                 for layer, step in np.ndindex(own.shape)
             ]
     return pd.DataFrame(lines, columns=COLUMNS)
