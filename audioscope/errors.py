@@ -103,6 +103,13 @@ def with_columns(name: str, table: Any, needed: Iterable[str], source: str) -> A
     return table
 
 
+def said_text(name: str, value: Any) -> str:
+    """A text. Raises ValueError for anything else."""
+    if not isinstance(value, str):
+        raise ValueError(f"{name} is {said(value)}, expected a text.")
+    return value
+
+
 def texts(name: str, value: Any) -> list[str]:
     """A list of prompts. Raises ValueError that names it for one text, whose letters would be taken, and for what is no text."""
     several = listed(name, value, "a list of texts")

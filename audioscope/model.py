@@ -143,6 +143,11 @@ class Turn:
         self._held = False
         self._lock.release()
 
+    @property
+    def others_wait(self) -> AbstractContextManager[Any]:
+        """While one looks at the pipeline without using it: no other thread's run has put its hooks there."""
+        return self._lock
+
 
 class Model:
     """A diffusers text-to-audio pipeline, its adapter and its attention sites.
@@ -206,7 +211,8 @@ class Model:
         Returns:
             By the component's name, and "adapter".
         """
-        known = {name: describe(part, weights) for name, part in sorted(self.pipe.components.items()) if part is not None}
+        with self.turn.others_wait:
+            known = {name: describe(part, weights) for name, part in sorted(self.pipe.components.items()) if part is not None}
         values = {field.name: getattr(self.adapter, field.name) for field in fields(self.adapter)}
         facts = [(name, code_of(value) if callable(value) else str(value)) for name, value in values.items()]
         return {**known, "adapter": content_hash(facts)}

@@ -49,7 +49,9 @@ class _Array:
             raise ValueError("an array of other things than numbers")
         # the bytes are there already, so that a shape cannot ask for memory
         values = np.frombuffer(content, kind.known()).reshape(tuple(map(int, shape)), order="F" if by_column else "C")
-        self.values = values.copy()  # one that may be written to
+        self.values = values.astype(
+            values.dtype.newbyteorder("=")
+        )  # a copy that may be written to, in this machine's order of bytes
 
 
 class _Name:
@@ -116,7 +118,9 @@ class _Reader(pickle._Unpickler):  # the one in Python: the one in C can be made
     def find_class(self, module: str, name: str) -> Any:
         known = KNOWN.get(f"{module}.{name}")
         if known is None:
-            raise ValueError(f"it names {module}.{name}, which is neither an array nor a tensor, and may be code")
+            raise ValueError(
+                f"it names {module}.{name}, which is neither an array nor a tensor, and may be code (or another protocol of pickle than 4)"
+            )
         return lambda *given: known(*given)  # a new one each time: a file can set attributes of what it is given
 
     def persistent_load(self, pid: Any) -> Any:

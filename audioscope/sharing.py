@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from audioscope.audio import Clip
-from audioscope.errors import as_path, listed, said, truth
+from audioscope.errors import as_path, listed, said, said_text, truth
 from audioscope.installed import __version__
 
 HUB_NAME = re.compile(r"[\w.-]+/[\w.-]+")
@@ -48,6 +48,8 @@ def fetched(
         place.exists() or near or place.is_absolute() or str(source).startswith((".", "~")) or not HUB_NAME.fullmatch(str(source))
     ):
         hint = f" ({place.parent} is a folder here, so the hub is not asked)" if near and HUB_NAME.fullmatch(str(source)) else ""
+        if place.is_file() or (near and place.parent.joinpath(f"{place.name}.safetensors").is_file()):
+            hint = "; a file is read by `load`"
         raise FileNotFoundError(
             f"No {what} at {str(source)!r}: expected a folder, or a name on the hub such as 'owner/name'{hint}."
         )
@@ -66,13 +68,6 @@ def fetched(
         where = f"its folder {subfolder!r} has" if subfolder else "it has"
         raise FileNotFoundError(f"No {what} at {str(source)!r}: {where} none of the files of one, or does not exist.")
     return folder
-
-
-def said_text(name: str, value: Any) -> str:
-    """A text. Raises ValueError for anything else."""
-    if not isinstance(value, str):
-        raise ValueError(f"{name} is {said(value)}, expected a text.")
-    return value
 
 
 def unreachable(name: str | Path, error: BaseException, revision: str | None = None, giving: bool = False) -> ConnectionError:

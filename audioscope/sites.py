@@ -187,7 +187,7 @@ class Sites:
 
         Raises UnknownName (a KeyError) with the nearest paths, or the range of layer numbers.
         """
-        number = index_of(path)
+        number = int(path) if isinstance(path, str) and path.isdecimal() else index_of(path)
         if number is None and str(path) in self._by_path:
             return self._by_path[str(path)]
         if heads := [head for site in self.all if site.kind == "cross" for head in site.heads if head.label == str(path)]:
@@ -212,7 +212,7 @@ class Sites:
             which: A kind ("cross", "self", "cross.heads", "cross.keys", "cross.values", "cross.memory", the same of "self",
                 "feed_forward", "block"), "all" attention modules, a path, the heads of one as "path.heads", the number of a
                 cross-attention layer, the label of one of its heads ("0.3"), a `Site`, a list of these, or a table with a column
-                path; None is all attention modules.
+                path or site; None is all attention modules.
 
         Returns:
             The sites.
@@ -228,8 +228,8 @@ class Sites:
             >>> [site.label for site in model.sites.select([model.sites[3].heads, "transformer.transformer_blocks.5.cross_attn.heads"])]
             ['3.0', '3.1', '3.2', '3.3', '5.0', '5.1', '5.2', '5.3']
         """
-        if isinstance(which, pd.DataFrame) and "path" in which:
-            which = which["path"]
+        if isinstance(which, pd.DataFrame) and (column := next((name for name in ("path", "site") if name in which), "")):
+            which = which[column]
         if which is None or (isinstance(which, str) and which == "all"):
             chosen = set(self.all)
         elif isinstance(which, str) and which in KINDS:

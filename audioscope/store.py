@@ -291,6 +291,14 @@ def check_same(what: str, there: Mapping[str, Any], now: Mapping[str, Any], advi
         raise ValueError(f"{what} with other settings ({', '.join(differ)}; {values}): {advice}.")
 
 
+def plain_rows(table: pd.DataFrame) -> pd.DataFrame:
+    """A table whose index is that of its rows, and whose numbers of pairs, seeds and steps are whole, as after a merge they are not."""
+    if table.index.names != [None] or not table.index.is_unique:
+        table = table.reset_index(drop=True)
+    counted = [name for name in ("pair", "seed", "step") if name in table and table[name].dtype.kind == "f"]
+    return table.astype({name: "int64" for name in counted if (table[name] % 1 == 0).all()})
+
+
 def content_hash(unit: Any) -> str:
     """A short name for a unit that depends only on its content."""
     return hashlib.sha256(json.dumps(unit, sort_keys=True, default=plain).encode()).hexdigest()[:16]

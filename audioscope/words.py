@@ -14,9 +14,12 @@ from audioscope.errors import UnknownName, index_of, said
 from audioscope.sites import Site
 
 CAPTION, PACKED = "# Caption\n", 256  # of ACE-Step's template: what precedes the prompt, and how many tokens it may have
-APOSTROPHES, HYPHENS = "'’ʼ＇", "-\u00ad\u2010\u2011"  # also the soft hyphen, and the one at which no line breaks
+APOSTROPHES, HYPHENS = (
+    "'’ʼ＇",
+    "-\u00ad\u2010\u2011",
+)  # begins a class, in which "-" would else make a range; also the soft hyphen, and the one at which no line breaks
 # with the marks that many scripts write vowels with; as in R&B, hip-hop, 4/4 and 120.5
-WORD = regex.compile(rf"[\w\p{{M}}]+(?:(?:[{APOSTROPHES}&{HYPHENS}]|(?<=\d)[./,:](?=\d))[\w\p{{M}}]+)*")
+WORD = regex.compile(rf"[\w\p{{M}}]+(?:(?:[{HYPHENS}&{APOSTROPHES}]|(?<=\d)[./,:](?=\d))[\w\p{{M}}]+)*")
 
 
 def numbers_of(word: Any, words: Sequence[str]) -> list[int]:

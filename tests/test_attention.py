@@ -160,6 +160,10 @@ def test_muting_leaves_the_filters_of_others(tiny, monkeypatch):
 def test_words_are_words_in_any_script(tiny):
     """Marks belong to their letters, however they are coded; one word is asked for at a time."""
     assert WORD.findall("धीमा गाना, R&B, cafe\u0301") == ["धीमा", "गाना", "R&B", "cafe\u0301"]
+    assert WORD.findall("calm,sad,piano violin/drums (with flute)and a<b>c song:fast+slow") == [
+        *("calm", "sad", "piano", "violin", "drums", "with", "flute", "and", "a", "b", "c", "song", "fast", "slow")
+    ]
+    assert WORD.findall("don't hip-hop R&B 4/4 120.5 hip\u2011hop") == ["don't", "hip-hop", "R&B", "4/4", "120.5", "hip\u2011hop"]
     found = tiny.attention("slow R&B in a cafe\u0301, don’t stop", steps=1, sites=0)
     assert found.words == ["slow", "R&B", "in", "a", "cafe\u0301", "don’t", "stop"]
     for word in ("r&b", "café", "don't"):
@@ -179,7 +183,11 @@ def test_a_map_shows_what_is_computed_word_by_word_and_moment_by_moment(model, k
 
     def at(site, step, weights, call, output):
         names = tokens_of(model.pipe, model.adapter, prompt, site, weights.shape[-1], call.valid, settings["seconds"])
-        weights = weights if kind == "weights" else weights.abs() * contribution(output, call.value[0])[:, None]
+        if kind == "values":  # the length of what each token of each head adds: the others' values are 0
+            heads, tokens, _ = (value := call.value[0]).shape
+            alone = torch.zeros(heads, tokens, heads, value.shape[-1])
+            alone[range(heads), :, range(heads)] = value
+            weights = weights.abs() * (alone.flatten(2) @ output.weight.T).square().sum(-1).sqrt()[:, None]
         columns = [[name == word for name in names] for word in [*range(5), *found.others]]
         seen.append(torch.stack([weights[..., torch.tensor(mine)].sum(-1) for mine in columns], 1))  # [heads, words, tokens]
 

@@ -138,6 +138,9 @@ def test_ones_own_tags(clips):
         ({"nets": []}, ValueError, "at least one net"),
         ({"nets": ["MTT", "MTT"]}, ValueError, "each once"),
         ({"nets": ["VGG"]}, KeyError, "Available: MTT, MSD"),
+        ({"tags": {3: ["harp"]}}, ValueError, "concept of tags is 3"),
+        ({"name": 3}, ValueError, "name is 3, expected a text"),
+        ({"name": "x\ny"}, ValueError, "control character"),
         ({"device": "gpu"}, ValueError, "device is 'gpu', which torch cannot use here"),
     ],
 )
@@ -152,6 +155,7 @@ def test_bad_input_is_one_line(keywords, kind, said):
     [
         (lambda audio: 32_768 * audio, 16_000, "divide those of int16 by 32768"),
         (lambda audio: audio / 0, 16_000, "expected finite samples"),
+        (lambda audio: audio.mT, 16_000, r"shape \(1, 65536, 1\), expected \[clips, channels, samples\]"),
         (lambda audio: audio, 16, "rate is 16, expected a whole number of at least 1000 Hz"),
     ],
 )

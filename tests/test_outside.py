@@ -177,6 +177,21 @@ def test_only_groups_that_the_caption_names_are_asked():
     assert clips["tempo"] == 6 and clips["genre"] == 3
 
 
+def test_ceilings_are_joined_by_the_question_alone():
+    """An earlier answer has them, too, with columns of its own; a line that is there twice would count twice."""
+    songs, sound = songs_and_sound(6)
+    captions = [("", song, frozenset(GROUPS)) for song in songs]
+    first = outside(sound, captions)
+    again = outside(0 * sound, captions, first.assign(mine=1).set_index("ear", drop=False))
+    assert again["ceiling"].equals(first["ceiling"]) and list(again) == list(first)
+    for wrong in (pd.concat([first, first]), first.assign(ceiling="x")):
+        with pytest.raises(ValueError, match="line twice, or a ceiling"):
+            outside(sound, captions, wrong)
+    for named in ({"Lead"}, "lead", None):
+        with pytest.raises(ValueError, match="names the groups"):
+            outside(sound, [("", song, named) for song in songs])
+
+
 def test_trusted_are_those_above_the_line():
     table = pd.DataFrame({"ear": ["musicnn", "musicnn", "judge"], "concept": ["fast", "pop", ""], "ceiling": [0.8, 0.5, 0.99]})
     assert trusted(ceilings=table) == ["fast"] and trusted(0.4, table) == ["fast", "pop"]

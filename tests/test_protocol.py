@@ -8,9 +8,11 @@ import pandas as pd
 import pytest
 
 from audioscope import Apply, PatchText, datasets
+from audioscope.scoring import Musicnn
 from audioscope.stats import holm
-from audioscope.steer import axes, benchmark, counts, over_axes
+from audioscope.steer import axes, benchmark, counts, over_axes, steer_all, steer_planted
 from audioscope.steer.protocol import exchanged, price, random_layers, scored
+from audioscope.steer.sweeps import for_several
 
 QUICK = {"prompts": 2, "seeds": 1, "strengths": [-1.0, 1.0], "steps": 2, "progress": False, "draws": 1}
 
@@ -111,6 +113,25 @@ def test_a_method_of_prompts_resumes_only_as_itself_and_where_it_may_act(tiny, t
 
     with pytest.raises(ValueError, match="acts at .* which is not among"):
         benchmark(tiny, elsewhere, ["fast"], out=tmp_path / "third", **QUICK)
+
+
+def test_what_several_sweeps_are_given_serves_all_of_them(tiny):
+    """An iterator is used up by whoever reads it first; a part of a sweep is no result."""
+    given = {
+        "also": iter([Musicnn()]),
+        "without": (text for text in ["a song"]),
+        "strengths": {"x": iter([1, 2])},
+        "grid": iter([2.0]),
+        "steps": 3,
+    }
+    kept = for_several("steer_all", given)
+    for _ in range(2):
+        assert [each.name for each in kept["also"]] == ["musicnn"] and list(kept["without"]) == ["a song"] and kept["steps"] == 3
+        assert list(kept["strengths"]["x"]) == [1, 2] and list(kept["grid"]) == [2.0]
+    assert [each.name for each in for_several("steer_all", {"also": Musicnn()})["also"]] == ["musicnn"]
+    for call in (lambda: steer_all(tiny, "x", part="1/2"), lambda: steer_planted(tiny, "metal", [0], "x", part="1/2")):
+        with pytest.raises(TypeError, match="has no argument 'part'"):
+            call()
 
 
 def test_what_is_no_method_is_refused(tiny, tmp_path):

@@ -12,6 +12,7 @@ from test_inside import A, B, edited, off
 import audioscope
 from audioscope import Pair, PatchOutput, Row, tracing
 from audioscope.atlas import Chosen, Screen
+from audioscope.atlas.screening import integrated
 from audioscope.gates import gated, gradients, outputs
 from audioscope.scoring import Musicnn, listener_scorer
 from audioscope.sites import place
@@ -397,3 +398,39 @@ def test_a_run_within_a_run_is_refused(tiny):
         gradients(tiny, [Row(B, 0)], closed, clean, how, again)
     assert tiny.run([Row(A, 0)], steps=1).finite.all()
     assert all(weight.requires_grad for weight in tiny.denoiser.parameters())
+
+
+def test_a_path_is_integrated_and_its_points_gather_at_a_switch():
+    """Against integrals that are known: a law that the residual, which is whatever is left, cannot show."""
+    line, many = integrated(lambda at: torch.tensor([[2 * at, -6 * at]]), -2.0, 1e-6, 99)
+    assert torch.allclose(line, torch.tensor([[1.0, -3.0]])) and many == 3
+    bent, many = integrated(lambda at: torch.tensor([[3 * at**2]]), 1.0, 0.001, 27)
+    assert abs(float(bent) - 1) <= 0.001 and 3 < many <= 27
+    places = []
+
+    def switch(at):
+        places.append(at)
+        share = 1 / (1 + np.exp(-(at - 0.6) / 0.02))
+        return torch.tensor([[share * (1 - share) / 0.02]])
+
+    total, many = integrated(switch, 1.0, 0.05, 41)
+    assert abs(float(total) - 1) <= 0.05 and 3 < many == len(places) < 41
+    assert np.mean(np.abs(np.array(places[3:]) - 0.6) < 0.17) > 0.5
+    assert integrated(switch, 1.0, 0.0, 9)[1] == 9, "no more points than are asked for"
+
+
+def test_tables_may_come_back_from_pandas_with_an_index_and_fractions(tiny):
+    screen = audioscope.screen(tiny, ["fast"], pairs=2, sites=[1, 2], steps=2, progress=False)
+    for table in (
+        screen.table.set_index("pair", drop=False),
+        screen.table.set_index(["concept", "site"], drop=False),
+        screen.table.astype({"pair": float, "seed": float, "step": float}),
+        pd.concat([screen.table[:4], screen.table[4:].reset_index(drop=True)]),
+    ):
+        pd.testing.assert_frame_equal(Screen(table, screen.settings).impacts(), screen.impacts())
+    atlas = audioscope.datasets.atlas()
+    again = replace(atlas, table=atlas.table.set_index("concept", drop=False).astype({"pair": float}))
+    pd.testing.assert_frame_equal(again.impacts(), atlas.impacts())
+    chosen = screen.impacts().nlargest(1, "impact")
+    assert [site.path for site in tiny.sites.select(chosen)] == chosen["site"].tolist()
+    assert tiny.sites.select("3") == tiny.sites.select(3) and tiny.sites.select(["3", "0.1"])

@@ -265,7 +265,10 @@ def test_a_vector_of_tada_is_read(tiny, tmp_path, named):
 def test_vectors_of_tada_that_do_not_fit_are_refused(tiny, tmp_path):
     width = tiny.sites.cross[0].width
     good = tada(2, ["tf6"], width)
+    lacking = tada(2, ["tf6", "tf7"], width)
+    del lacking[0, 0]["tf7"]
     cases = {
+        "finite numbers a step for 'tf7'": lacking,
         "no such cross-attention": tada(2, ["tf99"], width),
         "expected 128 finite numbers": tada(2, ["tf6"], width + 1),
         "not a vector of TADA": {**good, (5, 0): good[0, 0]},
@@ -278,6 +281,12 @@ def test_vectors_of_tada_that_do_not_fit_are_refused(tiny, tmp_path):
         with pytest.raises(ValueError, match=expected) as raised:
             audioscope.steer.tada_vector(tmp_path, tiny)
         assert "\n" not in str(raised.value)
+    other_end = {key: {"tf6": [value["tf6"][0].astype(">f4")]} for key, value in good.items()}
+    found = []
+    for content in (good, other_end):
+        (tmp_path / "sv.pkl").write_bytes(pickle.dumps(content, protocol=4))
+        found.append(audioscope.steer.tada_vector(tmp_path, tiny).directions)
+    assert all(torch.equal(found[0][path], found[1][path]) for path in found[0]), "bytes in the other order"
     one = {step: good[step, 0] for step in range(2)}
     (tmp_path / "sv.pkl").write_bytes(pickle.dumps(one, protocol=4))
     assert len(audioscope.steer.tada_vector(tmp_path, tiny).sigmas) == 2
@@ -561,6 +570,10 @@ def test_packs_that_do_not_fit_are_refused_in_a_line(tiny, tmp_path):
         ("is damaged", ok, "{", {}),
         ("magnitude is", {**ok, "magnitude": "x"}, None, {}),
         ("magnitude of 1e+308", {**ok, "magnitude": 1e308}, None, {}),
+        ("is zero everywhere", ok, None, {"vector": torch.zeros(128)}),
+        ("or is not finite; 'tiny' has width 128", {**ok, "hidden_size": 999}, None, {}),
+        ("has cond_only 'false', expected true or false", {**ok, "cond_only": "false"}, None, {}),
+        ("is damaged: expected a tensor", {**ok, "block": True}, None, {}),
         ("acts at no step", {**ok, "policy": {"kind": "curve", "weights": [0]}}, None, {}),
         ("policy that cannot be read", {**ok, "policy": {"kind": "curve", "weights": []}}, None, {}),
         ("policy that cannot be read", {**ok, "policy": {"kind": "step", "step": 1e300, "of": 1e-300}}, None, {}),

@@ -469,3 +469,20 @@ def test_a_result_of_lost_units_is_not_kept(tmp_path):
         first = run_units(tmp_path, {}, units, work, False, spread=failing)
     assert first["value"].isna().tolist() == [True, False, False]
     assert run_units(tmp_path, {}, units, work, False)["value"].tolist() == [1.0] * 3
+
+
+def test_what_a_model_is_does_not_change_while_another_thread_runs_it(tiny):
+    """A run puts hooks into the model, which are not what it is: a folder that was begun meanwhile could never be resumed."""
+    idle, seen, done = tiny.state, [], threading.Event()
+
+    def look():
+        while not done.is_set():
+            seen.append(tiny.state)
+
+    thread = threading.Thread(target=look)
+    thread.start()
+    for seed in range(3):
+        tiny.run([audioscope.Row("a song", seed)], read=audioscope.Read(tiny.sites.cross), decode=False, steps=3)
+    done.set()
+    thread.join()
+    assert seen and all(state == idle for state in seen)

@@ -19,7 +19,7 @@ from audioscope.errors import UnknownName, all_of, among, as_path, said
 from audioscope.sharing import fetched, model_card, push
 from audioscope.sites import Site, labels_of, named
 from audioscope.stats import mean_of_ratios, mean_of_ratios_random_concepts, ratio_of_means
-from audioscope.store import copy_clips, load_table, made_folder, save_table
+from audioscope.store import copy_clips, load_table, made_folder, plain_rows, save_table
 from audioscope.views import view
 
 Scale = Literal["raw", "clipped", "probability"]
@@ -91,6 +91,9 @@ class Atlas:
     settings: dict[str, Any]
     folder: Path
     _kept: dict[tuple[str, Scale], Any] = field(default_factory=dict, init=False, repr=False)  # what was computed on a scale
+
+    def __post_init__(self) -> None:
+        self.table = plain_rows(self.table)
 
     @property
     def concepts(self) -> list[str]:

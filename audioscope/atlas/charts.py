@@ -13,7 +13,7 @@ from scipy.cluster.hierarchy import leaves_list, linkage
 
 from audioscope.atlas.atlas import THRESHOLD, Atlas, ends
 from audioscope.atlas.robustness import CENSORED
-from audioscope.errors import choice, of_kind, real, said, whole, with_columns
+from audioscope.errors import choice, of_kind, real, said, said_text, whole, with_columns
 from audioscope.theme import chart_theme, reading, rows
 
 if TYPE_CHECKING:
@@ -560,15 +560,19 @@ def agreement_heatmap(
         >>> chart.to_dict()["description"][:63]
         'Heatmap of agreement, 21 concepts by 12 layers, up to 4 views: '
     """
+    said_text("title", title)
     with_columns(
         "cells", cells, ("concept", "group", "site", "layer", "views", "asked", "agree", "agreeing", "holds"), "Atlas.agreement"
     )
     if cells.empty:
         raise ValueError("The atlas has no cells yet: let localize() finish at least one concept.")
     shown = cells.reset_index(drop=True)
+    labels = [name.removeprefix("impact ") for name in shown.columns if name.startswith("impact ")]
+    labels = [label for label in labels if f"p {label}" in shown]  # other columns are the user's own
+    if shown.duplicated(["concept", "site"]).any() or not labels:
+        raise ValueError("cells has no view, or a concept and site twice: expected the table that `Atlas.agreement` returns.")
     sites = list(shown.sort_values("layer", kind="stable").site.unique())
     step = max(26, min(46, 720 // len(sites)))
-    labels = [name.removeprefix("impact ") for name in shown.columns if name.startswith("impact ")]
     first = shown[f"impact {labels[0]}"]
     places = orders(shown.assign(impact=first, defined=first.notna())).set_index("concept").reindex(shown.concept)
     groups, most = shown.group.fillna(""), int(shown.views.max())

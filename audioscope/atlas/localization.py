@@ -24,7 +24,16 @@ from audioscope.edits import PatchOutput, PatchText, Which
 from audioscope.errors import among, choice, index_of, listed, of_kind, said, truth, whole
 from audioscope.merging import Part, checked_part, merge_parts, share_of, units_of
 from audioscope.model import Model
-from audioscope.scoring.scorers import Scorer, check_scores, completed, default_scorer, scores_of, second_opinions, try_scorers
+from audioscope.scoring.scorers import (
+    Scorer,
+    check_scores,
+    completed,
+    default_scorer,
+    opinions,
+    scores_of,
+    second_opinions,
+    try_scorers,
+)
 from audioscope.sites import Site, said_kind
 from audioscope.store import content_hash, results_folder, run_units, safe_name
 from audioscope.tracing import Row, Sampling, SamplingKeywords
@@ -227,8 +236,7 @@ def checked_sweep(
     of_kind("model", model, Model).check_unsteered("a sweep")
     chosen = choose(concepts)
     judge_by = default_scorer(model) if scorer is None else completed(scorer)
-    several: Any = (also,) if hasattr(also, "concepts") else also
-    others = second_opinions(judge_by) if several is None else tuple(map(completed, listed("also", several, "a list of scorers")))
+    others = second_opinions(judge_by) if also is None else opinions(also)
     names = [each.name for each in (judge_by, *others)]
     if len(set(names)) < len(names):
         raise ValueError(f"Duplicate scorer names: {names}. Give each scorer its own name.")

@@ -28,7 +28,7 @@ from audioscope.model import Model
 from audioscope.scoring.scorers import Scorer, check_scores, completed, default_scorer, noise_like, scores_of
 from audioscope.sites import Site, named
 from audioscope.stats import ratio_of_means
-from audioscope.store import check_same, load_table, made_folder, results_folder, run_units, save_table
+from audioscope.store import check_same, load_table, made_folder, plain_rows, results_folder, run_units, save_table
 from audioscope.tracing import Row, Sampling, SamplingKeywords
 from audioscope.views import view
 from audioscope.workers import Workers, checked_workers, spread
@@ -89,6 +89,7 @@ class Screen:
     settings: dict[str, Any]
 
     def __post_init__(self) -> None:
+        self.table = plain_rows(self.table)
         if lacking := [*sorted(set(NEEDED) - set(self.table)), *sorted(set(DECIDED) - set(self.settings))]:
             raise ValueError(
                 f"The table and settings of a screen lack {', '.join(lacking)}: they are of something else, or damaged."
@@ -573,11 +574,7 @@ def _path(
     model: Model, corrupted: Row, clean: Outputs, run: Sampling, score: Callable[[Tensor], Tensor], goal: float, recompute: bool,
     points: int,
 ) -> Estimates:  # fmt: skip
-    """Gradients along the gates of each layer, summed over pieces of the way, each of which is as long as it may be.
-
-    A piece counts with the gradient in its middle; the piece whose gradients change most, compared with its neighbors, is divided in
-    three, so that the points gather where a switch is.
-    """
+    """The gradients along the gates of each layer, integrated."""
     estimates = torch.zeros(run.steps, len(clean.sites))
     together, used, cost = [0.0] * len(clean.sites), [0] * len(clean.sites), 0
     with torch.no_grad():
@@ -592,21 +589,30 @@ def _path(
             gates = torch.full((1, run.steps, len(only.sites)), place)
             return gradients(model, [corrupted], gates, only, run, score, recompute)[1][0]
 
-        pieces = [(1 / FIRST, slopes((i + 0.5) / FIRST), (i + 0.5) / FIRST) for i in range(FIRST)]
-        while True:
-            total = torch.stack([width * slope for width, slope, _ in pieces]).sum(0)
-            if len(pieces) + 2 > points or abs(float(total.sum()) - (exact - start)) <= RESIDUAL * abs(goal - start):
-                break
-            heights = [float(slope.sum()) for _, slope, _ in pieces]
-            unlike = [max(abs(heights[i] - other) for other in heights[max(0, i - 1) : i + 2]) for i in range(len(pieces))]
-            most = int(np.argmax([width * change for (width, _, _), change in zip(pieces, unlike, strict=True)]))
-            width, slope, place = pieces[most]
-            third = width / 3
-            sides = [(third, slopes(at), at) for at in (place - third, place + third)]
-            pieces[most : most + 1] = [sides[0], (third, slope, place), sides[1]]
-        cost += (2 + recompute) * len(pieces)
+        total, many = integrated(slopes, exact - start, RESIDUAL * abs(goal - start), points)
+        cost += (2 + recompute) * many
         estimates[:, mine] = total
         for number in mine:
-            together[number], used[number] = exact, len(pieces)
+            together[number], used[number] = exact, many
         cost += 1
     return estimates, together, start, used, cost + 1
+
+
+def integrated(slopes: Callable[[float], Tensor], whole: float, near: float, points: int) -> tuple[Tensor, int]:
+    """Integrate slopes over gates from 0 to 1 until their sum is near the known whole; returns them and at how many places they were.
+
+    A piece of the way counts with the slopes in its middle; the piece whose slopes change most, compared with its neighbors, is
+    divided in three, so that the points gather where a switch is.
+    """
+    pieces = [(1 / FIRST, slopes((i + 0.5) / FIRST), (i + 0.5) / FIRST) for i in range(FIRST)]
+    while True:
+        total = torch.stack([width * slope for width, slope, _ in pieces]).sum(0)
+        if len(pieces) + 2 > points or abs(float(total.sum()) - whole) <= near:
+            return total, len(pieces)
+        heights = [float(slope.sum()) for _, slope, _ in pieces]
+        unlike = [max(abs(heights[i] - other) for other in heights[max(0, i - 1) : i + 2]) for i in range(len(pieces))]
+        most = int(np.argmax([width * change for (width, _, _), change in zip(pieces, unlike, strict=True)]))
+        width, slope, place = pieces[most]
+        third = width / 3
+        sides = [(third, slopes(at), at) for at in (place - third, place + third)]
+        pieces[most : most + 1] = [sides[0], (third, slope, place), sides[1]]

@@ -22,7 +22,7 @@ from jinja2.utils import htmlsafe_json_dumps
 from markupsafe import Markup
 
 from audioscope.audio import Clip
-from audioscope.errors import said, whole
+from audioscope.errors import said_text, whole
 from audioscope.store import write_whole
 
 PACK = "audioscopePack("  # how a file of sounds begins, which a page loads
@@ -154,9 +154,7 @@ def iframe(title: str, html: str, height: int) -> Any:
         >>> "height:60px" in shown.data
         True
     """
-    for name, text in (("title", title), ("html", html)):
-        if not isinstance(text, str):
-            raise ValueError(f"{name} is {said(text)}, expected a text.")
+    said_text("title", title), said_text("html", html)
     height = whole("height", height, 1)
     from IPython.display import HTML
 

@@ -66,8 +66,15 @@ def outside(sound: Tensor, captions: Sequence[Caption], ceilings: pd.DataFrame |
     if sound.dtype != torch.float32 or sound.shape[1] != SAMPLES or not bool(torch.isfinite(sound).all()):
         what = f"{str(sound.dtype).removeprefix('torch.')} [{len(sound)}, {sound.shape[1]}]"
         raise ValueError(f"sound is {what}, expected finite float32 [clips, {SAMPLES}], as `generated_clips` gives them.")
-    found = _heard(sound, [song for _, song, _ in told], [named for _, _, named in told])
-    return found.merge(_checked_ceilings(ceilings, ("group", "concept", "ear", "figure", "ceiling")), how="left")
+    if wrong := [
+        each[2]
+        for each in told
+        if isinstance(each[2], str) or not isinstance(each[2], Collection) or set(map(str, each[2])) - set(GROUPS)
+    ]:
+        raise ValueError(f"captions names the groups {said(wrong[0])}, expected some of {', '.join(GROUPS)}.")
+    known = _checked_ceilings(ceilings, ("group", "concept", "ear", "figure", "ceiling"))
+    found = _heard(sound.detach(), [song for _, song, _ in told], [named for _, _, named in told])
+    return found.merge(known, how="left", on=["group", "concept", "ear", "figure"])
 
 
 def measured_ceilings() -> pd.DataFrame:
@@ -105,7 +112,13 @@ def trusted(least: float = LEAST, ceilings: pd.DataFrame | None = None) -> list[
 
 
 def _checked_ceilings(ceilings: pd.DataFrame | None, needed: Sequence[str]) -> pd.DataFrame:
-    return _shipped_ceilings() if ceilings is None else with_columns("ceilings", ceilings, needed, "measured_ceilings")
+    if ceilings is None:
+        return _shipped_ceilings()
+    found = with_columns("ceilings", ceilings, needed, "measured_ceilings")[list(needed)].reset_index(drop=True)
+    twice = "figure" in needed and found.drop(columns="ceiling").duplicated().any()
+    if found["ceiling"].dtype.kind not in "fi" or twice:
+        raise ValueError("ceilings has a line twice, or a ceiling that is no number: expected the table of `measured_ceilings`.")
+    return found
 
 
 def _heard(sound: Tensor, songs: Sequence[Song], named: Sequence[Collection[str]]) -> pd.DataFrame:

@@ -20,7 +20,7 @@ from torchaudio.functional import resample
 
 from audioscope.audio import ready_librosa
 from audioscope.concepts import shipped_groups
-from audioscope.errors import known_name, listed, plain_name, said, truth, whole
+from audioscope.errors import known_name, listed, plain_name, said, said_text, truth, whole
 from audioscope.installed import need
 from audioscope.scoring import musicnn
 from audioscope.store import LOADING, default_device, fingerprint
@@ -100,6 +100,12 @@ class _Completed:
         called = str(getattr(own, "name", getattr(own, "__name__", type(own).__name__)))
         filled = {"name": called, "fingerprint": f"unknown, {called}", "units": "score", "needs": "", "queries": {}}
         return filled.get(name, lambda model: None)  # check: any audio will do
+
+
+def opinions(also: Any) -> tuple[Scorer, ...]:
+    """One scorer, several, or none (None), each completed. Raises ValueError and TypeError for anything else."""
+    several = (also,) if hasattr(also, "concepts") else () if also is None else also
+    return tuple(map(completed, listed("also", several, "a list of scorers")))
 
 
 def completed(scorer: Any) -> Scorer:
@@ -589,10 +595,13 @@ class Musicnn:
         every = sorted({tag for name in musicnn.NETS for tag in musicnn.tags_of(name)})
         self.tags: dict[str, tuple[str, ...]] = {}
         for concept, asked in tags.items():
+            plain_name("A concept of tags", said_text("A concept of tags", concept))
             asked = listed(f"tags[{concept!r}]", asked, "a list of tags")
             self.tags[concept] = tuple(known_name("musicnn tag", tag, every) for tag in asked)
             if not any(set(asked) & set(have) for have in known.values()):
                 raise ValueError(f"{' and '.join(names)} of musicnn have none of the tags {asked} of {concept!r}.")
+        if name is not None:
+            plain_name("name", said_text("name", name))
         self.name = name or ("musicnn" if set(names) == set(musicnn.NETS) else f"musicnn ({names[0]})")
         self.queries = {concept: ", ".join(asked) for concept, asked in self.tags.items()}
         self.nets = [musicnn.load(name).to(default_device(device)) for name in names]
@@ -656,7 +665,7 @@ class Musicnn:
         if not isinstance(audio, Tensor) or not audio.is_floating_point():
             kind = audio.dtype if isinstance(audio, Tensor) else type(audio).__name__
             raise ValueError(f"audio is of {kind}, expected a tensor of floats, -1..1.")
-        if audio.ndim != 3 or not audio.numel():
+        if audio.ndim != 3 or not audio.numel() or audio.shape[1] > max(CHANNELS, audio.shape[2]):
             raise ValueError(
                 f"audio has shape {tuple(audio.shape)}, expected [clips, channels, samples] with at least one of each."
             )
@@ -665,6 +674,7 @@ class Musicnn:
         return resampled(audio.float().mean(1), rate, musicnn.RATE)
 
 
+CHANNELS = 32  # more of them than of samples are samples in the channels' place
 LOUDEST = 100.0  # what strong edits give is louder than 1, but samples of int16 that nobody scaled are louder by far
 MEASURED = {"fast": ("tempo", 1), "slow": ("tempo", -1), "happy": ("mode", 1), "sad": ("mode", -1)}
 

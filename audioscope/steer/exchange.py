@@ -14,7 +14,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
-from audioscope.errors import Damaged, as_path, choice, index_of, of_kind, real, said, truth
+from audioscope.errors import Damaged, as_path, choice, index_of, of_kind, real, said, said_text, truth
 from audioscope.installed import __version__
 from audioscope.model import Model
 from audioscope.pickles import read_pickle
@@ -72,7 +72,7 @@ def tada_vector(
         raise FileNotFoundError(f"No vector of TADA at {str(source)!r}: expected sv.pkl.")
     about = read_json(folder / "config.json", 0) if (folder / "config.json").is_file() else {}
     found = _by_step(read_pickle(folder / "sv.pkl"), branch, folder / "sv.pkl")
-    names = list(found[0])
+    names = list(dict.fromkeys(name for step in found for name in step))
     sites = {name: _site_of(name, model) for name in names}
     directions: dict[str, Tensor] = {}
     for name, site in sites.items():
@@ -86,7 +86,7 @@ def tada_vector(
         directions[site.path] = torch.stack([row for row in rows if row is not None])
     sigmas = noise_levels(model, len(found))
     metadata = {
-        "concept": str(about.get("concept", "?")), "branch": branch, "from": "TADA", "source": str(source), "steps": len(found),
+        "concept": " ".join(str(about.get("concept", "?")).split()), "branch": branch, "from": "TADA", "source": str(source), "steps": len(found),
         "normalize": True, "length": "strength 1 adds a vector of length 1",
         **{name: about[name] for name in ("method", "guidance_scale", "seed", "model") if isinstance(about.get(name), str | int | float)},
     }  # fmt: skip
@@ -193,10 +193,16 @@ def read_pack(file: str | Path, model: Model) -> SteeringVector:
     there = {site.layer: site for site in model.sites.select(HOOKS[hook])}
     if missing := [block for block in blocks if block not in there]:
         raise ValueError(f"{file} acts in block {missing[0]}, but {model.name!r} has {len(there)} blocks.")
-    if rows.shape[-1] != there[blocks[0]].width or not bool(torch.isfinite(rows).all()):
+    if {rows.shape[-1], about.get("hidden_size", rows.shape[-1])} != {there[blocks[0]].width} or not bool(
+        torch.isfinite(rows).all()
+    ):
         raise ValueError(
             f"{file} has width {rows.shape[-1]}, or is not finite; {model.name!r} has width {there[blocks[0]].width} there."
         )
+    if not bool(rows.any()):
+        raise ValueError(f"{file} is zero everywhere, so it has no direction.")
+    if wrong := [name for name in ("cond_only", "renorm") if not isinstance(about.get(name, False), bool)]:
+        raise Damaged(f"{file} has {wrong[0]} {said(about[wrong[0]])}, expected true or false.")
     magnitude, policy = real("magnitude", about.get("magnitude", 1.0)), about.get("policy") or {}
     if not abs(magnitude) < 1e6:
         raise Damaged(f"{file} has a magnitude of {magnitude}, expected a number below 1e6.")
@@ -234,7 +240,9 @@ def _rows_of(file: Path, about: Mapping[str, Any], tensors: Mapping[str, Tensor]
         rows = rows[None, None] if rows.ndim == 1 else rows[None] if rows.ndim == 2 else rows
     if rows.ndim != 3 or not rows.numel() or not isinstance(named, list):
         raise wrong
-    blocks = [int(block) for block in named if isinstance(block, int | float) and block in range(10_000)]
+    blocks = [
+        int(block) for block in named if isinstance(block, int | float) and not isinstance(block, bool) and block in range(10_000)
+    ]
     if len(blocks) < len(named) or len(set(blocks)) < len(blocks) or len(rows) not in (1, len(blocks)) or not blocks:
         raise wrong
     return rows.expand(len(blocks), -1, -1), blocks
@@ -304,6 +312,8 @@ def write_pack(
     """
     every_step = truth("every_step", every_step)
     of_kind("model", model, Model)
+    if checkpoint is not None:
+        said_text("checkpoint", checkpoint)
     of_kind("vector", vector, SteeringVector).check(model.name, model.fingerprint, model.sites)
     file = as_path(file)
     if file.suffix != ".safetensors":

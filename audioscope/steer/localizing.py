@@ -20,7 +20,7 @@ from audioscope.steer.caa import caa
 from audioscope.steer.cells import ALL, NATURAL, OWN, OWN_NATURAL, REWRITTEN, Cell
 from audioscope.steer.methods import prompt_switch_method, vector_method
 from audioscope.steer.results import SteeringSweep
-from audioscope.steer.sweeps import check_sweep, steering_sweep
+from audioscope.steer.sweeps import check_sweep, for_several, steering_sweep
 from audioscope.store import data_folder
 from audioscope.tiny.planting import planted
 
@@ -155,7 +155,7 @@ def steer_planted(
         [['planted in 1', 'unit', 1], ['planted in 1', 'natural', 1]]
     """
     of_kind("model", model, Model)
-    chosen, folder = choose_one(concept), as_path(out)
+    chosen, folder, keywords = choose_one(concept), as_path(out), for_several("steer_planted", keywords)
     layers = sorted({whole("a layer", layer, 0, len(model.sites.cross) - 1) for layer in one_or_more(layers)})
     if not layers:
         raise ValueError("layers is empty, expected the number of at least one layer.")

@@ -22,7 +22,7 @@ from audioscope.steer.caa import caa, steering_sites
 from audioscope.steer.cells import RANDOM_DIRECTION, RANDOM_SETS, REWRITTEN, SHUFFLED_LABELS
 from audioscope.steer.methods import SteeringMethod, prompt_switch_method, random_direction_method, random_sets, vector_method
 from audioscope.steer.results import SteeringSweep
-from audioscope.steer.sweeps import check_sweep
+from audioscope.steer.sweeps import check_sweep, for_several
 from audioscope.steer.tables import axes, compared, over_axes, steer_all, steerable
 from audioscope.steer.vectors import SteeringVector
 from audioscope.store import made_folder, safe_name
@@ -103,8 +103,7 @@ def benchmark(
     plain_name("The name of a method", name)
     if name.split(" ")[0] in (REWRITTEN.method, "random") or name == SHUFFLED_LABELS.method:
         raise ValueError(f"name is {name!r}, which begins like one of the controls: choose another.")
-    if "part" in keywords:
-        raise TypeError("benchmark has no argument 'part': its row is of whole sweeps.")
+    keywords = for_several("benchmark", keywords)
     picked = choose(axes() if concepts is None else one_or_more(concepts))
     if own := next((concept for concept in picked if concept != shipped_concepts().get(concept.name)), None):
         raise ValueError(f"{own.name!r} has pairs of its own, expected shipped axes: for your own concepts, use steering_sweep.")

@@ -20,7 +20,7 @@ from audioscope.errors import UnknownName, among, as_path, said, with_columns
 from audioscope.stats import chance_of, interval, pseudo_values
 from audioscope.steer.cells import REWRITTEN
 from audioscope.steer.curves import smoothness, steering_auc, within
-from audioscope.store import copy_clips, load_table, made_folder, save_table
+from audioscope.store import copy_clips, load_table, made_folder, plain_rows, save_table
 from audioscope.views import view
 
 if TYPE_CHECKING:
@@ -97,6 +97,9 @@ class SteeringSweep:
     table: pd.DataFrame
     settings: dict[str, Any]
     folder: Path
+
+    def __post_init__(self) -> None:
+        self.table = plain_rows(self.table)
 
     @property
     def concept(self) -> str:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from inspect import signature
@@ -27,6 +27,7 @@ from audioscope.scoring.scorers import (
     default_scorer,
     feature_distance,
     listener_scorer,
+    opinions,
     same_scorer,
     scores_of,
     try_scorers,
@@ -131,6 +132,20 @@ class _Bench:
         return found
 
 
+def for_several(name: str, keywords: Mapping[str, Any]) -> dict[str, Any]:
+    """Keywords that serve several sweeps: a list of what the first sweep would use up. Raises TypeError for `part`, in which none is whole."""
+    if "part" in keywords:
+        raise TypeError(f"{name} has no argument 'part': its results are of whole sweeps.")
+
+    def kept(value: Any) -> Any:
+        return list(value) if isinstance(value, Iterator) else value
+
+    again = {each: kept(value) for each, value in keywords.items()}
+    if isinstance(given := again.get("strengths"), Mapping):
+        again["strengths"] = {cell: kept(value) for cell, value in given.items()}
+    return again | ({"also": opinions(again["also"])} if "also" in again else {})
+
+
 def check_sweep(model: Model, concepts: Sequence[Concept], prompts: int, **keywords: Any) -> None:
     """Check what can be checked of sweeps to come before their methods are made. Raises as `steering_sweep` does, TypeError for unknown keywords."""
     if unknown := [
@@ -180,8 +195,7 @@ def bench_of(
     scorer = default_scorer(model) if scorer is None else completed(scorer)
     size = whole("batch_size", batch_size, 1)
     price = scorer if price is None or same_scorer(price, scorer) else completed(price)
-    several: Any = (also,) if hasattr(also, "concepts") else () if also is None else also
-    others = tuple(map(completed, listed("also", several, "a list of scorers")))
+    others = opinions(also)
     for place, other in enumerate(others):
         if same_scorer(other, scorer) or same_scorer(other, price):
             which = "scorer" if same_scorer(other, scorer) else "price (its gains are those of `swapped`)"

@@ -19,7 +19,7 @@ from audioscope.stats import holm, mean_with_interval, sign_test
 from audioscope.steer.cells import FEATURE_PAIRS, LOCALIZED, PAIRS
 from audioscope.steer.methods import SteeringMethod
 from audioscope.steer.results import FLOOR, SURE, SteeringSweep
-from audioscope.steer.sweeps import steering_sweep
+from audioscope.steer.sweeps import for_several, steering_sweep
 from audioscope.steer.vectors import SteeringVector
 from audioscope.store import made_folder, save_small, write_table, write_whole
 
@@ -88,6 +88,7 @@ def steer_all(
         [['fast', 'pci', 'all'], ['fast', 'text blend', 'all']]
     """
     of_kind("model", model, Model)
+    keywords = for_several("steer_all", keywords)
     done: list[_Found] = []
     alike: list[pd.DataFrame] = []
     for axis in axes() if concepts is None else list(concepts):
