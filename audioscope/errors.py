@@ -6,7 +6,7 @@ import math
 import operator
 import os
 import unicodedata
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -91,6 +91,14 @@ def of_kind(name: str, value: Any, kind: type[Kind]) -> Kind:
     """A value of a kind. Raises ValueError that names it for anything else."""
     if not isinstance(value, kind):
         raise ValueError(f"{name} is {said(value)}, expected {'an' if kind.__name__[0] in 'AEIOU' else 'a'} {kind.__name__}.")
+    return value
+
+
+def named(name: str, value: Any, kind: type[Kind]) -> Mapping[str, Kind]:
+    """Values of a kind by names. Raises ValueError that names it for anything else."""
+    if not isinstance(value, Mapping) or not all(isinstance(each, str) for each in value):
+        raise ValueError(f"{name} is {said(value)}, expected a dict with one {kind.__name__} for each name.")
+    all_of(name, list(value.values()), kind)
     return value
 
 

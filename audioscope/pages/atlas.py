@@ -20,7 +20,8 @@ from tqdm.auto import tqdm
 from audioscope.atlas.atlas import Atlas, Scale, ends
 from audioscope.atlas.charts import PLANTED_SAID, agreement_table, impact_table, noun
 from audioscope.atlas.robustness import CENSORED
-from audioscope.errors import all_of, as_path, one_or_more, truth
+from audioscope.errors import all_of, as_path, named, truth
+from audioscope.errors import whole as whole_number
 from audioscope.installed import cores, need
 from audioscope.pages.atlas_data import PATCHES, Piece, agreements_of, atlas_data, charts_of, names_of, scale_on, steering_data
 from audioscope.pages.html import LOUDNESS, PACK, asset, check_page, json_for_html, page, render, save_page
@@ -98,6 +99,7 @@ def save_html(
     need("pages", "The atlas page")
     path = as_path(path)
     check_page(path)
+    size = whole_number("size", size, 1)
     made_folder(path.parent)
     whole = _Page(atlas, others, steering, features, scale)
     body = whole.body(one_file=True)
@@ -196,9 +198,13 @@ class _Page:
         scale: Scale | None,
         links: Mapping[str, str] | None = None,
     ):
-        self.links = dict(links or {})
+        self.links = dict(named("links", {} if links is None else links, str))
         steering = all_of("steering", steering, SteeringSweep)
-        self.atlas, self.atlases, self.features = atlas, [atlas, *all_of("others", others, Atlas)], one_or_more(features)
+        self.atlas, self.atlases, self.features = (
+            atlas,
+            [atlas, *all_of("others", others, Atlas)],
+            all_of("features", features, FeatureSet),
+        )
         self.scale = atlas.scale_of(scale)
         self.title = f"{'Known answers: a' if 'planted' in atlas.settings else 'Concept a'}tlas of {atlas.settings['model']}"
         self.names = names_of(self.atlases)

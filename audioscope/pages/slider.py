@@ -6,7 +6,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from audioscope.errors import all_of, as_path
+import altair as alt
+
+from audioscope.errors import all_of, as_path, said, said_text
 from audioscope.installed import need
 from audioscope.pages.html import iframe, page, render, save_page, sound, svg
 from audioscope.steer.results import Track
@@ -31,6 +33,9 @@ def slider_html(tracks: Sequence[Track], title: str = "", text: str = "", chart:
     title, text and captions may contain any characters. chart: an altair chart, drawn below as it is.
     Raises ValueError if there is no track.
     """
+    said_text("title", title), said_text("text", text)
+    if chart is not None and not isinstance(chart, alt.TopLevelMixin):
+        raise ValueError(f"chart is {said(chart)}, expected an Altair chart.")
     tracks = all_of("tracks", tracks, Track)
     if not tracks:
         raise ValueError("A slider page needs at least one track: no clips were kept.")

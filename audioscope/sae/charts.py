@@ -8,7 +8,7 @@ import altair as alt
 import numpy as np
 import pandas as pd
 
-from audioscope.errors import of_kind, with_columns
+from audioscope.errors import of_kind, said_text, with_columns
 from audioscope.sae.evaluation import SAEEvaluation
 from audioscope.theme import chart_theme, rows
 
@@ -113,6 +113,7 @@ def auroc_chart(table: pd.DataFrame, title: str = "How well one unit detects a c
         'Layer 6: AUROC of feature, neuron, probe, random SAE for 21 concepts.'
     """
     with_columns("table", table, ("concept", "method", "auroc", "low", "high", "unit"), "compare_features")
+    said_text("title", title)
     notes = ["Dashed: chance. Units were chosen on other prompts."]
     if "negatives" in table:
         against = "all prompts that do not name it" if (table["negatives"] == "all").all() else "its counterfactual alone"

@@ -15,9 +15,9 @@ from sklearn.preprocessing import StandardScaler
 from tqdm.auto import tqdm
 
 from audioscope.concepts import Concept, choose, concept_prompts
-from audioscope.errors import of_kind, truth, with_columns
+from audioscope.errors import choice, named, of_kind, truth, with_columns
 from audioscope.model import Model
-from audioscope.sae.features import ConceptActivations, Negatives, concept_activations, with_and_without
+from audioscope.sae.features import NEGATIVES, ConceptActivations, Negatives, concept_activations, with_and_without
 from audioscope.sae.sae import SAE
 from audioscope.sae.streams import TokenStream
 from audioscope.sae.training import geometric_median
@@ -110,8 +110,11 @@ def compare_features(
         >>> table["method"].tolist()
         ['feature', 'neuron', 'probe', 'random SAE']
     """
-    chosen = choose(concepts)
-    if readings is None:
+    choice("negatives", negatives, NEGATIVES)
+    chosen, saes, randoms = choose(concepts), dict(named("saes", saes, SAE)), dict(named("randoms", randoms, SAE))
+    if readings is not None:
+        named("readings", readings, ConceptActivations)
+    else:
         of_kind("model", model, Model)
         readings = read_splits(model, saes, randoms, chosen, progress=progress, **keywords)
     tables = []

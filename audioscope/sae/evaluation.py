@@ -16,7 +16,7 @@ from torch.nn.functional import normalize
 from tqdm.auto import tqdm
 
 from audioscope.concepts import some_prompts
-from audioscope.errors import Damaged, as_path, of_kind, texts, truth
+from audioscope.errors import Damaged, as_path, of_kind, said, texts, truth
 from audioscope.sae.sae import BARS, SAE, float_tokens
 from audioscope.sae.streams import TokenStream
 from audioscope.store import read_json, write_json
@@ -265,7 +265,10 @@ def evaluate_tokens(sae: SAE, tokens: Tensor, sigmas: Tensor, *, fitted_on: Tens
     of_kind("sae", sae, SAE)
     tokens = float_tokens("tokens", tokens, sae.d_in).float()
     fitted_on = None if fitted_on is None else float_tokens("fitted_on", fitted_on, sae.d_in).float()
-    sigmas = torch.as_tensor(sigmas).float()
+    try:
+        sigmas = torch.as_tensor(sigmas).float()
+    except (TypeError, ValueError, RuntimeError):
+        raise ValueError(f"sigmas is {said(sigmas)}, expected one noise level for each of the first axis of tokens.") from None
     few = 2 if fitted_on is None else 1
     if tokens.ndim < 3 or sigmas.shape != tokens.shape[:1] or tokens.shape[1] < few:
         raise ValueError(

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from audioscope.concepts import Concept, _plan, choose, shipped_groups
-from audioscope.errors import all_of, choice, of_kind, said, whole
+from audioscope.errors import choice, known_name, listed, named, of_kind, said_text, texts, whole
 from audioscope.model import BATCH, Model
 from audioscope.sae.sae import SAE
 from audioscope.stats import auroc, cohens_d
@@ -115,6 +115,8 @@ class ConceptActivations:
             2    slow  False
             3    slow   True
         """
+        known_name("concept here", concept, list(dict.fromkeys(self.rows["concept"])))
+        said_text("opposite", opposite)
         mine = (self.rows["concept"] == concept).to_numpy()
         other = self.rows[mine].assign(concept=opposite, has=~self.rows.loc[mine, "has"].to_numpy(bool))
         values = {name: np.concatenate([each, each[mine]]) for name, each in self.values.items()}
@@ -144,6 +146,8 @@ class ConceptActivations:
             >>> fast.shape, slow.shape
             ((2, 2, 512), (2, 2, 512))
         """
+        known_name("concept here", concept, list(dict.fromkeys(self.rows["concept"])))
+        known_name("values", name, self.values)
         with_, without = with_and_without(self.rows, concept, negatives)
         return self.values[name][with_], self.values[name][without]
 
@@ -202,10 +206,7 @@ def concept_activations(
     choice("against", against, ("counterfactual", "neutral"))
     pairs = None if pairs is None else whole("pairs", pairs, 1)
     other = attrgetter("neutral" if against == "neutral" else "corrupted")
-    seen = set(without)
-    if not isinstance(saes, Mapping):
-        raise ValueError(f"saes is {said(saes)}, expected SAEs by name.")
-    all_of("saes", list(saes.values()), SAE)
+    saes, sites, seen = named("saes", saes, SAE), listed("sites", sites, "module paths"), set(texts("without", without))
     for sae in saes.values():
         sae.check(model.name, model.fingerprint, model.sites.select([str(sae.metadata.get("site", "none"))]))
     paths = list(dict.fromkeys([*sites, *(str(sae.metadata["site"]) for sae in saes.values())]))

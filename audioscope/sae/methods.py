@@ -96,6 +96,7 @@ def feature_methods(
         ['sae untuned', 'caa untuned', 'random features untuned', 'pci all']
     """
     of_kind("model", model, Model)
+    of_kind("everywhere", everywhere, SteeringVector)
     chosen, concept = all_of("saes", saes, SAE), choose_one(concept)
     where = SAE_UNTUNED.sites
     vector = reduce(add, (sae.vector(concept.name, features, **keywords) for sae in chosen))

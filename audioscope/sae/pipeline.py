@@ -10,7 +10,7 @@ import pandas as pd
 
 from audioscope.atlas.atlas import Atlas
 from audioscope.concepts import Concept, choose
-from audioscope.errors import as_path, of_kind, whole
+from audioscope.errors import as_path, choice, named, of_kind, one_or_more, texts, whole
 from audioscope.model import Model
 from audioscope.sae.comparison import choose_units, compare_units, random_like, read_splits
 from audioscope.sae.evaluation import evaluate_sae
@@ -151,8 +151,8 @@ def report_saes(
         2    fast       probe
         3    fast  random SAE
     """
-    saes = {site: load_sae(as_path(out) / site) for site in sites}
-    chosen = choose(None if concepts is None else list(concepts))
+    saes = {site: load_sae(as_path(out) / site) for site in texts("sites", one_or_more(sites))}
+    chosen, prompts = choose(concepts), texts("prompts", prompts)
     if readings is None:
         of_kind("model", model, Model)
         alone = {name: value for name, value in keywords.items() if name != "workers"}  # for a single batch
@@ -218,6 +218,8 @@ def auroc_table(saes: dict[str, SAE], negatives: Negatives = "all") -> pd.DataFr
         >>> table.query("concept == 'fast'")["method"].tolist()
         ['feature', 'neuron', 'probe', 'random SAE']
     """
+    choice("negatives", negatives, tuple(COMPARED))
+    named("saes", saes, SAE)
     return pd.DataFrame([
         {"site": site, "concept": concept, "method": method, "negatives": negatives, **values}
         for site, sae in saes.items() for concept, methods in sae.report.get(COMPARED[negatives], {}).items()

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from audioscope.concepts import concept_prompts
-from audioscope.errors import index_of, of_kind, one_or_more, said, seed_number, texts, whole
+from audioscope.errors import index_of, listed, of_kind, one_or_more, said, seed_number, texts, whole
 from audioscope.model import BATCH, Model
 from audioscope.sae.levels import Levels
 from audioscope.store import batches, content_hash
@@ -136,7 +136,13 @@ class TokenStream:
         """
         of_kind("model", self.model, Model).check_unsteered("a stream of activations")
         (site,) = self.model.sites.select([self.site])
-        rows = [Row(prompt, int(seed)) for prompt, seed in zip(prompts, seeds, strict=True)]
+        prompts, seeds = (
+            texts("prompts", prompts),
+            [seed_number(seed) for seed in listed("seeds", seeds, "one seed for each prompt")],
+        )
+        if len(seeds) != len(prompts):
+            raise ValueError(f"There are {len(seeds)} seeds for {len(prompts)} prompts, expected one for each.")
+        rows = [Row(prompt, seed) for prompt, seed in zip(prompts, seeds, strict=True)]
         run = self.model.run(rows, read=Read((site,), self.at_steps, False, branch), decode=False, **self.sampling)
         values = run.reads[self.site]
         if not bool(torch.isfinite(values).all()):

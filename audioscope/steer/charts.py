@@ -204,7 +204,7 @@ def localization_chart(table: pd.DataFrame) -> alt.LayerChart:
         'Benefit of localizing over concentration on 5 axes of ace-step: 5 above 0.'
     """
     with_columns(
-        "table", table, ("model", "lengths", "concept", "concentration", "benefit", "low", "high"), "localization_benefits"
+        "table", table, ("model", "lengths", "axis", "concentration", "benefit", "low", "high"), "localization_benefits"
     )
     shown = table.dropna(subset=["concentration", "benefit"])
     if shown.empty:
