@@ -134,7 +134,7 @@ def test_ones_own_tags(clips):
         ({"tags": {"harp": "harp"}}, ValueError, "expected a list of tags"),
         ({"tags": {}}, ValueError, "expected the tags of each concept"),
         ({"tags": ["harp"]}, ValueError, "expected the tags of each concept"),
-        ({"nets": "MTT"}, ValueError, "expected a list of nets"),
+        ({"nets": "MTT"}, ValueError, "nets is .MTT., expected a list"),
         ({"nets": []}, ValueError, "at least one net"),
         ({"nets": ["MTT", "MTT"]}, ValueError, "each once"),
         ({"nets": ["VGG"]}, KeyError, "Available: MTT, MSD"),

@@ -15,7 +15,7 @@ from sklearn.preprocessing import StandardScaler
 from tqdm.auto import tqdm
 
 from audioscope.concepts import Concept, choose, concept_prompts
-from audioscope.errors import choice, named, of_kind, truth, with_columns
+from audioscope.errors import choice, named, of_kind, real, truth, with_columns
 from audioscope.model import Model
 from audioscope.sae.features import NEGATIVES, ConceptActivations, Negatives, concept_activations, with_and_without
 from audioscope.sae.sae import SAE
@@ -257,6 +257,7 @@ def wins(table: pd.DataFrame, level: float = 0.05) -> pd.DataFrame:
         2  random SAE      15      0     6
     """
     with_columns("table", table, ("site", "method", "difference", "p"), "compare_features")
+    level = real("level", level)
     lines = []
     for (path, other), rows in table[table["method"] != METHODS[0]].groupby(["site", "method"], sort=False):
         significant, difference = holm(rows["p"]) < level, rows["difference"].to_numpy()

@@ -75,7 +75,10 @@ def tada_sae(
             raise ValueError(f"{folder.name!r} does not name a site of {model.name!r}: pass site=, a module path.")
         (chosen,) = matching
     else:
-        (chosen,) = model.sites.select([site])
+        one, *more = model.sites.select(site)
+        if more:
+            raise ValueError(f"site is {said(site)}, expected one site.")
+        chosen = one
     if sae.d_in != chosen.width:
         raise ValueError(f"The SAE has width {sae.d_in}, but {chosen.path} of {model.name!r} has width {chosen.width}.")
     sae.metadata = {

@@ -308,6 +308,9 @@ def score_features(
     """
     of_kind("sae", sae, SAE)
     chosen = choose(concepts)
+    said_text("name", name)
+    if readings is not None:
+        of_kind("readings", readings, ConceptActivations)
     if readings is None:
         of_kind("model", model, Model)
         readings = concept_activations(model, {name: sae}, chosen, split, **keywords)

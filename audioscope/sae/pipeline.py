@@ -153,6 +153,8 @@ def report_saes(
     """
     saes = {site: load_sae(as_path(out) / site) for site in texts("sites", one_or_more(sites))}
     chosen, prompts = choose(concepts), texts("prompts", prompts)
+    if readings is not None:
+        named("readings", readings, ConceptActivations)
     if readings is None:
         of_kind("model", model, Model)
         alone = {name: value for name, value in keywords.items() if name != "workers"}  # for a single batch

@@ -113,7 +113,7 @@ def train_sae(
     }  # fmt: skip
     if not isinstance(activations, Iterable) and not hasattr(activations, "batches"):
         raise ValueError(f"activations is {said(activations)}, expected a list or generator of tensors, or a TokenStream.")
-    numbers = {name: whole(name, value, 1) for name, value in numbers.items()}
+    numbers = {name: whole(name, value, 1, 2**40 if name != "expansion_factor" else 4096) for name, value in numbers.items()}
     buffer = whole("buffer", buffer, numbers["batch_size"], why=", no smaller than batch_size")
     batch_size, training_tokens, buffer_epochs = (numbers[name] for name in ("batch_size", "training_tokens", "buffer_epochs"))
     seed = seed_number(seed)

@@ -12,7 +12,7 @@ import pandas as pd
 import torch
 from torch import Tensor
 
-from audioscope.errors import choice, of_kind, said, truth, whole, with_columns
+from audioscope.errors import choice, of_kind, said, seed_number, truth, whole, with_columns
 from audioscope.sae.sae import SAE
 from audioscope.steer.vectors import SteeringVector
 
@@ -48,6 +48,7 @@ def top_features(scores: pd.DataFrame, concept: str, count: int = 20, by: Score 
             f"The scores do not contain {said(concept)}: their concepts are {', '.join(scores['concept'].unique())}."
         )
     choice("by", by, tuple(SCORES))
+    count = whole("count", count, 1)
     ordered = mine.sort_values([by, "feature"], ascending=[False, True], kind="stable")
     return (
         ordered.groupby("sigma", sort=False).head(count).sort_values("sigma", ascending=False, kind="stable", ignore_index=True)
@@ -106,6 +107,7 @@ def sae_vector(
     mine = sorted({int(f) for table in best.values() for f in table["feature"]})
     place = {f: f for f in mine}
     if random is not None:
+        random = seed_number(random)
         others = sorted({int(f) for f in sae.scores["feature"]} - set(mine))
         if len(others) < len(mine):
             raise ValueError(

@@ -20,6 +20,8 @@ import torch
 from torch import Tensor
 
 from audioscope.audio import Clip, numba_lock
+from audioscope.errors import listed, said, whole
+from audioscope.scoring.scorers import checked_sound
 
 KEYS = ("C", "C#", "D", "D#", "E", "F", "F#", "G", "G#", "A", "A#", "B")
 # How well each degree fits a major and a minor key (Krumhansl and Kessler, 1982).
@@ -151,8 +153,7 @@ class _Spectra:
 def _spectra(audio: Tensor, rate: int) -> Iterator[_Spectra]:
     """One clip after the other, so that the spectra of one at a time are held."""
     _compile()
-    if audio.ndim != 3:
-        raise ValueError(f"audio has shape {tuple(audio.shape)}, expected [clips, channels, samples].")
+    audio, rate = checked_sound("audio", audio), whole("rate", rate, 1000, why=" Hz")
     for samples, decibels in zip(audio.float().cpu(), level(audio), strict=True):
         yield _Spectra(samples.mean(0).numpy(), rate, float(decibels), Clip(samples.numpy(), rate).loudness)
 
@@ -224,6 +225,8 @@ def chroma_similarity(audio: Tensor, other: Tensor, rate: int) -> np.ndarray:
         >>> similarity(a, 0.1 * a, 16_000).round(2).tolist(), similarity(a, e, 16_000).round(2).tolist()
         ([1.0], [0.0])
     """
+    if len(checked_sound("audio", audio)) != len(checked_sound("other", other)):
+        raise ValueError(f"There are {len(audio)} clips and {len(other)} others, expected one for each.")
     both = zip(_spectra(audio, rate), _spectra(other, rate), strict=True)
     return np.array([_alike(one.chroma, two.chroma) for one, two in both])
 
@@ -233,6 +236,13 @@ def _alike(a: np.ndarray, b: np.ndarray) -> float:
     norms = np.linalg.norm(a, axis=0) * np.linalg.norm(b, axis=0)
     audible = norms > 1e-6
     return float(((a * b).sum(0)[audible] / norms[audible]).mean()) if audible.any() else np.nan
+
+
+def _times(name: str, value: Any) -> np.ndarray:
+    times = np.asarray(listed(name, value, "times in s"))
+    if times.ndim != 1 or (len(times) and times.dtype.kind not in "fiu") or not np.isfinite(times).all():
+        raise ValueError(f"{name} is {said(value)}, expected times in s.")
+    return times
 
 
 def beat_agreement(one: np.ndarray, other: np.ndarray) -> float:
@@ -252,6 +262,7 @@ def beat_agreement(one: np.ndarray, other: np.ndarray) -> float:
         >>> audioscope.scoring.beat_agreement(np.array([1.0, 2.0, 3.0, 4.0]), np.array([1.02, 2.0, 3.5, 4.0]))
         0.75
     """
+    one, other = (_times(name, value) for name, value in (("one", one), ("other", other)))
     if len(one) and len(other):
         return float(mir_eval.beat.f_measure(one, other))
     return 0.0 if len(one) or len(other) else np.nan
@@ -273,6 +284,7 @@ def faults(audio: Tensor) -> pd.DataFrame:
         >>> audioscope.scoring.faults(audio)[["silent", "clipped"]].values.tolist()
         [[True, 0.0], [False, 1.0]]
     """
+    audio = checked_sound("audio", audio)
     flat = audio.float().flatten(1).cpu()
     decibels = level(audio)
     clipped = (flat.abs() >= 0.999).float().mean(1).numpy()

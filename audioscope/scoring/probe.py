@@ -18,7 +18,7 @@ from torch import Tensor
 
 from audioscope.audio import Clip
 from audioscope.concepts import SPLITS, Concept, load_concepts, some_prompts
-from audioscope.errors import as_path, of_kind, texts, whole
+from audioscope.errors import as_path, of_kind, seed_number, texts, whole
 from audioscope.model import Model
 from audioscope.scoring.scorers import Scorer, check_scores, completed, resampled, scores_of
 from audioscope.stats import auroc
@@ -332,6 +332,7 @@ def pairs_like(
     scorer = completed(scorer)
     scorer.check(model)
     check_scores(scorer, concept)
+    seed = seed_number(seed)
     tried = list(dict.fromkeys(some_prompts(192, "build") if prompts is None else texts("prompts", prompts)))
     pairs = whole("pairs", pairs, len(SPLITS) * 2, len(tried) // 2, f", half of the {len(tried)} prompts")
     clips = model.generate(tried, seed=[seed + number for number in range(len(tried))], progress=progress)

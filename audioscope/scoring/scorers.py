@@ -20,7 +20,7 @@ from torchaudio.functional import resample
 
 from audioscope.audio import ready_librosa
 from audioscope.concepts import shipped_groups
-from audioscope.errors import known_name, listed, plain_name, said, said_text, truth, whole
+from audioscope.errors import all_of, among, index_of, known_name, listed, plain_name, said, said_text, texts, truth, whole
 from audioscope.installed import need
 from audioscope.scoring import musicnn
 from audioscope.store import LOADING, default_device, fingerprint
@@ -100,6 +100,16 @@ class _Completed:
         called = str(getattr(own, "name", getattr(own, "__name__", type(own).__name__)))
         filled = {"name": called, "fingerprint": f"unknown, {called}", "units": "score", "needs": "", "queries": {}}
         return filled.get(name, lambda model: None)  # check: any audio will do
+
+
+def checked_sound(name: str, audio: Any) -> Tensor:
+    """Clips as all that hears takes them, floats [clips, channels, samples]. Raises ValueError for anything else."""
+    if not isinstance(audio, Tensor) or not audio.is_floating_point():
+        kind = audio.dtype if isinstance(audio, Tensor) else type(audio).__name__
+        raise ValueError(f"{name} is of {kind}, expected a tensor of floats, -1..1.")
+    if audio.ndim != 3 or not audio.numel() or audio.shape[1] > max(CHANNELS, audio.shape[2]):
+        raise ValueError(f"{name} has shape {tuple(audio.shape)}, expected [clips, channels, samples] with at least one of each.")
+    return audio.detach()
 
 
 def opinions(also: Any) -> tuple[Scorer, ...]:
@@ -189,8 +199,8 @@ def _numbers(values: Any) -> np.ndarray:
 
 def check_scores(scorer: Scorer, concept: str) -> None:
     """Raise ValueError if a scorer does not know a concept."""
-    if concept not in scorer.concepts:
-        raise ValueError(f"The {scorer.name} cannot score {concept!r}: it knows {', '.join(scorer.concepts)}.")
+    if not among(concept, list(scorer.concepts)):
+        raise ValueError(f"The {scorer.name} cannot score {said(concept)}: it knows {', '.join(scorer.concepts)}.")
 
 
 def noise_like(model: Any, seconds: float, clips: int) -> Tensor:
@@ -584,7 +594,7 @@ class Musicnn:
         device: str | None = None,
         name: str | None = None,
     ):
-        names = sorted(listed("nets", nets, "a list of nets, such as ['MTT', 'MSD']"), key=[*musicnn.NETS, *nets].index)
+        names = sorted(texts("nets", nets), key=lambda net: [*musicnn.NETS, net].index(net))
         known = {name: musicnn.tags_of(name) for name in names}
         if not names or len(known) < len(names):
             raise ValueError(f"nets is {said(nets)}, expected at least one net, each once.")
@@ -662,19 +672,12 @@ class Musicnn:
     def _heard(self, audio: Tensor, rate: int) -> Tensor:
         """The audio as mono at 16 kHz [clips, samples]."""
         rate = whole("rate", rate, 1000, why=" Hz")
-        if not isinstance(audio, Tensor) or not audio.is_floating_point():
-            kind = audio.dtype if isinstance(audio, Tensor) else type(audio).__name__
-            raise ValueError(f"audio is of {kind}, expected a tensor of floats, -1..1.")
-        if audio.ndim != 3 or not audio.numel() or audio.shape[1] > max(CHANNELS, audio.shape[2]):
-            raise ValueError(
-                f"audio has shape {tuple(audio.shape)}, expected [clips, channels, samples] with at least one of each."
-            )
-        if not float(peak := audio.detach().abs().max()) <= LOUDEST:
+        if not float(peak := checked_sound("audio", audio).abs().max()) <= LOUDEST:
             raise ValueError(f"audio reaches {float(peak):g}, expected finite samples, -1..1: divide those of int16 by 32768.")
         return resampled(audio.float().mean(1), rate, musicnn.RATE)
 
 
-CHANNELS = 32  # more of them than of samples are samples in the channels' place
+CHANNELS = 32  # more of them than of samples are samples in the place of channels
 LOUDEST = 100.0  # what strong edits give is louder than 1, but samples of int16 that nobody scaled are louder by far
 MEASURED = {"fast": ("tempo", 1), "slow": ("tempo", -1), "happy": ("mode", 1), "sad": ("mode", -1)}
 
@@ -709,9 +712,14 @@ class MeasureScorer:
 
     def __post_init__(self) -> None:
         columns = ("tempo", "onsets", "mode", "register", "centroid", "loudness")
-        for concept, (column, sign) in self.which.items():
-            if column not in columns or sign not in (1, -1):
-                raise ValueError(f"{concept!r} is measured by {(column, sign)}, expected one of {columns} with 1 or -1.")
+        if not isinstance(self.which, Mapping):
+            raise ValueError(
+                f"which is {said(self.which)}, expected a dict of concepts, each with a column of `measure` and 1 or -1."
+            )
+        for concept, asked in self.which.items():
+            column, sign = asked if isinstance(asked, tuple | list) and len(asked) == 2 else (asked, 0)
+            if not among(column, columns) or index_of(sign) not in (1, -1):
+                raise ValueError(f"{said(concept)} is measured by {said(asked)}, expected one of {columns} with 1 or -1.")
 
     @property
     def concepts(self) -> list[str]:
@@ -780,6 +788,12 @@ def feature_distance(layers: Sequence[Tensor], others: Sequence[Tensor]) -> Tens
         >>> audioscope.scoring.feature_distance(layers, layers).tolist()
         [0.0, 0.0]
     """
+    layers, others = (
+        all_of(name, listed(name, value, "what `layers` of a scorer returns"), Tensor)
+        for name, value in (("layers", layers), ("others", others))
+    )
+    if not layers or [layer.shape for layer in layers] != [other.shape for other in others]:
+        raise ValueError("layers and others have other shapes: expected what `layers` of one scorer returns for as many clips.")
     parts = []
     for one, two in zip(layers, others, strict=True):
         a, b = (torch.nn.functional.normalize(x.float(), dim=1) for x in (one, two))

@@ -203,9 +203,7 @@ def localization_chart(table: pd.DataFrame) -> alt.LayerChart:
         >>> chart.description
         'Benefit of localizing over concentration on 5 axes of ace-step: 5 above 0.'
     """
-    with_columns(
-        "table", table, ("model", "lengths", "axis", "concentration", "benefit", "low", "high"), "localization_benefits"
-    )
+    with_columns("table", table, ("model", "lengths", "axis", "concentration", "benefit", "low", "high"), "localization_benefits")
     shown = table.dropna(subset=["concentration", "benefit"])
     if shown.empty:
         raise ValueError("No row of the table has a concentration and a benefit, so there is nothing to draw.")
