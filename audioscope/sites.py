@@ -199,7 +199,7 @@ class Sites:
             layers = [site.layer for site in self.all if site.kind == "cross"]
             has = f"it has layers {min(layers)} to {max(layers)}" if layers else "it has none"
             raise UnknownName(f"No cross-attention layer {number} here: {has}.")
-        near = get_close_matches(str(path), [s.path for s in self.every], n=3, cutoff=0.3)
+        near = get_close_matches(str(path), [*KINDS, *(s.path for s in self.every)], n=3, cutoff=0.3)
         raise UnknownName(
             f"No site {path!r} in this model. Nearest: {', '.join(near) or 'none'}. `model.sites` lists the attention modules; "
             f"kinds of sites are {', '.join(KINDS)}."
