@@ -21,7 +21,7 @@ import pyloudnorm
 import soundfile as sf
 from filelock import FileLock
 
-from audioscope.errors import as_path, said, whole
+from audioscope.errors import all_of, as_path, said, whole
 from audioscope.store import made_folder, write_whole
 
 # Dark to light through one hue family: readable in grayscale and with color blindness.
@@ -258,6 +258,7 @@ def show_clips(*clips: Clip) -> object:
         >>> audioscope.show_clips(*clips).data.count("<audio")
         2
     """
+    all_of("clips", clips, Clip)
     from IPython.display import HTML
 
     cells = "".join(f'<div style="flex:1 1 260px;max-width:420px">{clip._repr_html_()}</div>' for clip in clips)

@@ -130,6 +130,7 @@ class Concept:
         Returns:
             The pairs, by index, at most one for each neutral prompt.
         """
+        choice("split", split, SPLITS)
         elsewhere = {pair.neutral for pair in self.pairs if pair.split not in (split, "")}
         first = {pair.neutral: pair for pair in reversed(self.split(split)) if pair.neutral and pair.neutral not in elsewhere}
         return tuple(sorted(first.values(), key=lambda pair: pair.index))

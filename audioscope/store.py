@@ -26,7 +26,7 @@ import psutil
 import soundfile as sf
 from tqdm.auto import tqdm
 
-from audioscope.errors import Damaged, as_path, plain_name, said, truth, whole
+from audioscope.errors import Damaged, as_path, of_kind, plain_name, said, truth, whole
 from audioscope.installed import __version__
 
 if TYPE_CHECKING:
@@ -293,6 +293,7 @@ def check_same(what: str, there: Mapping[str, Any], now: Mapping[str, Any], advi
 
 def plain_rows(table: pd.DataFrame) -> pd.DataFrame:
     """A table whose index is that of its rows, and whose numbers of pairs, seeds and steps are whole, as after a merge they are not."""
+    of_kind("table", table, pd.DataFrame)
     if table.index.names != [None] or not table.index.is_unique:
         table = table.reset_index(drop=True)
     counted = [name for name in ("pair", "seed", "step") if name in table and table[name].dtype.kind == "f"]

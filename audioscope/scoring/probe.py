@@ -18,7 +18,7 @@ from torch import Tensor
 
 from audioscope.audio import Clip
 from audioscope.concepts import SPLITS, Concept, load_concepts, some_prompts
-from audioscope.errors import as_path, of_kind, seed_number, texts, whole
+from audioscope.errors import all_of, as_path, listed, of_kind, said_text, seed_number, texts, whole
 from audioscope.model import Model
 from audioscope.scoring.scorers import Scorer, check_scores, completed, resampled, scores_of
 from audioscope.stats import auroc
@@ -250,6 +250,9 @@ def probe_scorer(
     from sklearn.pipeline import make_pipeline
     from sklearn.preprocessing import StandardScaler
 
+    with_, without = (
+        all_of(name, listed(name, value, "clips"), Clip) for name, value in (("with_", with_), ("without", without))
+    )
     if min(len(with_), len(without)) < FOLDS:
         raise ValueError(
             f"There are {len(with_)} clips with {concept!r} and {len(without)} without, expected at least {FOLDS} of each."
@@ -261,7 +264,7 @@ def probe_scorer(
     base = completed(base)
     if not hasattr(base, "layers"):
         raise ValueError(f"The scorer {base.name!r} has no layers() to build on.")
-    labels = [clip.prompt for clip in clips] if groups is None else list(groups)
+    labels = [clip.prompt for clip in clips] if groups is None else listed("groups", groups, "one group for each clip")
     if len(labels) != len(clips):
         raise ValueError(f"There are {len(labels)} groups for {len(clips)} clips, expected one for each clip.")
     numbers = pd.factorize(pd.Series(labels))[0]
@@ -332,7 +335,7 @@ def pairs_like(
     scorer = completed(scorer)
     scorer.check(model)
     check_scores(scorer, concept)
-    seed = seed_number(seed)
+    seed, group = seed_number(seed), said_text("group", group)
     tried = list(dict.fromkeys(some_prompts(192, "build") if prompts is None else texts("prompts", prompts)))
     pairs = whole("pairs", pairs, len(SPLITS) * 2, len(tried) // 2, f", half of the {len(tried)} prompts")
     clips = model.generate(tried, seed=[seed + number for number in range(len(tried))], progress=progress)

@@ -10,7 +10,7 @@ import altair as alt
 import numpy as np
 import pandas as pd
 
-from audioscope.errors import truth, with_columns
+from audioscope.errors import texts, truth, with_columns
 from audioscope.steer.cells import ALL, CELLS, OWN, RANDOM_DIRECTION, REWRITTEN
 from audioscope.theme import chart_theme, reading, rows
 
@@ -150,6 +150,7 @@ def axes_chart(
     with_columns(
         "summary", summary, ("concept", "method", "sites", "auc", "auc_low", "auc_high", "spearman"), "SteeringSweep.summary"
     )
+    cells = tuple(texts("cells", cells))
     named = summary.assign(cell=summary["method"] + " " + summary["sites"])
     shown = named[named["cell"].isin(cells)]
     if shown.empty:

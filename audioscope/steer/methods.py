@@ -290,7 +290,7 @@ def _at(sites: Any) -> dict[str, Any]:
     """What a method's metadata say of layers; nothing for all of them."""
     return (
         {}
-        if sites == "cross"
+        if isinstance(sites, str) and sites == "cross"
         else {"at": [str(site) if index_of(site) is None else index_of(site) for site in one_or_more(sites)]}
     )
 

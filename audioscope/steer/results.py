@@ -16,7 +16,7 @@ from scipy import stats
 from audioscope.atlas.atlas import Scale
 from audioscope.audio import Clip
 from audioscope.concepts import shipped_groups
-from audioscope.errors import UnknownName, among, as_path, said, with_columns
+from audioscope.errors import UnknownName, all_of, among, as_path, listed, real, said, with_columns
 from audioscope.stats import chance_of, interval, pseudo_values
 from audioscope.steer.cells import REWRITTEN
 from audioscope.steer.curves import smoothness, steering_auc, within
@@ -178,9 +178,9 @@ class SteeringSweep:
             (6.0, 6.0)
         """
         end = self.settings.get("calibrated")
-        if scale == "raw":
+        if among(scale, ("raw",)):
             return self
-        if scale != "clipped" or not end:
+        if not among(scale, ("clipped",)) or not end:
             raise ValueError(
                 f"scale is {said(scale)}, expected 'raw'"
                 + (" or 'clipped'." if end else f": the {self.settings['scorer']} has no calibrated range.")
@@ -259,7 +259,7 @@ class SteeringSweep:
             >>> audioscope.datasets.steering("fast").family("caa random layers")
             ['caa random layers 1', 'caa random layers 2', 'caa random layers 3']
         """
-        found = [cell for cell in self.cells if re.fullmatch(rf"{re.escape(name)}( \d+)?", cell)]
+        found = [cell for cell in self.cells if isinstance(name, str) and re.fullmatch(rf"{re.escape(name)}( \d+)?", cell)]
         if not found:
             raise ValueError(f"No cell {said(name)} in this sweep. There are: {', '.join(self.cells)}.")
         return found
@@ -617,6 +617,11 @@ class Track:
     captions: Sequence[str]
 
     def __post_init__(self) -> None:
+        for name, value in (("strengths", self.strengths), ("clips", self.clips), ("captions", self.captions)):
+            listed(name, value, "a list")
+        all_of("clips", list(self.clips), Clip)
+        for strength in self.strengths:
+            real("strengths", strength)
         if not len(self.strengths) == len(self.clips) == len(self.captions) >= 2:
             raise ValueError(
                 f"The track {self.title!r} has {len(self.strengths)} strengths, {len(self.clips)} clips and {len(self.captions)} "

@@ -83,7 +83,7 @@ class _Bench:
         return bench
 
     def pairs(self, split: str, count: int, without: Iterable[str] = ()) -> tuple[Pair, ...]:
-        seen = set(without)
+        seen = set(texts("without", without))
         found = tuple(pair for pair in self.concept.neutral_pairs(split) if pair.neutral not in seen)
         count = whole(
             "prompts", count, 1, len(found), f", the available neutral prompts of {self.concept.name!r} in split {split!r}"
@@ -194,7 +194,7 @@ def bench_of(
         scorer, price = listener_scorer("judge"), price or listener_scorer()
     scorer = default_scorer(model) if scorer is None else completed(scorer)
     size = whole("batch_size", batch_size, 1)
-    price = scorer if price is None or same_scorer(price, scorer) else completed(price)
+    price = scorer if price is None or same_scorer(completed(price), scorer) else completed(price)
     others = opinions(also)
     for place, other in enumerate(others):
         if same_scorer(other, scorer) or same_scorer(other, price):
@@ -275,7 +275,8 @@ def calibrate(
     """
     bench = bench_of(model, concept, scorer, price, batch_size, workers, sampling)
     grid, methods = _checked_grid(grid), checked_methods(methods)
-    if budget is not None and not real("budget", budget) > 0:
+    budget = None if budget is None else real("budget", budget)
+    if budget is not None and not budget > 0:
         raise ValueError(f"budget is {budget}, expected a distance above 0, or None for the distance of rewriting the prompt.")
     sides = (1, -1) if bench.concept.opposite else (1,)
     tried_methods = list(methods)
