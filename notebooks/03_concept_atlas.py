@@ -84,10 +84,8 @@ assert false["beyond"] == (impacts["low"] > impacts["control"]).sum() > 100 and 
 # A layer is *functional* when its impact, averaged over concepts, is at least 2.5 / L and its whole interval lies above the control. In the
 # paper's large models, two to seven layers pass this rule. In `tiny`, only layer <!--=atlas.functional-->0<!--/--> passes, with a mean impact of <!--=atlas.top-->.27 [.26, .28]<!--/--> against a threshold of <!--=atlas.threshold-->.21<!--/-->.
 #
-# That interval is for the same concepts and other pairs. A wider question is what other concepts would give. The columns `all_low` and `all_high` answer it for concepts drawn one by one: the interval is
-# <!--=atlas.top.all-->[.13, .43]<!--/-->, and it reaches far below the threshold. When you print `functional`, it shows how fragile the set is. You see the share of draws of pairs and concepts in which the layer passes
-# (<!--=atlas.top.share-->81 %<!--/--> here, down to <!--=atlas.top.share.least-->64 %<!--/--> with the other network or scale), and which concepts, or whole groups of concepts, change the set when they are left out. Here these are
-# <!--=atlas.top.without-->all of genre and all of percussion<!--/-->: the layer carries these two groups (<!--=atlas.top.genre-->.64<!--/--> and <!--=atlas.top.percussion-->.74<!--/-->) some of mood (<!--=atlas.top.mood-->.25<!--/-->), and little else (tempo <!--=atlas.top.tempo-->.08<!--/-->, voice <!--=atlas.top.voice-->.04<!--/-->, lead <!--=atlas.top.lead-->.02<!--/-->). To call the layer "shared by the concepts" would claim
+# That interval is for the same concepts and other pairs. A wider question is what other concepts would give. The columns `all_low` and `all_high` answer it for concepts drawn one by one: the interval is <!--=atlas.top.all-->[.13, .43]<!--/-->, and it reaches far below the threshold. When you print `functional`, it shows how fragile the set is. You see the share of draws of pairs and concepts in which the layer passes
+# (<!--=atlas.top.share-->81 %<!--/--> here, down to <!--=atlas.top.share.least-->64 %<!--/--> with the other network or scale), and which concepts, or whole groups of concepts, change the set when they are left out. Here these are <!--=atlas.top.without-->all of genre and all of percussion<!--/-->: the layer carries these two groups (<!--=atlas.top.genre-->.64<!--/--> and <!--=atlas.top.percussion-->.74<!--/-->) some of mood (<!--=atlas.top.mood-->.25<!--/-->), and little else (tempo <!--=atlas.top.tempo-->.08<!--/-->, voice <!--=atlas.top.voice-->.04<!--/-->, lead <!--=atlas.top.lead-->.02<!--/-->). To call the layer "shared by the concepts" would claim
 # too much.
 
 # %%
@@ -140,8 +138,7 @@ assert (atlas.layer_means("probability")["functional"] == means["functional"]).a
 print(atlas.functional_on("clipped"))
 
 # %% [markdown]
-# The functional set is the same on all three scales, but it is not equally safe on all three. On the clipped scale, the layer passes in <!--=scale.clipped.share-->65 %<!--/--> of the draws, and leaving out any one of
-# <!--=scale.clipped.without-->metal and drums<!--/--> changes the set.
+# The functional set is the same on all three scales, but it is not equally safe on all three. On the clipped scale, the layer passes in <!--=scale.clipped.share-->65 %<!--/--> of the draws, and leaving out any one of <!--=scale.clipped.without-->metal and drums<!--/--> changes the set.
 #
 # ## A second network heard the same clips
 # The *judge* differs from the listener in architecture and in training clips. Its raw map is much the same: over the cells, the correlation is <!--=scale.judge.r-->.95 [.94, .96]<!--/--> (Spearman <!--=scale.judge.rho-->.91 [.88, .93]<!--/-->). The
@@ -160,8 +157,7 @@ assert alike["listener and judge, raw"]["pearson_low"] > 0.9
 judge.chart()
 
 # %% [markdown]
-# So this notebook makes a claim only where four views agree: listener and judge, each on the raw and the clipped scale. All four must have the same sign and lie beyond the control after Holm's correction over the cells.
-# <!--=atlas.holds-->16<!--/--> of <!--=atlas.cells-->252<!--/--> cells pass. On the raw scale alone, both networks agree on <!--=atlas.raw-->36<!--/--> cells. Of those that do not pass in all four views, <!--=atlas.undecided-->16<!--/--> are *undecided*: most of their pairs are censored, so the clipped
+# So this notebook makes a claim only where four views agree: listener and judge, each on the raw and the clipped scale. All four must have the same sign and lie beyond the control after Holm's correction over the cells. <!--=atlas.holds-->16<!--/--> of <!--=atlas.cells-->252<!--/--> cells pass. On the raw scale alone, both networks agree on <!--=atlas.raw-->36<!--/--> cells. Of those that do not pass in all four views, <!--=atlas.undecided-->16<!--/--> are *undecided*: most of their pairs are censored, so the clipped
 # scale says nothing for or against them.
 
 # %%
@@ -203,8 +199,7 @@ assert by_ear.loc["flute"].idxmax() == 10 and by_ear.loc["opera"].isna().all()
 
 # %% [markdown]
 # ## Groups of concepts have layers of their own
-# The mean over concepts hides which concepts make it up. Genre enters through layer <!--=atlas.holds.genre-->0<!--/--> (metal, opera and jazz in all four views, reggae on the raw scale). Tempo enters through layer <!--=atlas.holds.fast-->1<!--/--> and, on the raw scale, through 2 as well. Percussion enters through several layers (drums
-# <!--=atlas.holds.drums-->0, 2 and 6<!--/-->, bongos <!--=atlas.holds.bongos-->0, 6 and 7<!--/-->, maracas <!--=atlas.holds.maracas-->0, 2 and 6<!--/-->), and never through layer 3. Of the leads, only the cello has cells that hold, <!--=atlas.holds.cello-->6 and 11<!--/-->; the mean lead enters late. For <!--=atlas.holds.none-->female, male, happy, sad, reggae, violin, trumpet, saxophone, flute, harmonica, trombone and xylophone<!--/-->, no cell holds in all
+# The mean over concepts hides which concepts make it up. Genre enters through layer <!--=atlas.holds.genre-->0<!--/--> (metal, opera and jazz in all four views, reggae on the raw scale). Tempo enters through layer <!--=atlas.holds.fast-->1<!--/--> and, on the raw scale, through 2 as well. Percussion enters through several layers (drums <!--=atlas.holds.drums-->0, 2 and 6<!--/-->, bongos <!--=atlas.holds.bongos-->0, 6 and 7<!--/-->, maracas <!--=atlas.holds.maracas-->0, 2 and 6<!--/-->), and never through layer 3. Of the leads, only the cello has cells that hold, <!--=atlas.holds.cello-->6 and 11<!--/-->; the mean lead enters late. For <!--=atlas.holds.none-->female, male, happy, sad, reggae, violin, trumpet, saxophone, flute, harmonica, trombone and xylophone<!--/-->, no cell holds in all
 # four views. Happy, sad and xylophone are censored when clipped: on the raw scale, both networks find cells of theirs. Trumpet (<!--=atlas.raw.trumpet-->9<!--/-->), violin (<!--=atlas.raw.violin-->8 and 11<!--/-->) and reggae have cells on which the networks agree on the raw scale, but not in every view. Others are spread: no single layer brings in
 # much of a voice, a saxophone or a harmonica.
 #

@@ -109,8 +109,7 @@ assert (between_papers == 0).all(), "each model has its functional layers at a d
 assert (alike.loc["tiny", "overlap"] == 0).all(), "tiny shares none with any of them, its own architecture included"
 
 # %% [markdown]
-# The paper's three models agree that few layers matter, but not on which ones: their functional layers do not overlap at all. `tiny` shares none with Stable Audio 3 (rank correlation of the layer means
-# <!--=published.stable-audio-3.rank-->.01<!--/-->), although the two are built alike. (On the ten concepts that the paper published for ACE-Step, `tiny`'s layer <!--=atlas.functional-->0<!--/--> has <!--=atlas.ten.listener.raw-->.24<!--/--> by the listener and <!--=atlas.ten.judge.raw-->.21<!--/--> by the judge, or clipped <!--=atlas.ten.listener.clipped-->.17<!--/--> and <!--=atlas.ten.judge.clipped-->.18<!--/-->. That
+# The paper's three models agree that few layers matter, but not on which ones: their functional layers do not overlap at all. `tiny` shares none with Stable Audio 3 (rank correlation of the layer means <!--=published.stable-audio-3.rank-->.01<!--/-->), although the two are built alike. (On the ten concepts that the paper published for ACE-Step, `tiny`'s layer <!--=atlas.functional-->0<!--/--> has <!--=atlas.ten.listener.raw-->.24<!--/--> by the listener and <!--=atlas.ten.judge.raw-->.21<!--/--> by the judge, or clipped <!--=atlas.ten.listener.clipped-->.17<!--/--> and <!--=atlas.ten.judge.clipped-->.18<!--/-->. That
 # is above or below the threshold of <!--=atlas.threshold-->.21<!--/-->, depending on how you look at it.) So an atlas is a fact about one set of weights, and the first thing to make for a new set.
 #
 # ## A number without an interval says little

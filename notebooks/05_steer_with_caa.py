@@ -308,8 +308,7 @@ assert natural["low"] < 0 < natural["high"]
 
 # %% [markdown]
 # ## The memory carries some genres, but on no axis does it pay off for certain
-# In notebook 3b, genre came in through the memory tokens. A vector that leaves them out (*music alone*) gains as much on average: with the memory, own layers gain <!--=steer.own-own_music_alone.mean-->.05 [−.07, .17]<!--/--> more, all layers
-# <!--=steer.all-all_music_alone.mean-->.09 [−.02, .21]<!--/-->. After Holm's correction, own layers gain significantly more with it on <!--=steer.own-own_music_alone.better-->0<!--/--> axes, and less on <!--=steer.own-own_music_alone.worse-->1<!--/-->. Reggae seems to need it at its own layer; for jazz, the memory costs more than it brings. So what carries a concept from the prompt is not always what a mean difference steers best.
+# In notebook 3b, genre came in through the memory tokens. A vector that leaves them out (*music alone*) gains as much on average: with the memory, own layers gain <!--=steer.own-own_music_alone.mean-->.05 [−.07, .17]<!--/--> more, all layers <!--=steer.all-all_music_alone.mean-->.09 [−.02, .21]<!--/-->. After Holm's correction, own layers gain significantly more with it on <!--=steer.own-own_music_alone.better-->0<!--/--> axes, and less on <!--=steer.own-own_music_alone.worse-->1<!--/-->. Reggae seems to need it at its own layer; for jazz, the memory costs more than it brings. So what carries a concept from the prompt is not always what a mean difference steers best.
 
 # %%
 beside = answers(("caa own", "caa own, music alone"), ("caa all", "caa all, music alone"))
@@ -323,8 +322,7 @@ beside.round(3)
 # ## The order of the methods holds for two networks, two scales and two prices
 # So far, the judge measured the gain and the listener the price. Do the results hold with other choices? *Clipped*: log-odds are cut at 6, the end of the
 # calibrated range. *Repriced*: the judge's own network sets the price, too, as in an older version of this sweep. *Exchanged*: the listener measures the gain,
-# the judge the price. Only one thing changes at a time. The areas differ, but the order of the methods does not. Own minus all is <!--=steer.own-all.clipped.mean-->−.17 [−.31, −.03]<!--/--> clipped,
-# <!--=steer.own-all.repriced.mean-->−.16 [−.27, −.05]<!--/--> repriced and <!--=steer.own-all.exchanged.mean-->−.12 [−.22, −.02]<!--/--> exchanged: below 0 in each view. Own minus random is above 0 in each view; natural minus equal lengths is
+# the judge the price. Only one thing changes at a time. The areas differ, but the order of the methods does not. Own minus all is <!--=steer.own-all.clipped.mean-->−.17 [−.31, −.03]<!--/--> clipped, <!--=steer.own-all.repriced.mean-->−.16 [−.27, −.05]<!--/--> repriced and <!--=steer.own-all.exchanged.mean-->−.12 [−.22, −.02]<!--/--> exchanged: below 0 in each view. Own minus random is above 0 in each view; natural minus equal lengths is
 # undecided in each.
 
 # %%

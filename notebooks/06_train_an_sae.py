@@ -179,11 +179,9 @@ counts.round(4)
 
 # %% [markdown]
 # Where the text comes in, the best feature beats the best neuron: significantly on <!--=feature.0.cross.neuron.better-->15<!--/--> concepts in layer 0 and on <!--=feature.6.cross.neuron.better-->13<!--/--> in layer 6, and on none is it significantly
-# worse. The mean differences are <!--=feature.0.cross.neuron.mean-->.08 [.03, .13]<!--/--> and <!--=feature.6.cross.neuron.mean-->.09 [.06, .13]<!--/-->. It beats the untrained SAE just as clearly (<!--=feature.0.cross.random_SAE.better-->19<!--/--> and
-# <!--=feature.6.cross.random_SAE.better-->15<!--/-->). A probe, which may use all 128 neurons, is still a little better.
+# worse. The mean differences are <!--=feature.0.cross.neuron.mean-->.08 [.03, .13]<!--/--> and <!--=feature.6.cross.neuron.mean-->.09 [.06, .13]<!--/-->. It beats the untrained SAE just as clearly (<!--=feature.0.cross.random_SAE.better-->19<!--/--> and <!--=feature.6.cross.random_SAE.better-->15<!--/-->). A probe, which may use all 128 neurons, is still a little better.
 #
-# When a concept only has to be told from its counterfactual, which is easier for all methods, the differences are smaller: <!--=feature.counterfactual.0.cross.neuron.mean-->.06 [.03, .09]<!--/--> and
-# <!--=feature.counterfactual.6.cross.neuron.mean-->.05 [.03, .08]<!--/-->.
+# When a concept only has to be told from its counterfactual, which is easier for all methods, the differences are smaller: <!--=feature.counterfactual.0.cross.neuron.mean-->.06 [.03, .09]<!--/--> and <!--=feature.counterfactual.6.cross.neuron.mean-->.05 [.03, .08]<!--/-->.
 #
 # In self-attention, a single feature is on average no better than a single neuron in layer 6 (<!--=feature.6.self.neuron.mean-->−.02 [−.06, .02]<!--/-->) and worse in layer 0 (<!--=feature.0.self.neuron.mean-->−.05 [−.09, −.01]<!--/-->), and
 # the probe significantly beats it on <!--=feature.6.self.probe.worse-->17<!--/--> and <!--=feature.0.self.probe.worse-->21<!--/--> concepts: there, a concept is spread over many features.

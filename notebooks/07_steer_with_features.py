@@ -199,8 +199,7 @@ counts.round(3)
 # added in layer 6 pulls away from metal, and CAA could leave it out.
 #
 # In the paper's setting, features lose. Twenty features with equal weights against CAA at both layers, neither of them tuned, gives <!--=steer.sae_untuned-caa_untuned.mean-->−.18 [−.32, −.04]<!--/-->: features are
-# significantly worse on <!--=steer.sae_untuned-caa_untuned.worse-->2<!--/--> axes (<!--=steer.sae_untuned-caa_untuned.worse_on-->fast and bongos<!--/-->) and better on <!--=steer.sae_untuned-caa_untuned.better-->0<!--/-->. So the settings matter more than the method. On the axes where something else was chosen, tuned features gain
-# <!--=steer.sae_tuned-sae_untuned.mean-->.31 [.14, .48]<!--/--> more than the paper's twenty with equal weights (over all axes <!--=steer.sae_tuned-sae_untuned.all_axes-->.29 [.13, .45]<!--/-->). For CAA, whose untuned setting is better, the gain is uncertain
+# significantly worse on <!--=steer.sae_untuned-caa_untuned.worse-->2<!--/--> axes (<!--=steer.sae_untuned-caa_untuned.worse_on-->fast and bongos<!--/-->) and better on <!--=steer.sae_untuned-caa_untuned.better-->0<!--/-->. So the settings matter more than the method. On the axes where something else was chosen, tuned features gain <!--=steer.sae_tuned-sae_untuned.mean-->.31 [.14, .48]<!--/--> more than the paper's twenty with equal weights (over all axes <!--=steer.sae_tuned-sae_untuned.all_axes-->.29 [.13, .45]<!--/-->). For CAA, whose untuned setting is better, the gain is uncertain
 # (<!--=steer.caa_tuned-caa_untuned.mean-->.19 [−.10, .48]<!--/-->). Five features or fewer were chosen on <!--=choice.sae.few-->15<!--/--> axes, weights on <!--=choice.sae.weighted-->5<!--/-->. Twenty with equal weights may be too many: the twenty best
 # features of a level are a handful that respond to the concept and many that are always active, and the sum weights them all equally.
 #

@@ -69,9 +69,7 @@ audioscope.show_clips(*mine[:3])
 # %% [markdown]
 # ## The listener and the judge know the notes that they learned from
 # Here is a real saxophone, one of the recordings that ship as controls, and what each ear takes the real recordings for. musicnn, which learned from
-# recordings, names the instruments that it has tags for. The judge and the listener name the instruments, too, also where these recordings play the lead in a song: the judge is right in
-# <!--=real.judge.real-->.90 [.85, .94]<!--/--> of the songs, against <!--=real.judge.rendered-->.96 [.93, .99]<!--/--> with the renderer's own notes (`audioscope.scoring.real_leads`). But 26 of the 44 notes, and others of the same collections, were in their training. A judge that was trained without them is right in
-# <!--=leads.judge.recorded.real.left_out-->.52 [.44, .59]<!--/-->. So do not expect them to know the instruments of your music. A probe on their features can be no better than these are.
+# recordings, names the instruments that it has tags for. The judge and the listener name the instruments, too, also where these recordings play the lead in a song: the judge is right in <!--=real.judge.real-->.90 [.85, .94]<!--/--> of the songs, against <!--=real.judge.rendered-->.96 [.93, .99]<!--/--> with the renderer's own notes (`audioscope.scoring.real_leads`). But 26 of the 44 notes, and others of the same collections, were in their training. A judge that was trained without them is right in <!--=leads.judge.recorded.real.left_out-->.52 [.44, .59]<!--/-->. So do not expect them to know the instruments of your music. A probe on their features can be no better than these are.
 
 # %%
 saxophone = next(each for each in audioscope.scoring.recordings() if each["label"] == "saxophone")

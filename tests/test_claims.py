@@ -114,3 +114,10 @@ def test_numbers_read_as_prose_has_them():
     assert [number(value) for value in (0.25, -0.031, 1.4, 0.0)] == [".25", "−.03", "1.40", ".00"]
     assert with_interval(0.25, -0.1, 1.2) == ".25 [−.10, 1.20]" and number(12.6, 0) == "13"
     assert [listed(range(n)) for n in range(4)] == ["none", "0", "0 and 1", "0, 1 and 2"]
+
+
+def test_no_mark_begins_a_line(root):
+    """In Markdown, a comment at the beginning of a line ends the paragraph: what the mark encloses would stand apart."""
+    found = [f"{path.name}:{number}" for path in checker.prose() for number, line in enumerate(path.read_text().splitlines(), 1)
+             if re.match(r"(# )?<!--=", line)]  # fmt: skip
+    assert not found
