@@ -55,6 +55,7 @@ def steering_sites(model: Model, concept: Concept, sites: Any = "cross", atlas: 
         >>> [site.layer for site in audioscope.steer.steering_sites(model, concept, "own")]
         [1, 2]
     """
+    concept = choose_one(concept)
     of_kind("model", model, Model)
     if not (isinstance(sites, str) and sites in ("functional", "own")):
         return model.sites.select(sites)

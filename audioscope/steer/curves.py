@@ -138,7 +138,7 @@ def smoothness(strength: np.ndarray, score: np.ndarray, points: int = 11) -> flo
         >>> round(audioscope.steer.smoothness(np.array([0.0, 1.0, 2.0]), np.array([1.0, 2.0, 3.0])), 6)
         0.0
     """
-    strength, score, points = (*_curve(strength, score), whole("points", points, 2))
+    strength, score, points = (*_curve(strength, score), whole("points", points, 2, 10_000))
     found = []
     for side in (1, -1):
         order = [i for i in np.argsort(np.abs(strength), kind="stable") if strength[i] * side >= 0]

@@ -110,7 +110,7 @@ def even_strengths(
         >>> found.strengths[0], found.strengths[-1], len(found.table)
         (-1.0, 1.0, 3)
     """
-    low, high, count = real("low", low), real("high", high), whole("count", count, 3)
+    low, high, count = real("low", low), real("high", high), whole("count", count, 3, 1000)
     if not low < high:
         raise ValueError(f"low is {low:g} and high is {high:g}, expected low < high.")
     chosen, *others = checked_methods(method)

@@ -13,7 +13,7 @@ import numpy as np
 from audioscope.atlas.atlas import Atlas
 from audioscope.concepts import Concept, Pair
 from audioscope.edits import BlendText, Edit, PatchText, SlidePrediction
-from audioscope.errors import choice, index_of, of_kind, one_or_more, plain_name, whole
+from audioscope.errors import choice, index_of, listed, of_kind, one_or_more, plain_name, seed_number, whole
 from audioscope.model import Model
 from audioscope.sites import Site
 from audioscope.steer.caa import Against, steering_sites
@@ -144,7 +144,9 @@ def random_layers_methods(
         >>> [len(control.metadata["at"]) for control in controls], set(own) & set(controls[0].metadata["at"])
         ([2, 2], set())
     """
-    own = {str(site) for site in instead_of}
+    of_kind("everywhere", everywhere, SteeringVector)
+    draws, seed = whole("draws", draws, 1, 1000), seed_number(seed)
+    own = {str(site) for site in listed("instead_of", instead_of, "paths of layers")}
     others = [path for path in everywhere.paths if path not in own]
     if not others or len(own & set(everywhere.paths)) < len(own):
         raise ValueError(

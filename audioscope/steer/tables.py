@@ -13,7 +13,7 @@ import pandas as pd
 from scipy.stats import binomtest, wilcoxon
 
 from audioscope.concepts import Concept, choose, shipped_concepts
-from audioscope.errors import as_path, of_kind, with_columns
+from audioscope.errors import as_path, listed, of_kind, said, said_text, with_columns
 from audioscope.model import Model
 from audioscope.stats import holm, mean_with_interval, sign_test
 from audioscope.steer.cells import FEATURE_PAIRS, LOCALIZED, PAIRS
@@ -182,6 +182,12 @@ def compared(sweep: SteeringSweep, asked: Iterable[tuple[str, str]] = PAIRS + FE
         [True, True]
     """
     of_kind("sweep", sweep, SteeringSweep)
+    if wrong := [
+        each
+        for each in (asked := listed("asked", asked, "pairs of cells"))
+        if not isinstance(each, tuple | list) or len(each) != 2 or not all(isinstance(cell, str) for cell in each)
+    ]:
+        raise ValueError(f"asked contains {said(wrong[0])}, expected pairs of cells.")
     acts = sweep.settings.get("methods", {})
 
     def place(cell: str) -> tuple[Any, ...]:
@@ -295,6 +301,7 @@ def over_axes(pairs: pd.DataFrame, one: str, other: str) -> dict[str, Any]:
         (18, 0, True)
     """
     with_columns("pairs", pairs, ("concept", "one", "other", "same", "more", "p"), "SteeringSweep.pairs")
+    said_text("one", one), said_text("other", other)
     asked = pairs[(pairs["one"] == one) & (pairs["other"] == other)]
     if asked.empty or asked["concept"].duplicated().any():
         known = ", ".join(f"{a} / {b}" for a, b in dict.fromkeys(zip(pairs["one"], pairs["other"], strict=True)))
