@@ -182,9 +182,10 @@ def compared(sweep: SteeringSweep, asked: Iterable[tuple[str, str]] = PAIRS + FE
         [True, True]
     """
     of_kind("sweep", sweep, SteeringSweep)
+    asked = listed("asked", asked, "pairs of cells")
     if wrong := [
         each
-        for each in (asked := listed("asked", asked, "pairs of cells"))
+        for each in asked
         if not isinstance(each, tuple | list) or len(each) != 2 or not all(isinstance(cell, str) for cell in each)
     ]:
         raise ValueError(f"asked contains {said(wrong[0])}, expected pairs of cells.")
