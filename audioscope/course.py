@@ -56,7 +56,7 @@ def check(
 ) -> Verdict:
     """Check the answer to an exercise, and explain a wrong one.
 
-    It never raises: an answer of another type, or one that a rule fails on, gets a verdict that says so.
+    It never raises because of an answer: one of another type, or one that a rule fails on, gets a verdict that says so.
 
     Args:
         answer: What the learner gave; None or ... is no answer yet.

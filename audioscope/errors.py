@@ -160,6 +160,13 @@ def truth(name: str, value: Any) -> bool:
     return bool(value)
 
 
+def quiet(progress: Any) -> bool:
+    """What tqdm is told of `progress`: whether there is no bar; None, 0 and 1 count as False, False and True. Raises ValueError."""
+    if progress is None or index_of(progress) in (0, 1):
+        return not progress
+    return not truth("progress", progress)
+
+
 def among(value: Any, options: Collection[str]) -> bool:
     """Whether a value is a text, and one of several: a table or a tensor has no truth value to compare by, a list no hash."""
     return isinstance(value, str) and value in options

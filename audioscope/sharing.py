@@ -49,7 +49,11 @@ def fetched(
     ):
         hint = f" ({place.parent} is a folder here, so the hub is not asked)" if near and HUB_NAME.fullmatch(str(source)) else ""
         if place.is_file() or (near and place.parent.joinpath(f"{place.name}.safetensors").is_file()):
-            hint = "; a file is read by `load`"
+            hint = (
+                "; a file of a vector is read by `SteeringVector.load`"
+                if what == "steering vector"
+                else "; give the folder of the file"
+            )
         raise FileNotFoundError(
             f"No {what} at {str(source)!r}: expected a folder, or a name on the hub such as 'owner/name'{hint}."
         )

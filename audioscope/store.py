@@ -26,7 +26,7 @@ import psutil
 import soundfile as sf
 from tqdm.auto import tqdm
 
-from audioscope.errors import Damaged, as_path, of_kind, plain_name, said, truth, whole
+from audioscope.errors import Damaged, as_path, of_kind, plain_name, quiet, said, whole
 from audioscope.installed import __version__
 
 if TYPE_CHECKING:
@@ -257,7 +257,7 @@ def plain(value: Any) -> Any:
 def batches(items: Sequence[T], size: int, desc: str = "", unit: str = "prompt", progress: bool = False) -> Iterator[Sequence[T]]:
     """Parts of at most `size` items, in order, with an optional progress bar over all items."""
     size = whole("batch_size", size, 1)
-    with tqdm(total=len(items), desc=desc, unit=unit, disable=not truth("progress", progress)) as bar:
+    with tqdm(total=len(items), desc=desc, unit=unit, disable=quiet(progress)) as bar:
         for start in range(0, len(items), size):
             part = items[start : start + size]
             yield part
@@ -297,7 +297,8 @@ def plain_rows(table: pd.DataFrame) -> pd.DataFrame:
     if table.index.names != [None] or not table.index.is_unique:
         table = table.reset_index(drop=True)
     counted = [name for name in ("pair", "seed", "step") if name in table and table[name].dtype.kind == "f"]
-    return table.astype({name: "int64" for name in counted if (table[name] % 1 == 0).all()})
+    whole_ones = {name: "int64" for name in counted if (table[name] % 1 == 0).all()}
+    return table.astype(whole_ones) if whole_ones else table
 
 
 def content_hash(unit: Any) -> str:
@@ -447,9 +448,7 @@ def run_units(
     usual = usual_columns(tables.values())
     tables = {name: table if table is not None and tuple(table) == usual else None for name, table in tables.items()}
     todo = [unit for unit, table in zip(units, tables.values(), strict=True) if table is None]
-    with tqdm(
-        total=len(units), initial=len(units) - len(todo), desc=desc, unit="unit", disable=not truth("progress", progress)
-    ) as bar:
+    with tqdm(total=len(units), initial=len(units) - len(todo), desc=desc, unit="unit", disable=quiet(progress)) as bar:
         for unit, reason in spread(partial(_make, work), todo, folder) if todo else ():
             name = content_hash(unit)
             if reason:

@@ -33,7 +33,7 @@ from threadpoolctl import threadpool_limits
 from tqdm.auto import tqdm
 
 from audioscope import loading
-from audioscope.errors import sendable, truth, whole
+from audioscope.errors import quiet, sendable, whole
 from audioscope.installed import cores, need
 from audioscope.loading import CannotUnpack, DifferentModel, unpacked
 from audioscope.model import Model
@@ -161,7 +161,7 @@ def collect(
     """
     with (
         tempfile.TemporaryDirectory(prefix="audioscope-collect-") as name,
-        tqdm(total=sum(map(size, items)), desc=desc, unit=unit, disable=not truth("progress", progress)) as bar,
+        tqdm(total=sum(map(size, items)), desc=desc, unit=unit, disable=quiet(progress)) as bar,
     ):
         folder, there, at = Path(name), set(), 0
         units: list[Unit] = [{"number": number} for number in range(len(items))]

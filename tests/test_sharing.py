@@ -571,7 +571,7 @@ def test_packs_that_do_not_fit_are_refused_in_a_line(tiny, tmp_path):
         ("magnitude is", {**ok, "magnitude": "x"}, None, {}),
         ("magnitude of 1e+308", {**ok, "magnitude": 1e308}, None, {}),
         ("is zero everywhere", ok, None, {"vector": torch.zeros(128)}),
-        ("or is not finite; 'tiny' has width 128", {**ok, "hidden_size": 999}, None, {}),
+        ("has hidden_size 999, but its directions have width 128", {**ok, "hidden_size": 999}, None, {}),
         ("has cond_only 'false', expected true or false", {**ok, "cond_only": "false"}, None, {}),
         ("is damaged: expected a tensor", {**ok, "block": True}, None, {}),
         ("acts at no step", {**ok, "policy": {"kind": "curve", "weights": [0]}}, None, {}),

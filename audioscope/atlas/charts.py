@@ -13,7 +13,7 @@ from scipy.cluster.hierarchy import leaves_list, linkage
 
 from audioscope.atlas.atlas import THRESHOLD, Atlas, ends
 from audioscope.atlas.robustness import CENSORED
-from audioscope.errors import choice, of_kind, real, said, said_text, whole, with_columns
+from audioscope.errors import choice, of_kind, real, said, said_text, with_columns
 from audioscope.theme import chart_theme, reading, rows
 
 if TYPE_CHECKING:
@@ -569,8 +569,12 @@ def agreement_heatmap(
     shown = cells.reset_index(drop=True)
     labels = [name.removeprefix("impact ") for name in shown.columns if name.startswith("impact ")]
     labels = [label for label in labels if f"p {label}" in shown]  # other columns are the user's own
-    if shown.duplicated(["concept", "site"]).any() or not labels:
-        raise ValueError("cells has no view, or a concept and site twice: expected the table that `Atlas.agreement` returns.")
+    if not labels:
+        raise ValueError(
+            "cells has no view (columns 'impact ...' and 'p ...'): expected the table that `Atlas.agreement` returns."
+        )
+    if shown.duplicated(["concept", "site"]).any():
+        raise ValueError("cells has a concept and site twice, expected the table that `Atlas.agreement` returns.")
     sites = list(shown.sort_values("layer", kind="stable").site.unique())
     step = max(26, min(46, 720 // len(sites)))
     first = shown[f"impact {labels[0]}"]
@@ -663,7 +667,8 @@ def side_by_side(atlases: Mapping[str, Atlas], width: int = 220) -> alt.HConcatC
     """
     if not isinstance(atlases, Mapping) or not atlases or not all(hasattr(atlas, "impacts") for atlas in atlases.values()):
         raise ValueError(f"atlases is {said(atlases)}, expected at least one atlas by its name, such as {{'tiny': atlas}}.")
-    width = whole("width", width, 1)
+    if (room := real("width", width)) <= 0:
+        raise ValueError(f"width is {width}, expected a number of pixels above 0.")
     first = next(iter(atlases.values())).impacts()
     impacts = {name: atlas.impacts() for name, atlas in atlases.items()}
     rows = pd.concat([frame.drop_duplicates("concept") for frame in impacts.values()]).drop_duplicates("concept")
@@ -673,7 +678,7 @@ def side_by_side(atlases: Mapping[str, Atlas], width: int = 220) -> alt.HConcatC
     panels, descriptions = [], []
     for number, (name, atlas) in enumerate(atlases.items()):
         means = atlas.layer_means().sort_values("layer", kind="stable", ignore_index=True)
-        step = width / len(means)
+        step = room / len(means)
         cells = _cells(impacts[name], narrow=True)
         cells[known.columns] = known.reindex(cells.concept).to_numpy()
         gone = rows[~rows["concept"].isin(cells.concept)]

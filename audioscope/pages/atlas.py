@@ -20,8 +20,7 @@ from tqdm.auto import tqdm
 from audioscope.atlas.atlas import Atlas, Scale, ends
 from audioscope.atlas.charts import PLANTED_SAID, agreement_table, impact_table, noun
 from audioscope.atlas.robustness import CENSORED
-from audioscope.errors import all_of, as_path, named, truth
-from audioscope.errors import whole as whole_number
+from audioscope.errors import all_of, as_path, named, one_or_more, quiet, real
 from audioscope.installed import cores, need
 from audioscope.pages.atlas_data import PATCHES, Piece, agreements_of, atlas_data, charts_of, names_of, scale_on, steering_data
 from audioscope.pages.html import LOUDNESS, PACK, asset, check_page, json_for_html, page, render, save_page
@@ -99,7 +98,8 @@ def save_html(
     need("pages", "The atlas page")
     path = as_path(path)
     check_page(path)
-    size = whole_number("size", size, 1)
+    size = int(real("size", size))
+    quiet(progress)
     made_folder(path.parent)
     whole = _Page(atlas, others, steering, features, scale)
     body = whole.body(one_file=True)
@@ -154,6 +154,7 @@ def save_site(
     """
     need("pages", "The atlas page")
     folder = as_path(folder)
+    quiet(progress)
     check_page(folder / "index.html")
     whole = _Page(atlas, others, steering, features, scale, links)
     packs = _packs(whole.pieces)
@@ -168,7 +169,7 @@ def save_site(
     # encoding sound is C code, which does not hold Python's lock; each thread with threads of its own for numpy would be slower
     with threadpool_limits(1), ThreadPoolExecutor(cores()) as pool:
         done = pool.map(write, *zip(*sounds, strict=True)) if sounds else ()
-        list(tqdm(done, desc="sound for the page", total=len(sounds), unit="pack", disable=not truth("progress", progress)))
+        list(tqdm(done, desc="sound for the page", total=len(sounds), unit="pack", disable=quiet(progress)))
     if models:
         from audioscope.workers import collect  # with the models, which a page without features does without
 
@@ -186,6 +187,15 @@ def planted_said(atlases: Sequence[Atlas]) -> str:
     return "".join(PLANTED[each] for each in (["each"] if {"all", "any"} & {*needs} and "each" not in needs else []) + needs)
 
 
+def _sets(features: Any) -> list[FeatureSet]:
+    several = one_or_more(features)
+    if several:
+        from audioscope.pages.features import FeatureSet  # with the models, which a page without features does without
+
+        all_of("features", several, FeatureSet)
+    return several
+
+
 class _Page:
     """Everything on the page except the sound."""
 
@@ -200,11 +210,7 @@ class _Page:
     ):
         self.links = dict(named("links", {} if links is None else links, str))
         steering = all_of("steering", steering, SteeringSweep)
-        self.atlas, self.atlases, self.features = (
-            atlas,
-            [atlas, *all_of("others", others, Atlas)],
-            all_of("features", features, FeatureSet),
-        )
+        self.atlas, self.atlases, self.features = (atlas, [atlas, *all_of("others", others, Atlas)], _sets(features))
         self.scale = atlas.scale_of(scale)
         self.title = f"{'Known answers: a' if 'planted' in atlas.settings else 'Concept a'}tlas of {atlas.settings['model']}"
         self.names = names_of(self.atlases)
@@ -285,7 +291,7 @@ def _best(pieces: Sequence[Piece], room: int, progress: bool) -> dict[str, dict[
     rounds = [(list(first.values()), 1.0), *shared, (layers, 1.0), (units, 1.0)]
     kept: dict[str, dict[str, Any]] = {}
     used = 0
-    with tqdm(desc="sound for the page", total=room, unit="B", unit_scale=True, disable=not truth("progress", progress)) as bar:
+    with tqdm(desc="sound for the page", total=room, unit="B", unit_scale=True, disable=quiet(progress)) as bar:
         for wanted, share in rounds:
             border = min(room, used + share * room)
             for group in wanted:

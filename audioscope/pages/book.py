@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import unquote, urlsplit
 
-from audioscope.errors import among, as_path, listed, truth
+from audioscope.errors import among, as_path, listed, quiet
 from audioscope.installed import need
 
 need("pages", "The book")  # running and rendering a notebook is not part of the core
@@ -98,7 +98,7 @@ def make_book(out: str | Path, notebooks: str | Path | None = None, names: Seque
     made_folder(out)
     # a page that was made earlier stays in the book
     whole = [each for each in chapters(notebooks) if each.name in asked or (out / f"{each.name}.html").exists()]
-    bar = tqdm(found, desc="book", unit="notebook", disable=not truth("progress", progress))
+    bar = tqdm(found, desc="book", unit="notebook", disable=quiet(progress))
     try:
         for chapter in bar:
             bar.set_postfix_str(chapter.name)

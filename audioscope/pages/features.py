@@ -17,7 +17,7 @@ from tqdm.auto import tqdm
 from audioscope.audio import Clip
 from audioscope.concepts import some_prompts
 from audioscope.edits import Edit, as_edits
-from audioscope.errors import all_of, as_path, index_of, listed, of_kind, one_or_more, said, seed_number, texts, truth
+from audioscope.errors import all_of, as_path, index_of, listed, of_kind, one_or_more, quiet, said, seed_number, texts
 from audioscope.errors import whole as whole_number
 from audioscope.model import BATCH, Model
 from audioscope.pages.html import check_page, iframe, page, render, save_page, sound
@@ -237,7 +237,8 @@ def searched(
 ) -> list[FeatureClips]:
     """What `feature_clips` returns for each of several SAEs, from the same generations."""
     of_kind("model", model, Model)
-    for sae in all_of("sae", saes, SAE):
+    saes = all_of("sae", saes, SAE)
+    for sae in saes:
         sae.check(model.name, model.fingerprint, model.sites.select([sae.metadata.get("site", "none")]))
     prompts = some_prompts(POOL) if prompts is None else texts("prompts", prompts)
     seeds = range(len(prompts)) if seeds is None else [seed_number(seed) for seed in one_or_more(seeds)]
@@ -395,10 +396,11 @@ def feature_pages(
         ['485.html', 'index.html']
     """
     out = as_path(out)
+    quiet(progress)
     check_page(out / "index.html")
     shown = feature_set(sae, model, features, found=found, progress=progress, **keywords)
     made_folder(out)
-    for feature in tqdm(shown.features, desc="feature pages", unit="page", disable=not truth("progress", progress)):
+    for feature in tqdm(shown.features, desc="feature pages", unit="page", disable=quiet(progress)):
         save_page(out / f"{feature}.html", shown.html(feature, linked=True))
     title = f"Features of {sae.metadata.get('model', 'a model')}"
     body = render("features.html", title=title, count=len(shown.features), **shown.listed())

@@ -41,7 +41,7 @@ def training_chart(log: pd.DataFrame) -> alt.LayerChart:
         >>> audioscope.sae.training_chart(log).description
         'After 40000 tokens 0.100 of the variance is unexplained, 0.02 of the features dead.'
     """
-    with_columns("log", log, ("tokens", "fvu", "dead"), "train_sae")
+    with_columns("log", log, ("tokens", "fvu", "dead"), "SAE.log")
     long = log.rename(columns={"fvu": "variance unexplained", "dead": "dead features"}).melt(
         "tokens", ["variance unexplained", "dead features"], "what", "share"
     )
@@ -112,7 +112,7 @@ def auroc_chart(table: pd.DataFrame, title: str = "How well one unit detects a c
         >>> audioscope.sae.auroc_chart(table, "Layer 6").description
         'Layer 6: AUROC of feature, neuron, probe, random SAE for 21 concepts.'
     """
-    with_columns("table", table, ("concept", "method", "auroc", "low", "high", "unit"), "compare_features")
+    with_columns("table", table, ("concept", "method", "auroc", "low", "high"), "compare_features")
     said_text("title", title)
     notes = ["Dashed: chance. Units were chosen on other prompts."]
     if "negatives" in table:
@@ -162,7 +162,7 @@ def features_chart(table: pd.DataFrame) -> alt.LayerChart:
         >>> audioscope.sae.features_chart(table).description
         '2 features: share of tokens at which each is active, and AUROC for the concept it detects best.'
     """
-    with_columns("table", table, ("feature", "concept", "auroc", "density"), "best_features")
+    with_columns("table", table, ("feature", "concept", "auroc", "density"), "feature_table")
     shown = table[table["density"] > 0].round({"auroc": 4, "density": 6})
     base = alt.Chart(rows(shown)).encode(
         x=alt.X("density:Q", title="share of tokens at which it is active", scale=alt.Scale(type="log"), axis=alt.Axis(format="~%", values=[10.0**n for n in range(-5, 1)])),

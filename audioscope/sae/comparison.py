@@ -15,7 +15,7 @@ from sklearn.preprocessing import StandardScaler
 from tqdm.auto import tqdm
 
 from audioscope.concepts import Concept, choose, concept_prompts
-from audioscope.errors import choice, named, of_kind, real, truth, with_columns
+from audioscope.errors import choice, named, of_kind, quiet, real, with_columns
 from audioscope.model import Model
 from audioscope.sae.features import NEGATIVES, ConceptActivations, Negatives, concept_activations, with_and_without
 from audioscope.sae.sae import SAE
@@ -142,7 +142,7 @@ def choose_units(
     rows = readings["test"].rows
     sigmas = readings["test"].sigmas.tolist()
     chosen, ranks = [], {}
-    for concept in tqdm(choose(concepts), desc=f"comparing at {path}", unit="concept", disable=not truth("progress", progress)):
+    for concept in tqdm(choose(concepts), desc=f"comparing at {path}", unit="concept", disable=quiet(progress)):
         sides = {split: with_and_without(found.rows, concept.name, negatives) for split, found in readings.items()}
         places = np.concatenate([np.flatnonzero(side) for side in sides["test"]])
         for method in METHODS:

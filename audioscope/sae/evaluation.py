@@ -16,7 +16,7 @@ from torch.nn.functional import normalize
 from tqdm.auto import tqdm
 
 from audioscope.concepts import some_prompts
-from audioscope.errors import Damaged, as_path, of_kind, said, texts, truth
+from audioscope.errors import Damaged, as_path, of_kind, quiet, said, texts
 from audioscope.sae.sae import BARS, SAE, float_tokens
 from audioscope.sae.streams import TokenStream
 from audioscope.store import read_json, write_json
@@ -207,9 +207,7 @@ def evaluate_sae(
         fitted_on = [text for text in some_prompts(FITTED + len(measured), "build") if text not in measured][:FITTED]
     elif both := measured & set(texts("fitted_on", fitted_on)):
         raise ValueError(f"{len(both)} prompts are both measured and fitted on, such as {min(both)!r}: keep them apart.")
-    with tqdm(
-        total=len(prompts) + len(fitted_on), desc="evaluating SAE", unit="prompt", disable=not truth("progress", progress)
-    ) as bar:
+    with tqdm(total=len(prompts) + len(fitted_on), desc="evaluating SAE", unit="prompt", disable=quiet(progress)) as bar:
         tokens, sigmas = _read(stream, prompts, 10_000_019, bar)
         others, _ = _read(stream, fitted_on, 20_000_003, bar)
     return evaluate_tokens(sae, tokens, sigmas, fitted_on=others)
@@ -361,7 +359,8 @@ def matching_pursuit(x: Tensor, atoms: Tensor, k: int) -> Tensor:
 def check_fits(sae: SAE, stream: TokenStream) -> None:
     """Raise ValueError for an SAE that was trained on the activations of another model or site."""
     of_kind("sae", sae, SAE)
-    of_kind("stream", stream, TokenStream)
+    if not all(hasattr(stream, name) for name in ("site", "model", "read")):
+        raise ValueError(f"stream is {said(stream)}, expected a TokenStream.")
     for name, there in (("site", stream.site), ("fingerprint", stream.model.fingerprint)):
         if name in sae.metadata and sae.metadata[name] != there:
             raise ValueError(f"The SAE has {name} {sae.metadata[name]!r}, but the stream has {name} {there!r}.")

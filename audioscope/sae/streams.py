@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from audioscope.concepts import concept_prompts
-from audioscope.errors import index_of, listed, of_kind, one_or_more, said, seed_number, texts, whole
+from audioscope.errors import index_of, listed, of_kind, one_or_more, said, said_text, seed_number, texts, whole
 from audioscope.model import BATCH, Model
 from audioscope.sae.levels import Levels
 from audioscope.store import batches, content_hash
@@ -137,7 +137,7 @@ class TokenStream:
         of_kind("model", self.model, Model).check_unsteered("a stream of activations")
         (site,) = self.model.sites.select([self.site])
         prompts, seeds = (
-            texts("prompts", prompts),
+            [said_text("prompts", text) for text in listed("prompts", prompts, "a list of texts")],
             [seed_number(seed) for seed in listed("seeds", seeds, "one seed for each prompt")],
         )
         if len(seeds) != len(prompts):

@@ -17,7 +17,7 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 from tqdm.auto import tqdm
 
-from audioscope.errors import as_path, real, said, seed_number, truth, whole
+from audioscope.errors import as_path, quiet, real, said, seed_number, whole
 from audioscope.sae.charts import training_chart
 from audioscope.sae.sae import SAE, Kind
 from audioscope.store import check_same, default_device, made_folder, write_whole
@@ -135,12 +135,7 @@ def train_sae(
     handle = None
     done = state.seen if state else 0
     with tqdm(
-        total=training_tokens,
-        initial=done,
-        desc="training",
-        unit="token",
-        unit_scale=True,
-        disable=not truth("progress", progress),
+        total=training_tokens, initial=done, desc="training", unit="token", unit_scale=True, disable=quiet(progress)
     ) as bar:
         while state is None or state.seen < training_tokens:
             held, items = _fill(stream, buffer, device)

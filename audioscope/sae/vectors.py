@@ -12,7 +12,7 @@ import pandas as pd
 import torch
 from torch import Tensor
 
-from audioscope.errors import choice, of_kind, said, seed_number, truth, whole, with_columns
+from audioscope.errors import choice, of_kind, said, truth, whole, with_columns
 from audioscope.sae.sae import SAE
 from audioscope.steer.vectors import SteeringVector
 
@@ -107,7 +107,7 @@ def sae_vector(
     mine = sorted({int(f) for table in best.values() for f in table["feature"]})
     place = {f: f for f in mine}
     if random is not None:
-        random = seed_number(random)
+        random = whole("random", random)
         others = sorted({int(f) for f in sae.scores["feature"]} - set(mine))
         if len(others) < len(mine):
             raise ValueError(

@@ -152,8 +152,8 @@ class _Spectra:
 
 def _spectra(audio: Tensor, rate: int) -> Iterator[_Spectra]:
     """One clip after the other, so that the spectra of one at a time are held."""
-    _compile()
     audio, rate = checked_sound("audio", audio), whole("rate", rate, 1000, why=" Hz")
+    _compile()
     for samples, decibels in zip(audio.float().cpu(), level(audio), strict=True):
         yield _Spectra(samples.mean(0).numpy(), rate, float(decibels), Clip(samples.numpy(), rate).loudness)
 

@@ -20,7 +20,7 @@ from torchaudio.functional import resample
 
 from audioscope.audio import ready_librosa
 from audioscope.concepts import shipped_groups
-from audioscope.errors import all_of, among, index_of, known_name, listed, plain_name, said, said_text, texts, truth, whole
+from audioscope.errors import all_of, among, known_name, listed, plain_name, said, said_text, texts, truth, whole
 from audioscope.installed import need
 from audioscope.scoring import musicnn
 from audioscope.store import LOADING, default_device, fingerprint
@@ -107,8 +107,8 @@ def checked_sound(name: str, audio: Any) -> Tensor:
     if not isinstance(audio, Tensor) or not audio.is_floating_point():
         kind = audio.dtype if isinstance(audio, Tensor) else type(audio).__name__
         raise ValueError(f"{name} is of {kind}, expected a tensor of floats, -1..1.")
-    if audio.ndim != 3 or not audio.numel() or audio.shape[1] > max(CHANNELS, audio.shape[2]):
-        raise ValueError(f"{name} has shape {tuple(audio.shape)}, expected [clips, channels, samples] with at least one of each.")
+    if audio.ndim != 3 or (len(audio) and audio.shape[1] > max(CHANNELS, audio.shape[2])):
+        raise ValueError(f"{name} has shape {tuple(audio.shape)}, expected [clips, channels, samples].")
     return audio.detach()
 
 
@@ -672,7 +672,11 @@ class Musicnn:
     def _heard(self, audio: Tensor, rate: int) -> Tensor:
         """The audio as mono at 16 kHz [clips, samples]."""
         rate = whole("rate", rate, 1000, why=" Hz")
-        if not float(peak := checked_sound("audio", audio).abs().max()) <= LOUDEST:
+        if not checked_sound("audio", audio).numel():
+            raise ValueError(
+                f"audio has shape {tuple(audio.shape)}, expected [clips, channels, samples] with at least one of each."
+            )
+        if not float(peak := audio.detach().abs().max()) <= LOUDEST:
             raise ValueError(f"audio reaches {float(peak):g}, expected finite samples, -1..1: divide those of int16 by 32768.")
         return resampled(audio.float().mean(1), rate, musicnn.RATE)
 
@@ -718,7 +722,7 @@ class MeasureScorer:
             )
         for concept, asked in self.which.items():
             column, sign = asked if isinstance(asked, tuple | list) and len(asked) == 2 else (asked, 0)
-            if not among(column, columns) or index_of(sign) not in (1, -1):
+            if not among(column, columns) or not isinstance(sign, int | float | np.number) or sign not in (1, -1):
                 raise ValueError(f"{said(concept)} is measured by {said(asked)}, expected one of {columns} with 1 or -1.")
 
     @property
@@ -792,8 +796,17 @@ def feature_distance(layers: Sequence[Tensor], others: Sequence[Tensor]) -> Tens
         all_of(name, listed(name, value, "what `layers` of a scorer returns"), Tensor)
         for name, value in (("layers", layers), ("others", others))
     )
-    if not layers or [layer.shape for layer in layers] != [other.shape for other in others]:
-        raise ValueError("layers and others have other shapes: expected what `layers` of one scorer returns for as many clips.")
+    wrong = ValueError(
+        "layers and others have other shapes: expected what `layers` of one scorer returns for as many clips, or one."
+    )
+    if (
+        not layers
+        or len(layers) != len(others)
+        or any(one.ndim != two.ndim or one.shape[1:] != two.shape[1:] for one, two in zip(layers, others, strict=True))
+    ):
+        raise wrong
+    if any(1 not in (len(one), len(two)) and len(one) != len(two) for one, two in zip(layers, others, strict=True)):
+        raise wrong
     parts = []
     for one, two in zip(layers, others, strict=True):
         a, b = (torch.nn.functional.normalize(x.float(), dim=1) for x in (one, two))

@@ -147,9 +147,7 @@ def axes_chart(
         >>> chart.description
         'AUC of steering on 18 axes by caa own, pci all, with intervals.'
     """
-    with_columns(
-        "summary", summary, ("concept", "method", "sites", "auc", "auc_low", "auc_high", "spearman"), "SteeringSweep.summary"
-    )
+    with_columns("summary", summary, ("concept", "method", "sites", "auc", "auc_low", "auc_high"), "SteeringSweep.summary")
     cells = tuple(texts("cells", cells))
     named = summary.assign(cell=summary["method"] + " " + summary["sites"])
     shown = named[named["cell"].isin(cells)]
@@ -204,7 +202,7 @@ def localization_chart(table: pd.DataFrame) -> alt.LayerChart:
         >>> chart.description
         'Benefit of localizing over concentration on 5 axes of ace-step: 5 above 0.'
     """
-    with_columns("table", table, ("model", "lengths", "axis", "concentration", "benefit", "low", "high"), "localization_benefits")
+    with_columns("table", table, ("model", "lengths", "concentration", "benefit", "low", "high"), "localization_benefits")
     shown = table.dropna(subset=["concentration", "benefit"])
     if shown.empty:
         raise ValueError("No row of the table has a concentration and a benefit, so there is nothing to draw.")

@@ -12,7 +12,7 @@ from scipy.stats import spearmanr
 from tqdm.auto import tqdm
 
 from audioscope.concepts import Concept, Pair, Pairs
-from audioscope.errors import real, truth, whole
+from audioscope.errors import quiet, real, whole
 from audioscope.model import Model
 from audioscope.scoring.scorers import Scorer, feature_distance, scores_of
 from audioscope.steer.methods import SteeringMethod
@@ -124,7 +124,7 @@ def even_strengths(
     halves = pairs[: len(pairs) // 2], pairs[len(pairs) // 2 :]
     ends = bench.concept.name, bench.concept.opposite
     equal = np.linspace(low, high, count)
-    bar = tqdm(total=ROUNDS * len(halves[0]) + 2 * len(halves[1]), desc="even strengths", disable=not truth("progress", progress))
+    bar = tqdm(total=ROUNDS * len(halves[0]) + 2 * len(halves[1]), desc="even strengths", disable=quiet(progress))
 
     def walked(pairs: Sequence[Pair], strengths: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """The mean distance between clips at neighboring strengths, and the mean scores."""

@@ -276,7 +276,7 @@ class SteeringSweep:
         table = (
             self.table
             if table is None
-            else with_columns("table", table, ("cell", "prompt", "strength", "distance", "score"), "table")
+            else with_columns("table", table, ("cell", "prompt", "strength", "distance", "score"), "SteeringSweep.table")
         )
         means = table.groupby(["cell", "prompt", "strength"], sort=False)[["distance", "score"]].mean()
         return means.groupby(level=["cell", "strength"], sort=False).mean().reset_index()

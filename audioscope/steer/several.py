@@ -11,7 +11,7 @@ import pandas as pd
 from tqdm.auto import tqdm
 
 from audioscope.concepts import choose_one
-from audioscope.errors import all_of, of_kind, real, said, truth, whole
+from audioscope.errors import all_of, of_kind, quiet, real, said, whole
 from audioscope.model import Model
 from audioscope.scoring.scorers import Scorer, scores_of
 from audioscope.stats import Ratio, ratio_of_means
@@ -83,7 +83,7 @@ def interference(
     for one, other in combinations(names, 2):
         halves = (one, count - count // 2), (other, count // 2)
         units[one, other] = [(name, pair) for name, part in halves for pair in benches[name].pairs(split, part)]
-    bar = tqdm(total=sum(map(len, units.values())), desc="interference", disable=not truth("progress", progress))
+    bar = tqdm(total=sum(map(len, units.values())), desc="interference", disable=quiet(progress))
     lines = []
     for (one, other), pairs in units.items():
         found = []

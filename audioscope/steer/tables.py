@@ -301,7 +301,7 @@ def over_axes(pairs: pd.DataFrame, one: str, other: str) -> dict[str, Any]:
         >>> found["axes"], found["worse"], "fast" in found["better_on"]
         (18, 0, True)
     """
-    with_columns("pairs", pairs, ("concept", "one", "other", "same", "more", "p"), "SteeringSweep.pairs")
+    with_columns("pairs", pairs, ("concept", "one", "other", "same", "more", "p"), "compared")
     said_text("one", one), said_text("other", other)
     asked = pairs[(pairs["one"] == one) & (pairs["other"] == other)]
     if asked.empty or asked["concept"].duplicated().any():

@@ -17,7 +17,7 @@ from torch import Tensor
 from tqdm.auto import tqdm
 
 from audioscope.attention import Kind
-from audioscope.errors import of_kind, truth, whole
+from audioscope.errors import of_kind, quiet, whole
 from audioscope.model import Model
 from audioscope.stats import auroc
 from audioscope.tiny.bank import RATE, NoteBank
@@ -104,7 +104,7 @@ def pointing(
     songs = whole("songs", songs, 1)
     bank, lines, steps = NoteBank(), [], model.sampling(steps=steps).steps
     codec = model.pipe.vae
-    for number in tqdm(range(songs), desc="pointing", disable=not truth("progress", progress)):
+    for number in tqdm(range(songs), desc="pointing", disable=quiet(progress)):
         text, wave, sounds = song_in_parts(number, bank, int(SECONDS * RATE) // codec.downsampling_ratio)
         with heard(model, codec.encode(torch.from_numpy(wave)[None, None]), steps, number):
             found = model.attention(text, number, by=("layer", "step"), kind=kind, steps=steps)
