@@ -10,7 +10,7 @@ import altair as alt
 import numpy as np
 import pandas as pd
 
-from audioscope.errors import texts, truth, with_columns
+from audioscope.errors import named, said_text, texts, truth, with_columns
 from audioscope.steer.cells import ALL, CELLS, OWN, RANDOM_DIRECTION, REWRITTEN
 from audioscope.theme import chart_theme, reading, rows
 
@@ -63,6 +63,8 @@ def steering_chart(
         'Steering slow ↔ fast'
     """
     with_columns("curves", curves, ("cell", "strength", "distance", "score", "low", "high"), "SteeringSweep.curves")
+    said_text("concept", concept), said_text("opposite", opposite)
+    names = None if names is None else named("names", names, str)
     now, ring = truth("now", now), truth("ring", ring)
     if curves.empty:
         raise ValueError("The sweep has no curves yet: let it finish at least one prompt.")

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from audioscope.errors import said, whole, with_columns
+from audioscope.errors import one_or_more, said, texts, whole, with_columns
 from audioscope.steer.cells import REWRITTEN
 
 REFERENCE = (str(REWRITTEN),)
@@ -46,8 +46,7 @@ def steering_auc(table: pd.DataFrame, reference: str | Sequence[str] = REFERENCE
     """
     with_columns("table", table, ("concept", "cell", "strength", "distance", "score"), "SteeringSweep.table")
     known = table.dropna(subset=["distance", "score"])
-    if isinstance(reference, str):
-        reference = (reference,)
+    reference = texts("reference", one_or_more(reference))
     points = known.groupby(["concept", "cell", "strength"], sort=False)[["distance", "score"]].mean().reset_index()
     lines = []
     for concept, rows in points.groupby("concept", sort=False):

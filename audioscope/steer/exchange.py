@@ -193,12 +193,12 @@ def read_pack(file: str | Path, model: Model) -> SteeringVector:
     there = {site.layer: site for site in model.sites.select(HOOKS[hook])}
     if missing := [block for block in blocks if block not in there]:
         raise ValueError(f"{file} acts in block {missing[0]}, but {model.name!r} has {len(there)} blocks.")
-    if (size := about.get("hidden_size")) is not None and index_of(size) != rows.shape[-1]:
-        raise Damaged(f"{file} has hidden_size {said(size)}, but its directions have width {rows.shape[-1]}.")
     if rows.shape[-1] != there[blocks[0]].width or not bool(torch.isfinite(rows).all()):
         raise ValueError(
             f"{file} has width {rows.shape[-1]}, or is not finite; {model.name!r} has width {there[blocks[0]].width} there."
         )
+    if (size := about.get("hidden_size")) is not None and index_of(size) != rows.shape[-1]:
+        raise Damaged(f"{file} has hidden_size {said(size)}, but its directions have width {rows.shape[-1]}.")
     if not bool(rows.any()):
         raise ValueError(f"{file} is zero everywhere, so it has no direction.")
     if wrong := [name for name in ("cond_only", "renorm") if about.get(name) not in (None, False, True)]:

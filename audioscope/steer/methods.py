@@ -11,7 +11,7 @@ from zlib import crc32
 import numpy as np
 
 from audioscope.atlas.atlas import Atlas
-from audioscope.concepts import Concept, Pair
+from audioscope.concepts import Concept, Pair, choose_one
 from audioscope.edits import BlendText, Edit, PatchText, SlidePrediction
 from audioscope.errors import choice, index_of, listed, of_kind, one_or_more, plain_name, seed_number, whole
 from audioscope.model import Model
@@ -359,6 +359,9 @@ def standard_methods(
         ['caa shared', 'caa own', 'caa all', 'caa own, natural lengths']
     """
     of_kind("vector", vector, SteeringVector)
+    if shuffled is not None:
+        of_kind("shuffled", shuffled, SteeringVector)
+    concept = choose_one(concept)
     shared, own = (steering_sites(model, concept, which, atlas) for which in ("functional", "own"))
     unit, seed = vector.unit(), crc32(concept.name.encode())
     controls = [

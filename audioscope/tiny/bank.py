@@ -16,6 +16,7 @@ import numpy as np
 import soundfile as sf
 from scipy import fft
 
+from audioscope.errors import among, as_path, named, one_or_more, said, texts
 from audioscope.store import data_folder
 
 RATE = 16_000  # Hz
@@ -51,9 +52,11 @@ class NoteBank:
     """
 
     def __init__(self, folder: Path | None = None, only: Sequence[str] = (), without: Sequence[str] = ()):
-        folder = folder or data_folder() / "tiny" / "bank"
+        folder = data_folder() / "tiny" / "bank" if folder is None else as_path(folder)
+        if not (folder / "bank.json").is_file():
+            raise FileNotFoundError(f"{folder} holds no note banks: expected bank.json.")
         index = json.loads((folder / "bank.json").read_text())
-        only, without = _names(only), _names(without)
+        only, without = _names("only", only), _names("without", without)
         for name in [*only, *without]:
             if name not in index:
                 raise ValueError(f"There is no note bank {name!r}; there are: {', '.join(index)}.")
@@ -89,8 +92,8 @@ class NoteBank:
             ('fluid',)
         """
         banks: dict[str, dict] = {**self._notes, **self._hits}
-        if name not in banks:
-            raise ValueError(f"There is no instrument {name!r}; there are: {', '.join(sorted(banks))}.")
+        if not among(name, banks):
+            raise ValueError(f"There is no instrument {said(name)}; there are: {', '.join(sorted(banks))}.")
         return tuple(bank for bank in banks[name] if bank in self._used) or tuple(banks[name])
 
     def _note(self, instrument: str, pitch: int, formant: float = 0.0, source: str | None = None) -> np.ndarray:
@@ -114,6 +117,7 @@ class NoteBank:
             >>> audioscope.tiny.NoteBank().with_notes({"flute": {69: beep}}).note("flute", 69).shape
             (16000,)
         """
+        named("notes", notes, dict)
         bank = copy(self)
         bank._notes = {**self._notes, **{name: {"given": dict(by_pitch)} for name, by_pitch in notes.items()}}
         bank._used = (*self._used, "given")
@@ -140,16 +144,16 @@ class NoteBank:
         return self._pick(self._hits, name, source)
 
     def _pick(self, table: dict[str, dict], name: str, source: str | None):
-        if name not in table:
-            raise ValueError(f"There is no instrument {name!r} here; there are: {', '.join(table)}.")
-        source = source or self.sources(name)[0]
-        if source not in table[name]:
-            raise ValueError(f"The note bank {source!r} has no {name!r}; it is in: {', '.join(table[name])}.")
+        if not among(name, table):
+            raise ValueError(f"There is no instrument {said(name)} here; there are: {', '.join(table)}.")
+        source = self.sources(name)[0] if source is None else source
+        if not among(source, table[name]):
+            raise ValueError(f"The note bank {said(source)} has no {name!r}; it is in: {', '.join(table[name])}.")
         return table[name][source]
 
 
-def _names(value: Sequence[str]) -> tuple[str, ...]:
-    return (value,) if isinstance(value, str) else tuple(value)
+def _names(name: str, value: Sequence[str]) -> tuple[str, ...]:
+    return tuple(texts(name, one_or_more(value)))
 
 
 def _raised(wave: np.ndarray, semitones: int) -> np.ndarray:

@@ -14,6 +14,7 @@ from diffusers.models.modeling_utils import ModelMixin
 from torch import Tensor, nn
 from torchaudio.functional import melscale_fbanks
 
+from audioscope.errors import said
 from audioscope.store import LOADING
 
 FLOOR = 1e-3  # magnitude added before the logarithm: about -60 dB under a typical partial
@@ -121,6 +122,8 @@ class MelCodec(ModelMixin, ConfigMixin):
         Returns:
             Log-mels, float32 [batch, n_mels, samples / hop].
         """
+        if not isinstance(wave, Tensor) or not wave.is_floating_point():
+            raise ValueError(f"wave is {said(wave)}, expected float waveforms [batch, samples].")
         frames = wave.shape[-1] // self.config.hop
         spectrum = torch.stft(wave, self.config.n_fft, self.config.hop, window=self.window, return_complex=True).abs()
         return torch.log(self.filters.T @ spectrum[..., :frames] + FLOOR)
@@ -152,6 +155,8 @@ class MelCodec(ModelMixin, ConfigMixin):
             >>> round(codec.fit(torch.randn(1000, 384, generator=torch.Generator().manual_seed(0))), 3)
             1.0
         """
+        if not isinstance(patches, Tensor) or patches.ndim != 2 or patches.shape[1:] != self.mean.shape:
+            raise ValueError(f"patches is {said(patches)}, expected a tensor [patches, {len(self.mean)}].")
         self.mean.copy_(patches.mean(0))
         values, vectors = torch.linalg.eigh(torch.cov((patches - self.mean).T.double()))
         keep = self.config.latent_dim

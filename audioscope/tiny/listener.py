@@ -21,6 +21,7 @@ from diffusers.models.modeling_utils import ModelMixin
 from torch import Tensor, nn
 from tqdm.auto import tqdm
 
+from audioscope.errors import known_name
 from audioscope.store import LOADING, data_folder, save_array, write_whole
 from audioscope.tiny import pool
 from audioscope.tiny.codec import MelCodec
@@ -96,6 +97,7 @@ class Listener(ModelMixin, ConfigMixin):
         super().__init__()
         self.codec = MelCodec()  # only its log-mel is used, which has no weights
         bodies: dict[str, Any] = {"convolutional": _Convolutional, "recurrent": _Recurrent}
+        known_name("kind of listener", kind, bodies)
         self.body = bodies[kind]()
         self.drop = nn.Dropout(0.3)
         self.heads = nn.ModuleDict({group: nn.Linear(self.body.width, len(c)) for group, c in GROUPS.items()})

@@ -15,7 +15,7 @@ import numpy as np
 from scipy.fft import irfft, next_fast_len, rfft
 from scipy.signal import lfilter
 
-from audioscope.errors import truth
+from audioscope.errors import of_kind, truth
 from audioscope.tiny.band import SAMPLES, Band, Drummer, Harmony, Mood, Player, leveled, loudness, recolored
 from audioscope.tiny.bank import RATE, NoteBank
 from audioscope.tiny.idioms import ACCOMPANIMENT, DRUMS, FILLS, FRONT, HAND_PERCUSSION, MANNER, ROOM, SWING
@@ -94,6 +94,7 @@ class Song:
             >>> audioscope.tiny.Song.draw(np.random.default_rng(0), held_out=True).held_out
             True
         """
+        of_kind("rng", rng, np.random.Generator)
         held_out = truth("held_out", held_out)
         while True:
             song = Song(**{group: str(rng.choice(classes)) for group, classes in GROUPS.items()})
@@ -143,6 +144,9 @@ def render(song: Song, rng: np.random.Generator, bank: NoteBank, recolor: np.ran
         >>> wave.shape, round(float(10 * np.log10((wave**2).mean())))
         ((65536,), -20)
     """
+    of_kind("song", song, Song), of_kind("rng", rng, np.random.Generator), of_kind("bank", bank, NoteBank)
+    if recolor is not None:
+        of_kind("recolor", recolor, np.random.Generator)
     buses, band = perform(song, rng, bank)
     if recolor is not None and "lead" in buses:
         buses["lead"] = leveled(recolored(buses["lead"], recolor), loudness(buses["lead"]))

@@ -101,7 +101,7 @@ def pointing(
         2
     """
     of_kind("model", model, Model).check_unsteered("pointing")
-    songs = whole("songs", songs, 1)
+    songs = whole("songs", songs, 1, 100_000)
     bank, lines, steps = NoteBank(), [], model.sampling(steps=steps).steps
     codec = model.pipe.vae
     for number in tqdm(range(songs), desc="pointing", disable=quiet(progress)):
