@@ -324,9 +324,14 @@ class Model:
             >>> model.unknown_words("a fast polka with violin")
             ['polka']
         """
-        unknown = getattr(self._words, "unk_token_id", None)
-        words = dict.fromkeys(of_kind("prompt", prompt, str).replace(",", " ").split())
-        return [] if unknown is None else [word for word in words if unknown in self._words(word).input_ids]
+        unknown, text = getattr(self._words, "unk_token_id", None), of_kind("prompt", prompt, str)
+        if unknown is None or unknown not in self._words(text).input_ids:
+            return []
+        if not self._words.is_fast:  # then it cannot tell where a token stands
+            return [word for word in dict.fromkeys(text.replace(",", " ").split()) if unknown in self._words(word).input_ids]
+        coded = self._words(text, return_offsets_mapping=True)
+        places = [place for token, place in zip(coded.input_ids, coded["offset_mapping"], strict=True) if token == unknown]
+        return list(dict.fromkeys(text[first:last] for first, last in places))
 
     @cached_property
     def _words(self) -> Any:

@@ -143,6 +143,7 @@ def test_there_is_a_limit_to_steps_and_to_bands(tiny):
 def test_unknown_words_are_listed(tiny):
     with pytest.warns(UserWarning, match="zither, kazoo"):
         tiny.generate("a slow song with zither, kazoo", steps=1)
+    assert tiny.unknown_words("slow,sad jazz with violin/kazoo") == ["/", "kazoo"], "what is known beside it is not named"
 
 
 def test_loading(tmp_path, tiny):

@@ -245,8 +245,12 @@ def _strengths(text: str) -> list[float]:
 
 def _show(message: Warning | str, category: type[Warning], *_: object, **__: object) -> None:
     """Print our own warnings, one per line; those of libraries are not meant for users of the command line."""
-    if category is UserWarning:
+    if category is UserWarning and str(message) not in _said:
+        _said.add(str(message))
         print(f"audioscope: {message}", file=sys.stderr)
+
+
+_said: set[str] = set()  # a command that generates several times would warn each time
 
 
 def _sites(options: argparse.Namespace) -> None:

@@ -122,7 +122,7 @@ def attention_page(
     need("pages", "The page with attention")
     file = as_path(file)
     check_page(file)
-    sites = model.sites.select(sites)
+    sites = of_kind("model", model, Model).sites.select(sites)
     check_words(model, prompt, sites, kind)
     made_folder(file.parent)
     html = attention_html(model, prompt, seed, sites, kind, **sampling)
