@@ -210,9 +210,8 @@ def _notebooks(options: argparse.Namespace) -> None:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run a command and return the exit status: 0 when done, 1 when a check fails, 2 for bad input, 130 when interrupted."""
     options = parser().parse_args(arguments)
-    if (
-        arguments is None
-    ):  # the process ends with the command, and need not look for cycles among all objects first, which takes 2 s
+    if arguments is None:
+        # the process ends with the command, and need not look for cycles among all objects first, which takes 2 s
         atexit.register(gc.freeze)
     try:
         with warnings.catch_warnings():

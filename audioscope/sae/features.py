@@ -311,7 +311,7 @@ def score_features(
     said_text("name", name)
     if readings is not None:
         of_kind("readings", readings, ConceptActivations)
-    if readings is None:
+    else:
         of_kind("model", model, Model)
         readings = concept_activations(model, {name: sae}, chosen, split, **keywords)
     sigmas = np.append(readings.sigmas.numpy(), np.nan)

@@ -155,7 +155,7 @@ def report_saes(
     chosen, prompts = choose(concepts), texts("prompts", prompts)
     if readings is not None:
         named("readings", readings, ConceptActivations)
-    if readings is None:
+    else:
         of_kind("model", model, Model)
         alone = {name: value for name, value in keywords.items() if name != "workers"}  # for a single batch
         randoms = {site: random_like(sae, TokenStream(model, site, **alone)) for site, sae in saes.items()}

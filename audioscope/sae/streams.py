@@ -134,7 +134,7 @@ class TokenStream:
             >>> tokens.shape, sigmas.shape
             (torch.Size([1, 2, 10, 128]), torch.Size([2]))
         """
-        of_kind("model", self.model, Model).check_unsteered("a stream of activations")
+        self.model.check_unsteered("a stream of activations")
         (site,) = self.model.sites.select([self.site])
         prompts, seeds = (
             [said_text("prompts", text) for text in listed("prompts", prompts, "a list of texts")],
