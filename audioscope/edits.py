@@ -285,6 +285,11 @@ class Ablate(Edit):
         chosen = super().where(sites)
         if self.to == "mean" and (memory := next((site for site in chosen if site.is_memory), None)):
             raise ValueError(f"{memory.path} is one token, its own mean: ablate it to 'zero'.")
+        if self.to == "mean" and (text := next((site for site in chosen if site.of_text), None)):
+            raise ValueError(
+                f"{text.path} belongs to the text, whose padding would count in its mean, as many tokens as the batch needs: "
+                "ablate it to 'zero'."
+            )
         return chosen
 
     def change(self, own: Tensor, other: Tensor | None, here: Here) -> Tensor:

@@ -306,8 +306,12 @@ def _plan(
             plan.setdefault(site, []).append(action)
     for site, actions in plan.items():
         worded = {row: a.edit for a in actions if a.edit.of_words for row, _ in a.pairs}
-        module = [*actions, *(plan.get(sites[site.module], []) if worded else [])]
-        copied = {row for a in module if a.edit.target == "text" and isinstance(a.edit, Copying) for row, _ in a.pairs}
+        if not worded:
+            continue
+        module = sites[site.module]
+        text = [a for a in (*actions, *plan.get(module, [])) if a.edit.target == "text"]
+        text += [a for part in (*module.keys, *module.values) for a in plan.get(part, [])]  # the same swap, in parts
+        copied = {row for a in text if isinstance(a.edit, Copying) for row, _ in a.pairs}
         if both := next((edit for row, edit in worded.items() if row in copied), None):
             raise ValueError(
                 f"{type(both).__name__} is about the prompt's words, but another edit gives {site.module} another text."

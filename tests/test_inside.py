@@ -71,6 +71,47 @@ def test_keys_and_values_of_a_site_are_its_text(model):
         ).latents  # fmt: skip
         assert off(both, text, clean - corrupted) < 1e-5
         assert off(keys, text, clean - corrupted) > 1e-3
+        window = {"steps": (1, 2)}
+        text, both = sampled(
+            model, edited(PatchText(site, A, **window)), edited(PatchOutput([site.keys, site.values], A, **window))
+        ).latents
+        assert off(both, text, clean - corrupted) < 1e-5, "the mask, too, is the other prompt's in the window alone"
+
+
+def test_keys_and_values_of_self_attention_are_columns_of_a_projection(model):
+    """Read by a hook of our own: which columns of which module, for each of the five."""
+    site = model.sites.select("self")[0]
+    module = model.denoiser.get_submodule(site.module.partition(".")[2])
+    heads, width = len(site.heads), site.heads[0].width
+    seen = {}
+
+    def saw(name):
+        return lambda module, args, output: seen.setdefault(name, output.float())
+
+    if hasattr(module, "to_k"):
+        hooks = [getattr(module, name).register_forward_hook(saw(name)) for name in ("to_k", "to_v")]
+    else:
+        hooks = [module.to_qkv.register_forward_hook(saw("to_qkv"))]
+    row = model.adapter.rows(1, model.sampling().guidance)["cond"][0]
+    run = sampled(model, Row(A, 0), read=Read((*site.keys, *site.values), pool=False), steps=1)
+    for hook in hooks:
+        hook.remove()
+    keys, values = (run.reads[each.path][0, 0] for each in (*site.keys, *site.values))
+    if "to_qkv" in seen:
+        many = seen["to_qkv"].shape[-1] // (heads * width)  # q, k, v; of differential attention q, q, k, k, v
+        assert many in (3, 5)
+        expected = seen["to_qkv"].tensor_split([heads * width * (many // 2), heads * width * (many - 1)], dim=-1)[1:]
+    else:
+        expected = seen["to_k"], seen["to_v"]
+    for mine, theirs in zip((keys, values), expected, strict=True):
+        torch.testing.assert_close(mine, theirs[row][model.adapter.leading(model.denoiser) :])
+
+
+def test_what_belongs_to_the_text_has_no_mean(model):
+    """Padding would count in it, whose length hangs on the other rows of a batch."""
+    for part in (model.sites.cross[0].keys, model.sites.cross[0].values):
+        with pytest.raises(ValueError, match="belongs to the text, whose padding would count"):
+            sampled(model, edited(Ablate(part, to="mean")))
 
 
 @dataclass(frozen=True)

@@ -216,6 +216,21 @@ def test_what_the_first_scorer_cannot_define_others_may_agree_on():
     assert first.loc[0, "agreeing"] == "judge, raw; judge, clipped" and not first["holds"].any()
 
 
+def test_a_cell_below_its_control_does_not_hold():
+    """Swaps of x move y at layer 0 as much as y's own do: nothing tells that y enters there."""
+    for other, holds in ((0.0, 2), (0.4, 0)):
+        swaps = {("x1", "x1"): (-3.0, 3.0, [0.9, 0, 0, 0]), ("y1", "y1"): (-3.0, 3.0, [0.3, 0, 0, 0]),
+                 ("x1", "y1"): (-3.0, 3.0, [other, 0, 0, 0]), ("y1", "x1"): (-3.0, 3.0, [0, 0, 0, 0])}  # fmt: skip
+        cells = atlas_of(swaps, pairs=20, noise=0.05).agreement().set_index(["concept", "layer"])
+        assert cells.loc[("y1", 0), "agree"] == holds and cells.loc[("x1", 0), "agree"] == 2
+
+
+def test_scorers_that_hear_opposite_effects_do_not_agree():
+    atlas = atlas_of({("x1", "x1"): (-3.0, 3.0, [0.9, 0, 0, 0])}, pairs=20, noise=0.05, judge=-1.0)
+    cell = atlas.agreement().set_index("layer").loc[0]
+    assert cell["asked"] == 4 and cell["agreeing"] == "listener, raw; listener, clipped"
+
+
 def test_the_agreement_as_a_chart_and_as_a_table():
     cells = views_of().agreement()
     spec = agreement_heatmap(cells).to_dict()

@@ -5,6 +5,7 @@ import pytest
 import torch
 
 import audioscope
+from audioscope.scoring import Musicnn
 from audioscope.scoring.measures import _spectra, beat_agreement, chroma_similarity, faults, measure, measure_beside_first
 from audioscope.scoring.scorers import Clap, MeasureScorer, Muq, default_scorer, feature_distance, listener_scorer
 
@@ -127,6 +128,41 @@ def clap_folder(request, tmp_path_factory):
     extractor = ClapFeatureExtractor(feature_size=16, truncation=request.param, max_length_s=2)
     ClapProcessor(extractor, tokenizer).save_pretrained(folder)
     return folder
+
+
+@pytest.mark.parametrize(
+    ("change", "rate", "said"),
+    [
+        (lambda audio: 32_768 * audio, 16_000, "divide those of int16 by 32768"),
+        (lambda audio: audio / 0, 16_000, "expected finite samples"),
+        (lambda audio: audio.mT, 16_000, r"shape \(1, 65536, 1\), expected \[clips, channels, samples\]"),
+        (lambda audio: audio[0], 16_000, r"shape \(1, 65536\), expected \[clips, channels, samples\]"),
+        (lambda audio: audio[:, :, :0], 16_000, "at least one of each"),
+        (lambda audio: audio.numpy(), 16_000, "expected a tensor of floats"),
+        (lambda audio: (32_768 * audio).short(), 16_000, "expected a tensor of floats"),
+        (lambda audio: audio, 16, "rate is 16, expected a whole number of at least 1000 Hz"),
+        (lambda audio: audio, 0, "rate is 0"),
+        (lambda audio: audio, True, "rate is True"),
+    ],
+)
+def test_sound_in_other_units_is_refused(clap_folder, change, rate, said):
+    """By every scorer, since none has a number for it: musicnn, the listener, CLAP, MuQ and measurements."""
+    sound = change(torch.full((1, 1, 65_536), 0.1))
+    ears = [
+        Musicnn(device="cpu"),
+        listener_scorer(),
+        listener_scorer("judge", any_audio=True),
+        Clap(clap_folder, ["violin"], device="cpu"),
+    ]
+    for scorer in (*ears, Muq.__new__(Muq), MeasureScorer()):
+        with pytest.raises(ValueError, match=said):
+            scorer(sound, rate)
+
+
+def test_sound_of_double_precision_is_heard(clap_folder):
+    sound = clips(chords([0, 5, 7, 0, 0], 4)[:65_536])
+    for scorer in (Musicnn(device="cpu"), listener_scorer(), Clap(clap_folder, ["violin"], device="cpu")):
+        assert scorer(sound.double(), RATE).equals(scorer(sound, RATE))
 
 
 def test_clap_from_a_folder(clap_folder):

@@ -199,9 +199,19 @@ def test_estimates_and_residual_make_up_the_whole(tiny):
         for name, part in screen.table.groupby(groups):  # noqa: B007 (the query reads it)
             of_pair = part.drop_duplicates("pair").set_index("pair")
             whole = of_pair["together"] - of_pair["corrupted"]
-            rest = (whole - part.groupby("pair")["estimate"].sum()).mean() / way
-            assert np.allclose(impacts["residual"][part["site"].unique()], rest, atol=1e-5)
-            if mode == "path":
+            rest = (whole - part.groupby("pair")["estimate"].sum()) / way
+            assert np.allclose(impacts["residual"][part["site"].unique()], rest.mean(), atol=1e-5)
+            assert np.allclose(impacts["residual_each"][part["site"].unique()], rest.abs().mean(), atol=1e-5)
+            if mode == "quick":
+                pair = audioscope.datasets.concepts()["fast"].split("localize")[0]
+                row = Row(
+                    pair.corrupted, int(of_pair["seed"][pair.index]), (PatchOutput([tiny.sites[1], tiny.sites[2]], pair.clean),)
+                )
+                score = listener_scorer()(tiny.run([row], steps=5).audio, tiny.rate)["fast"][0]
+                assert of_pair["together"][pair.index] == pytest.approx(score, abs=0.05)
+                assert abs(score - of_pair["clean"][pair.index]) > 0.5, "which is not what the clean prompt gives"
+                assert set(of_pair["generations"]) == {4}
+            else:
                 rows = exact.table.query("row == 'patched' and scored == 'fast' and site == @name").set_index("pair")["score"]
                 assert np.allclose(of_pair["together"], rows.astype(float), atol=0.05)
 
@@ -246,8 +256,14 @@ def test_a_choice_by_hand_is_of_paths(tiny, top, sample, said):
     ):
         with pytest.raises(ValueError, match=said):
             audioscope.localize(tiny, ["fast"], 1, screened=by_hand, steps=1)
-    with pytest.raises(ValueError, match="would count twice"):
-        audioscope.screen(tiny, ["fast"], 1, sites=[tiny.sites[1].heads, tiny.sites[1]], steps=1)
+    own = tiny.sites.select("self")[1]
+    for doubled in (
+        [tiny.sites[1].heads, tiny.sites[1]], [tiny.sites[1].heads, tiny.sites[1].memory], [own.keys, own.heads], [own, own.values],
+    ):  # fmt: skip
+        with pytest.raises(ValueError, match="would count twice"):
+            audioscope.screen(tiny, ["fast"], 1, sites=doubled, steps=1)
+    several = [own.keys, own.values, tiny.sites[1].heads, tiny.sites[2]]
+    assert len(audioscope.screen(tiny, ["fast"], 1, sites=several, steps=1, progress=False).sites) == 2 + 4 + 1
     assert Chosen([tiny.sites[1]], ()).top == (tiny.sites[1].path,)
 
 
@@ -329,7 +345,7 @@ def test_a_comparison_is_of_the_same_pairs_and_steps(tiny):
     more, late = (
         audioscope.localize(tiny, ["fast", "slow"], n, patch="output", when=when, **how) for n, when in ((6, None), (4, "late"))
     )
-    same = audioscope.localize(tiny, ["fast"], 4, patch="output", **how)
+    same = audioscope.localize(tiny, ["fast", "slow"], 4, patch="output", **how)
     pd.testing.assert_frame_equal(screen.compare(more), screen.compare(same))
     start, end = late.settings["window"]
     steps = screen.table[screen.table["step"].between(start, end - 1)]
@@ -344,6 +360,45 @@ def test_a_comparison_is_of_the_same_pairs_and_steps(tiny):
         screen.compare(negative)
     with pytest.raises(ValueError, match="share no pair"):
         screen.compare(audioscope.localize(tiny, ["slow"], 1, **how))
+
+
+def test_own_layers_of_a_comparison_do_not_hang_on_what_else_was_screened(tiny):
+    """The atlas's other concepts stay the control."""
+    exact, how = audioscope.datasets.maps()["output"], {"steps": 10, "progress": False}
+    rows = [
+        audioscope.screen(tiny, names, 2, sites="cross", **how).compare(exact).set_index("concept").loc["trombone"]
+        for names in (["trombone"], ["trombone", "fast"])
+    ]
+    pd.testing.assert_series_equal(*rows)
+    two = exact.table[exact.table["pair"].isin(sorted(exact.table["pair"].unique())[:2])]
+    assert rows[0]["own"] == len(audioscope.Atlas(two, exact.settings, exact.folder).own_layers("trombone"))
+
+
+def test_residuals_of_opposite_sign_do_not_cancel_pair_by_pair(tiny):
+    screen = audioscope.screen(tiny, ["fast"], 2, sites=[1], steps=1, progress=False)
+    table = screen.table.assign(clean=2.0, corrupted=0.0, together=[1.0, 3.0], estimate=2.0)
+    found = Screen(table, screen.settings).impacts().iloc[0]
+    assert found["residual"] == pytest.approx(0.0) and found["residual_each"] == pytest.approx(0.5)
+
+
+def test_recomputed_steps_are_computed_twice(tiny):
+    """One step at a time is kept for the gradient: each is computed again on the way back."""
+    how, _, clean, closed = prepared(tiny)
+    counts = []
+    with tiny.denoiser.proj_out.register_forward_hook(lambda *_: counts.append(1)):
+        for recompute in (False, True):
+            gradients(tiny, [Row(B, 0)], closed, clean, how, projection, recompute=recompute)
+            counts.append(0)
+    plain, again = (len(part) for part in "".join(map(str, counts)).split("0")[:2])
+    assert again == 2 * plain == 2 * STEPS
+
+
+def test_a_sample_is_drawn_at_random_from_all_that_is_left(tiny):
+    screen = audioscope.screen(tiny, ["fast"], pairs=4, sites="cross", steps=1, progress=False)
+    ranked = screen.impacts().sort_values("impact", ascending=False)["site"].tolist()
+    drawn = [screen.choose(2, 2, seed=seed).sample for seed in range(40)]
+    assert {path for each in drawn for path in each} == set(ranked[2:]) and len(set(drawn)) > 20
+    assert screen.choose(2, 2, seed=3).sample == drawn[3]
 
 
 def test_a_screen_knows_its_prompts(tiny):
@@ -374,7 +429,11 @@ def test_a_perfect_screen_misses_nothing():
     settings = {**exact.settings, "concepts": ["happy"], "mode": "quick", "pairs": int(lines["pair"].nunique())}
     screen = Screen(lines.drop(columns="score"), settings)
     found = screen.compare(exact).set_index("concept").loc["happy"]
-    assert found["own"] > 0.2 * len(exact.sites) and found["missed"] == "" and found["spearman"] == pytest.approx(1)
+    assert (
+        found["own"] == len(exact.own_layers("happy")) > 0.2 * len(exact.sites)
+        and found["missed"] == ""
+        and found["spearman"] == pytest.approx(1)
+    )
     part = audioscope.Atlas(exact.table, {**exact.settings, "screened": {"top": [], "sample": []}}, exact.folder)
     assert np.isnan(screen.compare(part).set_index("concept").loc["happy", "own"])
 

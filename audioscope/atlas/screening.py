@@ -26,7 +26,7 @@ from audioscope.errors import as_path, known_name, of_kind, said, truth, whole
 from audioscope.gates import Outputs, differentiable, gated, gradients, outputs, sound_of
 from audioscope.model import Model
 from audioscope.scoring.scorers import Scorer, check_scores, completed, default_scorer, noise_like, scores_of
-from audioscope.sites import Site, named
+from audioscope.sites import KEYS, VALUES, Site, named
 from audioscope.stats import ratio_of_means
 from audioscope.store import check_same, load_table, made_folder, plain_rows, results_folder, run_units, save_table
 from audioscope.tracing import Row, Sampling, SamplingKeywords
@@ -127,7 +127,10 @@ class Screen:
             - concept, site, layer (of a head such as "3.1"), step if asked for
             - impact, low, high: a ratio of means over pairs with its 95 % interval, as `Atlas.impacts` gives
             - defined: whether the interval of the denominator leaves out 0
-            - residual: of the site's group, what all its sites together do beyond the sum of their estimates, as a share of the way
+            - residual: of the site's group, what all its sites together do beyond the sum of their estimates, as a share of the way.
+              Blocks hand on what is before and inside them, so beside others they count it again
+            - residual_each: how large that is in a pair, on average and without its sign: what is too much in one pair and too little
+              in another cancels in `residual`
             - pairs
 
         Raises:
@@ -154,9 +157,10 @@ class Screen:
             for key, values in zip(wide.index, wide.to_numpy(), strict=True):
                 site, *step = key if by_step else (key,)
                 ratio = ratio_of_means(values, way.to_numpy())
-                rest = float(left.xs(groups[site], level="group").mean() / ratio.denominator) if ratio.defined else np.nan
+                missing = left.xs(groups[site], level="group") / ratio.denominator if ratio.defined else left[:0]
+                rest, each = float(missing.mean()), float(missing.abs().mean())
                 where = {"concept": concept, "site": site, "layer": layers[site], **({"step": step[0]} if step else {})}
-                lines.append(where | vars(ratio) | {"residual": rest})
+                lines.append(where | vars(ratio) | {"residual": rest, "residual_each": each})
         return named(pd.DataFrame(lines).rename(columns={"value": "impact"}), self.sites)
 
     def _group(self, site: Site) -> str:
@@ -252,8 +256,8 @@ class Screen:
             )
         there, now = ({name: each.settings.get(name) for name in ALIKE} for each in (atlas, self))
         check_same("The atlas was made", there, now, "screen as the atlas was made, or the other way around")
-        mine, atlas = self._shared(atlas)
-        exact = atlas.impacts().query("defined")[["concept", "site", "layer", "impact"]]
+        mine, atlas, names = self._shared(atlas)
+        exact = atlas.impacts().query("defined and concept in @names")[["concept", "site", "layer", "impact"]]
         estimates = mine.impacts()[["concept", "site", "impact", "residual"]]
         both = exact.merge(estimates, on=["concept", "site"], suffixes=("", "_estimated"))
         if both.empty:
@@ -261,7 +265,7 @@ class Screen:
                 "The screen and the atlas share no site of a concept with a defined impact: nothing can be compared."
             )
         lines = []
-        for concept, part in [*((name, both[both["concept"] == name]) for name in atlas.concepts), ("all", both)]:
+        for concept, part in [*((name, both[both["concept"] == name]) for name in names), ("all", both)]:
             rho = spearmanr(part["impact"], part["impact_estimated"]).statistic if len(part) > 2 else np.nan
             most = [set(part.nlargest(3, column).index) for column in ("impact", "impact_estimated")]
             recall, mine_own, missed, residual = np.nan, np.nan, "", np.nan
@@ -276,8 +280,11 @@ class Screen:
             lines.append((concept, len(part), rho, recall, mine_own, missed, residual))
         return pd.DataFrame(lines, columns=["concept", "cells", "spearman", "recall", "own", "missed", "residual"])
 
-    def _shared(self, atlas: Atlas) -> tuple[Screen, Atlas]:
-        """The screen and the atlas, with the pairs and seeds that both have, and the steps in which the atlas patched."""
+    def _shared(self, atlas: Atlas) -> tuple[Screen, Atlas, list[str]]:
+        """The screen and the atlas, with the pairs and seeds that both have, the steps in which the atlas patched, and the concepts.
+
+        The atlas keeps its other concepts on pairs of the same numbers, since they are the control of those that both have.
+        """
         unit = ["concept", "pair", "seed"]
         units = [pd.MultiIndex.from_frame(table[unit].astype({"concept": str})) for table in (self.table, atlas.table)]
         shared = units[0].intersection(units[1])
@@ -293,9 +300,11 @@ class Screen:
         table, window = self.table[units[0].isin(shared)], window_of(atlas.settings)
         table = table if window is None else table[table["step"].between(window[0], window[1] - 1)]
         names = [name for name in atlas.concepts if name in set(shared.get_level_values("concept"))]
-        return Screen(table, self.settings), Atlas(
-            atlas.table[units[1].isin(shared)], {**atlas.settings, "concepts": names}, atlas.folder
-        )
+        numbers = shared.droplevel("concept").unique()
+        same = units[1].droplevel("concept").isin(numbers) & ~units[1].get_level_values("concept").isin(names)
+        rows = atlas.table[units[1].isin(shared) | same]
+        there = [name for name in atlas.concepts if name in set(rows["concept"].astype(str))]
+        return Screen(table, self.settings), Atlas(rows, {**atlas.settings, "concepts": there}, atlas.folder), names
 
     def chart(self, concept: str | None = None) -> Any:
         """The estimates for one concept as an Altair chart, sites by denoising steps.
@@ -362,7 +371,8 @@ class Screen:
         found = self.impacts().query("defined").assign(strength=lambda t: t["impact"].abs()).nlargest(5, "strength")
         cost = self.table.drop_duplicates(["concept", "pair", "seed"])["generations"].mean()
         most = "; ".join(
-            f"{row.concept} at {row.layer} ({row.impact:+.2f}, residual {row.residual:+.2f})" for row in found.itertuples()
+            f"{row.concept} at {row.layer} ({row.impact:+.2f}, residual {row.residual:+.2f}, in a pair {row.residual_each:.2f})"
+            for row in found.itertuples()
         )
         blind = (
             "\n  quick: blind to sites whose effect sets in beyond a dose; the residual shows it"
@@ -398,8 +408,9 @@ def screen(
     A gate leads a site from its own output in the corrupted run (0) to that of the clean run (1); the estimate is the score's
     derivative by the gate, times the way. Mode "quick" takes it at the corrupted run, which costs three generations a pair (one
     more with `recompute`, and one more if the sites are not all that the text goes through) for all sites and steps, and is blind to sites that act as switches, at a dose. Mode "path" integrates it
-    while all sites of a layer move together, layer by layer (integrated gradients): its estimates add up to what patching the
-    layer does, and it costs as many generations as the table says.
+    while all sites of a layer move together, layer by layer (integrated gradients), at more and more places until its estimates add
+    up to what patching the layer does, or `points` are used up: `residual_each` in `impacts` says by how much they miss. It costs
+    as many generations as the table says.
 
     Args:
         model: The model.
@@ -412,7 +423,7 @@ def screen(
         scorer: One through which gradients reach the audio (it has `scores`): the listener, `Musicnn`, `Clap`, or your own. None is
             the model's default.
         points: In mode "path", the largest number of places on a path, from 3; two are added where the gradient changes most, until
-            the residual is below 5 % of the way.
+            the residual of the pair is below 5 % of the way. A layer that is a switch needs more than the default.
         recompute: Keep only one denoising step in memory, and compute each again for the gradient, for large models.
         out: Folder for the results, resumed if it exists; None is a temporary one.
         workers: In how many processes, as for `audioscope.localize`.
@@ -469,10 +480,9 @@ def check_screen(model: Model, sites: Sequence[Site], scorer: Any, run: Sampling
         raise ValueError(
             f"{text[0].path} belongs to the text, which may be longer in another prompt: screen 'cross.heads' or 'cross'."
         )
-    parts = {site.module: site for site in sites if site.module != site.path}
-    if doubled := [site for site in sites if site.path in parts]:
+    if doubled := _doubled(sites):
         raise ValueError(
-            f"{doubled[0].path} and a part of it, {parts[doubled[0].path].path}, would count twice: screen one of them at a time."
+            f"{doubled[0].path} and {doubled[1].path} share what they give, which would count twice: screen one of them."
         )
     fit = "screen with the listener, Musicnn or Clap."
     if not callable(getattr(scorer, "scores", None)):
@@ -493,6 +503,16 @@ def check_screen(model: Model, sites: Sequence[Site], scorer: Any, run: Sampling
         raise ValueError(
             f"`scores` of the {scorer.name} gave {one[place]:.3g} for a clip of noise, and its call {other[place]:.3g}: they must be the same."
         )
+
+
+def _doubled(sites: Sequence[Site]) -> tuple[Site, Site] | None:
+    """Two sites of one module of which one gives what is also given by the other."""
+    seen: dict[str, Site] = {}
+    for site in sites:
+        first = seen.setdefault(site.module, site)
+        if first.kind != site.kind and {first.kind, site.kind} != {f"self.{KEYS}", f"self.{VALUES}"}:
+            return first, site
+    return None
 
 
 def followed(model: Model, sites: Sequence[Site], concept: str, scorer: Any, run: Sampling) -> tuple[int, Any]:

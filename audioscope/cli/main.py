@@ -327,7 +327,9 @@ def _screen(options: argparse.Namespace) -> None:
     found = screen(loaded(options), concepts, sites=_sites_of(options.sites), **how)
     print(found)
     cells = found.impacts().query("defined").assign(size=lambda table: table["impact"].abs()).nlargest(options.top, "size")
-    shown = cells[["concept", "layer", "impact", "low", "high", "residual", "site"]].round(3).to_string(index=False)
+    shown = (
+        cells[["concept", "layer", "impact", "low", "high", "residual", "residual_each", "site"]].round(3).to_string(index=False)
+    )
     print(shown if len(cells) else "No estimate is defined: it needs more pairs, or the prompts do not move the scores.")
     print(f"\nAll estimates: {(options.out / 'screen.parquet').resolve()}")
 

@@ -102,6 +102,10 @@ class _Completed:
         return filled.get(name, lambda model: None)  # check: any audio will do
 
 
+CHANNELS = 32  # more of them than of samples are samples in the place of channels
+LOUDEST = 100.0  # what strong edits give is louder than 1, but samples of int16 that nobody scaled are louder by far
+
+
 def checked_sound(name: str, audio: Any) -> Tensor:
     """Clips as all that hears takes them, floats [clips, channels, samples]. Raises ValueError for anything else."""
     if not isinstance(audio, Tensor) or not audio.is_floating_point():
@@ -110,6 +114,19 @@ def checked_sound(name: str, audio: Any) -> Tensor:
     if audio.ndim != 3 or (len(audio) and audio.shape[1] > max(CHANNELS, audio.shape[2])):
         raise ValueError(f"{name} has shape {tuple(audio.shape)}, expected [clips, channels, samples].")
     return audio.detach()
+
+
+def hearable(audio: Any, rate: Any) -> tuple[Tensor, int]:
+    """What a scorer is called with, as every scorer here takes it: float32 [clips, channels, samples], with gradients, and the rate.
+
+    Raises ValueError for anything else, so that no scorer has a number for sound in another form.
+    """
+    rate = whole("rate", rate, 1000, why=" Hz")
+    if not checked_sound("audio", audio).numel():
+        raise ValueError(f"audio has shape {tuple(audio.shape)}, expected [clips, channels, samples] with at least one of each.")
+    if not float(peak := audio.detach().abs().max()) <= LOUDEST:
+        raise ValueError(f"audio reaches {float(peak):g}, expected finite samples, -1..1: divide those of int16 by 32768.")
+    return audio.float(), rate
 
 
 def opinions(also: Any) -> tuple[Scorer, ...]:
@@ -274,6 +291,7 @@ class ListenerScorer:
 
     def _heard(self, audio: Tensor, rate: int) -> Tensor:
         """The audio as mono at the listener's rate and length [clips, 65536]."""
+        audio, rate = hearable(audio, rate)
         if not self.any_audio and (rate != RATE or audio.shape[-1] != SAMPLES):
             raise ValueError(
                 f"The audio is {audio.shape[-1] / rate:g} s at {rate} Hz, but the {self.name} expects {SAMPLES / RATE:g} s at "
@@ -419,7 +437,8 @@ class Clap(_TextScorer):
     def _windows(self, audio: Tensor, rate: int) -> tuple[dict[str, Tensor], int]:
         """The network's input for all windows of all clips, and how many windows a clip has."""
         extractor = self.processor.feature_extractor
-        mono = resampled(audio.float().mean(1), rate, extractor.sampling_rate)
+        audio, rate = hearable(audio, rate)
+        mono = resampled(audio.mean(1), rate, extractor.sampling_rate)
         length = extractor.nb_max_samples
         count = ceil(mono.shape[-1] / length)
         starts = torch.linspace(0, max(0, mono.shape[-1] - length), count).long().tolist()
@@ -538,8 +557,9 @@ class Muq(_TextScorer):
 
     @torch.no_grad()
     def __call__(self, audio: Tensor, rate: int) -> pd.DataFrame:
+        audio, rate = hearable(audio, rate)
         device = next(self.network.parameters()).device
-        heard = self.network(wavs=resampled(audio.float().mean(1), rate, self.rate).to(device))
+        heard = self.network(wavs=resampled(audio.mean(1), rate, self.rate).to(device))
         asked = self.network(texts=list(self.queries.values()))
         return pd.DataFrame(self.network.calc_similarity(heard, asked).cpu().numpy(), columns=self.concepts)
 
@@ -671,18 +691,10 @@ class Musicnn:
 
     def _heard(self, audio: Tensor, rate: int) -> Tensor:
         """The audio as mono at 16 kHz [clips, samples]."""
-        rate = whole("rate", rate, 1000, why=" Hz")
-        if not checked_sound("audio", audio).numel():
-            raise ValueError(
-                f"audio has shape {tuple(audio.shape)}, expected [clips, channels, samples] with at least one of each."
-            )
-        if not float(peak := audio.detach().abs().max()) <= LOUDEST:
-            raise ValueError(f"audio reaches {float(peak):g}, expected finite samples, -1..1: divide those of int16 by 32768.")
-        return resampled(audio.float().mean(1), rate, musicnn.RATE)
+        audio, rate = hearable(audio, rate)
+        return resampled(audio.mean(1), rate, musicnn.RATE)
 
 
-CHANNELS = 32  # more of them than of samples are samples in the place of channels
-LOUDEST = 100.0  # what strong edits give is louder than 1, but samples of int16 that nobody scaled are louder by far
 MEASURED = {"fast": ("tempo", 1), "slow": ("tempo", -1), "happy": ("mode", 1), "sad": ("mode", -1)}
 
 
@@ -743,7 +755,7 @@ class MeasureScorer:
     def __call__(self, audio: Tensor, rate: int) -> pd.DataFrame:
         from audioscope.scoring.measures import measure
 
-        table = measure(audio, rate)
+        table = measure(*hearable(audio, rate))
         return pd.DataFrame({concept: sign * table[column] for concept, (column, sign) in self.which.items()}, dtype=float)
 
 

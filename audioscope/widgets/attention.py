@@ -10,6 +10,7 @@ from audioscope.atlas.charts import attention_heatmap
 from audioscope.attention import AttentionMap, attention
 from audioscope.edits import MuteWord
 from audioscope.model import Model
+from audioscope.sites import Site, labels_of
 from audioscope.tracing import Row, Sampling
 from audioscope.widgets.base import (
     FLOW,
@@ -115,6 +116,13 @@ class AttentionExplorer(Explorer):
             paths = [paths[self.attention.labels["layer"].index(chosen["layer"])]]
         return [f"{path}.heads.{chosen['head']}" for path in paths] if "head" in chosen else paths
 
+    def _layers(self) -> str:
+        """The layers of the map, in words."""
+        read = [Site(**site) for site in self.attention.settings["sites"]]
+        if self.model is None or len(read) == len(self.model.sites.cross):
+            return "all layers"
+        return f"{'layers' if len(read) > 1 else 'layer'} {', '.join(labels_of(read).values())}"
+
     def _hear(self, another: bool = False) -> None:
         """Show the clip as it is, and without the chosen word."""
         model, number, found = self.model, self.word.value, self.attention
@@ -123,7 +131,7 @@ class AttentionExplorer(Explorer):
         sites = self._sites()
         chosen = self._place()
         where = "head " + chosen["head"] + " of " if "head" in chosen else ""
-        where += f"layer {chosen['layer']}" if "layer" in chosen else "all layers"
+        where += f"layer {chosen['layer']}" if "layer" in chosen else self._layers()
         where += f" in step {chosen['step']}" if "step" in chosen else ""
         window = (int(chosen["step"]), int(chosen["step"]) + 1) if "step" in chosen else None
 
