@@ -192,10 +192,13 @@ assert rank == 48 and estimates["metal"]["0.3"] < 0 and residual["metal"] > 0.5 
 
 # %%
 path = audioscope.screen(model, ["metal"], pairs=4, mode="path", sites=layer.heads)
-print(path.impacts()[["layer", "impact", "residual"]].round(2).to_string(index=False))
+print(path.impacts()[["layer", "impact", "residual", "residual_each"]].round(2).to_string(index=False))
 assert path.impacts().nlargest(1, "impact")["layer"].iloc[0] == "0.3"
+assert path.impacts()["residual_each"].iloc[0] > abs(path.impacts()["residual"].iloc[0])
 
 # %% [markdown]
+# The sum still misses what the layer does, by more in a single pair (`residual_each`) than on average, where too much and too little cancel: the nine places of the default are few for a switch, and `points=27` takes more.
+#
 # How far to trust either mode was measured on concepts that had no part in developing it (rank correlation with exact patching of the same pairs, over all cells of a kind):
 
 # %%

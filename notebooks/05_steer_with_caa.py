@@ -350,7 +350,7 @@ sure
 # 3). For axes whose concept it hears well enough in rendered music, it scored the same clips, at the same price by the listener: <!--=outside.axes-->fast, metal, opera and flute<!--/-->. Its log-odds move less than the judge's,
 # so compare what each ear says of two methods, or the share of what rewriting the prompt reaches. For fast, metal and opera, own layers gain more than a random direction for the judge (<!--=outside.fast.own-random_direction-->.48 [.37, .59]<!--/--> for fast)
 # and for musicnn (<!--=outside.fast.own-random_direction.musicnn-->.09 [.07, .11]<!--/-->), and more than random layers (<!--=outside.fast.own-random_layers-->.43 [.32, .54]<!--/-->; <!--=outside.fast.own-random_layers.musicnn-->.06 [.05, .08]<!--/-->). Where the judge hears own layers ahead of all layers (<!--=outside.fast.own-all-->.04 [.02, .07]<!--/-->),
-# musicnn does not (<!--=outside.fast.own-all.musicnn-->.00 [−.01, .01]<!--/-->): do not build on that difference. Of the flute, neither ear hears a gain at its own layer.
+# musicnn cannot tell (<!--=outside.fast.own-all.musicnn-->.00 [−.01, .01]<!--/-->; so small a difference would be as small on its scale): do not build on that difference. Of the flute, neither ear hears a gain at its own layer.
 # Opera was undefined for musicnn in notebook 3, and here it hears gains. The prompts differ: there, a pair has opera in place of another genre; here, steering starts from plain music. Whether that is why was not tested.
 
 # %%

@@ -69,7 +69,7 @@ audioscope.show_clips(*mine[:3])
 # %% [markdown]
 # ## The listener and the judge know the notes that they learned from
 # Here is a real saxophone, one of the recordings that ship as controls, and what each ear takes the real recordings for. musicnn, which learned from
-# recordings, names the instruments that it has tags for. The judge and the listener name the instruments, too, also where these recordings play the lead in a song: the judge is right in <!--=real.judge.real-->.90 [.85, .94]<!--/--> of the songs, against <!--=real.judge.rendered-->.96 [.93, .99]<!--/--> with the renderer's own notes (`audioscope.scoring.real_leads`). But 26 of the 44 notes, and others of the same collections, were in their training. A judge that was trained without them is right in <!--=leads.judge.recorded.real.left_out-->.52 [.44, .59]<!--/-->. So do not expect them to know the instruments of your music. A probe on their features can be no better than these are.
+# recordings, names the instruments that it has tags for. The judge and the listener name the instruments, too, also where these recordings play the lead in a song: the judge is right in <!--=real.judge.real-->.90 [.85, .94]<!--/--> of the songs, against <!--=real.judge.rendered-->.96 [.93, .99]<!--/--> with the renderer's own notes (`audioscope.scoring.real_leads`). But 26 of the 44 notes, and others of the same collections, were in their training. A judge that was trained without them is right in <!--=leads.judge.recorded.real.left_out-->.52 [.44, .59]<!--/-->. So do not expect them to know the instruments of your music. Of the four recordings of metal, they name <!--=recordings.metal.judge-->3 of 4<!--/-->, and musicnn, whose ceiling for metal is <!--=outside.musicnn.metal.ceiling-->.97<!--/-->, <!--=recordings.metal.musicnn-->2 of 4<!--/-->. A probe on their features can be no better than these are.
 
 # %%
 saxophone = next(each for each in audioscope.scoring.recordings() if each["label"] == "saxophone")
@@ -80,6 +80,8 @@ taken_for = audioscope.scoring.on_recordings()
 leads = taken_for[taken_for["group"] == "lead"].set_index("label")
 tagged = leads.loc[["violin", "cello", "flute", "piano", "guitar"]]
 assert (tagged["musicnn"] == tagged.index).all() and (leads["listener"] == leads.index).all()
+metal = taken_for[taken_for["label"] == "metal"]
+assert (metal["judge"] == "metal").sum() == (metal["listener"] == "metal").sum() == 3 and (metal["musicnn"] == "metal").sum() == 2
 taken_for
 
 # %% [markdown]

@@ -1,5 +1,7 @@
 """Attention maps: they are what the model computes, on all adapters, and the generation is not changed by looking."""
 
+import base64
+import re
 import threading
 import warnings
 from typing import ClassVar
@@ -13,6 +15,7 @@ from test_inside import A, B, edited, sampled
 
 import audioscope
 from audioscope import Ablate, Apply, AttentionMap, MuteWord, PatchOutput, PatchText, Read, Row
+from audioscope.attention import _gathered as gathered
 from audioscope.attention import contribution, watching
 from audioscope.sites import output_projection
 from audioscope.words import WORD, numbers_of, tokens_of
@@ -265,6 +268,7 @@ def test_the_memory_looks_at_words_too(model, tmp_path):
     assert attention.memory.shape == (*attention.values.shape[:-1], leading)
     expected = torch.stack([weights.sum(2).float() for weights in found], 1)  # over all that is looked at
     np.testing.assert_allclose(attention.memory.sum(-2), expected, atol=1e-5)
+    np.testing.assert_array_equal(attention.at(head=1, step=2).memory, attention.memory[1, 2])
     again = AttentionMap.load(attention.save(tmp_path))
     assert np.array_equal(again.memory, attention.memory) and np.array_equal(again.values, attention.values)
     line = attention.to_frame(memory=True).query("head == '1' and step == '0' and word == 'violin' and second != second")
@@ -285,23 +289,28 @@ class Loud:
 
 
 @pytest.mark.parametrize("kind", ["cross", "self"])
-def test_what_words_bring_to_a_score_adds_up(model, kind, monkeypatch):
+@pytest.mark.parametrize("branch", ["cond", "uncond"])
+def test_what_words_bring_to_a_score_adds_up(model, kind, branch, monkeypatch):
     """To the slope of the score by the scale of the module's output, by finite differences, less what its bias brings.
 
     The latents are scored: an untrained decoder clips.
     """
     monkeypatch.setattr("audioscope.attention.sound_of", lambda model, latents, how: latents.float())
-    site, prompt, far, settings = model.sites.select(kind)[1], "a slow song with violin", 0.02, how(model)
-    found = model.attention(prompt, sites=site, by=("head", "step"), kind="score", concept="loud", scorer=Loud(), **settings)
+    site, prompt, far = model.sites.select(kind)[1], "a slow song with violin", 0.02
+    settings = how(model) | ({"negative_prompt": "a fast song"} if branch == "uncond" and model.adapter.negative else {})
+    if branch not in model.adapter.rows(1, settings["guidance"]):
+        pytest.skip("without guidance, there is one branch")
+    scored = {"branch": branch, "kind": "score", "concept": "loud", "scorer": Loud(), **settings}
+    found = model.attention(prompt, sites=site, by=("head", "step"), **scored)
     total = found.values.sum() + (0.0 if found.memory is None else found.memory.sum())
     assert (found.values < 0).any() and (found.values > 0).any() and found.settings["scorer"] == "loud"
-    summed = model.attention(prompt, sites=site, kind="score", concept="loud", scorer=Loud(), **settings)
+    summed = model.attention(prompt, sites=site, **scored)
     np.testing.assert_allclose(summed.values, found.values.sum((0, 1)), rtol=1e-3, atol=1e-4 * np.abs(found.values).max())
     bias = getattr(output_projection(model.denoiser.get_submodule(site.path.partition(".")[2])), "bias", None)
     fixed = 0.0 if bias is None else bias.detach()
 
     def scaled(amount):
-        return Apply(site, lambda output, here: output + amount * (output - fixed), branch="cond")
+        return Apply(site, lambda output, here: output + amount * (output - fixed), branch=branch)
 
     run = model.run([Row(prompt, 0, (scaled(sign * far),)) for sign in (1, -1)], decode=False, **settings)
     up, down = Loud().scores(run.latents.float(), model.rate)[:, 0].tolist()
@@ -381,6 +390,67 @@ def test_a_chart_that_is_saved_runs_nothing_of_a_prompt(tiny, tmp_path):
     tiny.attention(hostile, steps=1, sites=0).chart().save(tmp_path / "chart.html")
     text = (tmp_path / "chart.html").read_text()
     assert "</script><img" not in text and "alert(1)</script>" not in text and text.count("alert(2)") >= 1
+
+
+def test_moments_are_the_middles_of_tokens_in_what_is_heard(tiny, stable_audio):
+    """In seconds: of 64 tokens of tiny; and of a model of fixed length, as many as are heard of it."""
+    found = tiny.attention("a slow song", sites=0, steps=1).seconds
+    assert len(found) == 64 and found[0] == pytest.approx(0.032) and found[-1] == pytest.approx(4.064)
+    longest = stable_audio.adapter.max_duration(stable_audio.pipe)
+    whole = stable_audio.attention("a slow song", sites=0, steps=1, seconds=longest).seconds
+    half = stable_audio.attention("a slow song", sites=0, steps=1, seconds=longest / 2).seconds
+    assert len(half) == len(whole) // 2 and np.array_equal(half, whole[: len(half)])
+    assert np.diff(whole) == pytest.approx(longest / len(whole), rel=1e-4) and whole[0] == pytest.approx(longest / len(whole) / 2)
+
+
+def test_masked_tokens_get_no_attention(audioldm2):
+    """Beside a longer row, a prompt is padded: its padding is masked by adding to the logits."""
+    site = next(site for site in audioldm2.sites.cross if site.stream != "gpt2")
+    last = [each for each in audioldm2.sites.cross if each.stream == site.stream][-1]
+    alone = audioldm2.attention("a slow song", sites=site, **how(audioldm2))
+    longer = PatchOutput(last, "a fast happy song with drums and flute and violin")  # brings a row of its own
+    beside = audioldm2.attention("a slow song", sites=site, edits=longer, **{**how(audioldm2), "steps": 1})
+    assert "(padding)" in beside.others and "(padding)" not in alone.others
+    assert beside.of("(padding)").max() < 1e-6
+    first = audioldm2.attention("a slow song", sites=site, **{**how(audioldm2), "steps": 1})
+    np.testing.assert_allclose(beside.values[:3], first.values[:3], rtol=1e-4, atol=1e-6)
+    np.testing.assert_allclose(beside.values.sum(0), 1.0, atol=1e-5)
+
+
+@pytest.mark.parametrize("kind", ["weights", "score"])
+def test_sites_of_several_resolutions_share_moments(tiny, kind):
+    """As in a U-Net: weights are averaged over finer moments, scores are summed; and self-attention looks at the coarser ones."""
+    rng, leading, sampling = torch.Generator().manual_seed(0), tiny.adapter.leading(tiny.denoiser), tiny.sampling(steps=2)
+    for where, tokens in (("cross", [3, 3]), ("self", [leading + 64, leading + 32])):
+        sites = tiny.sites.select(where)[:2]
+        sums = {
+            site: torch.rand(1, 1, leading + many, looked, generator=rng)
+            for site, many, looked in zip(sites, (64, 32), tokens, strict=True)
+        }
+        names: dict = {site: [0, 1, "<eos>"] for site in sites}
+        found = gathered(tiny, Row("a song", 0), sampling, sites, ("layer",), ["a", "song"], names, sums, {"kind": kind})
+        for number, (site, many) in enumerate(zip(sites, (64, 32), strict=True)):
+            mine = sums[site][:, :, leading:].sum((0, 1))  # [moments, tokens]
+            coarse = mine.unflatten(0, (32, many // 32))
+            coarse = coarse.sum(1) if kind == "score" else coarse.mean(1)
+            if where == "cross":
+                np.testing.assert_allclose(found.values[number], coarse.T, rtol=1e-5)
+            else:
+                looked = coarse[:, leading:].unflatten(1, (32, many // 32)).sum(2)
+                np.testing.assert_allclose(found.values[number, -32:], looked.T, rtol=1e-5)
+
+
+def test_names_of_moments_are_names_of_one(stable_audio):
+    site = stable_audio.sites.select("self")[0]
+    others = stable_audio.attention("a slow song", sites=site, **how(stable_audio)).others
+    assert len(set(others)) == len(others) > 4
+
+
+def test_a_chart_is_drawn_from_the_first_moment_to_the_last(tiny):
+    found = tiny.attention("a slow song", sites=0, steps=1)
+    (drawn,) = (lines for lines in found.chart().to_dict()["datasets"].values() if "start" in lines[0])
+    assert min(line["start"] for line in drawn) == 0 and max(line["end"] for line in drawn) == pytest.approx(4.096, abs=1e-3)
+    assert all(line["start"] < line["second"] < line["end"] for line in drawn)
 
 
 def test_self_attention_looks_at_moments(tiny):
@@ -508,8 +578,15 @@ def test_words_that_cannot_be_muted_are_said(tiny):
     ):  # fmt: skip
         with pytest.raises((ValueError, KeyError), match=said):
             sampled(tiny, edited(edit))
-    with pytest.raises(ValueError, match="gives .* another text"):
-        sampled(tiny, edited(MuteWord("cross.heads", "slow"), PatchText("cross", A)))
+    for other in (PatchText("cross", A), PatchOutput("cross.keys", A), PatchOutput("cross.values", A)):
+        for mute in (MuteWord("cross.heads", "slow"), MuteWord("cross", "slow"), MuteWord(3, "slow", renormalize=True)):
+            for edits in ((mute, other), (other, mute)):
+                with pytest.raises(ValueError, match="gives .* another text"):
+                    sampled(tiny, edited(*edits))
+    elsewhere = sampled(
+        tiny, edited(MuteWord(3, "slow"), PatchOutput(tiny.sites[4].keys, A)), edited(MuteWord(3, "slow"))
+    ).latents
+    assert not torch.equal(*elsewhere), "at another layer, it may"
 
 
 def test_there_is_a_page_for_every_model(model, tmp_path, monkeypatch):
@@ -517,9 +594,21 @@ def test_there_is_a_page_for_every_model(model, tmp_path, monkeypatch):
     from audioscope.pages import attention, attention_page
 
     monkeypatch.setattr(attention, "sound", lambda clip: {})  # the random pipelines have rates that MP3 does not
+    made, clips = [], type(model).clips
+    monkeypatch.setattr(type(model), "clips", lambda *given, **more: made.extend(given[1]) or clips(*given, **more))
     sites = (site for site in model.sites.cross)  # read once
     text = attention_page(model, "a slow slow song", tmp_path / "page.html", sites=sites, **how(model)).read_text()
     assert text.count('class="word small"') == text.count("<canvas") >= 4 and text.count("without “slow”") == 2
+    assert [edit.word for row in made for edit in row.edits] == ["a", "slow", "song"] and not made[0].edits
+    site = next(site for site in model.sites.cross if site.stream != "gpt2")
+    for kind in ("weights", "values"):
+        made.clear()
+        text = attention.attention_html(model, "a slow song", sites=[site], kind=kind, **how(model))
+        assert {each.path for row in made[1:] for edit in row.edits for each in edit.where(model.sites)} == {site.path}
+        drawn = np.frombuffer(base64.b64decode(re.search(r'"values": ?"([^"]*)"', text)[1]), np.uint8)
+        found = model.attention("a slow song", sites=[site], by=("layer", "step"), kind=kind, **how(model)).values
+        scaled = 255 * np.clip(found / found[:, :, :3].max(), 0, 1)
+        assert len(found.ravel()) == len(drawn) and np.abs(scaled.ravel() - drawn).max() < 1.01
 
 
 def test_a_page_has_no_button_for_what_is_cut_off(tiny, tmp_path):
@@ -540,5 +629,12 @@ def test_the_command_prints_a_map_and_writes_a_page(tmp_path, capsys):
     assert main(["attention", "a slow song", "--steps", "2", "--sites", "0,3", "--html", str(page)]) == 0
     said = capsys.readouterr().out
     assert "AttentionMap('a slow song'" in said and "(padding)" in said and "without “slow”" in page.read_text()
+    tiny, ask = audioscope.load("tiny"), ["attention", "a slow song", "--steps", "2", "--sites", "3"]
+    for more, how in (([], {"seed": 0}), (["--seed", "1", "--kind", "weights"], {"seed": 1, "kind": "weights"})):
+        assert main([*ask, *more]) == 0
+        lines = [line.split() for line in capsys.readouterr().out.splitlines()]
+        shown = {line[0]: float(line[1]) for line in lines if line and line[0] in ("a", "slow", "song")}
+        found = tiny.attention("a slow song", sites=3, steps=2, **{"kind": "values", **how})
+        assert shown == pytest.approx({word: found.of(word).mean() for word in found.words}, abs=1e-4)
     assert main(["attention", "a slow song", "--sites", "self,cross"]) != 0
     assert "mixes cross-attention" in capsys.readouterr().err

@@ -685,6 +685,12 @@ def test_a_word_is_heard_cut_out_where_it_is_chosen(tiny):
     assert "without “drums” at head 2 of layer 0 in step 1" in explorer.sounds.sounds[1]["name"] + explorer.sounds.message
     np.testing.assert_array_equal(found.at(layer=0, head="2", step=1).values, found.values[0, 2, 1])
     assert "layer 0, head 2, step 1" in html.unescape(explorer.still().data)
+    for sites, said in (([2], "at layer 2."), ([2, 5], "at layers 2, 5."), ("cross", "at all layers.")):
+        some = tiny.attention(PROMPT, 2, sites, **how).play(tiny).wait()
+        some.word.value = drums
+        some.wait()
+        assert some.sounds.message.endswith(said)
+        some.close()
     explorer.prompt.value = "a slow song with flute and flute"
     explorer.wait()
     assert explorer.attention.prompt == explorer.prompt.value and explorer.word.value == -1

@@ -5,7 +5,9 @@ import pytest
 import torch
 
 from audioscope import datasets
+from audioscope.tiny import pointed
 from audioscope.tiny.bank import NoteBank
+from audioscope.tiny.music import perform
 from audioscope.tiny.pointed import heard, pointing, song_in_parts
 from audioscope.words import WORD
 
@@ -21,6 +23,23 @@ def test_parts_enter_and_stop(number):
     assert set(sounds) <= set(WORD.findall(text)) and len(sounds) == 2
     assert all(0.2 <= truth.mean() <= 0.8 and truth.shape == (MOMENTS,) for truth in sounds.values())
     assert ("vocals" in text) == bool(number % 2)
+
+
+@pytest.mark.parametrize("number", range(4))
+@pytest.mark.parametrize("which", range(2))
+def test_the_truth_is_when_a_part_is_heard(number, which, monkeypatch):
+    """With all else so quiet that it counts for nothing: loud in the moments in which the part is said to sound, and only there."""
+    part = pointed.PAIRS[number % 2][which]
+
+    def alone(song, rng, bank):
+        buses, band = perform(song, rng, bank)
+        return {name: bus * (1.0 if name == part else 1e-6) for name, bus in buses.items()}, band
+
+    monkeypatch.setattr(pointed, "perform", alone)
+    monkeypatch.setattr(pointed, "master", lambda mix, *how: mix)
+    _, wave, sounds = song_in_parts(number, NoteBank(), MOMENTS)
+    loud, sounding = (wave.reshape(MOMENTS, -1) ** 2).mean(1), list(sounds.values())[which]
+    assert loud[sounding].min() > loud[~sounding].max() and loud[~sounding].max() < 1.01 * pointed.SOUNDING * loud.max()
 
 
 def test_the_denoiser_is_given_the_song_at_every_noise_level(tiny):
@@ -41,7 +60,7 @@ def test_the_denoiser_is_given_the_song_at_every_noise_level(tiny):
 
 
 def test_a_map_that_points_is_found(tiny, monkeypatch):
-    """With maps that are the truth, or its opposite for the other word, the areas are 1 and 0."""
+    """With maps that are the truth, or its opposite for the other word, the areas are 1 and 0; one cell is the other way around."""
 
     class Map:
         def __init__(self, sounds):
@@ -49,14 +68,18 @@ def test_a_map_that_points_is_found(tiny, monkeypatch):
 
         def of(self, word):
             first = next(iter(self.sounds.values())).astype(float)
-            return np.tile(first if word == next(iter(self.sounds)) else -first, (2, 3, 1))
+            found = np.tile(first if word == next(iter(self.sounds)) else -first, (2, 3, 1))
+            found[1, 2] *= -0.5
+            return found
 
     monkeypatch.setattr(
         type(tiny), "attention", lambda self, text, number, **how: Map(song_in_parts(number, NoteBank(), MOMENTS)[2])
     )
     table = pointing(tiny, 2, steps=3, progress=False)
     first = table.groupby("song").head(6)
-    assert (first["auroc"] == 1).all() and (first["other"] == 0).all() and len(table) == 2 * 2 * 6
+    odd = (first["layer"] == 1) & (first["step"] == 2)
+    assert (first["auroc"] == ~odd).all() and (first["other"] == odd).all() and len(table) == 2 * 2 * 6
+    assert (first["averaged"] == 1).all() and (first["averaged_other"] == 0).all()
     assert table.groupby("song")["part"].unique().map(list).tolist() == [["lead", "percussion"], ["voice", "percussion"]]
 
 

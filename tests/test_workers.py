@@ -236,7 +236,7 @@ def test_who_ends_the_driver_ends_the_workers(tmp_path, how):
     began = time.monotonic()
     driver.send_signal(how)
     out, said = driver.communicate()
-    assert out.split() == ["ready"], "it was still at work"
+    assert out.split() == ["ready"], f"it was still at work: {said}"
     took = time.monotonic() - began
     print(f"ended after {took:.2f} s")
     others = max(1.0, psutil.getloadavg()[0] / psutil.cpu_count())  # the other tests compute, too

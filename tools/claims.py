@@ -345,6 +345,14 @@ def outside_claims() -> dict[str, str]:
     }
     for concept in atlas.concepts:
         found[f"outside.{concept}.holds"] = listed(holds.loc[holds["concept"] == concept, "layer"])
+    sure = {name: agreement[f"p {name}, raw"] <= 0.05 for name in ("listener", "judge", "musicnn")}
+    alone = agreement[sure["musicnn"] & ~sure["listener"] & ~sure["judge"]]
+    found["outside.alone"] = listed(alone["concept"].unique()) + f" at layers {listed(alone['layer'])}"
+    found["outside.alone.most"] = number(alone["impact musicnn, raw"].max())
+    metal = [row for row in told["recordings"] if row["label"] == "metal"]
+    for name in sure:
+        found[f"recordings.metal.{name}"] = f"{sum(row[name] == 'metal' for row in metal)} of {len(metal)}"
+        found[f"recordings.metal.{name}.else"] = listed([row[name] for row in metal if row[name] != "metal"])
     pairs, views = (pd.read_parquet(data_folder() / "results" / f"steering_{name}.parquet") for name in ("pairs", "views"))
     heard = views[views["view"] == "musicnn"]
     found["outside.axes"] = listed(heard["concept"].unique())

@@ -188,7 +188,8 @@ def on_recordings() -> pd.DataFrame:
 
     Returns:
         One row per recording, with the columns file, group and label, and what each ear takes it for, which is the class of the
-        group that it finds most likely (for musicnn, of those that it has a tag for).
+        group that it finds most likely (for musicnn, of those that it has a tag for, the one with the largest log-odds; tags differ in
+        how often they were given, so this leans to the common ones).
 
     Example:
         >>> table = audioscope.scoring.on_recordings()
