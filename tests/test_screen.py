@@ -362,18 +362,6 @@ def test_a_comparison_is_of_the_same_pairs_and_steps(tiny):
         screen.compare(audioscope.localize(tiny, ["slow"], 1, **how))
 
 
-def test_own_layers_of_a_comparison_do_not_hang_on_what_else_was_screened(tiny):
-    """The atlas's other concepts stay the control."""
-    exact, how = audioscope.datasets.maps()["output"], {"steps": 10, "progress": False}
-    rows = [
-        audioscope.screen(tiny, names, 2, sites="cross", **how).compare(exact).set_index("concept").loc["trombone"]
-        for names in (["trombone"], ["trombone", "fast"])
-    ]
-    pd.testing.assert_series_equal(*rows)
-    two = exact.table[exact.table["pair"].isin(sorted(exact.table["pair"].unique())[:2])]
-    assert rows[0]["own"] == len(audioscope.Atlas(two, exact.settings, exact.folder).own_layers("trombone"))
-
-
 def test_residuals_of_opposite_sign_do_not_cancel_pair_by_pair(tiny):
     screen = audioscope.screen(tiny, ["fast"], 2, sites=[1], steps=1, progress=False)
     table = screen.table.assign(clean=2.0, corrupted=0.0, together=[1.0, 3.0], estimate=2.0)
@@ -414,28 +402,44 @@ def test_a_screen_knows_its_prompts(tiny):
     assert older.choose(1, 0).prompts == (), "an older file does not say"
 
 
-def test_a_perfect_screen_misses_nothing():
-    """Estimates that are the exact shifts, of a concept with more layers of its own than a fifth of all; a few sites do not tell."""
-    exact = audioscope.datasets.maps()["output"]
-    names = ["clean", "corrupted"]
-    table = exact.table[(exact.table["concept"] == "happy") & (exact.table["scored"] == "happy")]
-    ends = {name: table[table["row"] == name].set_index(["pair", "seed"])["score"] for name in names}
-    lines = table[~table["row"].isin(names)][["concept", "pair", "seed", "site", "layer", "score"]].astype({"site": str})
-    keys = pd.MultiIndex.from_frame(lines[["pair", "seed"]])
+def perfect(exact, concepts, pairs):
+    """A screen whose estimates are the exact shifts of an atlas."""
+    names, table = ["clean", "corrupted"], exact.table[exact.table["concept"] == exact.table["scored"]]
+    table = table[table["concept"].isin(concepts) & (table["pair"] < pairs)]
+    unit = ["concept", "pair", "seed"]
+    ends = {name: table[table["row"] == name].astype({"concept": str}).set_index(unit)["score"] for name in names}
+    lines = table[~table["row"].isin(names)][[*unit, "site", "layer", "score"]].astype({"site": str, "concept": str})
+    keys = pd.MultiIndex.from_frame(lines[unit])
     ends = {name: values.reindex(keys).to_numpy() for name, values in ends.items()}
     lines = lines.assign(
         **ends, step=0, estimate=lines["score"] - ends["corrupted"], together=ends["clean"], points=1, generations=3
     )
-    settings = {**exact.settings, "concepts": ["happy"], "mode": "quick", "pairs": int(lines["pair"].nunique())}
-    screen = Screen(lines.drop(columns="score"), settings)
+    return Screen(lines.drop(columns="score"), {**exact.settings, "concepts": concepts, "mode": "quick", "pairs": pairs})
+
+
+def test_a_perfect_screen_misses_nothing():
+    """Of a concept with more layers of its own than a fifth of all; a few sites do not tell."""
+    exact = audioscope.datasets.maps()["output"]
+    screen = perfect(exact, ["happy"], 12)
     found = screen.compare(exact).set_index("concept").loc["happy"]
-    assert (
-        found["own"] == len(exact.own_layers("happy")) > 0.2 * len(exact.sites)
-        and found["missed"] == ""
-        and found["spearman"] == pytest.approx(1)
-    )
+    assert found["own"] == len(exact.own_layers("happy")) > 0.2 * len(exact.sites)
+    assert found["missed"] == "" and found["spearman"] == pytest.approx(1)
     part = audioscope.Atlas(exact.table, {**exact.settings, "screened": {"top": [], "sample": []}}, exact.folder)
     assert np.isnan(screen.compare(part).set_index("concept").loc["happy", "own"])
+
+
+def test_own_layers_of_a_comparison_do_not_hang_on_what_else_was_screened():
+    """The atlas's other concepts stay the control, on the same pairs."""
+    exact = audioscope.datasets.maps()["output"]
+    four = audioscope.Atlas(exact.table[exact.table["pair"] < 4], exact.settings, exact.folder)
+    alone = audioscope.Atlas(
+        four.table[(four.table["concept"] == "happy") & (four.table["scored"] == "happy")],
+        {**exact.settings, "concepts": ["happy"]}, exact.folder,
+    )  # fmt: skip
+    found = [perfect(exact, names, 4).compare(exact).set_index("concept") for names in (["happy"], ["metal", "happy"])]
+    pd.testing.assert_series_equal(found[0].loc["happy"], found[1].loc["happy"])
+    assert found[0].loc["happy", "own"] == len(four.own_layers("happy")) < len(alone.own_layers("happy"))
+    assert found[0].index.tolist() == ["happy", "all"] and found[1].index.tolist() == ["metal", "happy", "all"]
 
 
 def test_undefined_estimates_are_not_ranked(tiny):

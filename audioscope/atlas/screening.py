@@ -300,8 +300,8 @@ class Screen:
         table, window = self.table[units[0].isin(shared)], window_of(atlas.settings)
         table = table if window is None else table[table["step"].between(window[0], window[1] - 1)]
         names = [name for name in atlas.concepts if name in set(shared.get_level_values("concept"))]
-        numbers = shared.droplevel("concept").unique()
-        same = units[1].droplevel("concept").isin(numbers) & ~units[1].get_level_values("concept").isin(names)
+        numbers = shared.get_level_values("pair")  # seeds differ from concept to concept
+        same = units[1].get_level_values("pair").isin(numbers) & ~units[1].get_level_values("concept").isin(names)
         rows = atlas.table[units[1].isin(shared) | same]
         there = [name for name in atlas.concepts if name in set(rows["concept"].astype(str))]
         return Screen(table, self.settings), Atlas(rows, {**atlas.settings, "concepts": there}, atlas.folder), names
