@@ -229,7 +229,9 @@ def test_who_ends_the_driver_ends_the_workers(tmp_path, how):
         6 if how == signal.SIGKILL else 30
     )  # pairs: units enough that some are left when the signal comes, however busy the machine
     script = [sys.executable, "-c", SCRIPT.format(pause=0.5, pairs=more), tmp_path]
-    driver = subprocess.Popen(script, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    # a shell starts what runs in its background with Ctrl-C ignored, and what that starts inherits it
+    heeded = partial(signal.signal, signal.SIGINT, signal.SIG_DFL)
+    driver = subprocess.Popen(script, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, preexec_fn=heeded)
     until(lambda: len(list(tmp_path.glob("units/*.parquet"))) >= 2)
     mine = children(driver)
     assert len(mine) >= 2
