@@ -370,7 +370,7 @@ def _gathered(
     span = (model.adapter.max_duration(model.pipe) if model.adapter.fixed_length else None) or how.seconds
     seconds = (np.arange(frames, dtype=np.float32) + 0.5) * (span / frames)
     if sites[0].kind == "self":
-        digits = max(2, int(np.ceil(-np.log10(span / frames))))  # no two moments have one name
+        digits = max(2, 1 + int(np.floor(-np.log10(span / frames))))  # no two moments have one name
         others = [*(["(memory)"] if leading else []), *(f"{second:.{digits}f} s" for second in seconds)]
     else:
         others = list(dict.fromkeys(name for site in sites for name in names[site] if isinstance(name, str)))

@@ -658,7 +658,8 @@ class Model:
 
         The weights are those that the model computes, with its own masks, positions and normalizations; the generation is not
         changed. They are summed up step by step, so that memory does not grow with what is averaged over.
-        Moments share `seconds` evenly; where the model rounds its tokens up, the last of them reaches a little beyond.
+        Moments share `seconds` evenly, or the longest duration of a model that has a fixed one; where tokens are rounded up, the last
+        of them reaches a little beyond.
 
         Args:
             prompt: The text.

@@ -229,13 +229,16 @@ def _paths(rows: Sequence[Row]) -> list[_Path]:
     return [_Path(edit, row, first + place) for place, (edit, row) in enumerate(found)]
 
 
+def _overlap(one: Edit, other: Edit) -> bool:
+    """Whether there is a step in which both act."""
+    return one.steps is None or other.steps is None or (one.steps[0] < other.steps[1] and other.steps[0] < one.steps[1])
+
+
 def _meet(one: PatchPath, other: PatchPath, sites: Sites) -> Site | None:
     """A site to which both paths lead in the same step and branch; None if there is none."""
     apart = one.branch != other.branch and "both" not in (one.branch, other.branch)
-    if one.steps is not None and other.steps is not None:
-        apart = apart or one.steps[1] <= other.steps[0] or other.steps[1] <= one.steps[0]
     theirs = set(other.received(sites))
-    return None if apart else next((site for site in one.received(sites) if site in theirs), None)
+    return None if apart or not _overlap(one, other) else next((site for site in one.received(sites) if site in theirs), None)
 
 
 def _carried(path: _Path, sites: Sites, layout: dict[str, range], order: int) -> Iterator[tuple[Site, _Action]]:
@@ -305,14 +308,14 @@ def _plan(
         for site, action in _carried(path, sites, layout, last):
             plan.setdefault(site, []).append(action)
     for site, actions in plan.items():
-        worded = {row: a.edit for a in actions if a.edit.of_words for row, _ in a.pairs}
+        worded = [(row, a.edit) for a in actions if a.edit.of_words for row, _ in a.pairs]
         if not worded:
             continue
         module = sites[site.module]
         text = [a for a in (*actions, *plan.get(module, [])) if a.edit.target == "text"]
         text += [a for part in (*module.keys, *module.values) for a in plan.get(part, [])]  # the same swap, in parts
-        copied = {row for a in text if isinstance(a.edit, Copying) for row, _ in a.pairs}
-        if both := next((edit for row, edit in worded.items() if row in copied), None):
+        copied = [(row, a.edit) for a in text if isinstance(a.edit, Copying) for row, _ in a.pairs]
+        if both := next((edit for row, edit in worded for at, other in copied if row == at and _overlap(edit, other)), None):
             raise ValueError(
                 f"{type(both).__name__} is about the prompt's words, but another edit gives {site.module} another text."
             )

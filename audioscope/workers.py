@@ -308,9 +308,11 @@ def _shared(
             if isinstance(found, BaseException):
                 raise found
             yield found
-    except BaseException:  # also of who uses this, and Ctrl-C, which whoever uses this may get, so that here it only ends
-        # a process that ends would otherwise look for cycles among all objects of torch and diffusers: 2 s more than the workers take
-        atexit.register(gc.freeze)
+    except BaseException as error:  # also of who uses this, and Ctrl-C
+        if isinstance(error, KeyboardInterrupt | GeneratorExit):  # the second, if Ctrl-C came while a result was used
+            # a process that ends would otherwise look for cycles among all objects of torch and diffusers: 2 s more than the workers take
+            atexit.unregister(gc.freeze)
+            atexit.register(gc.freeze)
         stopped.set()
         for worker in list(working.values()):
             worker.end()

@@ -186,7 +186,7 @@ ear.chart()
 # %% [markdown]
 # Over the <!--=outside.listener.cells-->48<!--/--> of <!--=outside.cells-->60<!--/--> cells that it can tell, its map goes with the listener's (correlation <!--=outside.listener.r-->.90 [.87, .93]<!--/-->, Spearman <!--=outside.listener.rho-->.62 [.39, .78]<!--/-->; without the listener's three largest cells <!--=outside.listener.without-->.65<!--/-->) and with the judge's (<!--=outside.judge.r-->.87 [.82, .91]<!--/-->). With it, there are five views; it has no clipped scale, because
 # nobody calibrated it. All five hold in <!--=outside.holds-->3<!--/--> cells: fast in layer <!--=outside.fast.holds-->1<!--/-->, slow in <!--=outside.slow.holds-->1<!--/-->, metal in <!--=outside.metal.holds-->0<!--/-->. It hears the flute most in the layer in which the others do, but not beyond chance in
-# all views. Alone it finds <!--=outside.alone-->slow at layers 3, 4 and 5<!--/-->, with impacts up to <!--=outside.alone.most-->.19<!--/-->, where the networks hear next to nothing. Opera is undefined for it: it hears opera in rendered songs, but no sure difference between the model's clean and corrupted clips. About the other concepts, it says nothing.
+# all views. Alone it finds <!--=outside.alone-->slow at layers 3, 4 and 5<!--/-->, with impacts up to <!--=outside.alone.most-->.19<!--/-->, where those of the networks are at most <!--=outside.alone.networks-->.04<!--/-->. Opera is undefined for it: it hears opera in rendered songs, but no sure difference between the model's clean and corrupted clips. About the other concepts, it says nothing.
 
 # %%
 heard = outside.agreement()

@@ -583,6 +583,11 @@ def test_words_that_cannot_be_muted_are_said(tiny):
             for edits in ((mute, other), (other, mute)):
                 with pytest.raises(ValueError, match="gives .* another text"):
                     sampled(tiny, edited(*edits))
+    for other in (PatchText(3, A, steps=(1, 3)), PatchOutput(tiny.sites[3].keys, A, steps=(1, 3))):
+        with pytest.raises(ValueError, match="gives .* another text"):
+            sampled(tiny, edited(MuteWord(3, "slow", steps=(0, 2)), other))
+        at_other_times = sampled(tiny, edited(MuteWord(3, "slow", steps=(0, 1)), other), edited(other)).latents
+        assert not torch.equal(*at_other_times), "before it, it may"
     elsewhere = sampled(
         tiny, edited(MuteWord(3, "slow"), PatchOutput(tiny.sites[4].keys, A)), edited(MuteWord(3, "slow"))
     ).latents

@@ -135,6 +135,7 @@ def clap_folder(request, tmp_path_factory):
     [
         (lambda audio: 32_768 * audio, 16_000, "divide those of int16 by 32768"),
         (lambda audio: audio / 0, 16_000, "expected finite samples"),
+        (lambda audio: audio * float("nan"), 16_000, "expected finite samples"),
         (lambda audio: audio.mT, 16_000, r"shape \(1, 65536, 1\), expected \[clips, channels, samples\]"),
         (lambda audio: audio[0], 16_000, r"shape \(1, 65536\), expected \[clips, channels, samples\]"),
         (lambda audio: audio[:, :, :0], 16_000, "at least one of each"),

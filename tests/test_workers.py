@@ -186,8 +186,10 @@ def test_an_exception_of_a_scorer_ends_the_sweep_with_its_own_words(tiny, tmp_pa
 
 
 SCRIPT = """
-import sys, time
+import signal, sys, time
 import audioscope
+
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell starts what runs in its background with Ctrl-C ignored
 
 class Slow:
     name = fingerprint = "slow"
@@ -229,9 +231,7 @@ def test_who_ends_the_driver_ends_the_workers(tmp_path, how):
         6 if how == signal.SIGKILL else 30
     )  # pairs: units enough that some are left when the signal comes, however busy the machine
     script = [sys.executable, "-c", SCRIPT.format(pause=0.5, pairs=more), tmp_path]
-    # a shell starts what runs in its background with Ctrl-C ignored, and what that starts inherits it
-    heeded = partial(signal.signal, signal.SIGINT, signal.SIG_DFL)
-    driver = subprocess.Popen(script, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, preexec_fn=heeded)
+    driver = subprocess.Popen(script, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     until(lambda: len(list(tmp_path.glob("units/*.parquet"))) >= 2)
     mine = children(driver)
     assert len(mine) >= 2

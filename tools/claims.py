@@ -346,11 +346,15 @@ def outside_claims() -> dict[str, str]:
     for concept in atlas.concepts:
         found[f"outside.{concept}.holds"] = listed(holds.loc[holds["concept"] == concept, "layer"])
     sure = {name: agreement[f"p {name}, raw"] <= 0.05 for name in ("listener", "judge", "musicnn")}
-    alone = agreement[sure["musicnn"] & ~sure["listener"] & ~sure["judge"]]
-    found["outside.alone"] = listed(alone["concept"].unique()) + f" at layers {listed(alone['layer'])}"
+    unsure = {name: agreement[f"p {name}, raw"] > 0.05 for name in sure}
+    alone = agreement[sure["musicnn"] & unsure["listener"] & unsure["judge"]]
+    found["outside.alone"] = listed(
+        [f"{name} at layers {listed(rows['layer'])}" for name, rows in alone.groupby("concept", sort=False)]
+    )
     found["outside.alone.most"] = number(alone["impact musicnn, raw"].max())
+    found["outside.alone.networks"] = number(alone[["impact listener, raw", "impact judge, raw"]].abs().max(axis=None))
     metal = [row for row in told["recordings"] if row["label"] == "metal"]
-    for name in sure:
+    for name in ("judge", "musicnn"):
         found[f"recordings.metal.{name}"] = f"{sum(row[name] == 'metal' for row in metal)} of {len(metal)}"
         found[f"recordings.metal.{name}.else"] = listed([row[name] for row in metal if row[name] != "metal"])
     pairs, views = (pd.read_parquet(data_folder() / "results" / f"steering_{name}.parquet") for name in ("pairs", "views"))

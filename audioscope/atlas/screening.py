@@ -129,8 +129,8 @@ class Screen:
             - defined: whether the interval of the denominator leaves out 0
             - residual: of the site's group, what all its sites together do beyond the sum of their estimates, as a share of the way.
               Blocks hand on what is before and inside them, so beside others they count it again
-            - residual_each: how large that is in a pair, on average and without its sign: what is too much in one pair and too little
-              in another cancels in `residual`
+            - residual_each: how large that is in a pair and seed, on average and without its sign, as a share of the mean way: what is
+              too much in one pair and too little in another cancels in `residual`
             - pairs
 
         Raises:
@@ -151,14 +151,17 @@ class Screen:
             part = part.assign(group=part["site"].astype(str).map(groups))
             sums = part.groupby(["group", "pair", "seed"], observed=True)["estimate"].sum()
             ends = part.drop_duplicates(["group", "pair", "seed"]).set_index(["group", "pair", "seed"])
-            left = ((ends["together"] - ends["corrupted"]) - sums).groupby(level=["group", "pair"]).mean()
+            left = (ends["together"] - ends["corrupted"]) - sums
+            left, sizes = (each.groupby(level=["group", "pair"]).mean() for each in (left, left.abs()))
             cells = part.groupby([*keys, "pair", "seed"], sort=False, observed=True)["estimate"].sum()
             wide = cells.groupby(level=[*keys, "pair"], sort=False).mean().unstack("pair")[way.index]
             for key, values in zip(wide.index, wide.to_numpy(), strict=True):
                 site, *step = key if by_step else (key,)
                 ratio = ratio_of_means(values, way.to_numpy())
-                missing = left.xs(groups[site], level="group") / ratio.denominator if ratio.defined else left[:0]
-                rest, each = float(missing.mean()), float(missing.abs().mean())
+                rest, each = (
+                    float(found.xs(groups[site], level="group").mean() / way) if ratio.defined else np.nan
+                    for found, way in ((left, ratio.denominator), (sizes, abs(ratio.denominator)))
+                )
                 where = {"concept": concept, "site": site, "layer": layers[site], **({"step": step[0]} if step else {})}
                 lines.append(where | vars(ratio) | {"residual": rest, "residual_each": each})
         return named(pd.DataFrame(lines).rename(columns={"value": "impact"}), self.sites)
@@ -236,7 +239,8 @@ class Screen:
             - concept, cells: 0 if the exact impacts of the concept are undefined on these pairs; its other columns are then NaN
             - spearman: of estimated and exact impacts, raw scores
             - recall: how many of the three largest exact impacts are among the three largest estimates, 0 to 1
-            - own: how many of the sites are the concept's own, by the exact impacts; NaN if the atlas patched what a screen chose, since a few sites do not tell
+            - own: how many of the sites are the concept's own, by the exact impacts, with all other concepts of the atlas as their
+              control; NaN if the atlas patched what a screen chose, since a few sites do not tell
             - missed: of these, the sites, as layers, that are not among the fifth of all screened sites with the largest estimates, or among as many as there are own ones if they are more
             - residual: of the concept's groups of sites, the one furthest from 0, as `impacts` gives it; NaN if the atlas patched in a part of the denoising
 
@@ -256,8 +260,8 @@ class Screen:
             )
         there, now = ({name: each.settings.get(name) for name in ALIKE} for each in (atlas, self))
         check_same("The atlas was made", there, now, "screen as the atlas was made, or the other way around")
-        mine, atlas, names = self._shared(atlas)
-        exact = atlas.impacts().query("defined and concept in @names")[["concept", "site", "layer", "impact"]]
+        (mine, atlas), given = self._shared(atlas), atlas
+        exact = atlas.impacts().query("defined")[["concept", "site", "layer", "impact"]]
         estimates = mine.impacts()[["concept", "site", "impact", "residual"]]
         both = exact.merge(estimates, on=["concept", "site"], suffixes=("", "_estimated"))
         if both.empty:
@@ -265,7 +269,7 @@ class Screen:
                 "The screen and the atlas share no site of a concept with a defined impact: nothing can be compared."
             )
         lines = []
-        for concept, part in [*((name, both[both["concept"] == name]) for name in names), ("all", both)]:
+        for concept, part in [*((name, both[both["concept"] == name]) for name in atlas.concepts), ("all", both)]:
             rho = spearmanr(part["impact"], part["impact_estimated"]).statistic if len(part) > 2 else np.nan
             most = [set(part.nlargest(3, column).index) for column in ("impact", "impact_estimated")]
             recall, mine_own, missed, residual = np.nan, np.nan, "", np.nan
@@ -274,17 +278,16 @@ class Screen:
                 recall = len(most[0] & most[1]) / len(most[0])
             if concept != "all" and len(part) and "screened" not in atlas.settings:
                 ranked = estimates[estimates["concept"] == concept].set_index("site")["impact"].rank(ascending=False)
-                own = part[part["site"].isin(atlas.own_layers(str(concept)))]
+                rest = given.table[given.table["concept"].astype(str) != concept]  # all of it: the control
+                cut = pd.concat([atlas.table[atlas.table["concept"].astype(str) == concept], rest])
+                own = part[part["site"].isin(Atlas(cut, given.settings, given.folder).own_layers(str(concept)))]
                 mine_own = float(len(own))
                 missed = ", ".join(map(str, own["layer"][own["site"].map(ranked) > max(0.2 * len(ranked), len(own), 1)]))
             lines.append((concept, len(part), rho, recall, mine_own, missed, residual))
         return pd.DataFrame(lines, columns=["concept", "cells", "spearman", "recall", "own", "missed", "residual"])
 
-    def _shared(self, atlas: Atlas) -> tuple[Screen, Atlas, list[str]]:
-        """The screen and the atlas, with the pairs and seeds that both have, the steps in which the atlas patched, and the concepts.
-
-        The atlas keeps its other concepts on pairs of the same numbers, since they are the control of those that both have.
-        """
+    def _shared(self, atlas: Atlas) -> tuple[Screen, Atlas]:
+        """The screen and the atlas, with the pairs and seeds that both have, and the steps in which the atlas patched."""
         unit = ["concept", "pair", "seed"]
         units = [pd.MultiIndex.from_frame(table[unit].astype({"concept": str})) for table in (self.table, atlas.table)]
         shared = units[0].intersection(units[1])
@@ -300,11 +303,9 @@ class Screen:
         table, window = self.table[units[0].isin(shared)], window_of(atlas.settings)
         table = table if window is None else table[table["step"].between(window[0], window[1] - 1)]
         names = [name for name in atlas.concepts if name in set(shared.get_level_values("concept"))]
-        numbers = shared.get_level_values("pair")  # seeds differ from concept to concept
-        same = units[1].get_level_values("pair").isin(numbers) & ~units[1].get_level_values("concept").isin(names)
-        rows = atlas.table[units[1].isin(shared) | same]
-        there = [name for name in atlas.concepts if name in set(rows["concept"].astype(str))]
-        return Screen(table, self.settings), Atlas(rows, {**atlas.settings, "concepts": there}, atlas.folder), names
+        return Screen(table, self.settings), Atlas(
+            atlas.table[units[1].isin(shared)], {**atlas.settings, "concepts": names}, atlas.folder
+        )
 
     def chart(self, concept: str | None = None) -> Any:
         """The estimates for one concept as an Altair chart, sites by denoising steps.
