@@ -516,6 +516,7 @@ def test_a_layer_opens_into_heads_and_steps(tiny, tones):
     base, whole, patched = ear.scores(sound_of(tiny, latents, run), tiny.rate)[:, list(ear.concepts).index("flute")].tolist()
     assert float(added[2]) == pytest.approx((patched - base) / (whole - base), abs=0.01)
     (chart,) = explorer.inside.children
+    assert chart.embed_options["renderer"] == "canvas"  # as of attention
     assert {row["layer"] for row in next(iter(chart.spec["datasets"].values()))} == {"9.0", "9.1", "9.2", "9.3"}
     with tiny.turn:  # another cell, opened before its clips are there
         explorer.site.value = tiny.sites[8].path
@@ -685,6 +686,7 @@ def test_a_word_is_heard_cut_out_where_it_is_chosen(tiny):
     assert "without “drums” at head 2 of layer 0 in step 1" in explorer.sounds.sounds[1]["name"] + explorer.sounds.message
     np.testing.assert_array_equal(found.at(layer=0, head="2", step=1).values, found.values[0, 2, 1])
     assert "layer 0, head 2, step 1" in html.unescape(explorer.still().data)
+    assert explorer.picture.children[0].embed_options["renderer"] == "canvas", "legends in SVG would take each other's colors"
     for sites, said in (([2], "at layer 2."), ([2, 5], "at layers 2, 5."), ("cross", "at all layers.")):
         some = tiny.attention(PROMPT, 2, sites, **how).play(tiny).wait()
         some.word.value = drums

@@ -161,7 +161,7 @@ class AtlasExplorer(Explorer):
 
         def shown(cells: pd.DataFrame) -> None:
             chart = screen_heatmap(cells, concept)
-            self.inside.children = (live_chart(chart),)
+            self.inside.children = (live_chart(chart, "canvas"),)
             estimated, exact = float(cells["impact"].sum()), float(cells["together"].iloc[0])
             self.sounds.say(
                 f"{chart.to_dict()['description']} Estimated for these prompts: the estimates add up to {estimated:.2f}, and all heads "

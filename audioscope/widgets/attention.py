@@ -71,7 +71,7 @@ class AttentionExplorer(Explorer):
 
     def _drawn(self) -> None:
         close_all(self.picture)
-        self.picture.children = (live_chart(attention_heatmap(self.attention.at(**self._place()))),)
+        self.picture.children = (live_chart(attention_heatmap(self.attention.at(**self._place())), "canvas"),)
 
     def _listed(self) -> None:
         """Another map: list its words, with a number where the prompt has one twice."""

@@ -232,11 +232,15 @@ def set_params(chart: Any, **values: Any) -> Any:
     return chart
 
 
-def live_chart(chart: Any) -> alt.JupyterChart:
-    """An altair chart as a widget that needs no network."""
+def live_chart(chart: Any, renderer: str = "svg") -> alt.JupyterChart:
+    """An altair chart as a widget that needs no network.
+
+    renderer: "canvas" for a legend with a gradient beside other charts. Each chart brings a Vega of its own, which numbers the
+    gradients of its SVG from 0, so that legends in one notebook would take the colors of the first.
+    """
     need("pages", "A chart in a widget, offline,")
     alt.JupyterChart.enable_offline()
-    return alt.JupyterChart(chart, embed_options={"actions": False, "renderer": "svg"})
+    return alt.JupyterChart(chart, embed_options={"actions": False, "renderer": renderer})
 
 
 FLOW = {"flex_flow": "row wrap"}  # a layout that wraps if the window is narrow
