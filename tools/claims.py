@@ -345,9 +345,8 @@ def outside_claims() -> dict[str, str]:
     }
     for concept in atlas.concepts:
         found[f"outside.{concept}.holds"] = listed(holds.loc[holds["concept"] == concept, "layer"])
-    sure = {name: agreement[f"p {name}, raw"] <= 0.05 for name in ("listener", "judge", "musicnn")}
-    unsure = {name: agreement[f"p {name}, raw"] > 0.05 for name in sure}
-    alone = agreement[sure["musicnn"] & unsure["listener"] & unsure["judge"]]
+    unsure = (agreement[["p listener, raw", "p judge, raw"]] > 0.05).all(axis=1)
+    alone = agreement[unsure & (agreement["p musicnn, raw"] <= 0.05)]
     found["outside.alone"] = listed(
         [f"{name} at layers {listed(rows['layer'])}" for name, rows in alone.groupby("concept", sort=False)]
     )

@@ -151,19 +151,19 @@ class Screen:
             part = part.assign(group=part["site"].astype(str).map(groups))
             sums = part.groupby(["group", "pair", "seed"], observed=True)["estimate"].sum()
             ends = part.drop_duplicates(["group", "pair", "seed"]).set_index(["group", "pair", "seed"])
-            left = (ends["together"] - ends["corrupted"]) - sums
-            left, sizes = (each.groupby(level=["group", "pair"]).mean() for each in (left, left.abs()))
+            gaps = (ends["together"] - ends["corrupted"]) - sums
+            left, sizes = (
+                each.groupby(level=["group", "pair"]).mean().groupby(level="group").mean() for each in (gaps, gaps.abs())
+            )
             cells = part.groupby([*keys, "pair", "seed"], sort=False, observed=True)["estimate"].sum()
             wide = cells.groupby(level=[*keys, "pair"], sort=False).mean().unstack("pair")[way.index]
             for key, values in zip(wide.index, wide.to_numpy(), strict=True):
                 site, *step = key if by_step else (key,)
                 ratio = ratio_of_means(values, way.to_numpy())
-                rest, each = (
-                    float(found.xs(groups[site], level="group").mean() / way) if ratio.defined else np.nan
-                    for found, way in ((left, ratio.denominator), (sizes, abs(ratio.denominator)))
-                )
+                whole = ratio.denominator if ratio.defined else np.nan
+                rest = {"residual": left[groups[site]] / whole, "residual_each": sizes[groups[site]] / abs(whole)}
                 where = {"concept": concept, "site": site, "layer": layers[site], **({"step": step[0]} if step else {})}
-                lines.append(where | vars(ratio) | {"residual": rest, "residual_each": each})
+                lines.append(where | vars(ratio) | rest)
         return named(pd.DataFrame(lines).rename(columns={"value": "impact"}), self.sites)
 
     def _group(self, site: Site) -> str:

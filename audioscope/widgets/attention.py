@@ -116,10 +116,10 @@ class AttentionExplorer(Explorer):
             paths = [paths[self.attention.labels["layer"].index(chosen["layer"])]]
         return [f"{path}.heads.{chosen['head']}" for path in paths] if "head" in chosen else paths
 
-    def _layers(self) -> str:
+    def _layers(self, model: Model) -> str:
         """The layers of the map, in words."""
         read = [Site(**site) for site in self.attention.settings["sites"]]
-        if self.model is None or len(read) == len(self.model.sites.cross):
+        if len(read) == len(model.sites.cross):
             return "all layers"
         return f"{'layers' if len(read) > 1 else 'layer'} {', '.join(labels_of(read).values())}"
 
@@ -131,7 +131,7 @@ class AttentionExplorer(Explorer):
         sites = self._sites()
         chosen = self._place()
         where = "head " + chosen["head"] + " of " if "head" in chosen else ""
-        where += f"layer {chosen['layer']}" if "layer" in chosen else self._layers()
+        where += f"layer {chosen['layer']}" if "layer" in chosen else self._layers(model)
         where += f" in step {chosen['step']}" if "step" in chosen else ""
         window = (int(chosen["step"]), int(chosen["step"]) + 1) if "step" in chosen else None
 
